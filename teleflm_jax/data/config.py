@@ -1,0 +1,36 @@
+"""What `data.*` binds: where each domain's text is, how much of it a run draws, and where the packed records are."""
+
+import dataclasses
+import math
+
+from teleflm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The domains of a run. Source: report, table 1."""
+
+    tokenizer: str
+    """Path of the run's tokenizer.json."""
+    packed: str
+    """Folder with one packed data set per domain: PACKED/<domain>/."""
+    proportions: dict[str, float]
+    """Domain -> sampling weight; weights are normalised to 1, so the report's percentages stand as printed."""
+    max_epochs: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Domain -> how often its records may be drawn at most; a domain not named may be repeated without limit."""
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Domain -> folder or file of documents, read by `tokenizer train` and `pack`; training needs only the packed records."""
+    seed: int = 0
+    """Order of the records and of the mixture."""
+
+    def __post_init__(self):
+        wrong = {d: w for d, w in self.proportions.items() if not (w > 0 and math.isfinite(w))}
+        if wrong or not self.proportions:
+            raise UserError(f"got data.proportions={wrong or self.proportions}; allowed: at least one domain, each weight above 0; change data.proportions")
+        for name in ("max_epochs", "sources"):
+            unknown = sorted(set(getattr(self, name)) - set(self.proportions))
+            if unknown:
+                raise UserError(f"got data.{name} for {', '.join(unknown)}; allowed: domains of data.proportions ({', '.join(self.proportions)}); change data.{name}")
+        for domain in self.proportions:
+            if not domain or "/" in domain or domain.startswith("."):
+                raise UserError(f"got the domain {domain!r} in data.proportions; allowed: a plain folder name; rename it")

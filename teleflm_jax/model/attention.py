@@ -1,0 +1,87 @@
+"""Self-attention: projections, rotary positions, and the kernels that weigh values.
+
+A kernel takes q [B, T, N, H], k and v [B, S, K, H] and returns [B, T, N, H]. Which one runs is named by one argument, and one that
+cannot do what is asked raises: it never falls back.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.layers import rotate, weight
+from teleflm_jax.mup import MATRIX, Mup
+
+Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+QUERY_BLOCK = 128
+"""Queries per block of the XLA kernel: a block sees only keys up to its own end, which saves nearly half of the work."""
+
+
+def weigh(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Plain attention under a boolean mask (True: may look; broadcastable over B); softmax in float32, scale 1/sqrt(H) also under µP.
+
+    Query heads share key/value heads in groups of N / K. The softmax is divided out after the values are weighed, which saves a pass over
+    the scores; every query must be allowed at least one key.
+    """
+    b, t, n, h = q_BTNH.shape
+    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
+    q_BKGTH = (q_BTNH * h**-0.5).swapaxes(1, 2).reshape(b, k_BKSH.shape[1], -1, t, h)
+    scores = jnp.einsum("bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    share = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    o_BKGTH = jnp.einsum("bkgts,bksh->bkgth", share.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32)
+    o_BKGTH = (o_BKGTH / share.sum(axis=-1, keepdims=True)).astype(v_BKSH.dtype)
+    return o_BKGTH.reshape(b, n, t, h).swapaxes(1, 2)
+
+
+def causal(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
+    """Causal attention in blocks of queries that never touch the keys after them; the `xla` kernel.
+
+    With `segments_BT`, a token sees only tokens of its own document.
+    """
+    length = q_BTNH.shape[1]
+    blocks = []
+    for start in range(0, length, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, length)
+        mask = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
+        mask_BTS = mask[None] if segments_BT is None else mask & (segments_BT[:, start:end, None] == segments_BT[:, None, :end])
+        blocks.append(weigh(q_BTNH[:, start:end], k_BTKH[:, :end], v_BTKH[:, :end], mask_BTS))
+    return jnp.concatenate(blocks, axis=1)
+
+
+def kernel(config: ModelConfig, segments_BT: jax.Array | None = None) -> Kernel:
+    """The causal kernel that `config.attention` names, confined to documents when `config.document_attention` asks for it.
+
+    Raises:
+        UserError: cudnn without an NVIDIA GPU (cudnn with a document mask is refused by `ModelConfig`).
+    """
+    if config.attention == "cudnn":
+        if jax.default_backend() != "gpu":
+            raise UserError(f"got model.attention='cudnn' on {jax.default_backend()}; allowed: NVIDIA GPUs; change model.attention to 'xla'")
+        return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
+    return functools.partial(causal, segments_BT=segments_BT if config.document_attention else None)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with rotary positions, no biases; fewer key/value heads are allowed."""
+
+    def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
+        d, n, k, h = config.d_model, config.num_heads, config.num_kv_heads, config.head_size
+        self.theta = config.rope_theta
+        self.query = weight(rngs, mup, MATRIX, ("embed", "heads", "head_dim"), (d, n, h))
+        self.key = weight(rngs, mup, MATRIX, ("embed", "kv_heads", "head_dim"), (d, k, h))
+        self.value = weight(rngs, mup, MATRIX, ("embed", "kv_heads", "head_dim"), (d, k, h))
+        self.out = weight(rngs, mup, MATRIX, ("heads", "head_dim", "embed"), (n, h, d))
+
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Kernel) -> jax.Array:
+        """[B, T, D] -> [B, T, D]; `attend` is a causal kernel, or one that keeps a cache (`cache.py`)."""
+        q, k, v = (jnp.einsum("btd,dnh->btnh", x_BTD, w[...].astype(x_BTD.dtype)) for w in (self.query, self.key, self.value))
+        q, k = rotate(q, positions_BT, self.theta), rotate(k, positions_BT, self.theta)
+        o_BTNH = attend(*(checkpoint_name(y, "qkv") for y in (q, k, v)))
+        return jnp.einsum("btnh,nhd->btd", o_BTNH, self.out[...].astype(x_BTD.dtype))

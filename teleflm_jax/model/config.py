@@ -1,0 +1,68 @@
+"""The shape of a decoder and how it computes: what `model.*` binds in a configuration."""
+
+import dataclasses
+
+from teleflm_jax.errors import UserError
+
+REMAT = ("none", "qkv_gate_up", "qkv", "full")
+ATTENTION = ("xla", "cudnn")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A Tele-FLM decoder. Source: report, table 2 and section 3.1."""
+
+    num_layers: int
+    d_model: int
+    """Width of the residual stream ("hidden size")."""
+    num_heads: int
+    num_kv_heads: int
+    """Key/value heads; equal to num_heads in every Tele-FLM, fewer for grouped-query attention."""
+    d_ff: int
+    """Width of the gated feed-forward ("FFN hidden size")."""
+    vocab_size: int
+    """Rows of the embedding and of the head: the tokenizer's size, unpadded."""
+    context_length: int
+    """Tokens in one training sequence and the longest context that is served."""
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10_000.0
+    compute_dtype: str = "bfloat16"
+    """Matrix products and activations; parameters, norms, rotary angles and losses are always float32."""
+    remat: str = "none"
+    """What a layer keeps for its backward pass: none (everything), qkv_gate_up, qkv, or full (nothing but its input)."""
+    attention: str = "xla"
+    """Kernel: xla (everywhere) or cudnn (NVIDIA GPUs, 16-bit, no document mask)."""
+    document_attention: bool = False
+    """Confine attention to the token's own document. The report does not say; False is the common practice of its time."""
+    loss_chunk_tokens: int = 512
+    """Positions of every sequence whose logits exist at one time in the loss (`losses.py`)."""
+
+    def __post_init__(self):
+        for name in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "context_length", "loss_chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"got model.{name}={getattr(self, name)}; allowed: 1 or more; change model.{name}")
+        if self.d_model % (2 * self.num_heads):
+            raise UserError(
+                f"got model.d_model={self.d_model} with model.num_heads={self.num_heads}; allowed: heads of an even size (d_model a multiple of "
+                f"{2 * self.num_heads}); change model.d_model or model.num_heads"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"got model.num_kv_heads={self.num_kv_heads}; allowed: a divisor of model.num_heads={self.num_heads}; change model.num_kv_heads"
+            )
+        for name, allowed in (("remat", REMAT), ("attention", ATTENTION), ("compute_dtype", DTYPES)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"got model.{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}; change model.{name}")
+        if self.attention == "cudnn" and self.document_attention:
+            raise UserError(
+                "got model.attention='cudnn' with model.document_attention=True; allowed: the cudnn kernel takes no document mask; "
+                "change model.attention to 'xla' or model.document_attention to False"
+            )
+        if self.attention == "cudnn" and self.compute_dtype != "bfloat16":
+            raise UserError("got model.attention='cudnn' with model.compute_dtype='float32'; allowed: bfloat16; change one of the two")
+
+    @property
+    def head_size(self) -> int:
+        """Size of one attention head; 128 in every Tele-FLM."""
+        return self.d_model // self.num_heads

@@ -1,0 +1,93 @@
+"""The Tele-FLM decoder: pre-norm blocks of attention and SwiGLU, final norm, untied head, input and output multipliers.
+
+Source: report, section 3.1. It knows no mesh, no loop and no configuration files.
+
+Dimension letters, here and in the whole project: B batch, T (query) time, S key time, D model, N heads, K key/value heads, G query heads per
+key/value head, H head size, F feed-forward, V vocabulary, L layers. `x_BTD` is an array of shape [B, T, D].
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from teleflm_jax.model.attention import Attention, Kernel, kernel
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.layers import FeedForward, RMSNorm, weight
+from teleflm_jax.mup import VECTOR, Mup
+
+SAVED = {"qkv_gate_up": ("qkv", "middle", "gate_up"), "qkv": ("qkv", "middle"), "full": ()}
+"""Remat policy -> named values that a layer keeps for its backward pass. `middle`, the residual stream after attention, spares the
+first two a second attention output projection; with gate and up kept as well, no matrix product is done twice."""
+
+
+class Block(nnx.Module):
+    """One layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config, mup, rngs=rngs)
+        self.attention = Attention(config, mup, rngs=rngs)
+        self.feed_forward_norm = RMSNorm(config, mup, rngs=rngs)
+        self.feed_forward = FeedForward(config, mup, rngs=rngs)
+
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Kernel) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
+        x_BTD = checkpoint_name(x_BTD + self.attention(self.attention_norm(x_BTD), positions_BT, attend), "middle")
+        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))
+
+
+class Transformer(nnx.Module):
+    """Tokens to logits. The weights of all blocks are stacked along a leading layer dimension, and one traced block is scanned."""
+
+    def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
+        self.config = config
+        self.input_multiplier = mup.input_multiplier
+        self.output_multiplier = mup.output_multiplier
+        self.embedding = weight(rngs, mup, VECTOR, ("vocab", "embed"), (config.vocab_size, config.d_model))
+        keys = jax.random.split(rngs.params(), config.num_layers)
+        self.blocks = jax.vmap(lambda key: Block(config, mup, rngs=nnx.Rngs(params=key)))(keys)
+        self.final_norm = RMSNorm(config, mup, rngs=rngs)
+        self.head = weight(rngs, mup, VECTOR, ("embed", "vocab"), (config.d_model, config.vocab_size))
+
+    def embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """Token ids to the residual stream, [B, T, D] in the compute dtype."""
+        return (self.embedding[...][tokens_BT] * self.input_multiplier).astype(self.config.compute_dtype)
+
+    def final(self, x_BTD: jax.Array) -> jax.Array:
+        """Last layer's output to what the head multiplies: normed, times the output multiplier."""
+        return self.final_norm(x_BTD) * jnp.asarray(self.output_multiplier, x_BTD.dtype)
+
+    def hidden(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
+        """Token ids [B, T] to final hidden states [B, T, D], multiplied; the head is left to the loss, which never holds all logits.
+
+        `segments_BT` numbers the documents of each row and is needed only under `document_attention`.
+        """
+        chex.assert_rank(tokens_BT, 2)
+        if self.config.document_attention:
+            chex.assert_equal_shape([tokens_BT, segments_BT])
+        positions_BT = jnp.arange(tokens_BT.shape[1])[None]
+        attend = kernel(self.config, segments_BT)
+
+        def layer(x_BTD, block):
+            return block(x_BTD, positions_BT, attend), None
+
+        x_BTD, _ = jax.lax.scan(rematerialised(layer, self.config.remat), self.embed(tokens_BT), self.blocks)
+        return self.final(x_BTD)
+
+    def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
+        """Token ids [B, T] to float32 logits [B, T, V] of the next token."""
+        return self.logits(self.hidden(tokens_BT, segments_BT))
+
+    def logits(self, z_BTD: jax.Array) -> jax.Array:
+        """Final hidden states to float32 logits."""
+        return jnp.einsum("btd,dv->btv", z_BTD, self.head[...].astype(z_BTD.dtype), preferred_element_type=jnp.float32)
+
+
+def rematerialised(layer: Callable, remat: str) -> Callable:
+    """Wrap a scanned layer so that it keeps only what the policy `remat` names (`ModelConfig.remat`)."""
+    if remat == "none":
+        return layer
+    return jax.checkpoint(layer, policy=jax.checkpoint_policies.save_only_these_names(*SAVED[remat]), prevent_cse=False)

@@ -1,0 +1,80 @@
+"""µP: one table from the role of a weight to its initial std, learning rates and multipliers at any width.
+
+Source: report, section 3.5 and table 4; transfer rule of Tensor Programs V, table 8. What is searched is stated once, at the base
+width; everything else is derived here, and initialisation and optimizer read nothing else.
+"""
+
+import dataclasses
+import math
+
+from teleflm_jax.errors import UserError
+
+MATRIX = "matrix"
+"""Both dimensions grow with width: q, k, v, o, gate, up, down."""
+VECTOR = "vector"
+"""One dimension grows with width: embedding and head."""
+GAIN = "gain"
+"""Norm gains: vector-like in their learning rate, but they start at one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MupConfig:
+    """The seven searched hyper-parameters (rates and minima count twice, once per role) at the base width."""
+
+    base_width: int = 256
+    """Width (d_model) at which the values below hold; equal to model.d_model, it turns transfer off."""
+    learning_rate: float = 1.5e-4
+    matrix_learning_rate: float = 4.8e-3
+    minimum_learning_rate: float = 1.5e-5
+    matrix_minimum_learning_rate: float = 4.8e-4
+    std: float = 4e-3
+    matrix_std: float = 2.4e-2
+    input_multiplier: float = 1.0
+    output_multiplier: float = 1.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not (value >= 0 if "minimum" in field.name else value > 0) or not math.isfinite(value):
+                raise UserError(f"got mup.{field.name}={value}; allowed: finite and above 0; change mup.{field.name}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What one role gets at one width."""
+
+    std: float
+    """Of the initial truncated normal; 0 for gains, which start at one."""
+    learning_rate: float
+    minimum_learning_rate: float
+    decayed: bool
+    """Whether weight decay, when it is on, applies."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mup:
+    """All that a width decides: a rule per role and the two multipliers."""
+
+    rules: dict[str, Rule]
+    input_multiplier: float
+    output_multiplier: float
+
+
+def at_width(config: MupConfig, d_model: int) -> Mup:
+    """Transfer the searched values to a model of width `d_model`.
+
+    With r = d_model / base_width: matrix-like rates and minima ÷ r, matrix-like std ÷ sqrt(r), output multiplier ÷ r, the rest unchanged.
+    """
+    r = d_model / config.base_width
+    vector = {"learning_rate": config.learning_rate, "minimum_learning_rate": config.minimum_learning_rate, "decayed": False}
+    matrix = Rule(
+        std=config.matrix_std / math.sqrt(r),
+        learning_rate=config.matrix_learning_rate / r,
+        minimum_learning_rate=config.matrix_minimum_learning_rate / r,
+        decayed=True,
+    )
+    return Mup(
+        rules={MATRIX: matrix, VECTOR: Rule(std=config.std, **vector), GAIN: Rule(std=0.0, **vector)},
+        input_multiplier=config.input_multiplier,
+        output_multiplier=config.output_multiplier / r,
+    )

@@ -1,0 +1,26 @@
+"""What `tokenizer.*` binds: size and training sample of the tokenizer."""
+
+import dataclasses
+
+from teleflm_jax.errors import UserError
+
+SMALLEST_VOCABULARY = 381
+"""Special, reserved and byte ids (0 to 380, `layout.py`); pieces come after them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Source: report, section 3.2 (80,000 pieces, 12 M samples)."""
+
+    vocab_size: int = 80_000
+    sample_documents: int = 12_000_000
+    """Documents to train on, drawn by data.proportions."""
+    sample_bytes: int = 1_000_000_000
+    """Bound on the sample's UTF-8 bytes, which bounds memory to about 13 times it; our choice."""
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.vocab_size <= SMALLEST_VOCABULARY:
+            raise UserError(f"got tokenizer.vocab_size={self.vocab_size}; allowed: above {SMALLEST_VOCABULARY}; change tokenizer.vocab_size")
+        if self.sample_documents < 1 or self.sample_bytes < 1:
+            raise UserError("got an empty tokenizer sample; allowed: tokenizer.sample_documents and tokenizer.sample_bytes of at least 1")

@@ -1,0 +1,41 @@
+"""What `train.*` binds: the length of a run, its batch, and when it logs, evaluates and saves."""
+
+import dataclasses
+
+from teleflm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training loop's settings."""
+
+    steps: int
+    """Optimizer updates of the whole run, counted from step 0 also after a resume."""
+    batch_size: int
+    """Sequences per update, over all devices."""
+    microbatch_size: int = 0
+    """Sequences that one device takes at a time; gradients of the rest accumulate. 0: all of a device's share at once."""
+    seed: int = 0
+    """Initial weights."""
+    init_from: str | None = None
+    """`RUN@step`: start from another run's weights, with a fresh optimizer and schedule."""
+    eval_every: int = 0
+    """Steps between evaluations on the held-out sets; 0: only after the last step."""
+    eval_bytes: int = 100_000
+    """Held-out UTF-8 bytes per domain in an evaluation during training; 0: all of them."""
+    checkpoint_every: int = 1_000
+    """Steps between checkpoints; the last step is always saved."""
+    keep_last: int = 3
+    """Newest checkpoints kept."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this step are kept for ever; 0: none."""
+    keep_best: int = 1
+    """Checkpoints with the lowest weighted bits per byte that are kept as well."""
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("batch_size", 1), ("microbatch_size", 0), ("eval_every", 0), ("eval_bytes", 0),
+                            ("checkpoint_every", 1), ("keep_last", 1), ("keep_every", 0), ("keep_best", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"got train.{name}={getattr(self, name)}; allowed: {least} or more; change train.{name}")
+        if self.microbatch_size and self.batch_size % self.microbatch_size:
+            raise UserError(f"got train.microbatch_size={self.microbatch_size}; allowed: a divisor of train.batch_size={self.batch_size}")

@@ -1,0 +1,74 @@
+"""What a run carries from step to step: weights, optimizer state, and three counters."""
+
+import dataclasses
+
+import jax
+import optax
+from flax import nnx
+
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.transformer import Transformer
+from teleflm_jax.mup import Mup
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """The arrays."""
+
+    model: Transformer
+    optimizer: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counters:
+    """The numbers, as Python integers on the host: tokens pass 2^31 after 390 steps of the 52B run."""
+
+    updates: int = 0
+    """Optimizer updates done; the `step` of logs and checkpoints."""
+    data_step: int = 0
+    """Batches drawn; the next one is batch(data_step)."""
+    tokens: int = 0
+    """Tokens drawn."""
+
+
+def new_model(config: ModelConfig, mup: Mup, seed: int) -> Transformer:
+    """A model with initial weights that depend on the seed and the shape alone."""
+    return Transformer(config, mup, rngs=nnx.Rngs(params=seed))
+
+
+def new_state(config: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Initial weights and an empty optimizer; trace it under `jax.jit`, or under `jax.eval_shape` for shapes alone."""
+    model = new_model(config, mup, seed)
+    return TrainState(model=model, optimizer=optimizer.init(model))
+
+
+def to_arrays(state: TrainState) -> dict:
+    """The state as nested dictionaries of arrays, named as the weights are declared: what a checkpoint holds."""
+    return {
+        "model": weights_of(state.model),
+        "adam": {
+            "mu": weights_of(optax.tree.get(state.optimizer, "mu")),
+            "nu": weights_of(optax.tree.get(state.optimizer, "nu")),
+            "count": optax.tree.get(state.optimizer, "count"),
+        },
+    }
+
+
+def from_arrays(arrays: dict, like: TrainState) -> TrainState:
+    """Undo `to_arrays`; `like` (arrays or shapes) gives the structure."""
+    moments = {name: with_weights(like.model, arrays["adam"][name]) for name in ("mu", "nu")}
+    optimizer = optax.tree.set(like.optimizer, count=arrays["adam"]["count"], **moments)
+    return TrainState(model=with_weights(like.model, arrays["model"]), optimizer=optimizer)
+
+
+def weights_of(model: nnx.Module) -> dict:
+    """A model's arrays (or shapes) as nested dictionaries."""
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def with_weights(model: Transformer, weights: dict) -> Transformer:
+    """The model with other arrays in the same places."""
+    graph, state = nnx.split(model)
+    nnx.replace_by_pure_dict(state, weights)
+    return nnx.merge(graph, state)

@@ -1,30 +1,13 @@
 """The device mesh: axes `data`, `pipe` and `tensor`. Today every device is a data-parallel group; the other two axes have size 1."""
 
-import dataclasses
-
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
 
 AXES = ("data", "pipe", "tensor")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """Sizes of the mesh axes; what `mesh.*` binds."""
-
-    data: int = 0
-    """Data-parallel groups; 0: as many as there are devices left."""
-    pipe: int = 1
-    """Pipeline stages."""
-    tensor: int = 1
-    """Tensor-parallel ways."""
-
-    def __post_init__(self):
-        if self.data < 0 or self.pipe < 1 or self.tensor < 1:
-            raise UserError(f"got mesh.data={self.data}, mesh.pipe={self.pipe}, mesh.tensor={self.tensor}; allowed: 0 or more, 1 or more, 1 or more")
 
 
 def make(config: MeshConfig) -> Mesh:
@@ -41,5 +24,7 @@ def make(config: MeshConfig) -> Mesh:
     devices = jax.devices()
     data = config.data or len(devices)
     if data != len(devices):
-        raise UserError(f"got mesh.data={data} on {len(devices)} device(s); allowed: {len(devices)}, or 0 for all of them; change mesh.data")
+        raise UserError(
+            f"got mesh.data={data} on {len(devices)} device(s); allowed: {len(devices)}, or 0 for all of them; change mesh.data"
+        )
     return Mesh(np.array(devices).reshape(data, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)

@@ -12,8 +12,8 @@ REPLICATED = P()
 """Weights and optimizer state."""
 
 
-def rows_per_group(batch_size: int, mesh: Mesh) -> int:
-    """Sequences of each data-parallel group.
+def microbatch(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
+    """Sequences that one data-parallel group takes at a time: `microbatch_size`, or with 0 its whole share of the batch.
 
     Raises:
         UserError: the batch does not split evenly; names the nearest sizes that do.
@@ -22,8 +22,15 @@ def rows_per_group(batch_size: int, mesh: Mesh) -> int:
     if batch_size % groups:
         below = batch_size // groups * groups
         nearest = f"{below} or {below + groups}" if below else str(groups)
-        raise UserError(f"got train.batch_size={batch_size} on {groups} data-parallel groups; allowed: a multiple of {groups} (nearest: {nearest}); change train.batch_size")
-    return batch_size // groups
+        raise UserError(
+            f"got train.batch_size={batch_size} on {groups} data-parallel groups; allowed: a multiple of {groups} (nearest: {nearest}); change train.batch_size"
+        )
+    rows = batch_size // groups
+    if microbatch_size and rows % microbatch_size:
+        raise UserError(
+            f"got train.microbatch_size={microbatch_size}; allowed: a divisor of the {rows} sequences of each device; change train.microbatch_size"
+        )
+    return microbatch_size or rows
 
 
 def place_batch(batch, mesh: Mesh):

@@ -38,7 +38,9 @@ class Retention:
         if self.every:
             rules.append(_policies.EveryNSteps(self.every))
         if self.best:
-            rules.append(_policies.BestN(get_metric_fn=lambda m: m[METRIC], reverse=True, n=self.best, keep_checkpoints_without_metrics=False))
+            rules.append(
+                _policies.BestN(get_metric_fn=lambda m: m[METRIC], reverse=True, n=self.best, keep_checkpoints_without_metrics=False)
+            )
         return _policies.AnyPreservationPolicy(rules)
 
 
@@ -46,12 +48,17 @@ class Retention:
 def writer(folder: pathlib.Path, retention: Retention) -> Iterator[ocp.training.Checkpointer]:
     """Open a run's checkpoints for saving; on leaving, unfinished saves are waited for. Remains of a killed save are removed."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each of its phases there
-    options = {"save_decision_policy": ocp.training.save_decision_policies.FixedIntervalPolicy(1), "preservation_policy": retention.policy()}
+    options = {
+        "save_decision_policy": ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+        "preservation_policy": retention.policy(),
+    }
     with ocp.training.Checkpointer(folder.resolve(), cleanup_tmp_directories=True, **options) as checkpointer:
         yield checkpointer
 
 
-def save(checkpointer: ocp.training.Checkpointer, step: int, arrays: Mapping[str, Any], counters: Mapping[str, Any], bpb: float | None) -> None:
+def save(
+    checkpointer: ocp.training.Checkpointer, step: int, arrays: Mapping[str, Any], counters: Mapping[str, Any], bpb: float | None
+) -> None:
     """Begin to save; returns when the arrays may be changed again, and goes on writing in the background.
 
     Args:
@@ -80,7 +87,9 @@ def choose(folder: pathlib.Path, step: int | None = None) -> int:
     """
     found = steps(folder)
     if not found:
-        raise UserError(f"got {folder} without a finished checkpoint; allowed: the folder of a run that has saved one; train first or change --workdir")
+        raise UserError(
+            f"got {folder} without a finished checkpoint; allowed: the folder of a run that has saved one; train first or change --workdir"
+        )
     if step is not None and step not in found:
         raise UserError(f"got step {step}; allowed: {', '.join(map(str, found))}; change the step")
     return found[-1] if step is None else step
@@ -115,7 +124,11 @@ def _signature(tree: Any) -> dict[str, str]:
 
 
 def _compare(what: str, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    different = [f"{p} is {saved.get(p, 'absent')} there and {wanted.get(p, 'absent')} here" for p in sorted({*saved, *wanted}) if saved.get(p) != wanted.get(p)]
+    different = [
+        f"{p} is {saved.get(p, 'absent')} there and {wanted.get(p, 'absent')} here"
+        for p in sorted({*saved, *wanted})
+        if saved.get(p) != wanted.get(p)
+    ]
     if different:
         more = f" and {len(different) - 10} more" if len(different) > 10 else ""
         raise UserError(

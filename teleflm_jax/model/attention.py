@@ -63,7 +63,9 @@ def kernel(config: ModelConfig, segments_BT: jax.Array | None = None) -> Kernel:
     """
     if config.attention == "cudnn":
         if jax.default_backend() != "gpu":
-            raise UserError(f"got model.attention='cudnn' on {jax.default_backend()}; allowed: NVIDIA GPUs; change model.attention to 'xla'")
+            raise UserError(
+                f"got model.attention='cudnn' on {jax.default_backend()}; allowed: NVIDIA GPUs; change model.attention to 'xla'"
+            )
         return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
     return functools.partial(causal, segments_BT=segments_BT if config.document_attention else None)
 

@@ -33,8 +33,17 @@ class TrainConfig:
     """Checkpoints with the lowest weighted bits per byte that are kept as well."""
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("batch_size", 1), ("microbatch_size", 0), ("eval_every", 0), ("eval_bytes", 0),
-                            ("checkpoint_every", 1), ("keep_last", 1), ("keep_every", 0), ("keep_best", 0)):
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("microbatch_size", 0),
+            ("eval_every", 0),
+            ("eval_bytes", 0),
+            ("checkpoint_every", 1),
+            ("keep_last", 1),
+            ("keep_every", 0),
+            ("keep_best", 0),
+        ):
             if getattr(self, name) < least:
                 raise UserError(f"got train.{name}={getattr(self, name)}; allowed: {least} or more; change train.{name}")
         if self.microbatch_size and self.batch_size % self.microbatch_size:

@@ -44,21 +44,15 @@ def new_state(config: ModelConfig, mup: Mup, optimizer: optax.GradientTransforma
 
 
 def to_arrays(state: TrainState) -> dict:
-    """The state as nested dictionaries of arrays, named as the weights are declared: what a checkpoint holds."""
-    return {
-        "model": weights_of(state.model),
-        "adam": {
-            "mu": weights_of(optax.tree.get(state.optimizer, "mu")),
-            "nu": weights_of(optax.tree.get(state.optimizer, "nu")),
-            "count": optax.tree.get(state.optimizer, "count"),
-        },
-    }
+    """The state as nested dictionaries of arrays, named as the weights are declared: the two parts of a checkpoint."""
+    moments = {name: weights_of(optax.tree.get(state.optimizer, name)) for name in ("mu", "nu")}
+    return {"model": weights_of(state.model), "optimizer": {**moments, "count": optax.tree.get(state.optimizer, "count")}}
 
 
 def from_arrays(arrays: dict, like: TrainState) -> TrainState:
     """Undo `to_arrays`; `like` (arrays or shapes) gives the structure."""
-    moments = {name: with_weights(like.model, arrays["adam"][name]) for name in ("mu", "nu")}
-    optimizer = optax.tree.set(like.optimizer, count=arrays["adam"]["count"], **moments)
+    moments = {name: with_weights(like.model, arrays["optimizer"][name]) for name in ("mu", "nu")}
+    optimizer = optax.tree.set(like.optimizer, count=arrays["optimizer"]["count"], **moments)
     return TrainState(model=with_weights(like.model, arrays["model"]), optimizer=optimizer)
 
 

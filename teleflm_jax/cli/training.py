@@ -1,0 +1,91 @@
+"""The body of `train.py`: check everything, write the run's folder, build the parts and hand them to the loop."""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+
+import jax
+
+from sharding import mesh
+from teleflm_jax import config, mup
+from teleflm_jax.cli import evaluators, options
+from teleflm_jax.data import loader
+from teleflm_jax.errors import UserError
+from teleflm_jax.train import loop
+
+TOKENIZER = "tokenizer.json"
+"""In a run's folder: a copy of its tokenizer, so that the folder alone is enough to evaluate and generate."""
+
+FREE = {
+    "model": ("compute_dtype", "remat", "attention", "loss_chunk_tokens"),
+    "data": ("tokenizer", "packed", "sources", "max_epochs"),
+    "train": ("steps", "microbatch_size", "eval_every", "eval_bytes", "checkpoint_every", "keep_last", "keep_every", "keep_best"),
+}
+"""Fields that may change when a run goes on; of the sections named here all others, like all of `mup` and `optimizer`, decide the numbers."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train as the options say; returns the exit code."""
+    run = options.load(args)
+    folder = _folder(args)
+    device_mesh = mesh.make(run.mesh)
+    data = loader.open_run(
+        run.data,
+        sequence_length=run.model.context_length,
+        vocab_size=run.model.vocab_size,
+        batch_size=run.train.batch_size,
+        steps=run.train.steps,
+    )
+    evaluate = evaluators.heldout(run, device_mesh)
+    _write_folder(folder, run)
+    return loop.train(
+        loop.Plan(
+            folder=folder,
+            model=run.model,
+            mup=mup.at_width(run.mup, run.model.d_model),
+            optimizer=run.optimizer,
+            train=run.train,
+            mesh=device_mesh,
+            batches=lambda step: data.iterate(step, process=jax.process_index(), num_processes=jax.process_count()),
+            evaluate=evaluate,
+        )
+    )
+
+
+def _folder(args: argparse.Namespace) -> pathlib.Path:
+    """The run's folder, which must be on a disk: logs are appended to, which object stores cannot do."""
+    folder = options.workdir(args)
+    if "://" in (args.workdir or args.run):
+        raise UserError(
+            f"got --workdir {args.workdir or args.run}; allowed: a folder on a local or shared disk; mount the store or change --workdir"
+        )
+    return folder
+
+
+def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
+    """Write config.gin and the tokenizer, before step 0; refuse to go on under a configuration that would make other numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = {name: getattr(run, name) for name in options.SECTIONS}
+    saved = folder / options.SAVED_CONFIG
+    if saved.exists():
+        _refuse_change(saved, sections)
+    for name, content in (
+        (options.SAVED_CONFIG, config.dump(sections).encode()),
+        (TOKENIZER, pathlib.Path(run.data.tokenizer).read_bytes()),
+    ):
+        temporary = folder / f".{name}.tmp"
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / name)
+
+
+def _refuse_change(saved: pathlib.Path, sections: dict) -> None:
+    before = config.parse([str(saved)], [], options.SECTIONS)
+    for section in ("model", "mup", "optimizer", "data", "train"):
+        for field in dataclasses.fields(sections[section]):
+            old, new = getattr(before[section], field.name), getattr(sections[section], field.name)
+            if old != new and field.name not in FREE.get(section, ()):
+                raise UserError(
+                    f"got {section}.{field.name}={new!r}, where the run in {saved.parent} has {old!r}; allowed: the same, since it goes on where it "
+                    "stopped; change it back, or start a new run in another --workdir (train.init_from takes over the weights)"
+                )

@@ -1,0 +1,43 @@
+"""What the devices could do at best, for MFU (model FLOP/s utilisation)."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+
+DENSE_BF16 = {"A100": 312e12, "A800": 312e12, "H100": 989e12, "H200": 989e12, "H800": 989e12, "L40S": 362e12, "RTX 4090": 165e12}
+"""FLOP/s by a part of the device's name: vendors' dense bfloat16 figures, never the sparse ones."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Peak:
+    """FLOP/s of one device and where the figure comes from."""
+
+    flops: float
+    source: str
+
+
+def peak() -> Peak:
+    """The peak of this run's devices; a device without an entry (a CPU, say) is measured with a large float32 matrix product.
+
+    CPU devices share their machine's cores, so each gets its share of what was measured.
+    """
+    device = jax.devices()[0]
+    for name, flops in DENSE_BF16.items():
+        if name in device.device_kind:
+            return Peak(flops=flops, source=f"{device.device_kind}: dense bfloat16, from the vendor")
+    sharers = jax.local_device_count() if device.platform == "cpu" else 1
+    return Peak(flops=_measure() / sharers, source=f"{device.device_kind}: float32 matrix product, measured at the start")
+
+
+def _measure(size: int = 2048, times: int = 3) -> float:
+    product = jax.jit(jnp.matmul)
+    x = jnp.ones((size, size))
+    jax.block_until_ready(product(x, x))
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)

@@ -1,0 +1,194 @@
+"""The training loop: batches in, updates, logs, evaluations and checkpoints out; the same at every scale."""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from sharding import rules
+from teleflm_jax import checkpoint
+from teleflm_jax.model import size
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.transformer import Transformer
+from teleflm_jax.mup import MATRIX, VECTOR, Mup
+from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.train import curves, hardware, progress, run_log, start, stop
+from teleflm_jax.train import step as train_step
+from teleflm_jax.train.config import TrainConfig
+from teleflm_jax.train.state import Counters, TrainState, to_arrays
+
+DONE, DIVERGED, STOPPED = 0, 3, 75
+"""Exit codes of a run."""
+
+Evaluator = Callable[[int, Transformer], dict[str, float]]
+"""(step, model) -> figures by name; the weighted bits per byte under `bpb`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that a run needs; `train` adds nothing of its own."""
+
+    folder: pathlib.Path
+    model: ModelConfig
+    mup: Mup
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    mesh: jax.sharding.Mesh
+    batches: Callable[[int], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
+    """Opens an iterator over this process's rows of batch(first), batch(first + 1), …"""
+    evaluate: Evaluator | None = None
+
+
+def train(plan: Plan) -> int:
+    """Run, or go on with, the training that the plan describes, until its last step or a signal.
+
+    Returns:
+        The exit code: done, diverged (a loss or gradient that is not finite; the newest checkpoint is from before it), or stopped after saving.
+
+    Raises:
+        UserError: the batch does not split over the devices, or the folder's checkpoint is of another shape.
+    """
+    settings = plan.train
+    microbatch = rules.microbatch(settings.batch_size, settings.microbatch_size, plan.mesh)
+    optimizer = update_rule.make(plan.optimizer, plan.mup)
+    began = time.perf_counter()
+    state, counters = start.state(plan.folder, plan.model, plan.mup, optimizer, settings, plan.mesh)
+    restored = counters.updates
+    retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)
+    with (
+        contextlib.closing(run_log.open_log(plan.folder, restored)) as log,
+        checkpoint.writer(plan.folder / "checkpoints", retention) as checkpointer,
+        plan.batches(counters.data_step) as batches,
+        progress.shown(restored, settings.steps) as (report, say),
+        stop.on_signals() as asked_to_stop,
+    ):
+        peak = hardware.peak()
+        log.event(
+            "resume" if restored else "start",
+            step=restored,
+            seconds=time.perf_counter() - began,
+            devices=jax.device_count(),
+            peak_flops=peak.flops,
+            peak_source=peak.source,
+        )
+        step = train_step.make(optimizer, plan.mesh, microbatch)
+        run = _Run(
+            plan=plan, step=step, peak_flops=peak.flops * jax.device_count(), log=log, report=report, say=say, checkpointer=checkpointer
+        )
+        try:
+            return run.go_on(state, counters, batches, asked_to_stop)
+        except _Diverged as error:
+            log.event("diverged", **error.args[0])
+            say(f"stopped: {error.args[0]}; nothing was saved after it; lower the learning rates or look at the data of that step")
+            return DIVERGED
+
+
+class _Diverged(Exception):
+    """A loss or gradient norm is not finite; carries the step's row."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What stays the same from step to step."""
+
+    plan: Plan
+    step: Callable
+    peak_flops: float
+    log: run_log.RunLog
+    report: progress.Report
+    say: Callable[[str], None]
+    checkpointer: Any
+
+    def go_on(self, state: TrainState, counters: Counters, batches: Iterator, asked_to_stop: Callable[[], bool]) -> int:
+        """The loop. A step's figures are read only when the next step is under way, so that the devices never wait for the host."""
+        settings = self.plan.train
+        pending, mark = None, time.perf_counter()
+        while counters.updates < settings.steps:
+            state, counters, current = self.advance(state, counters, batches)
+            mark = self.record(pending, mark)
+            pending = current
+            stopping, last = asked_to_stop(), counters.updates == settings.steps
+            evaluating = self.plan.evaluate is not None and (last or _due(counters.updates, settings.eval_every) and not stopping)
+            saving = last or stopping or _due(counters.updates, settings.checkpoint_every)
+            if evaluating or saving:
+                self.record(pending, mark)
+                bpb = self.evaluate(state, counters) if evaluating else None
+                if saving:
+                    self.save(state, counters, bpb)
+                pending, mark = None, time.perf_counter()
+            if stopping and not last:
+                self.log.event("stop", step=counters.updates)
+                self.say(f"stopped by a signal after saving step {counters.updates}; the same command goes on from there")
+                return STOPPED
+        self.finish(counters)
+        return DONE
+
+    def advance(self, state: TrainState, counters: Counters, batches: Iterator) -> tuple[TrainState, Counters, dict]:
+        """Begin one update; returns before the devices have done it. The row's `loss` and `grad_norm` are still on their way."""
+        began = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - began
+        tokens = self.plan.train.batch_size * batch["tokens"].shape[1]
+        rates = update_rule.rates(self.plan.optimizer, self.plan.mup, tokens=counters.tokens, tokens_per_step=tokens)
+        state, figures = self.step(
+            state, rules.place_batch(batch, self.plan.mesh), {role: np.float32(rate) for role, rate in rates.items()}
+        )
+        counters = Counters(updates=counters.updates + 1, data_step=counters.data_step + 1, tokens=counters.tokens + tokens)
+        row = {
+            "step": counters.updates,
+            "tokens": counters.tokens,
+            **figures,
+            "learning_rate": rates[VECTOR],
+            "matrix_learning_rate": rates[MATRIX],
+        }
+        return state, counters, {**row, "data_wait_seconds": waited}
+
+    def record(self, row: dict | None, mark: float) -> float:
+        """Wait for a step's figures and log them; returns when it was done. `mark` is when the step before it was."""
+        if row is None:
+            return mark
+        row = row | {name: float(row[name]) for name in ("loss", "grad_norm")}
+        done = time.perf_counter()
+        if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+            raise _Diverged({name: str(row[name]) for name in ("step", "loss", "grad_norm")})
+        speed = self.plan.train.batch_size * self.plan.model.context_length / (done - mark)
+        mfu = speed * size.flops_per_token(self.plan.model)["causal"] / self.peak_flops
+        row |= {"step_seconds": done - mark, "tokens_per_second": speed, "mfu": mfu}
+        self.log.metrics(row)
+        self.report(row)
+        return done
+
+    def evaluate(self, state: TrainState, counters: Counters) -> float | None:
+        """Run the evaluator and log what it found; returns the weighted bits per byte."""
+        began = time.perf_counter()
+        figures = self.plan.evaluate(counters.updates, state.model)
+        self.log.evaluation({"step": counters.updates, "tokens": counters.tokens, **figures})
+        self.log.event("eval", step=counters.updates, seconds=time.perf_counter() - began)
+        curves.draw(self.plan.folder)
+        self.say(
+            f"step {counters.updates}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("bpb"))
+        )
+        return figures.get("bpb")
+
+    def save(self, state: TrainState, counters: Counters, bpb: float | None) -> None:
+        """Begin to write a checkpoint."""
+        began = time.perf_counter()
+        checkpoint.save(self.checkpointer, counters.updates, to_arrays(state), dataclasses.asdict(counters), bpb)
+        self.log.event("save", step=counters.updates, seconds=time.perf_counter() - began)
+
+    def finish(self, counters: Counters) -> None:
+        """Wait for the last save, draw the curves, close the ledger."""
+        self.checkpointer.wait()
+        curves.draw(self.plan.folder)
+        self.log.event("done", step=counters.updates, tokens=counters.tokens)
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -1,0 +1,89 @@
+"""What a run writes about itself: metrics.jsonl, evals.jsonl, events.jsonl and TensorBoard files.
+
+`metrics.jsonl` has one row a step and `events.jsonl` is the ledger of where the time went. On resume, rows past the restored step and a line torn by a
+kill are dropped, so that the files read as if the run had never stopped.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+METRICS, EVALS, EVENTS = "metrics.jsonl", "evals.jsonl", "events.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunLog:
+    """Open files of one run's folder; from `open_log`."""
+
+    folder: pathlib.Path
+    tensorboard: SummaryWriter
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """One training step."""
+        self._write(METRICS, row)
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """One evaluation."""
+        self._write(EVALS, row)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Something that happened: start, resume, compile, save, eval, stop, done."""
+        append(self.folder / EVENTS, {"event": name, "time": round(time.time(), 3), **fields})
+
+    def close(self) -> None:
+        """Flush TensorBoard's files; the others are flushed line by line."""
+        self.tensorboard.close()
+
+    def _write(self, file: str, row: Mapping[str, Any]) -> None:
+        append(self.folder / file, row)
+        for name, value in row.items():
+            if name != "step":
+                self.tensorboard.add_scalar(name if "/" in name else f"train/{name}", value, row["step"])
+
+
+def open_log(folder: pathlib.Path, step: int) -> RunLog:
+    """Open a run's logs to go on after `step` updates."""
+    for file in (METRICS, EVALS):
+        keep_until(folder / file, step)
+    repair(folder / EVENTS)
+    return RunLog(folder=folder, tensorboard=SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
+
+
+def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Add one JSON object as a line, in one write, so that a kill tears at most the last line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file of JSON objects; nothing where there is no file."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def keep_until(path: pathlib.Path, step: int) -> None:
+    """Drop a torn last line and every row past `step`."""
+    _rewrite(path, [row for row in rows(path) if row["step"] <= step])
+
+
+def repair(path: pathlib.Path) -> None:
+    """Drop a torn last line."""
+    _rewrite(path, list(rows(path)))
+
+
+def _rewrite(path: pathlib.Path, kept: list[dict[str, Any]]) -> None:
+    if not path.exists():
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    os.replace(temporary, path)

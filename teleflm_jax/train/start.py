@@ -1,0 +1,58 @@
+"""Where a run begins: fresh weights, another run's weights, or its own newest checkpoint."""
+
+import pathlib
+import shutil
+
+import jax
+import optax
+
+from sharding import rules
+from teleflm_jax import checkpoint
+from teleflm_jax.errors import UserError
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.mup import Mup
+from teleflm_jax.train.config import TrainConfig
+from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
+
+
+def state(
+    folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, train: TrainConfig, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, Counters]:
+    """The state to go on from: the newest checkpoint of FOLDER if there is one, else step 0.
+
+    Raises:
+        UserError: the checkpoint, or the one that `train.init_from` names, has other arrays than this model; too little disk for a checkpoint.
+    """
+    sharding = rules.replicated(mesh)
+    build = lambda: new_state(model, mup, optimizer, train.seed)  # noqa: E731
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(build))
+    _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)))
+    checkpoints = folder / "checkpoints"
+    if checkpoint.steps(checkpoints):
+        arrays, counters = checkpoint.restore(checkpoints, checkpoint.choose(checkpoints), to_arrays(shapes))
+        return from_arrays(arrays, shapes), Counters(**counters)
+    fresh = jax.jit(build, out_shardings=sharding)()
+    if train.init_from is None:
+        return fresh, Counters()
+    weights, _ = checkpoint.restore(*_other_run(train.init_from), {"model": to_arrays(shapes)["model"]})
+    return TrainState(model=with_weights(fresh.model, weights["model"]), optimizer=fresh.optimizer), Counters()
+
+
+def _other_run(init_from: str) -> tuple[pathlib.Path, int]:
+    """Split `RUN@step` into the folder of its checkpoints and a step that is there."""
+    run, at, step = init_from.rpartition("@")
+    if not at or not step.isdigit():
+        raise UserError(
+            f"got train.init_from={init_from!r}; allowed: a run's folder, @ and a step, such as runs/base@1000; change train.init_from"
+        )
+    folder = pathlib.Path(run) / "checkpoints"
+    return folder, checkpoint.choose(folder, int(step))
+
+
+def _refuse_small_disk(folder: pathlib.Path, state_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < state_bytes:
+        raise UserError(
+            f"got {free / 1e9:.1f} GB of free disk for {folder}; allowed: at least one checkpoint, {state_bytes / 1e9:.1f} GB; "
+            "free some space or choose another --workdir"
+        )

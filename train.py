@@ -1,0 +1,19 @@
+"""Train a model: `python train.py --gin_file configs/runs/quickstart.gin --workdir runs/quickstart`; the same command again goes on."""
+
+import sys
+
+from teleflm_jax.cli import options
+
+if __name__ == "__main__":
+
+    def main():
+        """Parse the options, then train."""
+        parser = options.make_parser("python train.py", "Train a model, or go on with a run that was stopped.", EXAMPLE)
+        options.add_arguments(parser)
+        args = parser.parse_args()
+        from teleflm_jax.cli import training  # after parsing, so that --help and mistakes need no jax
+
+        return training.main(args)
+
+    EXAMPLE = "--gin_file configs/runs/quickstart.gin --workdir runs/quickstart"
+    sys.exit(options.run_command(main))

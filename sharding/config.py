@@ -17,7 +17,6 @@ class MeshConfig:
     """Tensor-parallel ways."""
 
     def __post_init__(self):
-        if self.data < 0 or self.pipe < 1 or self.tensor < 1:
-            raise UserError(
-                f"got mesh.data={self.data}, mesh.pipe={self.pipe}, mesh.tensor={self.tensor}; allowed: 0 or more, 1 or more, 1 or more"
-            )
+        for name, least in (("data", 0), ("pipe", 1), ("tensor", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"got mesh.{name}={getattr(self, name)}; allowed: {least} or more; change mesh.{name}")

@@ -7,7 +7,9 @@ atomic: a folder `<step>` either is whole or does not exist under that name.
 import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,14 +48,22 @@ class Retention:
 
 @contextlib.contextmanager
 def writer(folder: pathlib.Path, retention: Retention) -> Iterator[ocp.training.Checkpointer]:
-    """Open a run's checkpoints for saving; on leaving, unfinished saves are waited for. Remains of a killed save are removed."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each of its phases there
-    options = {
-        "save_decision_policy": ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        "preservation_policy": retention.policy(),
-    }
-    with ocp.training.Checkpointer(folder.resolve(), cleanup_tmp_directories=True, **options) as checkpointer:
-        yield checkpointer
+    """Open a run's checkpoints for saving; on leaving, unfinished saves are waited for. Remains of a killed save are removed.
+
+    Raises:
+        OSError: the disk is full or fails, also where a save in the background met it; finished checkpoints are unharmed.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each of its phases there, and errors that it raises as well
+    every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+    options = {"save_decision_policy": every_call, "preservation_policy": retention.policy()}
+    try:
+        with ocp.training.Checkpointer(folder.resolve(), cleanup_tmp_directories=True, **options) as checkpointer:
+            yield checkpointer
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's form of an OSError
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
 
 
 def save(

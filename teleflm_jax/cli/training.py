@@ -4,18 +4,19 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import sys
 
 import jax
 
 from sharding import mesh
 from teleflm_jax import config, mup
-from teleflm_jax.cli import evaluators, options
+from teleflm_jax.cli import options, run_folder
 from teleflm_jax.data import loader
 from teleflm_jax.errors import UserError
+from teleflm_jax.evaluate import bpb, documents
+from teleflm_jax.optim import optimizer
+from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import loop
-
-TOKENIZER = "tokenizer.json"
-"""In a run's folder: a copy of its tokenizer, so that the folder alone is enough to evaluate and generate."""
 
 FREE = {
     "model": ("compute_dtype", "remat", "attention", "loss_chunk_tokens"),
@@ -29,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit code."""
     run = options.load(args)
     folder = _folder(args)
-    device_mesh = mesh.make(run.mesh)
+    device_mesh, width = mesh.make(run.mesh), mup.at_width(run.mup, run.model.d_model)
     data = loader.open_run(
         run.data,
         sequence_length=run.model.context_length,
@@ -37,19 +38,38 @@ def main(args: argparse.Namespace) -> int:
         batch_size=run.train.batch_size,
         steps=run.train.steps,
     )
-    evaluate = evaluators.heldout(run, device_mesh)
+    evaluate = _evaluator(run, device_mesh)
+    optimizer.rates(
+        run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length
+    )  # refuses what never decays
     _write_folder(folder, run)
     return loop.train(
         loop.Plan(
             folder=folder,
             model=run.model,
-            mup=mup.at_width(run.mup, run.model.d_model),
+            mup=width,
             optimizer=run.optimizer,
             train=run.train,
             mesh=device_mesh,
             batches=lambda step: data.iterate(step, process=jax.process_index(), num_processes=jax.process_count()),
             evaluate=evaluate,
         )
+    )
+
+
+def _evaluator(run: options.Run, devices: jax.sharding.Mesh) -> loop.Evaluator | None:
+    """Bits per byte on the packed held-out sets; none, and said so, where no domain has one."""
+    tokenizer, domains = load.load(run.data.tokenizer), run.evaluation.domains
+    if not domains and not any(
+        any(True for _ in loader.heldout(run.data, domain, vocab_size=run.model.vocab_size)) for domain in run.data.proportions
+    ):
+        print("no domain has held-out text (pack.heldout_fraction), so nothing is evaluated during training", file=sys.stderr)
+        return None
+    chosen = documents.heldout(
+        run.data, domains, vocab_size=run.model.vocab_size, max_bytes=run.train.eval_bytes, pieces=pieces.piece_bytes(tokenizer)
+    )
+    return bpb.evaluator(
+        chosen, run.data.proportions, context_length=run.model.context_length, batch_size=run.evaluation.batch_size, mesh=devices
     )
 
 
@@ -72,7 +92,7 @@ def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
         _refuse_change(saved, sections)
     for name, content in (
         (options.SAVED_CONFIG, config.dump(sections).encode()),
-        (TOKENIZER, pathlib.Path(run.data.tokenizer).read_bytes()),
+        (run_folder.TOKENIZER, pathlib.Path(run.data.tokenizer).read_bytes()),
     ):
         temporary = folder / f".{name}.tmp"
         temporary.write_bytes(content)

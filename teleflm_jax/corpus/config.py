@@ -26,5 +26,6 @@ class PackConfig:
         for name in ("heldout_fraction", "max_malformed_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"got pack.{name}={getattr(self, name)}; allowed: 0 up to but not 1; change pack.{name}")
-        if self.unit_bytes < 1 or self.processes < 0:
-            raise UserError(f"got pack.unit_bytes={self.unit_bytes}, pack.processes={self.processes}; allowed: at least 1 and 0")
+        for name, least in (("heldout_max_bytes", 0), ("unit_bytes", 1), ("processes", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"got pack.{name}={getattr(self, name)}; allowed: {least} or more; change pack.{name}")

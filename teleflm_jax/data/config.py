@@ -26,11 +26,15 @@ class DataConfig:
     def __post_init__(self):
         wrong = {d: w for d, w in self.proportions.items() if not (w > 0 and math.isfinite(w))}
         if wrong or not self.proportions:
-            raise UserError(f"got data.proportions={wrong or self.proportions}; allowed: at least one domain, each weight above 0; change data.proportions")
+            raise UserError(
+                f"got data.proportions={wrong or self.proportions}; allowed: at least one domain, each weight above 0; change data.proportions"
+            )
         for name in ("max_epochs", "sources"):
             unknown = sorted(set(getattr(self, name)) - set(self.proportions))
             if unknown:
-                raise UserError(f"got data.{name} for {', '.join(unknown)}; allowed: domains of data.proportions ({', '.join(self.proportions)}); change data.{name}")
+                raise UserError(
+                    f"got data.{name} for {', '.join(unknown)}; allowed: domains of data.proportions ({', '.join(self.proportions)}); change data.{name}"
+                )
         for domain in self.proportions:
             if not domain or "/" in domain or domain.startswith("."):
                 raise UserError(f"got the domain {domain!r} in data.proportions; allowed: a plain folder name; rename it")

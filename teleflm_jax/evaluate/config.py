@@ -17,5 +17,6 @@ class EvaluationConfig:
     """UTF-8 bytes per domain; 0: everything."""
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.max_bytes < 0:
-            raise UserError(f"got evaluation.batch_size={self.batch_size}, evaluation.max_bytes={self.max_bytes}; allowed: at least 1 and 0")
+        for name, least in (("batch_size", 1), ("max_bytes", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"got evaluation.{name}={getattr(self, name)}; allowed: {least} or more; change evaluation.{name}")

@@ -23,7 +23,15 @@ class OptimizerConfig:
     """Our choice: not stated in the report."""
 
     def __post_init__(self):
-        if self.decay_tokens < 1 or self.warmup_steps < 0:
-            raise UserError(f"got optimizer.decay_tokens={self.decay_tokens}, optimizer.warmup_steps={self.warmup_steps}; allowed: at least 1 and 0")
-        if not self.clip_norm > 0:
-            raise UserError(f"got optimizer.clip_norm={self.clip_norm}; allowed: above 0; change optimizer.clip_norm")
+        ranges = {
+            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+            "decay_tokens": (self.decay_tokens >= 1, "1 or more"),
+            "clip_norm": (self.clip_norm > 0, "above 0"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "beta1": (0 <= self.beta1 < 1, "0 up to but not 1"),
+            "beta2": (0 <= self.beta2 < 1, "0 up to but not 1"),
+            "epsilon": (self.epsilon > 0, "above 0"),
+        }
+        for name, (fits, allowed) in ranges.items():
+            if not fits:
+                raise UserError(f"got optimizer.{name}={getattr(self, name)}; allowed: {allowed}; change optimizer.{name}")

@@ -21,6 +21,9 @@ class TokenizerConfig:
 
     def __post_init__(self):
         if self.vocab_size <= SMALLEST_VOCABULARY:
-            raise UserError(f"got tokenizer.vocab_size={self.vocab_size}; allowed: above {SMALLEST_VOCABULARY}; change tokenizer.vocab_size")
-        if self.sample_documents < 1 or self.sample_bytes < 1:
-            raise UserError("got an empty tokenizer sample; allowed: tokenizer.sample_documents and tokenizer.sample_bytes of at least 1")
+            raise UserError(
+                f"got tokenizer.vocab_size={self.vocab_size}; allowed: above {SMALLEST_VOCABULARY}; change tokenizer.vocab_size"
+            )
+        for name in ("sample_documents", "sample_bytes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"got tokenizer.{name}={getattr(self, name)}; allowed: 1 or more; change tokenizer.{name}")

@@ -46,5 +46,3 @@ class TrainConfig:
         ):
             if getattr(self, name) < least:
                 raise UserError(f"got train.{name}={getattr(self, name)}; allowed: {least} or more; change train.{name}")
-        if self.microbatch_size and self.batch_size % self.microbatch_size:
-            raise UserError(f"got train.microbatch_size={self.microbatch_size}; allowed: a divisor of train.batch_size={self.batch_size}")

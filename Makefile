@@ -1,0 +1,46 @@
+# make quickstart · test · test-slow · lint · bench; everything happens in .venv, made from the project's own files.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
+
+.PHONY: setup setup-dev quickstart test test-slow lint format bench clean
+
+setup: .venv/runtime
+setup-dev: .venv/dev
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "error: got $$($(PYTHON) --version); allowed: Python 3.11 or 3.12; change with: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: got a Python without venv; allowed: one with it; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+
+.venv/runtime: requirements.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt --editable .
+	@touch $@
+
+# PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
+.venv/dev: requirements-dev.txt requirements-parity.txt .venv/runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
+	@touch $@
+
+quickstart: setup
+	$(BIN)/python examples/quickstart.py $(QUICKSTART)
+
+test: setup-dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(TESTS)
+
+test-slow: setup-dev
+	$(BIN)/python -m pytest -q -m slow $(TESTS)
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf .venv

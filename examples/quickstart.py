@@ -1,0 +1,108 @@
+"""The whole job on real text, as a user would do it, command by command: `make quickstart`.
+
+    python examples/quickstart.py [--workdir runs/quickstart] [--folder [DOMAIN=]DIR ...]
+
+Text, tokenizer, packing, training, evaluation, samples, and a summary that holds the model against general compressors. What is there
+already is used again.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+
+import rich.box
+import rich.console
+import rich.table
+
+from teleflm_jax.cli import options
+from teleflm_jax.train import run_log
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GIN_FILE = "configs/runs/quickstart.gin"
+TEXT = pathlib.Path("data/text")
+PROMPTS = {"English": "The module provides functions to", "Chinese": "如果您要"}
+COMPRESSORS = ("gzip -9", "xz -9e")
+
+
+def main() -> int:
+    """Run every step; the first that fails ends the run with its exit code."""
+    parser = options.make_parser("python examples/quickstart.py", __doc__.splitlines()[0], "--workdir runs/quickstart")
+    parser.add_argument("--workdir", default="runs/quickstart", help="the run's folder (default: runs/quickstart)")
+    parser.add_argument("--folder", action="append", default=[], metavar="[DOMAIN=]DIR", help="text of yours to train on as well; repeatable")
+    args = parser.parse_args()
+    began = time.monotonic()
+    try:
+        step("Real text", "examples/debian_text.py", "--out", str(TEXT), *flags("--folder", args.folder))
+        config = ["--gin_file", GIN_FILE, *flags("--gin_param", domains(TEXT))]
+        step("Tokenizer", "-m", "teleflm_jax", "tokenizer", "train", *config)
+        step("Packing", "-m", "teleflm_jax", "pack", *config)
+        step("Training", "train.py", *config, "--workdir", args.workdir)
+        evaluation = step("Evaluation", "eval.py", "--workdir", args.workdir, "--json", captured=True)
+        yardstick = step("Compressors", "examples/compressors.py", "--workdir", args.workdir, "--json", captured=True)
+        for language, prompt in PROMPTS.items():
+            sampling = ("--max_tokens", "60", "--temperature", "0.7", "--seed", "1")
+            step(f"A sample in {language}", "-m", "teleflm_jax", "generate", "--workdir", args.workdir, "--prompt", prompt, *sampling)
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    summarise(args.workdir, json.loads(evaluation), json.loads(yardstick), time.monotonic() - began)
+    return 0
+
+
+def flags(flag: str, values) -> list[str]:
+    """The flag before each of its values."""
+    return list(itertools.chain.from_iterable((flag, value) for value in values))
+
+
+def domains(text: pathlib.Path) -> list[str]:
+    """Bindings for the domains that there are, where those are not the configuration's own (no apt-get, or folders of the user's)."""
+    run = options.load(argparse.Namespace(run=None, gin_file=[GIN_FILE], gin_param=[], workdir=None))
+    found = {path.name: str(path) for path in sorted(text.iterdir()) if path.is_dir() and any(path.iterdir())}
+    if found == run.data.sources:
+        return []
+    return [f"data.sources = {found!r}", f"data.proportions = { {domain: run.data.proportions.get(domain, 1.0) for domain in found}!r}"]
+
+
+def step(title: str, *command: str, captured: bool = False) -> str:
+    """Run one command of the project's and show it, so that it can be repeated by hand; returns what it printed, if captured."""
+    rich.console.Console().rule(f"[bold]{title}", align="left")
+    print("$ python", shlex.join(command), flush=True)
+    return subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE if captured else None, text=True).stdout
+
+
+def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -> None:
+    """Print what came out, and what to try next."""
+    rows = list(run_log.rows(pathlib.Path(workdir) / run_log.METRICS))
+    speeds = sorted(row["tokens_per_second"] for row in rows)
+    waiting = sum(row["data_wait_seconds"] for row in rows[1:]) / sum(row["step_seconds"] for row in rows[1:])
+    console = rich.console.Console(width=None if rich.console.Console().is_terminal else 120, highlight=False)
+    console.rule("[bold]Summary", align="left")
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, title="Bits per byte of held-out text; less is better", title_justify="left")
+    table.add_column("domain")
+    for column in ("model", *(f"{name}, {how}" for how in ("pieces", "whole") for name in COMPRESSORS)):
+        table.add_column(column, justify="right")
+    for domain, score in evaluation["domains"].items():
+        sizes = yardstick[domain]
+        table.add_row(domain, f"{score['bpb']:.3f}", *(f"{sizes[name][how]:.3f}" for how in ("pieces", "whole") for name in COMPRESSORS))
+    console.print(table)
+    won = sum(score["bpb"] < min(yardstick[d][name]["pieces"] for name in COMPRESSORS) for d, score in evaluation["domains"].items())
+    console.print(
+        f"The model beats both compressors on pieces as long as its context in {won} of {len(evaluation['domains'])} domains.\n"
+        f"run's folder      {workdir} (curves.png, metrics.jsonl, tensorboard/, checkpoints/)\n"
+        f"loss              {rows[0]['loss']:.3f} at first, {sum(row['loss'] for row in rows[-20:]) / len(rows[-20:]):.3f} at the end (mean of the last 20)\n"
+        f"tokens            {rows[-1]['tokens']:,} at {speeds[len(speeds) // 2]:,.0f} tokens/s; {waiting:.2%} of the time waiting for data\n"
+        f"all of this took  {seconds / 60:.1f} minutes\n\n"
+        "To try next, in the project's folder, with its Python (. .venv/bin/activate):\n"
+        f"  python -m teleflm_jax generate --workdir {workdir} --prompt 'To install the package' --temperature 0.5\n"
+        f"  python eval.py --workdir {workdir} --text readme=README.md\n"
+        f"  python train.py --gin_file {GIN_FILE} --workdir runs/longer --gin_param 'train.steps = 3000' --gin_param 'optimizer.decay_tokens = 6144000'\n"
+        "  python -m teleflm_jax info --gin_file configs/runs/pretrain_52b.gin"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(options.run_command(main))

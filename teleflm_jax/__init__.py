@@ -1,0 +1,1 @@
+"""Tele-FLM in JAX."""

@@ -1,0 +1,64 @@
+"""`python -m teleflm_jax COMMAND …`: finds a command's module by name and imports only that one."""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from teleflm_jax.cli import options
+from teleflm_jax.errors import UserError
+
+PROG = "python -m teleflm_jax"
+
+COMMANDS = {
+    "info": "teleflm_jax.cli.info",
+    "tokenizer": "teleflm_jax.cli.tokenizer",
+    "pack": "teleflm_jax.cli.pack",
+    "generate": "teleflm_jax.cli.generate",
+}
+"""Command -> module with `HELP`, `arguments(parser)`, which may also set `parser.epilog` to another example, and `main(args)`."""
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Run one command.
+
+    Raises:
+        UserError: On an unknown command or whatever the command refuses.
+    """
+    if not argv:
+        raise UserError(f"got no command; allowed: {', '.join(COMMANDS)}; see {PROG} --help")
+    name, *rest = argv
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        change = f"change it to {near[0]}" if near else f"see {PROG} --help"
+        raise UserError(f"got the unknown command {name!r}; allowed: {', '.join(COMMANDS)}; {change}")
+    command = importlib.import_module(COMMANDS[name])
+    parser = options.make_parser(f"{PROG} {name}", command.HELP)
+    command.arguments(parser)
+    return command.main(parser.parse_args(rest))
+
+
+def overview() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{summary(module)}" for name, module in COMMANDS.items()]
+    example = f"example: {PROG} info --gin_file configs/runs/pretrain_52b.gin"
+    return "\n".join([f"usage: {PROG} COMMAND ...", "", *lines, "", f"{PROG} COMMAND --help shows a command's options.", example])
+
+
+def summary(module: str) -> str:
+    """A command's `HELP`, read from its source: importing every command would import jax to print a list."""
+    source = pathlib.Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+    assignments = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    return next(ast.literal_eval(node.value) for node in assignments if node.targets[0].id == "HELP")
+
+
+def entry() -> int:
+    """What `__main__` calls."""
+    return options.run_command(lambda: main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""What all commands share: the sections of a run, the options that name them, and how a wrong input leaves a command.
+
+Importing this imports no jax, so that `--help`, `tokenizer` and `pack` start at once.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import errno
+import os
+import pathlib
+import select
+import sys
+from collections.abc import Callable, Collection
+
+from sharding.config import MeshConfig
+from teleflm_jax import config
+from teleflm_jax.corpus.config import PackConfig
+from teleflm_jax.data.config import DataConfig
+from teleflm_jax.errors import UserError
+from teleflm_jax.evaluate.config import EvaluationConfig
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.mup import MupConfig
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.tokenizer.config import TokenizerConfig
+from teleflm_jax.train.config import TrainConfig
+
+SECTIONS = {
+    "model": ModelConfig,
+    "mup": MupConfig,
+    "optimizer": OptimizerConfig,
+    "tokenizer": TokenizerConfig,
+    "pack": PackConfig,
+    "data": DataConfig,
+    "mesh": MeshConfig,
+    "train": TrainConfig,
+    "evaluation": EvaluationConfig,
+}
+"""Section of a configuration -> its dataclass."""
+
+SAVED_CONFIG = "config.gin"
+"""In a run's folder: its whole configuration."""
+
+WRONG_INPUT = 2
+"""Exit code: what the user gave is wrong."""
+STDOUT = 1
+"""The file descriptor."""
+PIPE_CLOSED = 128 + 13
+"""Exit code: who read our output has left, as a shell reports a death by SIGPIPE."""
+
+_REMEDIES = {
+    errno.ENOENT: ("something that exists", "correct the path or make it first"),
+    errno.EACCES: ("what this user may read and write", "change its permissions or choose another path"),
+    errno.EPERM: ("what this user may read and write", "change its permissions or choose another path"),
+    errno.EISDIR: ("a file", "name a file in that folder"),
+    errno.ENOTDIR: ("a folder", "name a folder"),
+    errno.ENOSPC: ("a disk with room left", "free some space or choose a folder on another disk"),
+    errno.EDQUOT: ("a disk with room left", "free some of your quota or choose a folder on another disk"),
+    errno.EROFS: ("a disk that can be written", "choose a folder on another disk"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's whole configuration; a section is None only where `load` was told that it may be left out."""
+
+    model: ModelConfig | None = None
+    mup: MupConfig
+    optimizer: OptimizerConfig
+    tokenizer: TokenizerConfig
+    pack: PackConfig
+    data: DataConfig | None = None
+    mesh: MeshConfig
+    train: TrainConfig | None = None
+    evaluation: EvaluationConfig
+
+
+def make_parser(prog: str, description: str, example: str = "--gin_file configs/runs/quickstart.gin") -> argparse.ArgumentParser:
+    """A parser whose mistakes are `UserError`s and whose `--help` ends with an example.
+
+    Args:
+        prog: What the user typed to get here.
+        description: One line.
+        example: Arguments of a call that works.
+    """
+    return _Parser(prog=prog, description=description, epilog=f"example: {prog} {example}")
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """Add what names a run: `--gin_file`, `--gin_param`, `--workdir`, or its folder or gin file as a plain argument."""
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, whose config.gin is read, or a gin file")
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE", help="configuration; a later file overrides an earlier one"
+    )
+    parser.add_argument(
+        "--gin_param", action="append", default=[], metavar="'SECTION.FIELD = VALUE'", help="override one value; repeatable"
+    )
+    parser.add_argument("--workdir", metavar="FOLDER", help="the run's folder; its config.gin is read where no --gin_file is given")
+
+
+def load(args: argparse.Namespace, optional: Collection[str] = ()) -> Run:
+    """Read the configuration that `add_arguments`' options name.
+
+    Args:
+        args: Parsed arguments.
+        optional: Sections that the command can do without.
+
+    Raises:
+        UserError: On any mistake in it, or when nothing names a configuration.
+    """
+    folder, files = _places(args)
+    if not files and folder:
+        if not (folder / SAVED_CONFIG).is_file():
+            raise UserError(
+                f"got {folder} without {SAVED_CONFIG}; allowed: a run's folder, or a gin file; add --gin_file FILE or change the folder"
+            )
+        files = [str(folder / SAVED_CONFIG)]
+    if not files and not args.gin_param:
+        raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
+    return Run(**config.parse(files, args.gin_param, SECTIONS, optional))
+
+
+def workdir(args: argparse.Namespace) -> pathlib.Path:
+    """The run's folder, which need not exist yet."""
+    folder, _ = _places(args)
+    if folder is None:
+        raise UserError("got no folder for the run; allowed: --workdir FOLDER; add --workdir runs/NAME")
+    return folder
+
+
+def _places(args: argparse.Namespace) -> tuple[pathlib.Path | None, list[str]]:
+    """The run's folder and the gin files, wherever among the arguments they stand."""
+    plain = [args.run] if args.run else []
+    files = [place for place in plain if place.endswith(".gin") or os.path.isfile(place)]
+    folders = [place for place in (*plain, args.workdir) if place and place not in files]
+    if len(folders) > 1:
+        raise UserError(f"got two folders, {folders[0]} and --workdir {folders[1]}; allowed: one run's folder; remove one of them")
+    return (pathlib.Path(folders[0]) if folders else None), files + args.gin_file
+
+
+class _Parser(argparse.ArgumentParser):
+    """Also what `add_subparsers` makes, with the same settings."""
+
+    def __init__(self, **settings):
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+
+    def error(self, message):
+        raise UserError(f"got {message}; allowed: {' '.join(self.format_usage().split())}; see {self.prog} --help")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Refuse what is left over here and not in `parse_args`: then a sub-command's parser names its own options."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            wrong = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(wrong, self._option_string_actions, n=1)
+            change = f"change it to {near[0]}" if near else f"remove it, or see {self.prog} --help"
+            allowed = ", ".join(name for name in self._option_string_actions if name.startswith("--"))
+            raise UserError(f"got the unknown argument {wrong!r}; allowed: {allowed}; {change}")
+        return namespace, unknown
+
+
+def run_command(main: Callable[[], int | None]) -> int:
+    """Run a command; what its user or the machine's disks got wrong becomes one line on stderr.
+
+    Anything else that is raised is a bug and propagates with its traceback.
+
+    Returns:
+        The process's exit code.
+    """
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        message = str(error)
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        return PIPE_CLOSED
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        allowed, change = _REMEDIES[error.errno]
+        where = f"{error.filename}: " if error.filename is not None else ""
+        message = f"got {where}{error.strerror}; allowed: {allowed}; {change}"
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    return WRONG_INPUT
+
+
+def _stdout_is_closed() -> bool:
+    """Whether it was our own output that broke, and no worker's; if so, what is still buffered goes nowhere instead of failing at exit."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return True

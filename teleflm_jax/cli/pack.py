@@ -1,0 +1,99 @@
+"""`python -m teleflm_jax pack`: documents to packed records, ready to train on."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from teleflm_jax.cli import options
+from teleflm_jax.errors import UserError
+
+HELP = "tokenize and pack each domain's documents into records for training and evaluation"
+STOPPED = 75
+"""Exit code: stopped by a signal; what was done is kept."""
+LINE_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal to draw a bar on."""
+
+
+def arguments(parser: argparse.ArgumentParser):
+    """Add the command's options."""
+    options.add_arguments(parser)
+    parser.add_argument("--domain", action="append", default=[], metavar="NAME", help="pack this domain only; repeatable; default: all")
+    parser.add_argument("--force", action="store_true", help="pack afresh, whatever stands there; the old data set stays until then")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Pack every domain that data.sources names; what is packed already stays as it is."""
+    from teleflm_jax.corpus import pack
+
+    run = options.load(args, optional=("train",))
+    sources = _chosen(run.data.sources, args.domain)
+    show, close = _bar() if sys.stderr.isatty() else _lines()
+    packed: list[str] = []  # a bar and lines must not be drawn at the same time
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        pack.pack(
+            sources=sources,
+            packed=run.data.packed,
+            tokenizer=run.data.tokenizer,
+            sequence_length=run.model.context_length,
+            vocab_size=run.model.vocab_size,
+            config=run.pack,
+            force=args.force,
+            say=packed.append,
+            progress=show,
+        )
+    except KeyboardInterrupt:
+        packed.append("pack: stopped; run the same command again to go on")
+        return STOPPED
+    finally:
+        close()
+        for line in packed:
+            print(line, flush=True)
+    return 0
+
+
+def _chosen(sources: dict[str, str], domains: list[str]) -> dict[str, str]:
+    unknown = sorted(set(domains) - set(sources))
+    if unknown or not sources:
+        raise UserError(
+            f"got {'--domain ' + ', '.join(unknown) if unknown else 'no data.sources'}; allowed: domains with documents in data.sources "
+            f"({', '.join(sources) or 'it is empty'}); change data.sources"
+        )
+    return {domain: sources[domain] for domain in domains or sources}
+
+
+def _bar() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+    from rich import console, progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    bar = progress.Progress(*columns, console=console.Console(stderr=True))
+    bar.start()
+    tasks: dict[str, progress.TaskID] = {}
+
+    def show(step: str, done: int, total: int):
+        if step not in tasks:
+            tasks[step] = bar.add_task(step)
+        bar.update(tasks[step], completed=done, total=total)
+
+    return show, bar.stop
+
+
+def _lines() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+    began = shown = time.monotonic()
+
+    def show(step: str, done: int, total: int):
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= LINE_SECONDS:
+            shown = now
+            print(f"{step}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB after {now - began:,.0f} s", file=sys.stderr, flush=True)
+
+    return show, lambda: None

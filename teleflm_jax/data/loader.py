@@ -1,0 +1,164 @@
+"""Batches of a run, by step, on Grain: random access, so that resuming is seeking and no iterator state exists.
+
+Batch(step) is a pure function of (seed, step, mixture history). It does not depend on the number of processes: process p of P gets rows
+[p·B/P, (p+1)·B/P) and reads nothing else.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import grain
+import numpy as np
+
+from teleflm_jax import records
+from teleflm_jax.data import manifest, mixture
+from teleflm_jax.data.config import DataConfig
+from teleflm_jax.errors import UserError
+from teleflm_jax.tokenizer import layout, load
+
+READ_THREADS = 2
+"""Threads that make batches ahead of the training step; decoding is a fraction of a millisecond per sequence."""
+BATCHES_AHEAD = 4
+
+Batch = dict[str, np.ndarray]
+"""tokens, targets, segments int32 [B, S], weights float32 [B, S]; see docs/architecture.md."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A part of a shard, in the names that ArrayRecord asks for; it spares opening every shard to count its records."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loader:
+    """The training data of one run, checked and open."""
+
+    order: mixture.Mixture
+    domains: Mapping[str, grain.MapDataset]
+    """Encoded records of each domain in the domain's own order: reshuffled every epoch, without end."""
+    batch_size: int
+    steps: int
+
+    def batch(self, step: int, *, process: int = 0, num_processes: int = 1) -> Batch:
+        """Make one process's rows of the batch of `step`."""
+        rows = self._rows(process, num_processes)
+        chosen, positions = self.order.locate(step, rows)
+        names = [self.order.domains[domain] for domain in chosen]
+        return join([self._record(name, position) for name, position in zip(names, positions, strict=True)])
+
+    @contextlib.contextmanager
+    def iterate(self, first_step: int = 0, *, process: int = 0, num_processes: int = 1) -> Iterator[Iterator[Batch]]:
+        """Open an iterator over the batches of steps `first_step` to the last, made ahead by threads that end with the context."""
+        self._rows(process, num_processes)
+        made = grain.MapDataset.range(first_step, self.steps).map(
+            lambda step: self.batch(int(step), process=process, num_processes=num_processes)
+        )
+        batches = iter(made.to_iter_dataset(grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=BATCHES_AHEAD)))
+        try:
+            yield batches
+        finally:
+            batches.close()
+
+    def _record(self, domain: str, position: int) -> records.Record:
+        if domain not in self.domains:
+            raise UserError(
+                f"got a step at which the run still drew from {domain}; allowed: domains of data.proportions ({', '.join(self.domains)}); "
+                f"add {domain} to data.proportions, or go on from a later checkpoint"
+            )
+        try:
+            return records.decode(self.domains[domain][position])
+        except RuntimeError as error:  # what the reader raises on a checksum that does not match
+            raise UserError(
+                f"got a damaged record in the packed data of {domain} ({error}); allowed: the files that pack wrote; restore them, or run "
+                "`python -m teleflm_jax pack --force`"
+            ) from error
+
+    def _rows(self, process: int, num_processes: int) -> range:
+        if self.batch_size % num_processes:
+            raise UserError(
+                f"got a batch of {self.batch_size} sequences for {num_processes} processes; allowed: a multiple of {num_processes}; change "
+                "train.batch_size"
+            )
+        share = self.batch_size // num_processes
+        return range(process * share, (process + 1) * share)
+
+
+def open_run(
+    data: DataConfig, *, sequence_length: int, vocab_size: int, batch_size: int, steps: int, history: mixture.History | None = None
+) -> Loader:
+    """Open the packed domains of a run and check all that can be checked before step 0.
+
+    Args:
+        data: domains, their proportions and where they are.
+        sequence_length: tokens of one sequence, model.context_length.
+        vocab_size: rows of the model's embedding.
+        batch_size: sequences of a step over all processes.
+        steps: number of the run's steps.
+        history: weights by step, from the checkpoint; None for a fresh run under `data.proportions`.
+
+    Raises:
+        UserError: data that are not there, do not fit, or run out before the last step.
+    """
+    sha256 = load.sha256(data.tokenizer)
+    manifests = {
+        domain: manifest.load(data.packed, domain, tokenizer_sha256=sha256, vocab_size=vocab_size, sequence_length=sequence_length)
+        for domain in sorted(data.proportions)
+    }
+    for domain, known in manifests.items():
+        if not known.train.records:
+            raise UserError(
+                f"got no training records in {data.packed}/{domain}; allowed: at least one; pack more text or drop it from data.proportions"
+            )
+    order = mixture.build(history or ((0, dict(data.proportions)),), batch_size=batch_size, seed=data.seed)
+    counts = {domain: known.train.records for domain, known in manifests.items()}
+    mixture.refuse_exhaustion(order, steps=steps, records=counts, max_epochs=data.max_epochs)
+    domains = {
+        domain: grain.MapDataset.source(_open(known.train)).shuffle(seed=_domain_seed(data.seed, domain))
+        for domain, known in manifests.items()
+    }
+    return Loader(order=order, domains=domains, batch_size=batch_size, steps=steps)
+
+
+def heldout(data: DataConfig, domain: str, *, vocab_size: int) -> Iterator[records.HeldOut]:
+    """Yield a domain's held-out documents in order; none if the domain has no held-out set."""
+    known = manifest.load(data.packed, domain, tokenizer_sha256=load.sha256(data.tokenizer), vocab_size=vocab_size)
+    if known.heldout.shards:
+        source = _open(known.heldout)
+        for i in range(len(source)):
+            yield records.decode_document(source[i])
+
+
+def join(rows: list[records.Record]) -> Batch:
+    """Stack records to a batch: inputs, the tokens that follow them, document numbers, and where the loss counts."""
+    tokens = np.stack([row.tokens for row in rows]).astype(np.int32)
+    begins = np.zeros(tokens.shape, bool)
+    for i, row in enumerate(rows):
+        begins[i, row.starts] = True
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    # a sequence that begins inside a document counts that one as its first, hence the first column adds nothing
+    segments = 1 + np.cumsum(begins[:, 1:-1], axis=1, dtype=np.int32)
+    segments = np.concatenate([np.ones((len(rows), 1), np.int32), segments], axis=1)
+    weights = (targets != layout.PAD) & ~begins[:, 1:]
+    return {
+        "tokens": np.ascontiguousarray(inputs),
+        "targets": np.ascontiguousarray(targets),
+        "segments": np.where(inputs == layout.PAD, 0, segments).astype(np.int32),
+        "weights": weights.astype(np.float32),
+    }
+
+
+def _open(part: manifest.Part) -> grain.sources.ArrayRecordDataSource:
+    """Make a data set's records accessible; shards are opened as they are needed."""
+    return grain.sources.ArrayRecordDataSource([Slice(shard.path, 0, shard.records, shard.records) for shard in part.shards])
+
+
+def _domain_seed(seed: int, domain: str) -> int:
+    """Give each domain a seed of its own: Grain adds the epoch to it, so neighbouring seeds would repeat each other's orders."""
+    return int.from_bytes(hashlib.blake2b(f"{domain} {seed}".encode(), digest_size=4).digest(), "big")

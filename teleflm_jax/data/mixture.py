@@ -1,0 +1,156 @@
+"""Which domain the n-th example of a run comes from, and which of the domain's records it is: arithmetic, no state and no files.
+
+Example n falls at u = frac((n·GOLDEN + offset) / 2^64), and the domains share [0, 1) by their weights, in the order of their names.
+Multiples of the golden ratio fill the interval as evenly as any sequence can, so after any n examples a domain of weight w has had n·w of
+them but for a handful, and neighbours in time come from different places of the interval. How often a domain was drawn before n is a sum
+of floors, which Euclid's algorithm gives in about 60 steps, so a run may be entered at any example. A change of weights moves the borders
+from its step on; counts go on from where they were. All integers are exact: u in 64-bit arithmetic that wraps by definition, sums and
+positions in Python's.
+
+Our choice: Grain's own mixture derives positions from the current weights alone and so repeats and skips records after a change.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+
+from teleflm_jax.errors import UserError
+
+MODULUS = 2**64
+GOLDEN = 11400714819323198485  # the odd number next to 2^64 divided by the golden ratio
+
+History = tuple[tuple[int, Mapping[str, float]], ...]
+"""((from_step, {domain: weight}), …): the weights in force from each step on; steps ascend from 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Weights in force from example `start` on: domain d has u in [borders[d], borders[d + 1]) / 2^64."""
+
+    start: int
+    borders: tuple[int, ...]
+    ahead: tuple[int, ...]
+    """How often each domain was drawn before `start`, less how often these borders would have drawn it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Order of the examples of a run."""
+
+    domains: tuple[str, ...]
+    batch_size: int
+    offset: int
+    phases: tuple[Phase, ...]
+
+    def locate(self, step: int, rows: range) -> tuple[np.ndarray, list[int]]:
+        """Find the examples of some rows of one step's batch.
+
+        Returns:
+            Index into `domains` for each row (int64 [rows]) and position in that domain's own order for each row (Python integers).
+        """
+        first = step * self.batch_size + rows.start
+        phase = self._phase(first)
+        u = (np.uint64(first) + np.arange(len(rows), dtype=np.uint64)) * np.uint64(GOLDEN) + np.uint64(self.offset)
+        inner = np.array([border for border in phase.borders[1:-1] if border < MODULUS], dtype=np.uint64)
+        chosen = np.searchsorted(inner, u, side="right")
+        following = _drawn(phase, self.offset, first)
+        positions = []
+        for domain in chosen:
+            positions.append(following[domain])
+            following[domain] += 1
+        return chosen, positions
+
+    def counts(self, examples: int) -> dict[str, int]:
+        """Count how often each domain is drawn among the first `examples`."""
+        return dict(zip(self.domains, _drawn(self._phase(examples), self.offset, examples), strict=True))
+
+    def _phase(self, example: int) -> Phase:
+        return next(phase for phase in reversed(self.phases) if phase.start <= example)
+
+
+def build(history: History, *, batch_size: int, seed: int) -> Mixture:
+    """Make the mixture of a run from the history of its weights.
+
+    Raises:
+        UserError: the history does not begin at step 0 or does not ascend.
+    """
+    steps = [step for step, _ in history]
+    if not steps or steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+        raise UserError(f"got a mixture history from steps {steps}; allowed: ascending steps from 0; start from another checkpoint")
+    domains = tuple(sorted({domain for _, weights in history for domain in weights}))
+    offset = int.from_bytes(hashlib.blake2b(f"mixture {seed}".encode(), digest_size=8).digest(), "big")
+    phases: list[Phase] = []
+    for step, weights in history:
+        start = step * batch_size
+        borders = _borders([weights.get(domain, 0.0) for domain in domains])
+        before = _drawn(phases[-1], offset, start) if phases else [0] * len(domains)
+        ahead = tuple(drawn - alone for drawn, alone in zip(before, _shares(borders, offset, start), strict=True))
+        phases.append(Phase(start=start, borders=borders, ahead=ahead))
+    return Mixture(domains=domains, batch_size=batch_size, offset=offset, phases=tuple(phases))
+
+
+def extend(history: History, step: int, weights: Mapping[str, float]) -> History:
+    """Say that `weights` are in force from `step` on; what an abandoned future said is dropped, and equal weights change nothing."""
+    past = tuple((since, dict(before)) for since, before in history if since <= step)
+    if past and past[-1][1] == dict(weights):
+        return past
+    return (*(entry for entry in past if entry[0] < step), (step, dict(weights)))
+
+
+def refuse_exhaustion(mixture: Mixture, *, steps: int, records: Mapping[str, int], max_epochs: Mapping[str, float]) -> None:
+    """Check before step 0 that no domain is repeated more often than the run allows; proportions govern, so the remedy is the user's.
+
+    Raises:
+        UserError: names the domain, the step at which it runs out and what would help.
+    """
+    for domain, epochs in sorted(max_epochs.items()):
+        limit = math.floor(epochs * records[domain] + 1e-9)  # 0.7 · 10 is 7
+        wanted = mixture.counts(steps * mixture.batch_size)[domain]
+        if wanted <= limit:
+            continue
+        low, high = 0, steps  # after `low` steps it suffices, after `high` it does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if mixture.counts(middle * mixture.batch_size)[domain] <= limit else (low, middle)
+        raise UserError(
+            f"got data.max_epochs[{domain!r}]={epochs} for {steps:,} steps: {domain} has {records[domain]:,} records, may be drawn "
+            f"{limit:,} times and would be "
+            f"{wanted:,}, so it runs out at step {low:,}; allowed: enough text; set train.steps to at most {low:,}, raise "
+            f"data.max_epochs[{domain!r}] to "
+            f"{math.ceil(wanted / max(1, records[domain]) * 1000) / 1000}, lower its data.proportions, or pack more text"
+        )
+
+
+def _borders(weights: list[float]) -> tuple[int, ...]:
+    exact = [Fraction(weight) for weight in weights]
+    total = sum(exact)
+    return tuple(int(sum(exact[:i], Fraction(0)) / total * MODULUS) for i in range(len(exact) + 1))
+
+
+def _drawn(phase: Phase, offset: int, example: int) -> list[int]:
+    return [ahead + share for ahead, share in zip(phase.ahead, _shares(phase.borders, offset, example), strict=True)]
+
+
+def _shares(borders: tuple[int, ...], offset: int, examples: int) -> list[int]:
+    """Count the n < examples whose (GOLDEN·n + offset) mod 2^64 lies between each two borders.
+
+    y mod 2^64 is below a border exactly where floor((y + 2^64 - border) / 2^64) equals floor(y / 2^64), and otherwise it is greater by 1.
+    """
+    whole = _floor_sum(examples, GOLDEN, offset)
+    below = [examples + whole - _floor_sum(examples, GOLDEN, offset + MODULUS - border) for border in borders]
+    return [high - low for low, high in zip(below, below[1:], strict=False)]
+
+
+def _floor_sum(n: int, a: int, b: int) -> int:
+    """Sum floor((a·i + b) / 2^64) over i < n; Euclid's algorithm on the lattice points under the line."""
+    m, total = MODULUS, 0
+    while n:
+        total += n * (n - 1) // 2 * (a // m) + n * (b // m)
+        a, b = a % m, b % m
+        n, b = divmod(a * n + b, m)
+        m, a = a, m
+    return total

@@ -1,0 +1,84 @@
+"""Documents to windows of the model's context, and windows to batches of few shapes; numpy only.
+
+The windows are those of lm-evaluation-harness's rolling log-likelihood with a context of one token: `<s>` in front of each document,
+windows as long as the context that share no scored token, and a last one moved left until it is as long as the others, of which only the
+tokens not scored before count. A document shorter than the context is one short window.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from teleflm_jax.tokenizer import layout
+
+SHORTER = 3
+"""Batches are as long as the context, or a half, a quarter, … of it, down this many times: each costs a compilation and spares padding."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Window:
+    """A piece of a document."""
+
+    tokens: np.ndarray
+    """int32 [n + 1]: n inputs, each predicting the token after it."""
+    num_new: int
+    """How many of the last targets count."""
+    owner: int
+    """Number of the domain."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Windows side by side, padded on the right, and rows of padding alone at the end."""
+
+    tokens_BT: np.ndarray
+    targets_BT: np.ndarray
+    counts_BT: np.ndarray
+    """bool: whether the target is scored."""
+    owners_B: np.ndarray
+
+
+def cut(tokens: np.ndarray, context: int, owner: int = 0) -> list[Window]:
+    """Cut one document, without `<s>` and `</s>`, into windows of at most `context` inputs."""
+    text = np.concatenate([[layout.BOS], np.asarray(tokens)]).astype(np.int32)
+    windows = []
+    for scored in range(0, len(text) - 1, context):
+        end = min(scored + context, len(text) - 1)
+        windows.append(Window(tokens=text[max(0, end - context) : end + 1], num_new=end - scored, owner=owner))
+    return windows
+
+
+def lengths(context: int) -> list[int]:
+    """Lengths that batches come in, ascending."""
+    return sorted({-(-context // 2**halvings) for halvings in range(SHORTER + 1)})
+
+
+def batches(windows: Sequence[Window], context: int, batch_size: int, multiple: int = 1) -> list[Batch]:
+    """Sort windows into batches by length.
+
+    Args:
+        windows: in any order.
+        context: longest window.
+        batch_size: windows of that length in a batch; of shorter ones, as many as have the same number of tokens.
+        multiple: rows of a batch are rounded up to a multiple of this, so that devices can share them.
+    """
+    made, shorter = [], 0
+    for length in lengths(context):
+        fitting = [window for window in windows if shorter < len(window.tokens) - 1 <= length]
+        num_rows = -(-batch_size * context // length // multiple) * multiple
+        made += [_stack(fitting[i : i + num_rows], num_rows, length) for i in range(0, len(fitting), num_rows)]
+        shorter = length
+    return made
+
+
+def _stack(windows: Sequence[Window], num_rows: int, length: int) -> Batch:
+    tokens_BT = np.full((num_rows, length + 1), layout.PAD, np.int32)
+    counts_BT = np.zeros((num_rows, length), bool)
+    owners_B = np.zeros(num_rows, np.int32)
+    for i, window in enumerate(windows):
+        end = len(window.tokens) - 1
+        tokens_BT[i, : end + 1] = window.tokens
+        counts_BT[i, end - window.num_new : end] = True
+        owners_B[i] = window.owner
+    return Batch(tokens_BT=tokens_BT[:, :-1], targets_BT=tokens_BT[:, 1:], counts_BT=counts_BT, owners_B=owners_B)

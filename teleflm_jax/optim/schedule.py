@@ -1,0 +1,37 @@
+"""The learning-rate schedule, as a function of the tokens seen.
+
+Plain Python numbers: the training loop counts tokens in whole numbers of any size and hands the rate to the compiled step, so no
+counter wraps (32-bit tokens would after 390 steps of 5.5 M).
+"""
+
+import math
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.optim.config import OptimizerConfig
+
+
+def cosine(peak: float, minimum: float, *, tokens: int, tokens_per_step: int, config: OptimizerConfig) -> float:
+    """Learning rate after `tokens`: linear from 0 over the warm-up, then half a cosine to `minimum` at `decay_tokens`, then `minimum`.
+
+    Args:
+        peak: Rate at the end of the warm-up.
+        minimum: Rate at the end of the cosine.
+        tokens: Tokens trained on so far.
+        tokens_per_step: Tokens of one update, since the warm-up is stated in steps.
+        config: Length of warm-up and decay.
+
+    Raises:
+        UserError: If the warm-up is as long as the whole schedule.
+
+    Source: report, table 4; that the cosine starts where the warm-up ends is our choice, as in optax.
+    """
+    warmup_tokens = config.warmup_steps * tokens_per_step
+    if warmup_tokens >= config.decay_tokens:
+        raise UserError(
+            f"got optimizer.warmup_steps={config.warmup_steps} ({warmup_tokens} tokens) with optimizer.decay_tokens={config.decay_tokens}; "
+            "allowed: a warm-up that ends before the decay; change one of the two"
+        )
+    if tokens < warmup_tokens:
+        return peak * tokens / warmup_tokens
+    done = min(1.0, (tokens - warmup_tokens) / (config.decay_tokens - warmup_tokens))
+    return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * done))

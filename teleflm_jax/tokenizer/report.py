@@ -1,0 +1,143 @@
+"""Tokens per UTF-8 byte by domain, the shape of the report's table 3, for any text and beside any other tokenizers."""
+
+import base64
+import binascii
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import tiktoken
+import tokenizers
+from tokenizers import Tokenizer
+
+from teleflm_jax.errors import UserError
+
+CL100K_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How GPT-4's tokenizer cuts text into words. Source: tiktoken; a rank file does not say which pattern it was made with."""
+
+DOMAINS = ("english", "chinese", "classical", "code", "multilingual", "math")
+PUBLISHED = {
+    "GPT-4": (0.221, 0.420, 0.478, 0.267, 0.303, 0.508, 0.291),
+    "Llama 1/2": (0.262, 0.515, 0.558, 0.367, 0.314, 0.974, 0.356),
+    "Llama 3": (0.220, 0.294, 0.353, 0.267, 0.274, 0.508, 0.251),
+    "Tele-FLM": (0.248, 0.235, 0.307, 0.363, 0.340, 0.965, 0.261),
+}
+"""Tokenizer -> ratio in each of DOMAINS, then the weighted average. Source: report, table 3, on texts that are not published."""
+
+BATCH_BYTES = 4_000_000
+"""Text that is in memory at a time."""
+
+CountTokens = Callable[[list[str]], int]
+
+
+def counter(tokenizer: Tokenizer) -> CountTokens:
+    """How many tokens texts become, without `<s>` and `</s>`."""
+    return lambda texts: sum(len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+
+
+def other(path: str | os.PathLike) -> tuple[str, CountTokens]:
+    """Another tokenizer's name and how it counts.
+
+    Args:
+        path: A `tokenizer.json`, a rank file of tiktoken (`*.tiktoken`), or a SentencePiece model (`*.model`).
+
+    Raises:
+        UserError: It is none of these.
+    """
+    path = pathlib.Path(path)
+    openers = {".json": _open_json, ".tiktoken": _open_tiktoken, ".model": _open_sentencepiece}
+    allowed = f"allowed: {', '.join('*' + suffix for suffix in openers)}; change --beside"
+    if path.suffix not in openers or not path.is_file():
+        raise UserError(f"got the tokenizer {path}{'' if path.exists() else ', which is not there'}; {allowed}")
+    try:
+        return openers[path.suffix](path)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"got {path}, which cannot be read as a tokenizer ({error}); allowed: {', '.join(openers)}; change --beside"
+        ) from error
+
+
+def _open_json(path: pathlib.Path) -> tuple[str, CountTokens]:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower class
+        raise ValueError(error) from error
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return str(path), counter(tokenizer)
+
+
+def _open_tiktoken(path: pathlib.Path) -> tuple[str, CountTokens]:
+    try:
+        rows = [line.split() for line in path.read_bytes().splitlines() if line]
+        ranks = {base64.b64decode(token): int(rank) for token, rank in rows}
+    except binascii.Error as error:
+        raise ValueError(error) from error
+    if not {bytes([byte]) for byte in range(256)} <= ranks.keys():
+        raise ValueError("not every byte has a rank")  # the library would panic on the first text that has the byte
+    encoding = tiktoken.Encoding(path.stem, pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    return f"{path} (cl100k pattern)", lambda texts: sum(map(len, encoding.encode_ordinary_batch(texts)))
+
+
+def _open_sentencepiece(path: pathlib.Path) -> tuple[str, CountTokens]:
+    import sentencepiece  # leaves SWIG's deprecation warnings behind when imported, so only where it is asked for
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    return str(path), lambda texts: sum(map(len, model.encode(texts)))
+
+
+def ratios(texts: Mapping[str, Iterable[str]], counters: Mapping[str, CountTokens]) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """Measure tokenizers on domains.
+
+    Args:
+        texts: Domain -> its documents, read once.
+        counters: Tokenizer -> how it counts.
+
+    Returns:
+        Tokenizer -> domain -> tokens per UTF-8 byte, and domain -> UTF-8 bytes.
+
+    Raises:
+        UserError: A domain has no text.
+    """
+    tokens = {name: dict.fromkeys(texts, 0) for name in counters}
+    num_bytes = dict.fromkeys(texts, 0)
+    for domain, documents in texts.items():
+        for batch, size in _batches(documents):
+            num_bytes[domain] += size
+            for name, count in counters.items():
+                tokens[name][domain] += count(batch)
+    empty = [domain for domain, size in num_bytes.items() if not size]
+    if empty:
+        raise UserError(f"got no text for {', '.join(empty)}; allowed: a file with text; change --text")
+    return {name: {domain: found[domain] / num_bytes[domain] for domain in texts} for name, found in tokens.items()}, num_bytes
+
+
+def _batches(documents: Iterable[str]) -> Iterator[tuple[list[str], int]]:
+    batch: list[str] = []
+    size = 0
+    for text in documents:
+        batch.append(text)
+        size += len(text.encode())
+        if size >= BATCH_BYTES:
+            yield batch, size
+            batch, size = [], 0
+    if batch:
+        yield batch, size
+
+
+def weights(domains: Iterable[str], proportions: Mapping[str, float]) -> tuple[dict[str, float], str]:
+    """What the average weighs each domain by, summing to 1, and a word on where that is from.
+
+    The run's proportions where they name every domain; equal weights otherwise.
+    """
+    domains = list(domains)
+    if all(domain in proportions for domain in domains):
+        total = sum(proportions[domain] for domain in domains)
+        return {domain: proportions[domain] / total for domain in domains}, "data.proportions"
+    return dict.fromkeys(domains, 1 / len(domains)), "equal weights"
+
+
+def weighted(ratio: Mapping[str, float], weight: Mapping[str, float]) -> float:
+    """The weighted arithmetic mean of per-domain ratios, as in table 3."""
+    return sum(ratio[domain] * weight[domain] for domain in weight)

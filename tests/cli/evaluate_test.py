@@ -1,0 +1,122 @@
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from sharding import mesh
+from teleflm_jax.cli import evaluate
+from teleflm_jax.evaluate import bpb
+
+
+@pytest.fixture
+def call(trained, capsys):
+    """Run eval.py's body; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        code = evaluate.entry(["--workdir", trained.path, *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def refused(result):
+    code, out, err = result
+    assert code == 2 and out == "" and err.startswith("error: got ") and err.count("\n") == 1
+    return err
+
+
+def test_json_is_one_object_with_every_domain(call, trained):
+    code, out, _ = call("--json")
+    report = json.loads(out)
+    assert code == 0 and report.keys() == {"step", "domains", "weighted"} and report["step"] == 10
+    row = report["domains"]["web"]
+    assert row.keys() == {"bpb", "loss", "tokens", "bytes"} and 0 < row["tokens"] < row["bytes"]
+    assert report["weighted"] == {"proportions": {"bpb": pytest.approx(row["bpb"]), "loss": pytest.approx(row["loss"])}}
+
+
+def test_a_text_is_one_document_without_special_ids(call, trained, tmp_path):
+    text = "the time</s><s> of 你好\r\n\n" * 5
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    report = json.loads(call("--text", f"mine={tmp_path / 'a.txt'}", "--json")[1])
+    document = evaluate.encode(trained.tokenizer, text)
+    assert document.tokens.min() > 3
+    expected = bpb.measure(trained.model, {"mine": [document]}, batch_size=1, mesh=mesh.make(mesh.MeshConfig()))["mine"]
+    assert report["domains"].keys() == {"mine"} and report["weighted"] == {}
+    assert report["domains"]["mine"]["bpb"] == pytest.approx(expected.bpb, rel=1e-6)
+    assert report["domains"]["mine"]["bytes"] == len(text.encode())
+
+
+def test_a_text_equals_the_same_text_packed(call, trained, tmp_path):
+    packed = json.loads(call("--json")[1])["domains"]["web"]
+    files = []
+    for i, document in enumerate(evaluate.packed_documents(trained.folder, trained.run, trained.tokenizer)["web"]):
+        (tmp_path / f"{i}").write_text(trained.tokenizer.decode(document.tokens.tolist()), encoding="utf-8")
+        files += ["--text", f"{i}={tmp_path / str(i)}"]
+    domains = json.loads(call(*files, "--json")[1])["domains"].values()
+    for figure in ("tokens", "bytes"):
+        assert sum(row[figure] for row in domains) == packed[figure]
+    assert sum(row["bpb"] * row["bytes"] for row in domains) / packed["bytes"] == pytest.approx(packed["bpb"], rel=1e-6)
+
+
+def test_the_table_names_domains_and_means(call, tmp_path):
+    (tmp_path / "a.txt").write_text("the time")
+    code, out, _ = call("--text", f"mine={tmp_path / 'a.txt'}", "--packed", "--step", 5)
+    assert code == 0 and "step 5" in out and "mine" in out and "web" in out and "mean: proportions" in out
+
+
+def test_settings_can_be_changed_and_the_folder_is_left_as_it_was(call, trained):
+    before = sorted(path for path in trained.folder.rglob("*"))
+    whole = json.loads(call("--json")[1])["domains"]["web"]["bytes"]
+    some = json.loads(call("--json", "--gin_param", "evaluation.max_bytes = 100")[1])["domains"]["web"]["bytes"]
+    assert 90 < some <= 100 < whole
+    assert before == sorted(path for path in trained.folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--text", "a={tmp}/none.txt"], "none.txt: No such file or directory"),
+        (["--text", "a={tmp}"], "Is a directory"),
+        (["--text", "a={tmp}/latin.txt"], "which is not UTF-8 (byte 1)"),
+        (["--text", "a={tmp}/empty.txt"], "which is empty"),
+        (["--text", "a={tmp}/good.txt", "--text", "a={tmp}/good.txt"], "got --text a=… twice"),
+        (["--text", "web={tmp}/good.txt", "--packed"], "which is also a packed domain"),
+        (["--text", "good.txt"], "allowed: NAME=FILE"),
+        (["--step", "7"], "got step 7; allowed: 5, 10"),
+        (["--step", "x"], "invalid int value: 'x'"),
+        (["--gin_param", "model.d_ff = 64"], "of another shape"),
+        (["--gin_param", "model.vocab_size = 380"], "with 390 ids for model.vocab_size=380"),
+        (["--gin_param", "evaluation.domains = ('wob',)"], "got evaluation.domains with wob; allowed: web"),
+        (["--gin_param", "data.packed = '{tmp}'"], "got no packed data in"),
+        (["--text", "a={tmp}/good.txt", "--gin_param", "model.attention = 'cudnn'"], "model.attention='cudnn'"),
+    ],
+)
+def test_wrong_input_is_one_line(call, tmp_path, arguments, message):
+    (tmp_path / "latin.txt").write_bytes("dé".encode("latin-1"))
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "good.txt").write_text("the time")
+    assert message in refused(call(*(argument.format(tmp=tmp_path) for argument in arguments)))
+
+
+def test_a_folder_that_is_no_run_is_refused(capsys, trained, tmp_path):
+    assert "without config.gin" in refused((evaluate.entry(["--workdir", str(tmp_path)]), *capsys.readouterr()))
+    shutil.copy(trained.folder / "config.gin", tmp_path)
+    assert "without a finished checkpoint" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
+
+
+def test_the_script_leaves_with_the_commands_exit_code(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "eval.py", "--workdir", str(tmp_path)], cwd=root, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stderr.startswith("error: got ") and ended.stderr.count("\n") == 1
+
+
+def test_packed_data_of_another_tokenizer_are_refused(capsys, trained, tmp_path):
+    for name in ("config.gin", "tokenizer.json"):
+        shutil.copy(trained.folder / name, tmp_path)
+    (tmp_path / "checkpoints").symlink_to(trained.folder / "checkpoints")
+    with open(tmp_path / "tokenizer.json", "a") as file:
+        file.write("\n")
+    assert "packed data of another tokenizer" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))

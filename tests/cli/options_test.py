@@ -1,0 +1,158 @@
+"""What commands share: where a configuration comes from, and that a wrong input is one line and exit code 2."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from teleflm_jax.cli import main, options
+from teleflm_jax.errors import UserError
+
+SIZES = {"num_layers": 1, "d_model": 8, "num_heads": 2, "num_kv_heads": 2, "d_ff": 8, "vocab_size": 9, "context_length": 4}
+SHAPE = "".join(f"model.{name} = {size}\n" for name, size in SIZES.items())
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, with a gin file and a run's folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shape.gin").write_text(SHAPE)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.gin").write_text(SHAPE + "model.norm_epsilon = 0.5\n")
+    return tmp_path
+
+
+def parse(*argv):
+    parser = options.make_parser("prog", "A description.")
+    options.add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def load(*argv):
+    return options.load(parse(*argv), optional=("data", "train"))
+
+
+def test_a_gin_file_a_run_s_folder_and_a_plain_argument_name_a_configuration(here):
+    for argv in (
+        ["--gin_file", "shape.gin"],
+        ["shape.gin"],
+        ["shape.gin", "--workdir", "run"],
+        ["--workdir", "run", "--gin_file", "shape.gin"],
+    ):
+        assert load(*argv).model.norm_epsilon == 1e-5, argv
+    for argv in (["--workdir", "run"], ["run"], ["run/"], ["run/config.gin"], ["--gin_param", "model.vocab_size = 8", "run"]):
+        assert load(*argv).model.norm_epsilon == 0.5, argv
+    assert load("run", "--gin_param", "model.norm_epsilon = 0.25", "--gin_param", "model.d_ff = 3").model.norm_epsilon == 0.25
+    assert load("run").train is None
+
+
+def test_the_run_s_folder_need_not_exist_but_must_be_named(here):
+    assert str(options.workdir(parse("--workdir", "new"))) == "new"
+    assert str(options.workdir(parse("shape.gin", "--workdir", "new"))) == "new"
+    assert str(options.workdir(parse("run"))) == "run"
+    for argv in ([], ["shape.gin"]):
+        with pytest.raises(UserError, match=r"got no folder.*--workdir"):
+            options.workdir(parse(*argv))
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([], "got no configuration"),
+        (["--workdir", "new"], "got new without config.gin"),
+        (["nothing.gin"], "nothing.gin, which is not there"),
+        (["run", "--workdir", "new"], "got two folders, run and --workdir new"),
+        (
+            ["--gin_fiel", "shape.gin"],
+            "unknown argument '--gin_fiel'; allowed: --help, --gin_file, --gin_param, --workdir; change it to --gin_file",
+        ),
+        (["--gin", "shape.gin"], "unknown argument '--gin'"),
+        (["shape.gin", "another"], "unknown argument 'another'"),
+        (["--gin_file"], "got argument --gin_file: expected one argument"),
+        (["shape.gin", "--gin_param", "model.d_ff = 1", "--gin_param", "model.d_ff = 2"], "model.d_ff twice"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(here, capsys, argv, parts):
+    assert options.run_command(lambda: load(*argv) and None) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: got ") and err.count("\n") == 1 and "; allowed" in err
+    assert parts in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_the_machine_s_refusals_are_one_line(capsys, number):
+    def fail():
+        raise OSError(number, os.strerror(number), "some\nfile")
+
+    assert options.run_command(fail) == 2
+    err = capsys.readouterr().err
+    assert err == err.splitlines()[0] + "\n"
+    assert err.startswith("error: got some file: ") and "; allowed: " in err
+
+
+@pytest.mark.parametrize(
+    "bug", [ValueError("x"), KeyError("x"), OSError(errno.EIO, "x"), ConnectionResetError("x"), BrokenPipeError("a worker's")]
+)
+def test_a_bug_keeps_its_traceback(bug):
+    def fail():
+        raise bug
+
+    with pytest.raises(type(bug)):
+        options.run_command(fail)
+
+
+def test_a_command_s_exit_code_is_kept():
+    assert options.run_command(lambda: None) == 0
+    assert options.run_command(lambda: 75) == 75
+
+
+def test_help_ends_with_an_example(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    assert "example: prog --gin_file configs/runs/quickstart.gin" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_reader_that_leaves_is_no_error():
+    script = "import sys; from teleflm_jax.cli import options; sys.exit(options.run_command(lambda: print('x' * 10**6)))"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == options.PIPE_CLOSED
+
+
+def run_main(capsys, *argv):
+    code = options.run_command(lambda: main.main(argv))
+    return code, *capsys.readouterr()
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    code, out, err = run_main(capsys, "tokeniser")
+    assert (code, out) == (2, "")
+    assert "'tokeniser'" in err and "change it to tokenizer" in err and err.count("\n") == 1
+    code, out, err = run_main(capsys)
+    assert code == 2 and err.startswith("error: got no command; allowed: info, ")
+
+
+def test_the_commands_are_listed_with_what_they_do(capsys):
+    code, out, _ = run_main(capsys, "--help")
+    assert code == 0
+    for name in main.COMMANDS:
+        assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["info", "--help"], ["tokenizer", "--help"], ["pack", "--help"]])
+def test_commands_that_need_no_jax_do_not_import_it(argv):
+    script = (
+        "import sys; from teleflm_jax.cli import main\n"
+        f"try: main.main({argv})\n"
+        "except SystemExit: pass\n"
+        "sys.exit(sorted({'jax', 'flax', 'optax', 'grain'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "example: " in done.stdout

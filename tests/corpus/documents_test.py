@@ -1,0 +1,186 @@
+import collections
+import gzip
+import json
+import os
+import resource
+import tempfile
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teleflm_jax.corpus import documents
+from teleflm_jax.errors import UserError
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: not text.isspace()), max_size=12)
+
+
+def read(source, unit_bytes=1 << 20):
+    malformed = collections.Counter()
+    found = [document for unit in documents.units(str(source), unit_bytes) for document in documents.read(unit, malformed)]
+    return found, dict(malformed)
+
+
+def texts(source, unit_bytes=1 << 20):
+    return [document.text for document in read(source, unit_bytes)[0]]
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, st.integers(1, 300), st.booleans(), st.booleans())
+def test_every_line_is_read_once_wherever_the_units_border(rows, unit_bytes, escaped, final_newline):
+    data = "\n".join(json.dumps({"text": row}, ensure_ascii=escaped) for row in rows) + "\n" * final_newline
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "a.jsonl")
+        with open(path, "wb") as file:
+            file.write(data.encode())
+        assert texts(folder, unit_bytes) == rows
+        assert len(documents.units(folder, unit_bytes)) == max(1, -(-len(data.encode()) // unit_bytes))
+
+
+def test_all_formats_give_the_same_documents_and_families(tmp_path):
+    rows = [{"text": "alpha", "family": "f"}, {"text": "βήτα", "source": "s"}, {"text": "三\n四"}]
+    (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines(rows[:1])) + gzip.compress(lines(rows[1:])))
+    (tmp_path / "c.jsonl.zst").write_bytes(zstandard.compress(lines(rows[:2])) + zstandard.compress(lines(rows[2:])))
+    table = pa.table({"text": [row["text"] for row in rows], "family": ["f", "s", None]})
+    pa.parquet.write_table(table, tmp_path / "d.parquet", row_group_size=1)
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "plain.txt").write_text("\ufeffplain\n")
+    for unit_bytes in (1, 1 << 20):
+        found, malformed = read(tmp_path, unit_bytes)
+        assert [document.text for document in found] == ["alpha", "βήτα", "三\n四"] * 4 + ["plain\n"]
+        families = [document.family for document in found]
+        assert families[:9] == ["f", "s", "a.jsonl", "f", "s", "b.jsonl.gz", "f", "s", "c.jsonl.zst"]
+        assert families[9:] == ["f", "s", "d.parquet", "e/plain.txt"] and not malformed
+
+
+def test_small_files_are_grouped_and_large_ones_split(tmp_path):
+    for i in range(10):
+        (tmp_path / f"{i}.txt").write_text("x" * 10)
+    (tmp_path / "z.jsonl").write_bytes(lines([{"text": "y" * 20}] * 3))
+    work = documents.units(str(tmp_path), 50)
+    assert [[piece.path for piece in unit.pieces] for unit in work[:2]] == [
+        [f"{i}.txt" for i in range(5)],
+        [f"{i}.txt" for i in range(5, 10)],
+    ]
+    assert [(piece.start, piece.stop) for unit in work[2:] for piece in unit.pieces] == [(0, 50), (50, 99)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"title": "a"}', "no text"),
+        (b'{"text": 7}', "text is not a string"),
+        (b'{"text": null}', "text is not a string"),
+        (b'{"text": " \\n"}', "empty"),
+        (b'{"text": "a\\ud800b"}', "lone surrogate"),
+        (b'{"text": "\xff"}', "not UTF-8"),
+    ],
+)
+def test_malformed_lines_are_counted_by_reason(tmp_path, line, reason):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "one"}\n' + line + b'\n\n  \n{"text": "two"}\n')
+    found, malformed = read(tmp_path)
+    assert [document.text for document in found] == ["one", "two"] and malformed == {reason: 1}
+
+
+@pytest.mark.parametrize(("name", "compress"), [("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstandard.compress)])
+def test_a_truncated_file_gives_what_it_holds_and_is_counted(tmp_path, name, compress):
+    data = compress(lines({"text": f"{i} {os.urandom(50).hex()}"} for i in range(5000)))
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    found, malformed = read(tmp_path)
+    assert 100 < len(found) < 5000 and malformed == {"truncated or damaged file": 1}
+    (tmp_path / name).write_bytes(b"garbage that is nothing of the kind")
+    assert read(tmp_path) == ([], {"truncated or damaged file": 1})
+
+
+def test_damaged_parquet_is_counted(tmp_path):
+    table = pa.table({"text": ["a" * 1000] * 50})
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data[:-30])
+    pa.parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "b.parquet")
+    pa.parquet.write_table(pa.table({"text": pa.array([None, "fine", ""], pa.string())}), tmp_path / "c.parquet")
+    for unit_bytes in (1, 1 << 20):
+        found, malformed = read(tmp_path, unit_bytes)
+        assert [document.text for document in found] == ["fine"]
+        assert malformed == {"truncated or damaged file": 1, "no text": 2, "empty": 1}
+
+
+def test_plain_files_that_are_no_text_are_counted(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "b.txt").write_bytes("grüße".encode("latin-1"))
+    (tmp_path / "c.py").write_bytes(b"")
+    (tmp_path / "d.txt").write_text("text")
+    found, malformed = read(tmp_path)
+    assert [document.family for document in found] == ["d.txt"]
+    assert malformed == {"binary": 1, "not UTF-8": 1, "empty file": 1}
+
+
+def test_nothing_outside_of_the_folder_is_read(tmp_path):
+    inside = tmp_path / "inside"
+    (inside / ".git").mkdir(parents=True)
+    (inside / ".git" / "config").write_text("hidden")
+    (tmp_path / "secret.txt").write_text("secret")
+    (inside / "file").symlink_to(tmp_path / "secret.txt")
+    (inside / "folder").symlink_to(tmp_path)
+    os.mkfifo(inside / "pipe")
+    (inside / "a.txt").write_text("mine")
+    found, malformed = read(inside)
+    assert [document.text for document in found] == ["mine"]
+    assert malformed == {"hidden file or folder": 1, "symbolic link": 2, "not a regular file": 1}
+    assert set(malformed) <= set(documents.SKIPPED)
+
+
+def test_a_bomb_costs_no_memory(tmp_path):
+    compressor = zstandard.ZstdCompressor().compressobj()
+    with open(tmp_path / "a.jsonl.zst", "wb") as file:
+        for _ in range(20):
+            file.write(compressor.compress(b" " * (50 << 20)))
+        file.write(compressor.compress(b"\n" + lines([{"text": "after"}])) + compressor.flush())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found, malformed = read(tmp_path)
+    assert [document.text for document in found] == ["after"] and malformed == {"longer than 64 MiB": 1}
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 5 * documents.LONGEST_DOCUMENT
+
+
+def test_a_line_that_is_too_long_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "LONGEST_DOCUMENT", 40)
+    (tmp_path / "a.jsonl").write_bytes(lines([{"text": "a"}, {"text": "b" * 100}, {"text": "c"}]))
+    (tmp_path / "b.txt").write_text("d" * 41)
+    for unit_bytes in (10, 1 << 20):
+        found, malformed = read(tmp_path, unit_bytes)
+        assert [document.text for document in found] == ["a", "c"] and malformed == {"longer than 64 MiB": 2}
+
+
+def test_identity_follows_content_and_names_but_not_time(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+
+    def identity():
+        return documents.identity(documents.units(str(tmp_path), 100))
+
+    first = identity()
+    os.utime(tmp_path / "a.txt", (1, 1))
+    assert identity() == first and first.startswith("1 files of 3 bytes with")
+    (tmp_path / "a.txt").write_text("two")
+    assert identity() != first
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.*No such file.*change data\.sources"):
+        documents.units(str(tmp_path / "nowhere"), 10)
+
+
+def test_one_file_is_a_source(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines([{"text": "one"}]))
+    (tmp_path / "b.txt").write_text("not mine")
+    assert texts(tmp_path / "a.jsonl") == ["one"]

@@ -1,0 +1,94 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from sharding import mesh
+from teleflm_jax.evaluate import bpb
+from teleflm_jax.records import HeldOut
+from teleflm_jax.tokenizer import layout
+from tests import tiny
+
+CONTEXT = 16
+DEVICES = mesh.make(mesh.MeshConfig())
+
+
+def document(length, seed, num_bytes=None):
+    tokens = np.random.default_rng(seed).integers(4, 64, length, dtype=np.uint32)
+    return HeldOut(tokens=tokens, num_bytes=num_bytes or 3 * length)
+
+
+DOCUMENTS = {
+    "web": [document(length, length) for length in (1, 5, 16, 17, 40)],
+    "code": [document(33, 2)],
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    """Float64 log-probabilities of one padded window in numpy, from the model's logits."""
+    forward = jax.jit(lambda tokens: model(tokens))
+
+    def log_probabilities(inputs):
+        padded = np.zeros((1, CONTEXT), np.int32)
+        padded[0, : len(inputs)] = inputs
+        logits = np.asarray(forward(padded), np.float64)[0, : len(inputs)]
+        return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+    return log_probabilities
+
+
+def nats(document, log_probabilities):
+    """One document, token by token, each with the context that its window gives it."""
+    text, total = [layout.BOS, *document.tokens.tolist()], 0.0
+    for position in range(1, len(text)):
+        window_end = min(-(-position // CONTEXT) * CONTEXT, len(text) - 1)
+        start = max(0, window_end - CONTEXT)
+        total -= log_probabilities(text[start:position])[-1, text[position]]
+    return total
+
+
+def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)
+    for domain, documents in DOCUMENTS.items():
+        total = sum(nats(each, plain) for each in documents)
+        num_tokens, num_bytes = sum(len(each.tokens) for each in documents), sum(each.num_bytes for each in documents)
+        assert (scores[domain].tokens, scores[domain].num_bytes) == (num_tokens, num_bytes)
+        assert scores[domain].loss == pytest.approx(total / num_tokens, rel=1e-6)
+        assert scores[domain].bpb == pytest.approx(total / math.log(2) / num_bytes, rel=1e-6)
+
+
+def test_a_uniform_model_pays_log2_of_the_vocabulary_per_token(model):
+    uniform = jax.tree.map(np.zeros_like, model)
+    (score,) = bpb.measure(uniform, {"web": [document(21, 0, num_bytes=50)]}, batch_size=1, mesh=DEVICES).values()
+    assert score.bpb == pytest.approx(math.log2(64) * 21 / 50)
+    assert score.loss == pytest.approx(math.log(64))
+
+
+def test_scores_depend_neither_on_batches_nor_on_order_nor_on_other_domains(model):
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)
+    turned = {"code": DOCUMENTS["code"], "web": DOCUMENTS["web"][::-1]}
+    for documents, batch_size in ((DOCUMENTS, 16), (turned, 2), ({"code": DOCUMENTS["code"]}, 2)):
+        for domain, score in bpb.measure(model, documents, batch_size=batch_size, mesh=DEVICES).items():
+            assert score.nats == pytest.approx(scores[domain].nats, rel=1e-6)
+
+
+def test_documents_do_not_see_each_other(model):
+    apart = [bpb.measure(model, {"web": [each]}, batch_size=2, mesh=DEVICES)["web"].nats for each in DOCUMENTS["web"]]
+    assert bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)["web"].nats == pytest.approx(sum(apart), rel=1e-6)
+
+
+def test_the_evaluator_names_every_domain_and_weighs_them(model):
+    evaluate = bpb.evaluator(DOCUMENTS, {"web": 3.0, "code": 1.0, "book": 5.0}, context_length=CONTEXT, batch_size=2, mesh=DEVICES)
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)
+    found = evaluate(7, model)
+    assert found.keys() == {"bpb/web", "bpb/code", "loss/web", "loss/code", "bpb"}
+    assert found["bpb/web"] == pytest.approx(scores["web"].bpb) and found["loss/code"] == pytest.approx(scores["code"].loss)
+    assert found["bpb"] == pytest.approx((3 * scores["web"].bpb + scores["code"].bpb) / 4)
+    assert all(type(value) is float for value in found.values())

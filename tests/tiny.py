@@ -1,0 +1,39 @@
+"""A model small enough to compile in a second, shared by tests."""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from teleflm_jax import mup
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.transformer import Transformer
+
+CONFIG = ModelConfig(
+    num_layers=2,
+    d_model=32,
+    num_heads=4,
+    num_kv_heads=4,
+    d_ff=48,
+    vocab_size=64,
+    context_length=16,
+    compute_dtype="float32",
+    loss_chunk_tokens=8,
+)
+WIDE = mup.MupConfig(base_width=32, std=0.3, matrix_std=0.2, learning_rate=1e-2, matrix_learning_rate=1e-2)
+"""Weights large enough that every part of the model matters to its logits."""
+
+
+def config(**changes) -> ModelConfig:
+    """CONFIG with other fields."""
+    return dataclasses.replace(CONFIG, **changes)
+
+
+def model(changed: ModelConfig = CONFIG, seed: int = 0) -> Transformer:
+    """A model with random weights."""
+    return jax.jit(lambda: Transformer(changed, mup.at_width(WIDE, changed.d_model), rngs=nnx.Rngs(params=seed)))()
+
+
+def tokens(batch: int, length: int, vocab_size: int = CONFIG.vocab_size, seed: int = 0) -> jax.Array:
+    """Random token ids."""
+    return jax.random.randint(jax.random.key(seed), (batch, length), 0, vocab_size)

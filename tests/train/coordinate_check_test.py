@@ -1,0 +1,67 @@
+"""The coordinate check of µP: what a step does to activations must not depend on width. Source: Tensor Programs V, appendix D.1."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from sharding import mesh, rules
+from teleflm_jax import mup
+from teleflm_jax.model import attention
+from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.train import step as train_step
+from teleflm_jax.train.state import new_state
+from tests import tiny
+
+WIDTHS = (128, 256, 512, 1024)
+SEARCHED = mup.MupConfig(base_width=128, learning_rate=2e-3, matrix_learning_rate=8e-3, std=0.02, matrix_std=0.03)
+STEPS = 3
+
+
+def scales(width: int, base_width: int) -> dict[str, float]:
+    """Root mean squares at one width: of the last layer's output at the start, and of what three steps change in it and in the logits."""
+    config = tiny.config(d_model=width, num_heads=width // 64, num_kv_heads=width // 64, d_ff=2 * width)
+    rule = mup.at_width(mup.MupConfig(**(vars(SEARCHED) | {"base_width": base_width})), width)
+    optimizer = update_rule.make(OptimizerConfig(), rule)
+    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
+    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=rules.replicated(one))()
+    step = train_step.make(optimizer, one, 8)
+    tokens = np.asarray(tiny.tokens(8, 17))
+    batch = {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segments": np.ones((8, 16), np.int32),
+        "weights": np.ones((8, 16), np.float32),
+    }
+    rates = {role: np.float32(r.learning_rate) for role, r in rule.rules.items()}
+
+    before = activations(state.model, batch["tokens"])
+    for _ in range(STEPS):
+        state, _ = step(state, rules.place_batch(batch, one), rates)
+    after = activations(state.model, batch["tokens"])
+    rms = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x))))  # noqa: E731
+    changes = {f"{name} change": rms(after[name] - before[name]) for name in before}
+    return {"stream": rms(before["stream"])} | changes
+
+
+@jax.jit
+def activations(model, tokens):
+    """The residual stream after the last layer, and the logits."""
+    x = model.embed(tokens)
+    for layer in range(model.config.num_layers):
+        x = jax.tree.map(lambda w: w[layer], model.blocks)(x, jnp.arange(tokens.shape[1])[None], attention.causal)  # noqa: B023
+    return {"stream": x, "logits": model.logits(model.final(x))}
+
+
+def slopes(base_width: int | None) -> dict[str, float]:
+    """Exponent of width in each scale; None: µP off, every width its own base."""
+    table = [scales(width, base_width or width) for width in WIDTHS]
+    return {name: np.polyfit(np.log(WIDTHS), np.log([row[name] for row in table]), 1)[0] for name in table[0]}
+
+
+def test_activations_and_their_changes_are_flat_under_mup_and_grow_without_it():
+    with_mup, without = slopes(128), slopes(None)
+    # random weights and four widths leave an exponent uncertain by about 0.1; without µP theory says about 1/2 to 1
+    assert all(abs(slope) < 0.2 for slope in with_mup.values()), with_mup
+    assert without["stream"] > 0.4 and without["stream change"] > 0.5 and without["logits change"] > 0.5, without

@@ -1,0 +1,172 @@
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from sharding import mesh
+from teleflm_jax import checkpoint, mup
+from teleflm_jax.errors import UserError
+from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.train import loop, run_log, state
+from teleflm_jax.train.config import TrainConfig
+from tests import tiny
+
+EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
+TOKENS = 4 * 16
+
+
+class Killed(BaseException):
+    """Stands for a death between two steps; no handler of the loop catches it."""
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+    drawn = np.asarray(jax.random.randint(jax.random.key(step), (4, 17), 0, 64))
+    shape = (4, 16)
+    return {"tokens": drawn[:, :-1], "targets": drawn[:, 1:], "segments": np.ones(shape, np.int32), "weights": np.ones(shape, np.float32)}
+
+
+def plan(folder, *, kill_at=None, before=None, evaluate=None, poison_at=None, **train) -> loop.Plan:
+    @contextlib.contextmanager
+    def batches(first):
+        def draw():
+            step = first
+            while True:
+                if step == kill_at:
+                    raise Killed
+                if before:
+                    before(step)
+                rows = batch(step)
+                yield {**rows, "weights": rows["weights"] * np.nan} if step == poison_at else rows
+                step += 1
+
+        yield draw()
+
+    folder.mkdir(exist_ok=True)
+    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
+    settings = {"steps": 20, "batch_size": 4, "microbatch_size": 2, "checkpoint_every": 7, "keep_last": 2} | train
+    return loop.Plan(
+        folder=folder,
+        model=tiny.CONFIG,
+        mup=mup.at_width(tiny.WIDE, 32),
+        optimizer=OptimizerConfig(warmup_steps=5, decay_tokens=20 * TOKENS),
+        train=TrainConfig(**settings),
+        mesh=one,
+        batches=batches,
+        evaluate=evaluate,
+    )
+
+
+def exact_rows(folder) -> list[tuple]:
+    return [tuple(row[name] for name in EXACT) for row in run_log.rows(folder / run_log.METRICS)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    assert loop.train(plan(folder)) == loop.DONE
+    return folder
+
+
+def test_a_run_writes_one_row_a_step_and_keeps_the_last_checkpoints(uninterrupted):
+    rows = list(run_log.rows(uninterrupted / run_log.METRICS))
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["tokens"] for row in rows] == [TOKENS * step for step in range(1, 21)]
+    assert rows[0]["learning_rate"] == 0.0 and rows[5]["learning_rate"] == pytest.approx(1e-2)
+    assert np.mean([row["loss"] for row in rows[-5:]]) < rows[0]["loss"]
+    assert {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"} <= rows[0].keys()
+    assert checkpoint.steps(uninterrupted / "checkpoints") == [14, 20]
+    assert (uninterrupted / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((uninterrupted / "tensorboard").iterdir())
+    events = [row["event"] for row in run_log.rows(uninterrupted / run_log.EVENTS)]
+    assert events == ["start", "save", "save", "save", "done"]
+
+
+def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        loop.train(plan(folder, kill_at=11))
+    with (folder / run_log.METRICS).open("a") as file:
+        file.write('{"step": 12, "tok')  # a line torn by the kill
+    assert loop.train(plan(folder)) == loop.DONE
+    assert exact_rows(folder) == exact_rows(uninterrupted)
+    events = [(row["event"], row["step"]) for row in run_log.rows(folder / run_log.EVENTS)]
+    assert ("resume", 7) in events
+    both = [saved_arrays(f, 20) for f in (folder, uninterrupted)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def saved_arrays(folder, step):
+    shapes = jax.eval_shape(lambda: state.new_state(tiny.CONFIG, plan(folder).mup, optimizer.make(OptimizerConfig(), plan(folder).mup), 0))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state.to_arrays(shapes))
+    return checkpoint.restore(folder / "checkpoints", step, placed)[0]
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted):
+    before = (uninterrupted / run_log.METRICS).read_text()
+    assert loop.train(plan(uninterrupted)) == loop.DONE
+    assert (uninterrupted / run_log.METRICS).read_text() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_75_and_the_run_goes_on(uninterrupted, tmp_path, number):
+    folder = tmp_path / "run"
+    assert threading.current_thread() is threading.main_thread()
+    code = loop.train(plan(folder, before=lambda step: signal.raise_signal(number) if step == 9 else None))
+    assert code == loop.STOPPED
+    assert checkpoint.steps(folder / "checkpoints")[-1] == 10
+    assert [row["event"] for row in run_log.rows(folder / run_log.EVENTS)][-1] == "stop"
+    assert loop.train(plan(folder)) == loop.DONE
+    assert exact_rows(folder) == exact_rows(uninterrupted)
+
+
+def test_evaluations_are_logged_and_the_best_checkpoint_stays(tmp_path):
+    folder = tmp_path / "run"
+    figures = {4: 2.0, 8: 1.0, 12: 3.0, 16: 4.0, 20: 5.0}
+    evaluate = lambda step, model: {"bpb": figures[step], "loss/english": figures[step], "bpb/english": figures[step]}  # noqa: E731
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=4, checkpoint_every=4, keep_last=1)) == loop.DONE
+    rows = list(run_log.rows(folder / run_log.EVALS))
+    assert [(row["step"], row["tokens"], row["bpb"]) for row in rows] == [(step, step * TOKENS, bpb) for step, bpb in figures.items()]
+    assert checkpoint.steps(folder / "checkpoints") == [8, 20]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
+    folder = tmp_path / "run"
+    assert loop.train(plan(folder, poison_at=9)) == loop.DIVERGED
+    assert checkpoint.steps(folder / "checkpoints") == [7]
+    assert json.loads((folder / run_log.EVENTS).read_text().splitlines()[-1])["event"] == "diverged"
+
+
+def test_init_from_takes_the_weights_and_nothing_else(uninterrupted, tmp_path):
+    settings = {"steps": 1, "init_from": f"{uninterrupted}@14"}
+    started = plan(tmp_path / "run", **settings)
+    assert loop.train(started) == loop.DONE
+    # the first update has a rate of zero, so the weights are still those of step 14
+    old, new = saved_arrays(uninterrupted, 14), saved_arrays(tmp_path / "run", 1)
+    jax.tree.map(np.testing.assert_array_equal, old["model"], new["model"])
+    assert new["optimizer"]["count"] == 1
+    assert [row["tokens"] for row in run_log.rows(tmp_path / "run" / run_log.METRICS)] == [TOKENS]
+
+
+@pytest.mark.parametrize(
+    "init_from, words", [("nowhere@3", "without a finished checkpoint"), ("run", "runs/base@1000"), ("{run}@3", "allowed: 14, 20")]
+)
+def test_init_from_what_is_not_there_says_what_is(uninterrupted, tmp_path, init_from, words):
+    with pytest.raises(UserError, match=words):
+        loop.train(plan(tmp_path / "run", init_from=init_from.format(run=uninterrupted)))
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(uninterrupted, tmp_path):
+    other = plan(uninterrupted)
+    with pytest.raises(UserError, match=r"feed_forward/down is float32\[2, 48, 32\] there and float32\[2, 64, 32\] here"):
+        loop.train(dataclasses.replace(other, model=tiny.config(d_ff=64)))
+    with pytest.raises(UserError, match="head is float32"):
+        loop.train(dataclasses.replace(other, model=tiny.config(vocab_size=80)))
+    assert checkpoint.steps(uninterrupted / "checkpoints") == [14, 20]

@@ -1,0 +1,40 @@
+import json
+
+from teleflm_jax.train import curves, hardware, progress, run_log
+
+
+def test_rows_past_a_step_and_a_torn_line_go(tmp_path):
+    path = tmp_path / run_log.METRICS
+    for step in range(1, 6):
+        run_log.append(path, {"step": step})
+    path.write_text(path.read_text() + '{"step": 6')
+    run_log.keep_until(path, 3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    run_log.keep_until(tmp_path / "absent", 3)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_events_keep_every_whole_line(tmp_path):
+    path = tmp_path / run_log.EVENTS
+    run_log.append(path, {"event": "start"})
+    path.write_text(path.read_text() + '{"event')
+    run_log.repair(path)
+    assert list(run_log.rows(path)) == [{"event": "start"}]
+
+
+def test_curves_of_one_step_can_be_drawn(tmp_path):
+    run_log.append(tmp_path / run_log.METRICS, {"step": 1, "tokens": 10, "loss": 2.0, "grad_norm": 0.5})
+    assert curves.draw(tmp_path).stat().st_size > 1000
+
+
+def test_a_device_without_an_entry_is_measured_and_says_so():
+    measured = hardware.peak()
+    assert measured.flops > 1e8 and "measured" in measured.source
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    with progress.shown(0, 2) as (report, say):
+        report({"step": 2, "loss": 1.5, "grad_norm": 0.1, "tokens_per_second": 1000.0, "mfu": 0.5, "step_seconds": 2.0})
+        say("saved")
+    assert "step 2/2  loss 1.5000" in capsys.readouterr().err
+    assert progress.duration(3723.9) == "1:02:03"

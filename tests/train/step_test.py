@@ -1,0 +1,106 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from sharding import mesh, rules
+from sharding.config import MeshConfig
+from teleflm_jax import mup
+from teleflm_jax.errors import UserError
+from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.train import step as train_step
+from teleflm_jax.train.state import TrainState, from_arrays, new_state, to_arrays
+from tests import tiny
+
+RULES = mup.at_width(tiny.WIDE, 32)
+RATES = {mup.MATRIX: np.float32(1e-2), mup.VECTOR: np.float32(2e-2), mup.GAIN: np.float32(3e-2)}
+
+
+def mesh_of(devices: int) -> Mesh:
+    return Mesh(np.array(jax.devices()[:devices]).reshape(devices, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def batch(seed: int = 0) -> dict[str, np.ndarray]:
+    """Eight rows, of which some targets do not count, unevenly."""
+    drawn = np.asarray(tiny.tokens(8, 17, seed=seed))
+    weights = np.ones((8, 16), np.float32)
+    weights[0, 3:] = weights[5, :9] = 0.0
+    return {"tokens": drawn[:, :-1], "targets": drawn[:, 1:], "segments": np.ones((8, 16), np.int32), "weights": weights}
+
+
+def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) -> tuple[list, TrainState]:
+    device_mesh, optimizer = mesh_of(devices), update_rule.make(OptimizerConfig(), RULES)
+    state = jax.jit(lambda: new_state(config, RULES, optimizer, 0), out_shardings=rules.replicated(device_mesh))()
+    step = train_step.make(optimizer, device_mesh, microbatch_size)
+    figures = []
+    for seed in range(steps):
+        state, out = step(state, rules.place_batch(batch(seed), device_mesh), RATES)
+        figures.append(jax.tree.map(float, out))
+    return figures, state
+
+
+@pytest.mark.parametrize("devices, microbatch_size", [(1, 1), (1, 4), (2, 2), (4, 1), (8, 1)])
+def test_microbatches_and_devices_change_nothing(devices, microbatch_size):
+    figures, state = run(devices, microbatch_size)
+    expected, expected_state = run(1, 8)
+    chex.assert_trees_all_close(figures, expected, rtol=1e-5)
+    # Adam divides by the gradient's own size: where a gradient is nearly zero, rounding decides a step's direction, at most the rate
+    chex.assert_trees_all_close(jax.tree.leaves(to_arrays(state)["model"]), jax.tree.leaves(to_arrays(expected_state)["model"]), atol=2e-4)
+
+
+def test_loss_is_the_mean_over_the_targets_that_count():
+    (figures, *_), _ = run(2, 1, steps=1)
+    model, rows = tiny.model(), batch()
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(model(rows["tokens"])), rows["targets"][..., None], axis=-1)[..., 0]
+    # new_state draws the weights that tiny.model draws
+    np.testing.assert_allclose(figures["loss"], (nll * rows["weights"]).sum() / rows["weights"].sum(), rtol=1e-5)
+
+
+def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
+    rules_decayed, model = RULES, tiny.model()
+    rule = update_rule.make(OptimizerConfig(weight_decay=0.5), rules_decayed)
+    zero = jax.tree.map(jnp.zeros_like, model)
+    updates, _ = rule.update(zero, rule.init(model), model, rates=RATES)
+    # without a gradient only decay moves a weight: by rate of its role · decay · weight
+    chex.assert_trees_all_close(updates.blocks.attention.query[...], -1e-2 * 0.5 * model.blocks.attention.query[...], rtol=1e-6)
+    for untouched in (updates.embedding, updates.head, updates.final_norm.gain, updates.blocks.attention_norm.gain):
+        assert (untouched[...] == 0).all()
+    gradient = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), model)
+    plain = update_rule.make(OptimizerConfig(epsilon=1e-30), RULES)
+    updates, _ = plain.update(gradient, plain.init(model), model, rates=RATES)
+    # Adam's first step has size one
+    for update, role in ((updates.blocks.feed_forward.down, mup.MATRIX), (updates.head, mup.VECTOR), (updates.final_norm.gain, mup.GAIN)):
+        np.testing.assert_allclose(update[...], -RATES[role], rtol=1e-4)
+
+
+def test_a_large_gradient_is_clipped_to_norm_one():
+    model = tiny.model()
+    rule = update_rule.make(OptimizerConfig(), RULES)
+    huge = jax.tree.map(lambda x: jnp.full_like(x, 100.0), model)
+    _, state = rule.update(huge, rule.init(model), model, rates=RATES)
+    # the first moment is (1 - beta1) times the clipped gradient
+    np.testing.assert_allclose(optax.tree.norm(optax.tree.get(state, "mu")), 0.1, rtol=1e-4)
+
+
+def test_state_survives_its_form_as_arrays():
+    _, state = run(1, 8, steps=1)
+    again = from_arrays(to_arrays(state), state)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    chex.assert_trees_all_equal(jax.tree.leaves(again), jax.tree.leaves(state))
+    assert int(to_arrays(state)["optimizer"]["count"]) == 1
+
+
+def test_mesh_and_batch_that_do_not_fit_say_what_does():
+    with pytest.raises(UserError, match="batch_size=10 on 8 .*nearest: 8 or 16"):
+        rules.microbatch(10, 0, mesh_of(8))
+    with pytest.raises(UserError, match="microbatch_size=3; allowed: a divisor of the 4"):
+        rules.microbatch(8, 3, mesh_of(2))
+    with pytest.raises(UserError, match="mesh.data=3 on 8 device"):
+        mesh.make(MeshConfig(data=3))
+    with pytest.raises(UserError, match="only data parallelism"):
+        mesh.make(MeshConfig(pipe=2))
+    assert mesh.make(MeshConfig()).shape == {"data": 8, "pipe": 1, "tensor": 1}

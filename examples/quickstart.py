@@ -33,7 +33,9 @@ def main() -> int:
     """Run every step; the first that fails ends the run with its exit code."""
     parser = options.make_parser("python examples/quickstart.py", __doc__.splitlines()[0], "--workdir runs/quickstart")
     parser.add_argument("--workdir", default="runs/quickstart", help="the run's folder (default: runs/quickstart)")
-    parser.add_argument("--folder", action="append", default=[], metavar="[DOMAIN=]DIR", help="text of yours to train on as well; repeatable")
+    parser.add_argument(
+        "--folder", action="append", default=[], metavar="[DOMAIN=]DIR", help="text of yours to train on as well; repeatable"
+    )
     args = parser.parse_args()
     began = time.monotonic()
     try:

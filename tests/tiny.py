@@ -1,6 +1,7 @@
 """A model small enough to compile in a second, shared by tests."""
 
 import dataclasses
+import functools
 
 import jax
 from flax import nnx
@@ -29,9 +30,14 @@ def config(**changes) -> ModelConfig:
     return dataclasses.replace(CONFIG, **changes)
 
 
+@functools.cache
+def _model(changed: ModelConfig, seed: int) -> Transformer:
+    return jax.jit(lambda: Transformer(changed, mup.at_width(WIDE, changed.d_model), rngs=nnx.Rngs(params=seed)))()
+
+
 def model(changed: ModelConfig = CONFIG, seed: int = 0) -> Transformer:
     """A model with random weights."""
-    return jax.jit(lambda: Transformer(changed, mup.at_width(WIDE, changed.d_model), rngs=nnx.Rngs(params=seed)))()
+    return nnx.clone(_model(changed, seed))
 
 
 def tokens(batch: int, length: int, vocab_size: int = CONFIG.vocab_size, seed: int = 0) -> jax.Array:

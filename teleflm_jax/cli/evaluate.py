@@ -4,11 +4,12 @@ import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import rich.box
 import rich.console
+import rich.progress
 import rich.table
 import tokenizers
 
@@ -16,11 +17,11 @@ from sharding import mesh, rules
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.corpus import shards
 from teleflm_jax.errors import UserError
-from teleflm_jax.evaluate import bpb, documents, weights
+from teleflm_jax.evaluate import bpb, documents, weights, windows
 from teleflm_jax.records import HeldOut
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
-HELP = "Bits per byte of a trained model, by domain, on a run's held-out sets or on any UTF-8 text."
+HELP = "measure a trained model in bits per byte, by domain, on its run's held-out sets or on any UTF-8 text"
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace):
     measured |= {name: [encode(tokenizer, content)] for name, content in texts.items()}
     devices = mesh.make(mesh.MeshConfig())  # all of this machine, whatever the run was trained on
     model = run_folder.load_model(folder, run, step, rules.replicated(devices))
-    scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, mesh=devices)
+    scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, mesh=devices, watch=_progress)
     report = describe(step, scores, run.data.proportions if run.data else {})
     if args.json:
         print(json.dumps(report))
@@ -115,6 +116,12 @@ def encode(tokenizer: tokenizers.Tokenizer, content: str) -> HeldOut:
     """A text as one document, with the tokens that packing it would give."""
     tokens = np.concatenate(list(shards.encode(tokenizer, shards.cut(content))))
     return HeldOut(tokens=tokens, num_bytes=len(content.encode()))
+
+
+def _progress(batches: Sequence[windows.Batch]) -> Iterable[windows.Batch]:
+    """A bar on stderr, where that is a terminal."""
+    console = rich.console.Console(stderr=True)
+    return rich.progress.track(batches, "measuring", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print(folder: pathlib.Path, report: dict) -> None:

@@ -8,12 +8,13 @@ import sys
 
 import jax
 
-from sharding import mesh
+from sharding import mesh, rules
 from teleflm_jax import config, mup
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.data import loader
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents
+from teleflm_jax.model.attention import kernel
 from teleflm_jax.optim import optimizer
 from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import loop
@@ -39,9 +40,7 @@ def main(args: argparse.Namespace) -> int:
         steps=run.train.steps,
     )
     evaluate = _evaluator(run, device_mesh)
-    optimizer.rates(
-        run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length
-    )  # refuses what never decays
+    _refuse_what_cannot_train(run, width, device_mesh)
     _write_folder(folder, run)
     return loop.train(
         loop.Plan(
@@ -55,6 +54,13 @@ def main(args: argparse.Namespace) -> int:
             evaluate=evaluate,
         )
     )
+
+
+def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, devices: jax.sharding.Mesh) -> None:
+    """Ask now what the loop would find out after the folder is written."""
+    kernel(run.model)
+    rules.microbatch(run.train.batch_size, run.train.microbatch_size, devices)
+    optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 
 def _evaluator(run: options.Run, devices: jax.sharding.Mesh) -> loop.Evaluator | None:

@@ -45,7 +45,14 @@ class Score:
         return self.nats / math.log(2) / self.num_bytes
 
 
-def measure(model: Transformer, documents: Documents, *, batch_size: int, mesh: jax.sharding.Mesh) -> dict[str, Score]:
+def measure(
+    model: Transformer,
+    documents: Documents,
+    *,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    watch: Callable[[Sequence[windows.Batch]], Iterable[windows.Batch]] = iter,
+) -> dict[str, Score]:
     """Score every domain.
 
     Args:
@@ -53,8 +60,9 @@ def measure(model: Transformer, documents: Documents, *, batch_size: int, mesh: 
         documents: the same on every process.
         batch_size: windows of the context length per forward pass, over all devices; rounded up to what they can share.
         mesh: devices that split each batch.
+        watch: gets all batches and yields them one by one, such as a progress bar.
     """
-    batches = prepare(documents, model.config.context_length, batch_size, mesh)
+    batches = watch(prepare(documents, model.config.context_length, batch_size, mesh))
     return _scores(documents, _sum(model, batches, mesh, len(documents)))
 
 

@@ -1,0 +1,133 @@
+"""Our training step beside transformers' Llama in PyTorch: same shapes, same batch, float32, same machine, taken in turn in one run.
+
+    python benchmarks/train_step.py [--rounds 5]        (make bench)
+
+A step is forward, backward, clipping to norm 1 and AdamW, on both sides. Prints JSON: for each shape the median tokens/s of both and their ratio.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import time
+
+import jax
+import numpy as np
+import torch
+import transformers
+from jax.sharding import AxisType, Mesh
+
+from sharding import mesh, rules
+from teleflm_jax import mup
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.train import step as train_step
+from teleflm_jax.train.state import new_state
+
+QUICKSTART = ModelConfig(
+    num_layers=4,
+    d_model=256,
+    num_heads=4,
+    num_kv_heads=4,
+    d_ff=640,
+    vocab_size=8192,
+    context_length=512,
+    compute_dtype="float32",
+    loss_chunk_tokens=64,
+)
+SHAPES = {
+    "4 layers, width 256, vocabulary 8,192, 8 x 512 tokens": (QUICKSTART, 8),
+    "8 layers, width 512, vocabulary 16,000, 4 x 512 tokens": (
+        dataclasses.replace(QUICKSTART, num_layers=8, d_model=512, num_heads=8, num_kv_heads=8, d_ff=1344, vocab_size=16_000),
+        4,
+    ),
+    "4 layers, width 256, vocabulary 8,192, 2 x 2,048 tokens": (dataclasses.replace(QUICKSTART, context_length=2048), 2),
+}
+MICROBATCH = 2
+"""Ours accumulates over microbatches of two sequences, whose activations stay in the cache; a setting that any run has."""
+
+
+def ours(config: ModelConfig, rows: np.ndarray):
+    """A function that takes one training step and waits for it."""
+    rule = mup.at_width(mup.MupConfig(), config.d_model)
+    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
+    optimizer = update_rule.make(OptimizerConfig(), rule)
+    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=rules.replicated(one))()
+    step = train_step.make(optimizer, one, min(MICROBATCH, len(rows)))
+    batch = {"tokens": rows[:, :-1], "targets": rows[:, 1:]}
+    batch |= {"segments": np.ones_like(batch["tokens"]), "weights": np.ones(batch["tokens"].shape, np.float32)}
+    rates = {role: np.float32(1e-3) for role in rule.rules}
+    held = {"state": state}
+
+    def take() -> None:
+        held["state"], figures = step(held["state"], rules.place_batch(batch, one), rates)
+        jax.block_until_ready((held["state"], figures))
+
+    return take
+
+
+def theirs(config: ModelConfig, rows: np.ndarray):
+    """The same in PyTorch."""
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            max_position_embeddings=config.context_length,
+            attn_implementation="sdpa",
+            tie_word_embeddings=False,
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    tokens = torch.tensor(rows[:, :-1]).long()
+
+    def take() -> None:
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return take
+
+
+def compare(config: ModelConfig, batch_size: int, rounds: int) -> dict:
+    """Median seconds of both, taken in turn."""
+    rows = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, config.context_length + 1)).astype(np.int32)
+    steps = {"ours": ours(config, rows), "transformers": theirs(config, rows)}
+    seconds = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, take in steps.items():
+            began = time.perf_counter()
+            take()
+            if turn:  # the first one compiles
+                seconds[name].append(time.perf_counter() - began)
+    speed = {name: batch_size * config.context_length / statistics.median(taken) for name, taken in seconds.items()}
+    return {f"{name} tokens/s": round(value) for name, value in speed.items()} | {"ratio": round(speed["ours"] / speed["transformers"], 2)}
+
+
+def main() -> None:
+    """Print the comparison of every shape."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each, in turn")
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    versions = {
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    print(
+        json.dumps(
+            {"versions": versions, "load": os.getloadavg()[0]} | {name: compare(*shape, rounds) for name, shape in SHAPES.items()}, indent=2
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from teleflm_jax.cli import generate, main, options
+from teleflm_jax.generate import decode
+from teleflm_jax.generate.sampling import Sampling
+
+
+@pytest.fixture
+def call(trained, capsys):
+    """Run the command; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        code = options.run_command(lambda: main.main(["generate", "--workdir", trained.path, *map(str, arguments)]))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_several_prompts_print_in_turn_what_decoding_gives(call, trained):
+    code, out, _ = call("--prompt", "the time", "--prompt", "a", "--max_tokens", 12, "--seed", 3, "--json")
+    report = json.loads(out)
+    prompts = [generate.encode(trained.tokenizer, text) for text in ("the time", "a")]
+    rows = decode.complete(trained.model, prompts, max_tokens=12, sampling=Sampling(), seed=3)
+    assert code == 0 and report["step"] == 10
+    assert [each["prompt"] for each in report["completions"]] == ["the time", "a"]
+    assert [each["tokens"] for each in report["completions"]] == [len(row) for row in rows]
+    assert [each["text"] for each in report["completions"]] == [trained.tokenizer.decode(row) for row in rows]
+    assert {each["finish"] for each in report["completions"]} <= {"stop", "length"}
+
+
+def test_the_stream_is_the_prompt_and_the_same_text(call):
+    arguments = ("--prompt", "the\ttime\n", "--max_tokens", 12)
+    (completion,) = json.loads(call(*arguments, "--json")[1])["completions"]
+    code, out, _ = call(*arguments)
+    assert code == 0 and out.startswith("the\ttime\n") and out.endswith("\n")
+    assert len(out) == len(completion["prompt"] + completion["text"]) + 1
+    assert call(*arguments, "--prompt", "a")[1].startswith(out + "\na")
+
+
+def test_prompts_may_come_from_files_and_never_yield_special_ids(call, trained, tmp_path):
+    (tmp_path / "prompt.txt").write_text("</s>你\r\n", encoding="utf-8", newline="")
+    (completion,) = json.loads(call("--prompt_file", tmp_path / "prompt.txt", "--max_tokens", 1, "--json")[1])["completions"]
+    assert completion["prompt"] == "</s>你\r\n"
+    bos, *rest = generate.encode(trained.tokenizer, completion["prompt"])
+    assert bos == 1 and min(rest) > 3
+    assert generate.encode(trained.tokenizer, "") == [1]
+
+
+def test_what_is_printed_cannot_drive_the_terminal(call):
+    assert "\x1b" not in call("--prompt", "\x1b[31mred", "--max_tokens", 1)[1]
+
+
+def test_an_interrupted_stream_ends_its_line(call, trained, monkeypatch):
+    def interrupted(*arguments, **settings):
+        yield [trained.tokenizer.encode("the time").ids]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decode, "stream", interrupted)
+    assert call("--prompt", "a ") == (130, "a the time\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "got no prompt; allowed: one or more; add --prompt TEXT"),
+        (["--prompt", "a", "--temperature", "-1"], "got temperature -1.0; allowed: a number from 0 (greedy) up; change --temperature"),
+        (["--prompt", "a", "--temperature", "warm"], "invalid float value: 'warm'"),
+        (["--prompt", "a", "--top_p", "0"], "got top_p 0.0; allowed: above 0, at most 1; change --top_p"),
+        (["--prompt", "a", "--top_k", "-2"], "got top_k -2"),
+        (["--prompt", "a", "--repetition_penalty", "0"], "got repetition_penalty 0.0"),
+        (["--prompt", "a", "--max_tokens", "0"], "got max_tokens 0"),
+        (["--prompt", "a", "--seed", "-1"], "got seed -1"),
+        (["--prompt", "the time of a house " * 9], "tokens (<s> included) for a context of 32; allowed: at most 31"),
+        (["--prompt", "\udcff"], "got a --prompt that is not UTF-8"),
+        (["--prompt_file", "{tmp}/none"], "No such file or directory"),
+        (["--prompt_file", "{tmp}/latin"], "which is not UTF-8 (byte 0)"),
+        (["--prompt", "a", "--step", "3"], "got step 3; allowed: 5, 10"),
+        (["--prompt", "a", "--promptt", "b"], "change it to --prompt"),
+    ],
+)
+def test_wrong_input_is_one_line(call, tmp_path, arguments, message):
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    code, out, err = call(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert code == 2 and out == "" and err.startswith("error: got ") and err.count("\n") == 1
+    assert message in err

@@ -1,0 +1,156 @@
+"""The main job as a user does it: commands in processes of their own, real text (the interpreter's own library), a kill -9 in between."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+
+import pytest
+
+from teleflm_jax import checkpoint
+from teleflm_jax.train import run_log
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
+
+
+def command(*arguments, **options):
+    """Start a command of the project's on one CPU device."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, **pipes, **options)
+
+
+def run(*arguments, code=0) -> str:
+    process = command(*arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return err if code else out
+
+
+@pytest.fixture(scope="module")
+def configuration(tmp_path_factory):
+    root = tmp_path_factory.mktemp("job")
+    library = pathlib.Path(sysconfig.get_paths()["stdlib"])
+    for domain, files in {"email": library.glob("email/*.py"), "json": library.glob("[a-c]*.py")}.items():
+        (root / domain).mkdir()
+        for file in sorted(files)[:25]:
+            (root / domain / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    gin = root / "run.gin"
+    gin.write_text(f"""
+model.num_layers = 2
+model.d_model = 32
+model.num_heads = 2
+model.num_kv_heads = 2
+model.d_ff = 64
+model.vocab_size = 512
+model.context_length = 64
+model.compute_dtype = 'float32'
+mup.base_width = 32
+mup.learning_rate = 1e-2
+optimizer.warmup_steps = 4
+optimizer.decay_tokens = 200_000
+tokenizer.vocab_size = 512
+pack.heldout_fraction = 0.1
+data.sources = {{'email': '{root}/email', 'json': '{root}/json'}}
+data.proportions = {{'email': 2.0, 'json': 1.0}}
+data.tokenizer = '{root}/tokenizer.json'
+data.packed = '{root}/packed'
+train.steps = 20
+train.batch_size = 128
+train.microbatch_size = 1
+train.checkpoint_every = 7
+""")
+    run("-m", "teleflm_jax", "tokenizer", "train", "--gin_file", gin)
+    run("-m", "teleflm_jax", "pack", "--gin_file", gin)
+    return gin
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(configuration):
+    folder = configuration.parent / "whole"
+    run("train.py", "--gin_file", configuration, "--workdir", folder)
+    return folder
+
+
+def exact_rows(folder) -> list[tuple]:
+    return [tuple(row[name] for name in EXACT) for row in run_log.rows(folder / run_log.METRICS)]
+
+
+def test_a_run_killed_with_9_and_started_again_equals_one_that_was_not(configuration, uninterrupted):
+    folder = configuration.parent / "killed"
+    process = command("train.py", "--gin_file", configuration, "--workdir", folder)
+    while not checkpoint.steps(folder / "checkpoints") or len(list(run_log.rows(folder / run_log.METRICS))) < 9:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 9 <= len(list(run_log.rows(folder / run_log.METRICS))) < 20
+    run("train.py", "--gin_file", configuration, "--workdir", folder)
+    assert exact_rows(folder) == exact_rows(uninterrupted)
+    assert [row["event"] for row in run_log.rows(folder / run_log.EVENTS)].count("resume") == 1
+
+
+def test_the_saved_configuration_repeats_the_run(uninterrupted):
+    again = uninterrupted.parent / "again"
+    run("train.py", "--gin_file", uninterrupted / "config.gin", "--workdir", again)
+    assert exact_rows(again) == exact_rows(uninterrupted)
+    assert (again / "config.gin").read_text() == (uninterrupted / "config.gin").read_text()
+
+
+def test_a_signal_leaves_with_75_after_saving(configuration):
+    folder = configuration.parent / "stopped"
+    process = command("train.py", "--gin_file", configuration, "--workdir", folder)
+    while len(list(run_log.rows(folder / run_log.METRICS))) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75, process.communicate()
+    process.communicate()
+    assert list(run_log.rows(folder / run_log.EVENTS))[-1]["event"] == "stop"
+
+
+def test_what_was_trained_is_evaluated_and_generates(uninterrupted, configuration):
+    found = json.loads(run("eval.py", "--workdir", uninterrupted, "--json", "--text", f"mine={configuration}", "--packed"))
+    assert set(found) == {"step", "domains", "weighted"} and set(found["domains"]) == {"email", "json", "mine"}
+    assert found["step"] == 20 and found["domains"]["mine"]["bytes"] == configuration.stat().st_size
+    last = list(run_log.rows(uninterrupted / run_log.EVALS))[-1]
+    assert found["domains"]["email"]["bpb"] == pytest.approx(last["bpb/email"], rel=1e-6)
+    text = run("-m", "teleflm_jax", "generate", uninterrupted, "--prompt", "def ", "--max_tokens", "8", "--seed", "3")
+    assert text.startswith("def ") and len(text) > 6
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (["model.d_ff = 72"], "got model.d_ff=72, where the run in"),
+        (["optimizer.clip_norm = 2.0"], "got optimizer.clip_norm=2.0, where the run in"),
+        (["model.context_length = 128"], "context longer than the packed records"),
+        (["model.vocab_size = 500"], "token ids up to 511"),
+        (["train.microbatch_size = 3"], "got train.microbatch_size=3"),
+        (["train.batchsize = 129"], "change it to train.batch_size"),
+        (["mesh.tensor = 2"], "only data parallelism runs yet"),
+        (["data.packed = '/nowhere'"], "python -m teleflm_jax pack"),
+        (["data.tokenizer = '/nowhere.json'"], "/nowhere.json"),
+        (["data.max_epochs = {'json': 0.5}"], "runs out at step"),
+    ],
+)
+def test_wrong_input_is_one_line_and_harms_nothing(uninterrupted, configuration, changes, words):
+    before = {path: path.read_bytes() for path in uninterrupted.iterdir() if path.is_file()}
+    parameters = [argument for change in changes for argument in ("--gin_param", change)]
+    message = run("train.py", "--gin_file", configuration, *parameters, "--workdir", uninterrupted, code=2)
+    assert message.startswith("error: got ") and "allowed: " in message and message.count("\n") == 1, message
+    assert words in message
+    assert {path: path.read_bytes() for path in uninterrupted.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(configuration, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = run("train.py", "--gin_file", configuration, "--workdir", tmp_path / "file" / "run", code=2)
+    assert message.startswith("error: got ") and message.count("\n") == 1, message
+    message = run("train.py", "--gin_file", configuration, "--workdir", "gs://bucket/run", code=2)
+    assert "mount the store" in message

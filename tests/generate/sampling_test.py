@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.generate import sampling
+from teleflm_jax.generate.sampling import Sampling
+
+
+def kept(logits, top_k=0, top_p=1.0):
+    return np.flatnonzero(np.isfinite(sampling.truncate(jnp.array([logits]), top_k, top_p)[0])).tolist()
+
+
+def draw(logits, settings, times=4000, seen=None):
+    logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (times, len(logits)))
+    seen = jnp.broadcast_to(jnp.zeros(logits.shape[1], bool) if seen is None else jnp.array(seen), logits.shape)
+    tokens = sampling.choose(jax.random.split(jax.random.key(0), times), logits, seen, settings)
+    return np.bincount(tokens, minlength=logits.shape[1]) / times
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_it():
+    logits = np.log([0.1, 0.5, 0.15, 0.25])
+    assert kept(logits, top_p=0.4) == [1]
+    assert kept(logits, top_p=0.6) == [1, 3]
+    assert kept(logits, top_p=0.76) == [1, 2, 3]
+    assert kept(logits, top_p=0.95) == [0, 1, 2, 3]
+
+
+def test_top_k_comes_before_top_p():
+    logits = np.log([0.1, 0.5, 0.15, 0.25])
+    assert kept(logits, top_k=2) == [1, 3]
+    assert kept(logits, top_k=2, top_p=0.66) == [1]  # 0.5 of the remaining 0.75
+    assert kept(logits, top_k=9) == [0, 1, 2, 3]
+
+
+def test_ties_are_cut_and_the_likeliest_always_stays():
+    assert kept([0.0] * 8, top_p=0.5) == [0, 1, 2, 3]
+    assert kept([0.0] * 8, top_k=3) == [0, 1, 2]
+    assert kept([0.0, 5.0], top_p=1e-9) == [1]
+
+
+def test_what_is_kept_keeps_its_logit():
+    logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 9.0, 8.0]])
+    np.testing.assert_array_equal(sampling.truncate(logits, 2, 1.0), [[3.0, -np.inf, 2.0], [-np.inf, 9.0, 8.0]])
+
+
+def test_the_penalty_moves_seen_tokens_down_whatever_their_sign():
+    logits, seen = jnp.array([[2.0, -2.0, 2.0, -2.0]]), jnp.array([[True, True, False, False]])
+    np.testing.assert_allclose(sampling.penalise(logits, seen, 4.0), [[0.5, -8.0, 2.0, -2.0]])
+
+
+def test_temperature_zero_is_the_likeliest_token():
+    assert draw([0.1, 0.3, 0.2], Sampling(temperature=0.0), times=3).tolist() == [0, 1, 0]
+    assert draw([0.1, 0.3, 0.2], Sampling(temperature=1e-30, top_p=1.0), times=3).tolist() == [0, 1, 0]
+    assert draw([0.1, 0.3, 0.2], Sampling(temperature=1e-5, top_p=1.0), times=3).tolist() == [0, 1, 0]
+    seen = [False, True, False]
+    assert draw([0.1, 0.3, 0.2], Sampling(temperature=0.0, repetition_penalty=2.0), times=3, seen=seen).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_follow_the_tempered_distribution(temperature):
+    share = np.array([0.1, 0.2, 0.3, 0.4]) ** (1 / temperature)
+    found = draw(np.log([0.1, 0.2, 0.3, 0.4]), Sampling(temperature=temperature, top_p=1.0))
+    np.testing.assert_allclose(found, share / share.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.01},
+        {"top_p": float("nan")},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("inf")},
+    ],
+)
+def test_a_wrong_setting_is_named(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=rf"^got {name} .*; allowed: .*; change --{name}$"):
+        Sampling(**wrong)

@@ -2,7 +2,8 @@
 
     python benchmarks/train_step.py [--rounds 5]        (make bench)
 
-A step is forward, backward, clipping to norm 1 and AdamW, on both sides. Prints JSON: for each shape the median tokens/s of both and their ratio.
+A step is forward, backward, clipping to norm 1 and AdamW, on both sides. Prints JSON: for each shape the median tokens/s of both and
+their ratio.
 """
 
 import argparse

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
+from statistics import mean, median
 
 import rich.box
 import rich.console
@@ -79,7 +80,7 @@ def step(title: str, *command: str, captured: bool = False) -> str:
 def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -> None:
     """Print what came out, and what to try next."""
     rows = list(run_log.rows(pathlib.Path(workdir) / run_log.METRICS))
-    speeds = sorted(row["tokens_per_second"] for row in rows)
+    speeds, last = [row["tokens_per_second"] for row in rows], mean(row["loss"] for row in rows[-20:])
     waiting = sum(row["data_wait_seconds"] for row in rows[1:]) / sum(row["step_seconds"] for row in rows[1:])
     console = rich.console.Console(width=None if rich.console.Console().is_terminal else 120, highlight=False)
     console.rule("[bold]Summary", align="left")
@@ -95,13 +96,14 @@ def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -
     console.print(
         f"The model beats both compressors on pieces as long as its context in {won} of {len(evaluation['domains'])} domains.\n"
         f"run's folder      {workdir} (curves.png, metrics.jsonl, tensorboard/, checkpoints/)\n"
-        f"loss              {rows[0]['loss']:.3f} at first, {sum(row['loss'] for row in rows[-20:]) / len(rows[-20:]):.3f} at the end (mean of the last 20)\n"
-        f"tokens            {rows[-1]['tokens']:,} at {speeds[len(speeds) // 2]:,.0f} tokens/s; {waiting:.2%} of the time waiting for data\n"
+        f"loss              {rows[0]['loss']:.3f} at first, {last:.3f} at the end (mean of the last 20 steps)\n"
+        f"tokens            {rows[-1]['tokens']:,} at {median(speeds):,.0f} tokens/s; {waiting:.2%} of the time waiting for data\n"
         f"all of this took  {seconds / 60:.1f} minutes\n\n"
         "To try next, in the project's folder, with its Python (. .venv/bin/activate):\n"
         f"  python -m teleflm_jax generate --workdir {workdir} --prompt 'To install the package' --temperature 0.5\n"
         f"  python eval.py --workdir {workdir} --text readme=README.md\n"
-        f"  python train.py --gin_file {GIN_FILE} --workdir runs/longer --gin_param 'train.steps = 3000' --gin_param 'optimizer.decay_tokens = 6144000'\n"
+        f"  python train.py --gin_file {GIN_FILE} --workdir runs/longer --gin_param 'train.steps = 5000'"
+        " --gin_param 'optimizer.decay_tokens = 10_240_000'\n"
         "  python -m teleflm_jax info --gin_file configs/runs/pretrain_52b.gin"
     )
 

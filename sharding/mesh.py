@@ -14,7 +14,7 @@ def make(config: MeshConfig) -> Mesh:
     """Build the mesh over all devices of the run.
 
     Raises:
-        UserError: the axes do not multiply to the number of devices, or ask for pipeline or tensor parallelism, which `train.py` cannot do yet.
+        UserError: the axes do not multiply to the number of devices, or ask for pipeline or tensor parallelism, which cannot run yet.
     """
     if config.pipe * config.tensor > 1:
         raise UserError(

@@ -23,12 +23,14 @@ def microbatch(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
         below = batch_size // groups * groups
         nearest = f"{below} or {below + groups}" if below else str(groups)
         raise UserError(
-            f"got train.batch_size={batch_size} on {groups} data-parallel groups; allowed: a multiple of {groups} (nearest: {nearest}); change train.batch_size"
+            f"got train.batch_size={batch_size} on {groups} data-parallel groups; "
+            f"allowed: a multiple of {groups} (nearest: {nearest}); change train.batch_size"
         )
     rows = batch_size // groups
     if microbatch_size and rows % microbatch_size:
         raise UserError(
-            f"got train.microbatch_size={microbatch_size}; allowed: a divisor of the {rows} sequences of each device; change train.microbatch_size"
+            f"got train.microbatch_size={microbatch_size}; allowed: a divisor of the {rows} sequences of each device; "
+            "change train.microbatch_size"
         )
     return microbatch_size or rows
 

@@ -117,7 +117,7 @@ def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any]) -> tuple
         The arrays by part, and the counters.
 
     Raises:
-        UserError: the checkpoint's tree, a shape or a dtype differs; names the first ten. Orbax itself would load what matches and say nothing.
+        UserError: the checkpoint's tree, a shape or a dtype differs; names the first ten. Orbax itself would load what matches.
     """
     path = (folder / str(step)).resolve()
     saved = ocp.checkpointables_metadata(path)

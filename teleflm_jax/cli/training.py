@@ -24,7 +24,7 @@ FREE = {
     "data": ("tokenizer", "packed", "sources", "max_epochs"),
     "train": ("steps", "microbatch_size", "eval_every", "eval_bytes", "checkpoint_every", "keep_last", "keep_every", "keep_best"),
 }
-"""Fields that may change when a run goes on; of the sections named here all others, like all of `mup` and `optimizer`, decide the numbers."""
+"""Fields that may change when a run goes on; all others of these sections, and all of `mup` and `optimizer`, decide the numbers."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -112,6 +112,7 @@ def _refuse_change(saved: pathlib.Path, sections: dict) -> None:
             old, new = getattr(before[section], field.name), getattr(sections[section], field.name)
             if old != new and field.name not in FREE.get(section, ()):
                 raise UserError(
-                    f"got {section}.{field.name}={new!r}, where the run in {saved.parent} has {old!r}; allowed: the same, since it goes on where it "
-                    "stopped; change it back, or start a new run in another --workdir (train.init_from takes over the weights)"
+                    f"got {section}.{field.name}={new!r}, where the run in {saved.parent} has {old!r}; "
+                    "allowed: the same, since it goes on where it stopped; change it back, or start a new run in "
+                    "another --workdir (train.init_from takes over the weights)"
                 )

@@ -27,13 +27,15 @@ class DataConfig:
         wrong = {d: w for d, w in self.proportions.items() if not (w > 0 and math.isfinite(w))}
         if wrong or not self.proportions:
             raise UserError(
-                f"got data.proportions={wrong or self.proportions}; allowed: at least one domain, each weight above 0; change data.proportions"
+                f"got data.proportions={wrong or self.proportions}; allowed: at least one domain, each weight above 0; "
+                "change data.proportions"
             )
         for name in ("max_epochs", "sources"):
             unknown = sorted(set(getattr(self, name)) - set(self.proportions))
             if unknown:
                 raise UserError(
-                    f"got data.{name} for {', '.join(unknown)}; allowed: domains of data.proportions ({', '.join(self.proportions)}); change data.{name}"
+                    f"got data.{name} for {', '.join(unknown)}; "
+                    f"allowed: domains of data.proportions ({', '.join(self.proportions)}); change data.{name}"
                 )
         for domain in self.proportions:
             if not domain or "/" in domain or domain.startswith("."):

@@ -44,12 +44,13 @@ class ModelConfig:
                 raise UserError(f"got model.{name}={getattr(self, name)}; allowed: 1 or more; change model.{name}")
         if self.d_model % (2 * self.num_heads):
             raise UserError(
-                f"got model.d_model={self.d_model} with model.num_heads={self.num_heads}; allowed: heads of an even size (d_model a multiple of "
-                f"{2 * self.num_heads}); change model.d_model or model.num_heads"
+                f"got model.d_model={self.d_model} with model.num_heads={self.num_heads}; allowed: heads of an even size "
+                f"(d_model a multiple of {2 * self.num_heads}); change model.d_model or model.num_heads"
             )
         if self.num_heads % self.num_kv_heads:
             raise UserError(
-                f"got model.num_kv_heads={self.num_kv_heads}; allowed: a divisor of model.num_heads={self.num_heads}; change model.num_kv_heads"
+                f"got model.num_kv_heads={self.num_kv_heads}; allowed: a divisor of model.num_heads={self.num_heads}; "
+                "change model.num_kv_heads"
             )
         for name, allowed in (("remat", REMAT), ("attention", ATTENTION), ("compute_dtype", DTYPES)):
             if getattr(self, name) not in allowed:

@@ -2,8 +2,8 @@
 
 Source: report, section 3.1. It knows no mesh, no loop and no configuration files.
 
-Dimension letters, here and in the whole project: B batch, T (query) time, S key time, D model, N heads, K key/value heads, G query heads per
-key/value head, H head size, F feed-forward, V vocabulary, L layers. `x_BTD` is an array of shape [B, T, D].
+Dimension letters, here and in the whole project: B batch, T (query) time, S key time, D model, N heads, K key/value heads, G query heads
+per key/value head, H head size, F feed-forward, V vocabulary, L layers. `x_BTD` is an array of shape [B, T, D].
 """
 
 from collections.abc import Callable

@@ -50,7 +50,7 @@ def train(plan: Plan) -> int:
     """Run, or go on with, the training that the plan describes, until its last step or a signal.
 
     Returns:
-        The exit code: done, diverged (a loss or gradient that is not finite; the newest checkpoint is from before it), or stopped after saving.
+        The exit code: done, diverged (a loss or gradient that is not finite; the newest checkpoint is from before it), or stopped.
 
     Raises:
         UserError: the batch does not split over the devices, or the folder's checkpoint is of another shape.

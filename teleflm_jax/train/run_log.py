@@ -1,7 +1,7 @@
 """What a run writes about itself: metrics.jsonl, evals.jsonl, events.jsonl and TensorBoard files.
 
-`metrics.jsonl` has one row a step and `events.jsonl` is the ledger of where the time went. On resume, rows past the restored step and a line torn by a
-kill are dropped, so that the files read as if the run had never stopped.
+`metrics.jsonl` has one row a step and `events.jsonl` is the ledger of where the time went. On resume, rows past the restored step and a
+line torn by a kill are dropped, so that the files read as if the run had never stopped.
 """
 
 import dataclasses

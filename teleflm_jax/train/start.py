@@ -21,7 +21,7 @@ def state(
     """The state to go on from: the newest checkpoint of FOLDER if there is one, else step 0.
 
     Raises:
-        UserError: the checkpoint, or the one that `train.init_from` names, has other arrays than this model; too little disk for a checkpoint.
+        UserError: the checkpoint, or the one that `train.init_from` names, has other arrays than this model; the disk is too full for one.
     """
     sharding = rules.replicated(mesh)
     build = lambda: new_state(model, mup, optimizer, train.seed)  # noqa: E731

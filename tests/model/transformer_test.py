@@ -57,7 +57,9 @@ def test_a_document_mask_makes_packed_documents_independent():
 @pytest.mark.parametrize("block", [3, 5, 16])
 def test_blocks_of_queries_equal_plain_attention(block, monkeypatch):
     monkeypatch.setattr(attention, "QUERY_BLOCK", block)
-    q, k, v = (jax.random.normal(key, (2, 16, heads, 8)) for key, heads in zip(jax.random.split(jax.random.key(0), 3), (4, 2, 2), strict=True))
+    q, k, v = (
+        jax.random.normal(key, (2, 16, heads, 8)) for key, heads in zip(jax.random.split(jax.random.key(0), 3), (4, 2, 2), strict=True)
+    )
     chex.assert_trees_all_close(attention.causal(q, k, v), jax.nn.dot_product_attention(q, k, v, is_causal=True), **EXACT)
 
 
@@ -127,7 +129,9 @@ def test_multipliers_scale_embedding_and_logits():
 )
 def test_declared_weights_add_up_to_the_report(layers, width, heads, ffn, total):
     """Also holds `size.parameters`, a formula, to the declarations."""
-    config = ModelConfig(num_layers=layers, d_model=width, num_heads=heads, num_kv_heads=heads, d_ff=ffn, vocab_size=80_000, context_length=4096)
+    config = ModelConfig(
+        num_layers=layers, d_model=width, num_heads=heads, num_kv_heads=heads, d_ff=ffn, vocab_size=80_000, context_length=4096
+    )
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     model = shapes(config)
     assert count(model) == total

@@ -98,7 +98,10 @@ def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -
         f"run's folder      {workdir} (curves.png, metrics.jsonl, tensorboard/, checkpoints/)\n"
         f"loss              {rows[0]['loss']:.3f} at first, {last:.3f} at the end (mean of the last 20 steps)\n"
         f"tokens            {rows[-1]['tokens']:,} at {median(speeds):,.0f} tokens/s; {waiting:.2%} of the time waiting for data\n"
-        f"all of this took  {seconds / 60:.1f} minutes\n\n"
+        f"all of this took  {seconds / 60:.1f} minutes\n"
+    )
+    # not through rich, which would break the lines that are meant to be copied
+    print(
         "To try next, in the project's folder, with its Python (. .venv/bin/activate):\n"
         f"  python -m teleflm_jax generate --workdir {workdir} --prompt 'To install the package' --temperature 0.5\n"
         f"  python eval.py --workdir {workdir} --text readme=README.md\n"

@@ -1,10 +1,13 @@
 """The body of `train.py`: check everything, write the run's folder, build the parts and hand them to the loop."""
 
 import argparse
+import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import jax
 
@@ -41,19 +44,33 @@ def main(args: argparse.Namespace) -> int:
     )
     evaluate = _evaluator(run, device_mesh)
     _refuse_what_cannot_train(run, width, device_mesh)
-    _write_folder(folder, run)
-    return loop.train(
-        loop.Plan(
-            folder=folder,
-            model=run.model,
-            mup=width,
-            optimizer=run.optimizer,
-            train=run.train,
-            mesh=device_mesh,
-            batches=lambda step: data.iterate(step, process=jax.process_index(), num_processes=jax.process_count()),
-            evaluate=evaluate,
-        )
+    plan = loop.Plan(
+        folder=folder,
+        model=run.model,
+        mup=width,
+        optimizer=run.optimizer,
+        train=run.train,
+        mesh=device_mesh,
+        batches=lambda step: data.iterate(step, process=jax.process_index(), num_processes=jax.process_count()),
+        evaluate=evaluate,
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        _write_folder(folder, run)
+        return loop.train(plan)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Hold the run's folder, so that two trainings cannot write into it; the lock goes with the process, however that ends."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"got {folder}, into which another process trains; allowed: one at a time; wait for it, or change --workdir"
+            ) from error
+        yield
 
 
 def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, devices: jax.sharding.Mesh) -> None:
@@ -91,7 +108,6 @@ def _folder(args: argparse.Namespace) -> pathlib.Path:
 
 def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
     """Write config.gin and the tokenizer, before step 0; refuse to go on under a configuration that would make other numbers."""
-    folder.mkdir(parents=True, exist_ok=True)
     sections = {name: getattr(run, name) for name in options.SECTIONS}
     saved = folder / options.SAVED_CONFIG
     if saved.exists():

@@ -78,6 +78,7 @@ def train(plan: Plan) -> int:
             peak_flops=peak.flops,
             peak_source=peak.source,
         )
+        say(f"{jax.device_count()} device(s), each {peak.flops / 1e12:.3g} TFLOP/s at best ({peak.source}); MFU counts causal FLOPs")
         step = train_step.make(optimizer, plan.mesh, microbatch)
         run = _Run(
             plan=plan, step=step, peak_flops=peak.flops * jax.device_count(), log=log, report=report, say=say, checkpointer=checkpointer
@@ -109,6 +110,8 @@ class _Run:
     def go_on(self, state: TrainState, counters: Counters, batches: Iterator, asked_to_stop: Callable[[], bool]) -> int:
         """The loop. A step's figures are read only when the next step is under way, so that the devices never wait for the host."""
         settings = self.plan.train
+        if counters.updates >= settings.steps:
+            self.say(f"step {counters.updates} of {settings.steps} is done already; raise train.steps to go on")
         pending, mark = None, time.perf_counter()
         while counters.updates < settings.steps:
             state, counters, current = self.advance(state, counters, batches)

@@ -31,6 +31,7 @@ _OPTIONAL = ("model", "train")
 
 def arguments(parser: argparse.ArgumentParser):
     """Add the sub-commands and their options."""
+    parser.epilog = f"example: {parser.prog} train --gin_file configs/runs/quickstart.gin"
     commands = parser.add_subparsers(dest="subcommand", metavar="{train,report}", required=True)
     train = _sub_command(commands, "train", "train on data.sources and write data.tokenizer", "--gin_file configs/runs/quickstart.gin")
     train.add_argument("--force", action="store_true", help="replace a tokenizer that was made from something else")

@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 METRICS, EVALS, EVENTS = "metrics.jsonl", "evals.jsonl", "events.jsonl"
 
@@ -22,7 +24,8 @@ class RunLog:
     """Open files of one run's folder; from `open_log`."""
 
     folder: pathlib.Path
-    tensorboard: SummaryWriter
+    tensorboard: EventsWriter
+    """Writes in our thread: tensorboardX's own background writer, when its disk is full, blocks the run for ever without a word."""
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """One training step."""
@@ -44,7 +47,9 @@ class RunLog:
         append(self.folder / file, row)
         for name, value in row.items():
             if name != "step":
-                self.tensorboard.add_scalar(name if "/" in name else f"train/{name}", value, row["step"])
+                summary = scalar(name if "/" in name else f"train/{name}", value)
+                self.tensorboard.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
+        self.tensorboard.flush()
 
 
 def open_log(folder: pathlib.Path, step: int) -> RunLog:
@@ -52,7 +57,11 @@ def open_log(folder: pathlib.Path, step: int) -> RunLog:
     for file in (METRICS, EVALS):
         keep_until(folder / file, step)
     repair(folder / EVENTS)
-    return RunLog(folder=folder, tensorboard=SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
+    (folder / "tensorboard").mkdir(exist_ok=True)
+    tensorboard = EventsWriter(str(folder / "tensorboard" / f"events-{os.getpid()}"))
+    # tells TensorBoard to forget what an abandoned future wrote
+    tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+    return RunLog(folder=folder, tensorboard=tensorboard)
 
 
 def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:

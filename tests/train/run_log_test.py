@@ -1,4 +1,7 @@
+import contextlib
 import json
+
+import pytest
 
 from teleflm_jax.train import curves, hardware, progress, run_log
 
@@ -38,3 +41,12 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
         say("saved")
     assert "step 2/2  loss 1.5000" in capsys.readouterr().err
     assert progress.duration(3723.9) == "1:02:03"
+
+
+def test_a_full_disk_under_tensorboard_is_an_error_and_not_a_hang(tmp_path):
+    log = run_log.open_log(tmp_path, 0)
+    writer = log.tensorboard._py_recordio_writer
+    with open("/dev/full", "wb", buffering=0) as full, contextlib.closing(writer._writer):
+        writer._writer = full
+        with pytest.raises(OSError, match="No space left"):
+            log.metrics({"step": 1, "loss": 2.0})

@@ -11,12 +11,11 @@ import dataclasses
 import json
 import os
 import statistics
+import sys
 import time
 
 import jax
 import numpy as np
-import torch
-import transformers
 from jax.sharding import AxisType, Mesh
 
 from sharding import mesh, rules
@@ -26,6 +25,12 @@ from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
+
+try:
+    import torch
+    import transformers
+except ImportError:
+    sys.exit("error: got no PyTorch; allowed: Python 3.11 with requirements-parity.txt; run make PYTHON=python3.11 bench in a fresh clone")
 
 QUICKSTART = ModelConfig(
     num_layers=4,

@@ -26,6 +26,7 @@ from teleflm_jax.train import run_log
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIN_FILE = "configs/runs/quickstart.gin"
 TEXT = pathlib.Path("data/text")
+WORKDIR = "runs/quickstart"
 PROMPTS = {"English": "The module provides functions to", "Chinese": "如果您要"}
 COMPRESSORS = ("gzip -9", "xz -9e")
 
@@ -33,7 +34,7 @@ COMPRESSORS = ("gzip -9", "xz -9e")
 def main() -> int:
     """Run every step; the first that fails ends the run with its exit code."""
     parser = options.make_parser("python examples/quickstart.py", __doc__.splitlines()[0], "--workdir runs/quickstart")
-    parser.add_argument("--workdir", default="runs/quickstart", help="the run's folder (default: runs/quickstart)")
+    parser.add_argument("--workdir", default=WORKDIR, help="the run's folder (default: runs/quickstart)")
     parser.add_argument(
         "--folder", action="append", default=[], metavar="[DOMAIN=]DIR", help="text of yours to train on as well; repeatable"
     )
@@ -41,7 +42,10 @@ def main() -> int:
     began = time.monotonic()
     try:
         step("Real text", "examples/debian_text.py", "--out", str(TEXT), *flags("--folder", args.folder))
-        config = ["--gin_file", GIN_FILE, *flags("--gin_param", domains(TEXT))]
+        own = domains(TEXT)
+        if own and args.workdir == WORKDIR:  # other domains are another tokenizer and another run; neither may take the usual one's place
+            args.workdir = f"{WORKDIR}-{name_of(TEXT)}"
+        config = ["--gin_file", GIN_FILE, *flags("--gin_param", own)]
         step("Tokenizer", "-m", "teleflm_jax", "tokenizer", "train", *config)
         step("Packing", "-m", "teleflm_jax", "pack", *config)
         step("Training", "train.py", *config, "--workdir", args.workdir)
@@ -67,14 +71,28 @@ def domains(text: pathlib.Path) -> list[str]:
     found = {path.name: str(path) for path in sorted(text.iterdir()) if path.is_dir() and any(path.iterdir())}
     if found == run.data.sources:
         return []
-    return [f"data.sources = {found!r}", f"data.proportions = { {domain: run.data.proportions.get(domain, 1.0) for domain in found}!r}"]
+    place = f"data/quickstart-{name_of(text)}"
+    bindings = [f"data.tokenizer = '{place}/tokenizer.json'", f"data.packed = '{place}/packed'", f"data.sources = {found!r}"]
+    return [*bindings, f"data.proportions = { {domain: run.data.proportions.get(domain, 1.0) for domain in found}!r}"]
+
+
+def name_of(text: pathlib.Path) -> str:
+    """The domains that there are, as part of a folder's name."""
+    return "-".join(path.name for path in sorted(text.iterdir()) if path.is_dir() and any(path.iterdir()))
 
 
 def step(title: str, *command: str, captured: bool = False) -> str:
     """Run one command of the project's and show it, so that it can be repeated by hand; returns what it printed, if captured."""
     rich.console.Console().rule(f"[bold]{title}", align="left")
     print("$ python", shlex.join(command), flush=True)
-    return subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE if captured else None, text=True).stdout
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE if captured else None, text=True) as process:
+        try:
+            out, _ = process.communicate()
+        except KeyboardInterrupt:  # the terminal sent it to the command as well, which saves and leaves; give it the time
+            out, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return out
 
 
 def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -> None:
@@ -105,7 +123,7 @@ def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -
         "To try next, in the project's folder, with its Python (. .venv/bin/activate):\n"
         f"  python -m teleflm_jax generate --workdir {workdir} --prompt 'To install the package' --temperature 0.5\n"
         f"  python eval.py --workdir {workdir} --text readme=README.md\n"
-        f"  python train.py --gin_file {GIN_FILE} --workdir runs/longer --gin_param 'train.steps = 5000'"
+        f"  python train.py --gin_file {workdir}/config.gin --workdir runs/longer --gin_param 'train.steps = 5000'"
         " --gin_param 'optimizer.decay_tokens = 10_240_000'\n"
         "  python -m teleflm_jax info --gin_file configs/runs/pretrain_52b.gin"
     )

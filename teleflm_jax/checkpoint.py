@@ -19,6 +19,8 @@ from orbax.checkpoint import v1 as ocp
 from teleflm_jax.errors import UserError
 
 PARTS = ("model", "optimizer")
+MARKER = "_CHECKPOINT_METADATA"
+"""What Orbax writes last into a finished checkpoint."""
 METRIC = "bpb"
 """Name of the metric by which the best checkpoints are kept; lower is better."""
 
@@ -86,7 +88,25 @@ def steps(folder: pathlib.Path) -> list[int]:
     """Steps of the finished checkpoints, ascending; empty where there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists())
+    return sorted(int(path.name) for path in _numbered(folder) if (path / MARKER).exists())
+
+
+def refuse_damaged(folder: pathlib.Path) -> None:
+    """Refuse a checkpoint that lost its marker, newer than every whole one; older ones are what a killed deletion left.
+
+    Raises:
+        UserError: names the folder; to go on from an older checkpoint is for a person to decide.
+    """
+    newest = max(steps(folder), default=-1)
+    for path in _numbered(folder) if folder.is_dir() else ():
+        if int(path.name) > newest:
+            raise UserError(
+                f"got the checkpoint {path} without {MARKER}; allowed: a whole one; restore it, or remove it to go on from an older one"
+            )
+
+
+def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [path for path in folder.iterdir() if path.name.isdecimal() and str(int(path.name)) == path.name]
 
 
 def choose(folder: pathlib.Path, step: int | None = None) -> int:
@@ -120,10 +140,20 @@ def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any]) -> tuple
         UserError: the checkpoint's tree, a shape or a dtype differs; names the first ten. Orbax itself would load what matches.
     """
     path = (folder / str(step)).resolve()
-    saved = ocp.checkpointables_metadata(path)
-    for part, wanted in shapes.items():
-        _compare(f"{path} ({part})", _signature(saved.metadata[part]), _signature(wanted))
-    return ocp.load_checkpointables(path, dict(shapes)), dict(saved.custom_metadata or {})
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports there what it raises as well
+    try:
+        saved = ocp.checkpointables_metadata(path)
+        for part, wanted in shapes.items():
+            _compare(f"{path} ({part})", _signature(saved.metadata[part]), _signature(wanted))
+        return ocp.load_checkpointables(path, dict(shapes)), dict(saved.custom_metadata or {})
+    except UserError:
+        raise
+    except Exception as error:  # Orbax and TensorStore have no common class for what a damaged file makes them raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(
+            f"got the checkpoint {path}, which cannot be read ({reason}); "
+            "allowed: a whole one; restore it, or remove it to go on from an older one"
+        ) from error
 
 
 def _signature(tree: Any) -> dict[str, str]:

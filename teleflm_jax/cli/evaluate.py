@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import rich.box
 import rich.console
+import rich.markup
 import rich.progress
 import rich.table
 import tokenizers
@@ -126,11 +127,16 @@ def _progress(batches: Sequence[windows.Batch]) -> Iterable[windows.Batch]:
 
 def _print(folder: pathlib.Path, report: dict) -> None:
     console = rich.console.Console(width=None if rich.console.Console().is_terminal else 120, highlight=False)
-    table = rich.table.Table(title=f"{folder}, step {report['step']:,}", title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
+    table = rich.table.Table(
+        title=f"{rich.markup.escape(str(folder))}, step {report['step']:,}",
+        title_justify="left",
+        title_style="bold",
+        box=rich.box.SIMPLE_HEAD,
+    )
     for column in ("domain", "bits/byte", "nats/token", "tokens", "bytes"):
         table.add_column(column, justify="left" if column == "domain" else "right", overflow="fold")
     for name, row in report["domains"].items():
-        table.add_row(name, f"{row['bpb']:.4f}", f"{row['loss']:.4f}", f"{row['tokens']:,}", f"{row['bytes']:,}")
+        table.add_row(rich.markup.escape(name), f"{row['bpb']:.4f}", f"{row['loss']:.4f}", f"{row['tokens']:,}", f"{row['bytes']:,}")
     table.add_section()
     for name, row in report["weighted"].items():
         table.add_row(f"mean: {name}", f"{row['bpb']:.4f}", f"{row['loss']:.4f}", "", "")

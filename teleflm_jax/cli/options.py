@@ -45,6 +45,8 @@ WRONG_INPUT = 2
 """Exit code: what the user gave is wrong."""
 STDOUT = 1
 """The file descriptor."""
+INTERRUPTED = 128 + 2
+"""Exit code: Ctrl-C before or outside the training loop, as a shell reports it."""
 PIPE_CLOSED = 128 + 13
 """Exit code: who read our output has left, as a shell reports a death by SIGPIPE."""
 
@@ -54,6 +56,9 @@ _REMEDIES = {
     errno.EPERM: ("what this user may read and write", "change its permissions or choose another path"),
     errno.EISDIR: ("a file", "name a file in that folder"),
     errno.ENOTDIR: ("a folder", "name a folder"),
+    errno.EEXIST: ("a folder, or a name that is free", "change the path"),
+    errno.ELOOP: ("a path without a circle of links", "correct the link"),
+    errno.ENAMETOOLONG: ("a shorter name", "change the path"),
     errno.ENOSPC: ("a disk with room left", "free some space or choose a folder on another disk"),
     errno.EDQUOT: ("a disk with room left", "free some of your quota or choose a folder on another disk"),
     errno.EROFS: ("a disk that can be written", "choose a folder on another disk"),
@@ -173,6 +178,9 @@ def run_command(main: Callable[[], int | None]) -> int:
         return code
     except UserError as error:
         message = str(error)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written stands in place of a result", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import jax
 
 from sharding import mesh, rules
-from teleflm_jax import config, mup
+from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.data import loader
 from teleflm_jax.errors import UserError
@@ -23,11 +23,11 @@ from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import loop
 
 FREE = {
-    "model": ("compute_dtype", "remat", "attention", "loss_chunk_tokens"),
+    "model": ("remat", "attention", "loss_chunk_tokens"),
     "data": ("tokenizer", "packed", "sources", "max_epochs"),
     "train": ("steps", "microbatch_size", "eval_every", "eval_bytes", "checkpoint_every", "keep_last", "keep_every", "keep_best"),
 }
-"""Fields that may change when a run goes on; all others of these sections, and all of `mup` and `optimizer`, decide the numbers."""
+"""Fields that may change when a run goes on (the tokenizer's path, not its content)."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -81,13 +81,15 @@ def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, devices: jax.sha
 
 
 def _evaluator(run: options.Run, devices: jax.sharding.Mesh) -> loop.Evaluator | None:
-    """Bits per byte on the packed held-out sets; none, and said so, where no domain has one."""
+    """Bits per byte on the packed held-out sets of the domains that have one; says which have none."""
     tokenizer, domains = load.load(run.data.tokenizer), run.evaluation.domains
-    if not domains and not any(
-        any(True for _ in loader.heldout(run.data, domain, vocab_size=run.model.vocab_size)) for domain in run.data.proportions
-    ):
-        print("no domain has held-out text (pack.heldout_fraction), so nothing is evaluated during training", file=sys.stderr)
-        return None
+    if not domains:
+        has_text = {d: any(True for _ in loader.heldout(run.data, d, vocab_size=run.model.vocab_size)) for d in run.data.proportions}
+        domains = tuple(domain for domain, found in has_text.items() if found)
+        if without := [domain for domain, found in has_text.items() if not found]:
+            print(f"not evaluated, for want of held-out text (pack.heldout_fraction): {', '.join(without)}", file=sys.stderr)
+        if not domains:
+            return None
     chosen = documents.heldout(
         run.data, domains, vocab_size=run.model.vocab_size, max_bytes=run.train.eval_bytes, pieces=pieces.piece_bytes(tokenizer)
     )
@@ -110,8 +112,13 @@ def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
     """Write config.gin and the tokenizer, before step 0; refuse to go on under a configuration that would make other numbers."""
     sections = {name: getattr(run, name) for name in options.SECTIONS}
     saved = folder / options.SAVED_CONFIG
-    if saved.exists():
+    if checkpoint.steps(folder / run_folder.CHECKPOINTS):  # before the first one, there is nothing to be unlike
         _refuse_change(saved, sections)
+        if (folder / run_folder.TOKENIZER).read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
+            raise UserError(
+                f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
+                "change it back, or start a new run in another --workdir"
+            )
     for name, content in (
         (options.SAVED_CONFIG, config.dump(sections).encode()),
         (run_folder.TOKENIZER, pathlib.Path(run.data.tokenizer).read_bytes()),

@@ -126,10 +126,13 @@ def _part(folder: str, raw: dict) -> Part:
 
 
 def _measure(shard: Shard) -> tuple[int, int]:
-    """Read a shard's size and, from its last bytes, its number of records; 0 and 0 if it is not there."""
-    if not os.path.exists(shard.path):
+    """Read a shard's size and, from its last bytes, its number of records; no records if it is not there or cannot be read."""
+    if not os.path.isfile(shard.path):
         return 0, 0
-    reader = array_record_module.ArrayRecordReader(shard.path)
+    try:
+        reader = array_record_module.ArrayRecordReader(shard.path)
+    except RuntimeError:  # too short, or no ArrayRecord at all
+        return os.path.getsize(shard.path), 0
     try:
         return os.path.getsize(shard.path), reader.num_records()
     finally:

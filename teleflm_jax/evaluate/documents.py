@@ -42,6 +42,11 @@ def heldout(
                 f"or leave it out: evaluation.domains = {others}"
             )
         chosen[domain] = sample(documents, max_bytes, pieces) if max_bytes else documents
+        if not chosen[domain]:
+            raise UserError(
+                f"got {max_bytes} bytes per domain to evaluate on, not one token of {domain}; allowed: more, or 0 for all; "
+                "change evaluation.max_bytes or train.eval_bytes"
+            )
     return chosen
 
 

@@ -56,7 +56,8 @@ def truncate(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
         sorted_BV = jnp.where(jnp.arange(sorted_BV.shape[-1]) < top_k, sorted_BV, -jnp.inf)
     share_BV = jax.nn.softmax(sorted_BV, axis=-1)
     before_BV = jnp.cumsum(share_BV, axis=-1) - share_BV
-    sorted_BV = jnp.where(before_BV < top_p, sorted_BV, -jnp.inf)
+    stays = (before_BV < top_p) | (jnp.arange(sorted_BV.shape[-1]) == 0)  # a top_p that float32 rounds to 0 would leave nothing
+    sorted_BV = jnp.where(stays, sorted_BV, -jnp.inf)
     return jnp.put_along_axis(logits_BV, order_BV, sorted_BV, axis=-1, inplace=False)
 
 

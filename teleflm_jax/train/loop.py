@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sharding import rules
@@ -87,7 +88,7 @@ def train(plan: Plan) -> int:
             return run.go_on(state, counters, batches, asked_to_stop)
         except _Diverged as error:
             log.event("diverged", **error.args[0])
-            say(f"stopped: {error.args[0]}; nothing was saved after it; lower the learning rates or look at the data of that step")
+            say(f"stopped: {error.args[0]}; nothing was saved after it; start anew in another --workdir with lower rates")
             return DIVERGED
 
 
@@ -122,11 +123,13 @@ class _Run:
             saving = last or stopping or _due(counters.updates, settings.checkpoint_every)
             if evaluating or saving:
                 self.record(pending, mark)
+                self.refuse_non_finite(state, counters)
                 bpb = self.evaluate(state, counters) if evaluating else None
                 if saving:
                     self.save(state, counters, bpb)
                 pending, mark = None, time.perf_counter()
             if stopping and not last:
+                self.checkpointer.wait()
                 self.log.event("stop", step=counters.updates)
                 self.say(f"stopped by a signal after saving step {counters.updates}; the same command goes on from there")
                 return STOPPED
@@ -160,13 +163,18 @@ class _Run:
         row = row | {name: float(row[name]) for name in ("loss", "grad_norm")}
         done = time.perf_counter()
         if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-            raise _Diverged({name: str(row[name]) for name in ("step", "loss", "grad_norm")})
+            raise _Diverged({"step": row["step"], "loss": str(row["loss"]), "grad_norm": str(row["grad_norm"])})
         speed = self.plan.train.batch_size * self.plan.model.context_length / (done - mark)
         mfu = speed * size.flops_per_token(self.plan.model)["causal"] / self.peak_flops
         row |= {"step_seconds": done - mark, "tokens_per_second": speed, "mfu": mfu}
         self.log.metrics(row)
         self.report(row)
         return done
+
+    def refuse_non_finite(self, state: TrainState, counters: Counters) -> None:
+        """A broken update is neither evaluated nor saved: the loss that is logged is from before it."""
+        if not all_finite(state):
+            raise _Diverged({"step": counters.updates, "state": "weights or optimizer state not finite"})
 
     def evaluate(self, state: TrainState, counters: Counters) -> float | None:
         """Run the evaluator and log what it found; returns the weighted bits per byte."""
@@ -191,6 +199,13 @@ class _Run:
         self.checkpointer.wait()
         curves.draw(self.plan.folder)
         self.log.event("done", step=counters.updates, tokens=counters.tokens)
+
+
+@jax.jit
+def all_finite(state: TrainState) -> jax.Array:
+    """Whether every float of the state is finite."""
+    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]))
 
 
 def _due(step: int, every: int) -> bool:

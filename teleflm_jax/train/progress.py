@@ -30,7 +30,10 @@ def shown(done: int, total: int) -> Iterator[tuple[Report, Callable[[str], None]
         text = TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s")
         with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), console=console) as bar:
             task = bar.add_task("", total=total, completed=done, loss=float("nan"), speed=0.0)
-            yield lambda row: bar.update(task, completed=row["step"], loss=row["loss"], speed=row["tokens_per_second"]), bar.console.print
+            yield (
+                lambda row: bar.update(task, completed=row["step"], loss=row["loss"], speed=row["tokens_per_second"]),
+                lambda message: bar.console.print(message, markup=False),
+            )
     else:
         yield _lines(total), lambda message: print(message, file=sys.stderr, flush=True)
 

@@ -16,6 +16,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from teleflm_jax.errors import UserError
+
 METRICS, EVALS, EVENTS = "metrics.jsonl", "evals.jsonl", "events.jsonl"
 
 
@@ -36,7 +38,7 @@ class RunLog:
         self._write(EVALS, row)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Something that happened: start, resume, compile, save, eval, stop, done."""
+        """Something that happened: start, resume, save, eval, stop, diverged, done."""
         append(self.folder / EVENTS, {"event": name, "time": round(time.time(), 3), **fields})
 
     def close(self) -> None:
@@ -58,7 +60,7 @@ def open_log(folder: pathlib.Path, step: int) -> RunLog:
         keep_until(folder / file, step)
     repair(folder / EVENTS)
     (folder / "tensorboard").mkdir(exist_ok=True)
-    tensorboard = EventsWriter(str(folder / "tensorboard" / f"events-{os.getpid()}"))
+    tensorboard = EventsWriter(str(folder / "tensorboard" / f"events-{time.time_ns()}"))
     # tells TensorBoard to forget what an abandoned future wrote
     tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
     return RunLog(folder=folder, tensorboard=tensorboard)
@@ -74,20 +76,32 @@ def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a file of JSON objects; nothing where there is no file."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise _damaged(path, number) from error
+        if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
+            raise _damaged(path, number)
+        yield row
 
 
 def keep_until(path: pathlib.Path, step: int) -> None:
     """Drop a torn last line and every row past `step`."""
-    _rewrite(path, [row for row in rows(path) if row["step"] <= step])
+    _rewrite(path, [row for row in rows(path) if row.get("step", 0) <= step])
 
 
 def repair(path: pathlib.Path) -> None:
     """Drop a torn last line."""
     _rewrite(path, list(rows(path)))
+
+
+def _damaged(path: pathlib.Path, number: int) -> UserError:
+    return UserError(
+        f"got {path}, line {number}, which is not a row of this log; allowed: what the run wrote; restore the file or move it away"
+    )
 
 
 def _rewrite(path: pathlib.Path, kept: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Where a run begins: fresh weights, another run's weights, or its own newest checkpoint."""
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -28,9 +29,11 @@ def state(
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(build))
     _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)))
     checkpoints = folder / "checkpoints"
+    checkpoint.refuse_damaged(checkpoints)
     if checkpoint.steps(checkpoints):
-        arrays, counters = checkpoint.restore(checkpoints, checkpoint.choose(checkpoints), to_arrays(shapes))
-        return from_arrays(arrays, shapes), Counters(**counters)
+        step = checkpoint.choose(checkpoints)
+        arrays, counters = checkpoint.restore(checkpoints, step, to_arrays(shapes))
+        return from_arrays(arrays, shapes), _counters(checkpoints / str(step), counters)
     fresh = jax.jit(build, out_shardings=sharding)()
     if train.init_from is None:
         return fresh, Counters()
@@ -38,10 +41,23 @@ def state(
     return TrainState(model=with_weights(fresh.model, weights["model"]), optimizer=fresh.optimizer), Counters()
 
 
+def _counters(path: pathlib.Path, saved: dict) -> Counters:
+    names = [field.name for field in dataclasses.fields(Counters)]
+    if (
+        sorted(saved) != sorted(names)
+        or not all(type(saved[name]) is int and saved[name] >= 0 for name in names)
+        or str(saved["updates"]) != path.name
+    ):
+        raise UserError(
+            f"got the checkpoint {path} without its counters; allowed: a whole one; restore it, or remove it to go on from an older one"
+        )
+    return Counters(**saved)
+
+
 def _other_run(init_from: str) -> tuple[pathlib.Path, int]:
     """Split `RUN@step` into the folder of its checkpoints and a step that is there."""
     run, at, step = init_from.rpartition("@")
-    if not at or not step.isdigit():
+    if not at or not step.isdecimal():
         raise UserError(
             f"got train.init_from={init_from!r}; allowed: a run's folder, @ and a step, such as runs/base@1000; change train.init_from"
         )

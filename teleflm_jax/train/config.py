@@ -30,7 +30,8 @@ class TrainConfig:
     keep_every: int = 0
     """Checkpoints at multiples of this step are kept for ever; 0: none."""
     keep_best: int = 1
-    """Checkpoints with the lowest weighted bits per byte that are kept as well."""
+    """Checkpoints with the lowest weighted bits per byte that are kept as well, of those saved at a step that is evaluated: let one of
+    the two intervals divide the other."""
 
     def __post_init__(self):
         for name, least in (

@@ -37,6 +37,9 @@ class DataConfig:
                     f"got data.{name} for {', '.join(unknown)}; "
                     f"allowed: domains of data.proportions ({', '.join(self.proportions)}); change data.{name}"
                 )
+        for path in (self.tokenizer, self.packed, *self.sources.values()):
+            if "://" in path:
+                raise UserError(f"got {path!r} in data.*; allowed: paths on a local or shared disk; mount the store or change the path")
         for domain in self.proportions:
             if not domain or "/" in domain or domain.startswith("."):
                 raise UserError(f"got the domain {domain!r} in data.proportions; allowed: a plain folder name; rename it")

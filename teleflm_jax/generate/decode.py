@@ -108,7 +108,7 @@ def check(context_length: int, prompts: Sequence[Sequence[int]], max_tokens: int
 def _stream(model, prompts, max_tokens, sampling, seed, stop, chunk):
     context = model.config.context_length
     lengths_B = np.array([len(prompt) for prompt in prompts], np.int32)
-    limits_B = np.minimum(lengths_B + max_tokens, context).astype(np.int32)
+    limits_B = np.minimum(lengths_B + min(max_tokens, context), context).astype(np.int32)
     tokens_BT = np.full((len(prompts), bucket(int(lengths_B.max()), context)), layout.PAD, np.int32)
     for row, prompt in zip(tokens_BT, prompts, strict=True):
         row[: len(prompt)] = prompt

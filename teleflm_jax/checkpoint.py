@@ -18,6 +18,8 @@ from orbax.checkpoint import v1 as ocp
 
 from teleflm_jax.errors import UserError
 
+FOLDER = "checkpoints"
+"""Where they lie in a run's folder."""
 PARTS = ("model", "optimizer")
 MARKER = "_CHECKPOINT_METADATA"
 """What Orbax writes last into a finished checkpoint."""
@@ -82,6 +84,11 @@ def save(
     """
     metrics = None if bpb is None else {METRIC: bpb}
     checkpointer.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=dict(counters), metrics=metrics)
+
+
+def metrics(checkpointer: ocp.training.Checkpointer) -> list[float]:
+    """Weighted bits per byte of the checkpoints that are there, of those saved with it."""
+    return [found.metrics[METRIC] for found in checkpointer.checkpoints if found.metrics]
 
 
 def steps(folder: pathlib.Path) -> list[int]:

@@ -12,13 +12,12 @@ from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.tokenizer import load
 from teleflm_jax.train.state import new_model, weights_of, with_weights
 
-CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer.json"
 
 
 def choose_step(folder: pathlib.Path, step: int | None) -> int:
     """The given step, or the newest; raises a `UserError` if there is no such checkpoint."""
-    return checkpoint.choose(folder / CHECKPOINTS, step)
+    return checkpoint.choose(folder / checkpoint.FOLDER, step)
 
 
 def load_model(folder: pathlib.Path, run: Run, step: int, placed: jax.sharding.Sharding) -> Transformer:
@@ -35,7 +34,7 @@ def load_model(folder: pathlib.Path, run: Run, step: int, placed: jax.sharding.S
     """
     model = jax.eval_shape(lambda: new_model(run.model, mup.at_width(run.mup, run.model.d_model), seed=0))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), weights_of(model))
-    arrays, _ = checkpoint.restore(folder / CHECKPOINTS, step, {"model": shapes})
+    arrays, _ = checkpoint.restore(folder / checkpoint.FOLDER, step, {"model": shapes})
     return with_weights(model, arrays["model"])
 
 

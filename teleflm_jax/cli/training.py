@@ -112,7 +112,7 @@ def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
     """Write config.gin and the tokenizer, before step 0; refuse to go on under a configuration that would make other numbers."""
     sections = {name: getattr(run, name) for name in options.SECTIONS}
     saved = folder / options.SAVED_CONFIG
-    if checkpoint.steps(folder / run_folder.CHECKPOINTS):  # before the first one, there is nothing to be unlike
+    if checkpoint.steps(folder / checkpoint.FOLDER):  # before the first one, there is nothing to be unlike
         _refuse_change(saved, sections)
         if (folder / run_folder.TOKENIZER).read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
             raise UserError(

@@ -30,8 +30,7 @@ class TrainConfig:
     keep_every: int = 0
     """Checkpoints at multiples of this step are kept for ever; 0: none."""
     keep_best: int = 1
-    """Checkpoints with the lowest weighted bits per byte that are kept as well, of those saved at a step that is evaluated: let one of
-    the two intervals divide the other."""
+    """Checkpoints with the lowest weighted bits per byte that are kept as well; an evaluation that is among the best so far saves one."""
 
     def __post_init__(self):
         for name, least in (

@@ -65,7 +65,7 @@ def train(plan: Plan) -> int:
     retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)
     with (
         contextlib.closing(run_log.open_log(plan.folder, restored)) as log,
-        checkpoint.writer(plan.folder / "checkpoints", retention) as checkpointer,
+        checkpoint.writer(plan.folder / checkpoint.FOLDER, retention) as checkpointer,
         plan.batches(counters.data_step) as batches,
         progress.shown(restored, settings.steps) as (report, say),
         stop.on_signals() as asked_to_stop,
@@ -113,19 +113,21 @@ class _Run:
         settings = self.plan.train
         if counters.updates >= settings.steps:
             self.say(f"step {counters.updates} of {settings.steps} is done already; raise train.steps to go on")
+        if counters.updates and self.due_for_evaluation(counters) and not self.is_evaluated(counters):
+            self.evaluate(state, counters)  # a signal came between that step and its evaluation
         pending, mark = None, time.perf_counter()
         while counters.updates < settings.steps:
             state, counters, current = self.advance(state, counters, batches)
             mark = self.record(pending, mark)
             pending = current
             stopping, last = asked_to_stop(), counters.updates == settings.steps
-            evaluating = self.plan.evaluate is not None and (last or _due(counters.updates, settings.eval_every) and not stopping)
+            evaluating = self.due_for_evaluation(counters) and (last or not stopping)
             saving = last or stopping or _due(counters.updates, settings.checkpoint_every)
             if evaluating or saving:
                 self.record(pending, mark)
                 self.refuse_non_finite(state, counters)
                 bpb = self.evaluate(state, counters) if evaluating else None
-                if saving:
+                if saving or self.is_among_the_best(bpb):
                     self.save(state, counters, bpb)
                 pending, mark = None, time.perf_counter()
             if stopping and not last:
@@ -176,6 +178,21 @@ class _Run:
         if not all_finite(state):
             raise _Diverged({"step": counters.updates, "state": "weights or optimizer state not finite"})
 
+    def due_for_evaluation(self, counters: Counters) -> bool:
+        """Whether the held-out sets are measured after this step."""
+        settings = self.plan.train
+        due = counters.updates == settings.steps or _due(counters.updates, settings.eval_every)
+        return self.plan.evaluate is not None and due
+
+    def is_evaluated(self, counters: Counters) -> bool:
+        """Whether the log has this step's evaluation."""
+        return any(row["step"] == counters.updates for row in run_log.rows(self.plan.folder / run_log.EVALS))
+
+    def is_among_the_best(self, bpb: float | None) -> bool:
+        """Whether a checkpoint with this figure would be one of the best that are kept."""
+        better = [kept for kept in checkpoint.metrics(self.checkpointer) if bpb is not None and kept <= bpb]
+        return bpb is not None and len(better) < self.plan.train.keep_best
+
     def evaluate(self, state: TrainState, counters: Counters) -> float | None:
         """Run the evaluator and log what it found; returns the weighted bits per byte."""
         began = time.perf_counter()
@@ -197,7 +214,8 @@ class _Run:
     def finish(self, counters: Counters) -> None:
         """Wait for the last save, draw the curves, close the ledger."""
         self.checkpointer.wait()
-        curves.draw(self.plan.folder)
+        if self.plan.evaluate is None:  # the last evaluation drew them else
+            curves.draw(self.plan.folder)
         self.log.event("done", step=counters.updates, tokens=counters.tokens)
 
 

@@ -28,7 +28,7 @@ def state(
     build = lambda: new_state(model, mup, optimizer, train.seed)  # noqa: E731
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(build))
     _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)))
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / checkpoint.FOLDER
     checkpoint.refuse_damaged(checkpoints)
     if checkpoint.steps(checkpoints):
         step = checkpoint.choose(checkpoints)
@@ -61,7 +61,7 @@ def _other_run(init_from: str) -> tuple[pathlib.Path, int]:
         raise UserError(
             f"got train.init_from={init_from!r}; allowed: a run's folder, @ and a step, such as runs/base@1000; change train.init_from"
         )
-    folder = pathlib.Path(run) / "checkpoints"
+    folder = pathlib.Path(run) / checkpoint.FOLDER
     return folder, checkpoint.choose(folder, int(step))
 
 

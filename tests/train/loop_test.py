@@ -137,6 +137,25 @@ def test_evaluations_are_logged_and_the_best_checkpoint_stays(tmp_path):
     assert checkpoint.steps(folder / "checkpoints") == [8, 20]
 
 
+@pytest.mark.parametrize("keep_best, kept", [(0, [14, 20]), (1, [9, 14, 20]), (2, [9, 14, 15, 20])])
+def test_the_best_evaluation_saves_a_checkpoint_of_its_own(tmp_path, keep_best, kept):
+    bpb = {3: 5.0, 6: 4.0, 9: 1.0, 12: 3.0, 15: 2.0, 18: 3.5, 20: 9.0}
+    folder = tmp_path / "run"
+    evaluate = lambda step, model: {"bpb": bpb[step]}  # noqa: E731
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=3, keep_best=keep_best, keep_last=1, keep_every=14)) == loop.DONE
+    assert checkpoint.steps(folder / "checkpoints") == kept
+
+
+def test_an_evaluation_that_a_signal_prevented_is_made_up_for(tmp_path):
+    folder = tmp_path / "run"
+    evaluate = lambda step, model: {"bpb": 1.0 + step}  # noqa: E731
+    settings = {"evaluate": evaluate, "eval_every": 5}
+    assert loop.train(plan(folder, before=lambda step: signal.raise_signal(signal.SIGTERM) if step == 9 else None, **settings)) == loop.STOPPED
+    assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [5]
+    assert loop.train(plan(folder, **settings)) == loop.DONE
+    assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [5, 10, 15, 20]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
     folder = tmp_path / "run"
     assert loop.train(plan(folder, poison_at=9)) == loop.DIVERGED

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import refuse_outside
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,4 @@ class MeshConfig:
     """Tensor-parallel ways."""
 
     def __post_init__(self):
-        for name, least in (("data", 0), ("pipe", 1), ("tensor", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"got mesh.{name}={getattr(self, name)}; allowed: {least} or more; change mesh.{name}")
+        refuse_outside("mesh", self, data=0, pipe=1, tensor=1)

@@ -7,7 +7,7 @@ width; everything else is derived here, and initialisation and optimizer read no
 import dataclasses
 import math
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import refuse_outside
 
 MATRIX = "matrix"
 """Both dimensions grow with width: q, k, v, o, gate, up, down."""
@@ -33,10 +33,8 @@ class MupConfig:
     output_multiplier: float = 1.0
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not (value >= 0 if "minimum" in field.name else value > 0) or not math.isfinite(value):
-                raise UserError(f"got mup.{field.name}={value}; allowed: finite and above 0; change mup.{field.name}")
+        least = {field.name: 0 if "minimum" in field.name else None for field in dataclasses.fields(self)}
+        refuse_outside("mup", self, **least)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import pytest
 
 from teleflm_jax import config, mup
 from teleflm_jax.cli import options
+from teleflm_jax.errors import UserError
 from teleflm_jax.model import size
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -35,6 +36,34 @@ def test_a_part_binds_whole_sections(path):
 def test_a_run_file_has_at_most_forty_bindings(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert sum(" = " in line and not line.lstrip().startswith("#") for line in lines) <= 40
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "train.seed = -1",
+        "train.seed = 100000000000000000000",
+        "data.seed = 4294967296",
+        "pack.seed = 1000000000000000000000",
+        "train.steps = 0",
+        "model.norm_epsilon = -1.0",
+        "model.rope_theta = 0",
+        "optimizer.epsilon = 1e999",
+        "optimizer.weight_decay = 1e999",
+        "optimizer.beta2 = 1.0",
+        "mup.std = 0.0",
+        "data.max_epochs = {'english': 1e999}",
+        "data.proportions = {'english': -1.0}",
+        "data.packed = 'a\\0b'",
+        "tokenizer.vocab_size = 1000000000000000",
+        "evaluation.batch_size = 0",
+        "mesh.tensor = 0",
+    ],
+)
+def test_numbers_outside_of_their_range_are_one_line(binding):
+    with pytest.raises(UserError, match=r"got .*; allowed: .*; change") as caught:
+        config.parse([str(CONFIGS / "runs/quickstart.gin")], [binding], options.SECTIONS)
+    assert binding.split(" ")[0].rpartition(".")[2] in str(caught.value) or "data.*" in str(caught.value)
 
 
 def test_the_configuration_stays_small():

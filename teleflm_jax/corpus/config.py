@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,5 @@ class PackConfig:
         for name in ("heldout_fraction", "max_malformed_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"got pack.{name}={getattr(self, name)}; allowed: 0 up to but not 1; change pack.{name}")
-        for name, least in (("heldout_max_bytes", 0), ("unit_bytes", 1), ("processes", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"got pack.{name}={getattr(self, name)}; allowed: {least} or more; change pack.{name}")
+        refuse_outside("pack", self, heldout_max_bytes=0, unit_bytes=1, processes=0)
+        refuse_seed("pack", self.seed)

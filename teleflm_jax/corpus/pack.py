@@ -158,7 +158,7 @@ def _prepare(job: Job, *, force: bool) -> bool:
     if force:
         _empty(job.partial)
     elif (job.partial / "manifest.json").exists():
-        _refuse_changed(job, shards.read_json(str(job.partial / "manifest.json"))["fingerprint"], "unfinished data set")
+        _refuse_changed(job, shards.read_json(str(job.partial / "manifest.json")).get("fingerprint", {}), "unfinished data set")
         _publish(job)
         return False
     elif job.final.exists():

@@ -116,9 +116,19 @@ def write_json(path: str, value: object) -> None:
 
 
 def read_json(path: str) -> dict:
-    """Read what `write_json` wrote."""
-    with open(path, encoding="ascii") as file:
-        return json.load(file)
+    """Read what `write_json` wrote.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            value = json.load(file)
+    except ValueError as error:
+        raise UserError(f"got {path}, which is no JSON ({error}); allowed: what pack wrote; run pack with --force") from error
+    if not isinstance(value, dict):
+        raise UserError(f"got {path}, which holds no JSON object; allowed: what pack wrote; run pack with --force")
+    return value
 
 
 def pack_unit(unit: Unit, number: int, *, folder: str, tokenizer: str, sequence_length: int, seed: int) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import UserError, refuse_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,13 @@ class DataConfig:
                     f"got data.{name} for {', '.join(unknown)}; "
                     f"allowed: domains of data.proportions ({', '.join(self.proportions)}); change data.{name}"
                 )
+        refuse_seed("data", self.seed)
+        wrong = {d: epochs for d, epochs in self.max_epochs.items() if not (epochs >= 0 and math.isfinite(epochs))}
+        if wrong:
+            raise UserError(f"got data.max_epochs={wrong}; allowed: finite, 0 or more, or no entry for no limit; change data.max_epochs")
         for path in (self.tokenizer, self.packed, *self.sources.values()):
+            if "\0" in path:
+                raise UserError(f"got {path!r} in data.*; allowed: paths without a NUL character; change the path")
             if "://" in path:
                 raise UserError(f"got {path!r} in data.*; allowed: paths on a local or shared disk; mount the store or change the path")
         for domain in self.proportions:

@@ -13,6 +13,14 @@ from array_record.python import array_record_module
 from teleflm_jax.errors import UserError
 
 VERSION = 1
+EVERY_FIELD = {
+    "tokenizer_sha256": str,
+    "sequence_length": int,
+    "vocab_size": int,
+    **dict.fromkeys(("train", "heldout"), {"records": int, "documents": int, "tokens": int, "bytes": int, "shards": list}),
+}
+"""What a manifest has at least, and of which type."""
+EVERY_SHARD = {"name": str, "records": int, "size": int}
 READ_THREADS = 16
 """Shards that are checked at one time; on a shared disk each waits for a round trip."""
 
@@ -93,6 +101,8 @@ def _read(folder: str) -> dict:
         with open(path, encoding="utf-8") as file:
             raw = json.load(file)
         version, finished = raw["version"], raw["finished"]
+        if version == VERSION:
+            _refuse_unlike(raw, EVERY_FIELD)
     except OSError as error:
         raise UserError(
             f"got no packed data in {folder} ({error.strerror}: manifest.json); allowed: a finished data set for each domain of "
@@ -109,6 +119,20 @@ def _read(folder: str) -> dict:
             "run `python -m teleflm_jax pack` to finish it"
         )
     return raw
+
+
+def _refuse_unlike(raw: object, fields: dict) -> None:
+    """Raise a KeyError or TypeError where a manifest lacks a field or has one of another type."""
+    for name, kind in fields.items():
+        value = raw[name]
+        if isinstance(kind, dict):
+            _refuse_unlike(value, kind)
+            for shard in value["shards"]:
+                _refuse_unlike(shard, EVERY_SHARD)
+        elif type(value) is not kind:
+            raise TypeError(f"{name} is {value!r}")
+        elif name == "name" and os.path.basename(value) != value:
+            raise TypeError(f"the shard {value!r} lies elsewhere")
 
 
 def _part(folder: str, raw: dict) -> Part:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import refuse_outside
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,4 @@ class EvaluationConfig:
     """UTF-8 bytes per domain; 0: everything."""
 
     def __post_init__(self):
-        for name, least in (("batch_size", 1), ("max_bytes", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"got evaluation.{name}={getattr(self, name)}; allowed: {least} or more; change evaluation.{name}")
+        refuse_outside("evaluation", self, batch_size=1, max_bytes=0)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import UserError, refuse_outside
 
 REMAT = ("none", "qkv_gate_up", "qkv", "full")
 ATTENTION = ("xla", "cudnn")
@@ -39,9 +39,8 @@ class ModelConfig:
     """Positions of every sequence whose logits exist at one time in the loss (`losses.py`)."""
 
     def __post_init__(self):
-        for name in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "context_length", "loss_chunk_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"got model.{name}={getattr(self, name)}; allowed: 1 or more; change model.{name}")
+        refuse_outside("model", self, num_layers=1, d_model=1, num_heads=1, num_kv_heads=1, d_ff=1, vocab_size=1)
+        refuse_outside("model", self, context_length=1, loss_chunk_tokens=1, norm_epsilon=None, rope_theta=None)
         if self.d_model % (2 * self.num_heads):
             raise UserError(
                 f"got model.d_model={self.d_model} with model.num_heads={self.num_heads}; allowed: heads of an even size "

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import UserError, refuse_outside
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,15 +23,7 @@ class OptimizerConfig:
     """Our choice: not stated in the report."""
 
     def __post_init__(self):
-        ranges = {
-            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
-            "decay_tokens": (self.decay_tokens >= 1, "1 or more"),
-            "clip_norm": (self.clip_norm > 0, "above 0"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "beta1": (0 <= self.beta1 < 1, "0 up to but not 1"),
-            "beta2": (0 <= self.beta2 < 1, "0 up to but not 1"),
-            "epsilon": (self.epsilon > 0, "above 0"),
-        }
-        for name, (fits, allowed) in ranges.items():
-            if not fits:
-                raise UserError(f"got optimizer.{name}={getattr(self, name)}; allowed: {allowed}; change optimizer.{name}")
+        refuse_outside("optimizer", self, warmup_steps=0, decay_tokens=1, clip_norm=None, weight_decay=0, beta1=0, beta2=0, epsilon=None)
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"got optimizer.{name}={getattr(self, name)}; allowed: 0 up to but not 1; change optimizer.{name}")

@@ -2,10 +2,12 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
 
 SMALLEST_VOCABULARY = 381
 """Special, reserved and byte ids (0 to 380, `layout.py`); pieces come after them."""
+LARGEST_VOCABULARY = 2**31 - 1
+"""Ids are int32 in a batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,10 +22,10 @@ class TokenizerConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.vocab_size <= SMALLEST_VOCABULARY:
+        if not SMALLEST_VOCABULARY < self.vocab_size <= LARGEST_VOCABULARY:
             raise UserError(
-                f"got tokenizer.vocab_size={self.vocab_size}; allowed: above {SMALLEST_VOCABULARY}; change tokenizer.vocab_size"
+                f"got tokenizer.vocab_size={self.vocab_size}; allowed: above {SMALLEST_VOCABULARY}, up to {LARGEST_VOCABULARY:,}; "
+                "change tokenizer.vocab_size"
             )
-        for name in ("sample_documents", "sample_bytes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"got tokenizer.{name}={getattr(self, name)}; allowed: 1 or more; change tokenizer.{name}")
+        refuse_outside("tokenizer", self, sample_documents=1, sample_bytes=1)
+        refuse_seed("tokenizer", self.seed)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError
+from teleflm_jax.errors import refuse_outside, refuse_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,6 @@ class TrainConfig:
     """Checkpoints with the lowest weighted bits per byte that are kept as well; an evaluation that is among the best so far saves one."""
 
     def __post_init__(self):
-        for name, least in (
-            ("steps", 1),
-            ("batch_size", 1),
-            ("microbatch_size", 0),
-            ("eval_every", 0),
-            ("eval_bytes", 0),
-            ("checkpoint_every", 1),
-            ("keep_last", 1),
-            ("keep_every", 0),
-            ("keep_best", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UserError(f"got train.{name}={getattr(self, name)}; allowed: {least} or more; change train.{name}")
+        refuse_outside("train", self, steps=1, batch_size=1, microbatch_size=0, eval_every=0, eval_bytes=0)
+        refuse_outside("train", self, checkpoint_every=1, keep_last=1, keep_every=0, keep_best=0)
+        refuse_seed("train", self.seed)

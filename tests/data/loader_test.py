@@ -153,6 +153,11 @@ def test_unfinished_and_damaged_data_are_refused(copy, tmp_path):
         refused(message)
     path.write_text(json.dumps(known | {"train": known["train"] | {"records": 1}}))
     refused(r"damaged.*1 records in all")
+    for damage in ({"train": known["heldout"] | {"shards": [{"name": "../web"}]}}, {"heldout": 3}, {"vocab_size": "many"}):
+        path.write_text(json.dumps(known | damage))
+        refused(r"manifest that cannot be read")
+    path.write_text(json.dumps([known]))
+    refused(r"manifest that cannot be read")
     path.write_text(path.read_text()[:50])
     refused(r"manifest that cannot be read")
     path.write_text(json.dumps(known))

@@ -150,7 +150,9 @@ def test_an_evaluation_that_a_signal_prevented_is_made_up_for(tmp_path):
     folder = tmp_path / "run"
     evaluate = lambda step, model: {"bpb": 1.0 + step}  # noqa: E731
     settings = {"evaluate": evaluate, "eval_every": 5}
-    assert loop.train(plan(folder, before=lambda step: signal.raise_signal(signal.SIGTERM) if step == 9 else None, **settings)) == loop.STOPPED
+    assert (
+        loop.train(plan(folder, before=lambda step: signal.raise_signal(signal.SIGTERM) if step == 9 else None, **settings)) == loop.STOPPED
+    )
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [5]
     assert loop.train(plan(folder, **settings)) == loop.DONE
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [5, 10, 15, 20]

@@ -1,18 +1,47 @@
-"""What commands read from a run's folder: a checkpoint's weights as a model, and the tokenizer they were trained with."""
+"""What commands read from a run's folder: its configuration, a checkpoint's weights as a model, the tokenizer they were trained with."""
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import tokenizers
 
-from teleflm_jax import checkpoint, mup
-from teleflm_jax.cli.options import Run
+from teleflm_jax import checkpoint, config, mup
+from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.tokenizer import load
 from teleflm_jax.train.state import new_model, weights_of, with_weights
 
 TOKENIZER = "tokenizer.json"
+FREE = {
+    "model": ("remat", "attention", "loss_chunk_tokens"),
+    "data": ("tokenizer", "packed", "sources", "max_epochs"),
+    "train": ("steps", "microbatch_size", "eval_every", "eval_bytes", "checkpoint_every", "keep_last", "keep_every", "keep_best"),
+}
+"""Fields that may change when a run goes on (of the tokenizer its path, not its content)."""
+
+
+def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
+    """Hold sections of a configuration against those that the run was trained with.
+
+    Args:
+        folder: the run's folder, with its saved configuration.
+        sections: by name; those that say nothing of the numbers, such as `mesh`, are not compared.
+
+    Raises:
+        UserError: a field differs that is not in `FREE`.
+    """
+    saved = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train"))
+    for section in sections.keys() & {"model", "mup", "optimizer", "data", "train"}:
+        for field in dataclasses.fields(sections[section]):
+            old, new = getattr(saved[section], field.name), getattr(sections[section], field.name)
+            if old != new and field.name not in FREE.get(section, ()):
+                raise UserError(
+                    f"got {section}.{field.name}={new!r}, where the run in {folder} has {old!r}; allowed: the same as it was trained with; "
+                    "change it back, or start a new run in another --workdir (train.init_from takes over the weights)"
+                )
 
 
 def choose_step(folder: pathlib.Path, step: int | None) -> int:
@@ -20,7 +49,7 @@ def choose_step(folder: pathlib.Path, step: int | None) -> int:
     return checkpoint.choose(folder / checkpoint.FOLDER, step)
 
 
-def load_model(folder: pathlib.Path, run: Run, step: int, placed: jax.sharding.Sharding) -> Transformer:
+def load_model(folder: pathlib.Path, run: options.Run, step: int, placed: jax.sharding.Sharding) -> Transformer:
     """Load the weights of a checkpoint; the optimizer's state is left on disk.
 
     Args:
@@ -30,8 +59,9 @@ def load_model(folder: pathlib.Path, run: Run, step: int, placed: jax.sharding.S
         placed: where each weight lies.
 
     Raises:
-        UserError: the checkpoint has another shape than the configuration's model.
+        UserError: the configuration's model is not the one that was trained, or the checkpoint has another shape.
     """
+    refuse_change(folder, {"model": run.model, "mup": run.mup})
     model = jax.eval_shape(lambda: new_model(run.model, mup.at_width(run.mup, run.model.d_model), seed=0))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), weights_of(model))
     arrays, _ = checkpoint.restore(folder / checkpoint.FOLDER, step, {"model": shapes})

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
 import os
 import pathlib
@@ -20,14 +19,7 @@ from teleflm_jax.evaluate import bpb, documents
 from teleflm_jax.model.attention import kernel
 from teleflm_jax.optim import optimizer
 from teleflm_jax.tokenizer import load, pieces
-from teleflm_jax.train import loop
-
-FREE = {
-    "model": ("remat", "attention", "loss_chunk_tokens"),
-    "data": ("tokenizer", "packed", "sources", "max_epochs"),
-    "train": ("steps", "microbatch_size", "eval_every", "eval_bytes", "checkpoint_every", "keep_last", "keep_every", "keep_best"),
-}
-"""Fields that may change when a run goes on (the tokenizer's path, not its content)."""
+from teleflm_jax.train import loop, start
 
 
 def main(args: argparse.Namespace) -> int:
@@ -76,8 +68,21 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
 def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, devices: jax.sharding.Mesh) -> None:
     """Ask now what the loop would find out after the folder is written."""
     kernel(run.model)
+    _refuse_other_tokenizer(run)
     rules.microbatch(run.train.batch_size, run.train.microbatch_size, devices)
     optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
+
+
+def _refuse_other_tokenizer(run: options.Run) -> None:
+    """Weights that another run lends were trained with one meaning of the ids."""
+    if run.train.init_from is None:
+        return
+    other = start.other_run(run.train.init_from)[0] / run_folder.TOKENIZER
+    if other.read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
+        raise UserError(
+            f"got data.tokenizer={run.data.tokenizer!r}, another than {other} of train.init_from; allowed: the same; "
+            f"change data.tokenizer to {str(other)!r} and pack with it, or change train.init_from"
+        )
 
 
 def _evaluator(run: options.Run, devices: jax.sharding.Mesh) -> loop.Evaluator | None:
@@ -111,9 +116,8 @@ def _folder(args: argparse.Namespace) -> pathlib.Path:
 def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
     """Write config.gin and the tokenizer, before step 0; refuse to go on under a configuration that would make other numbers."""
     sections = {name: getattr(run, name) for name in options.SECTIONS}
-    saved = folder / options.SAVED_CONFIG
     if checkpoint.steps(folder / checkpoint.FOLDER):  # before the first one, there is nothing to be unlike
-        _refuse_change(saved, sections)
+        run_folder.refuse_change(folder, sections)
         if (folder / run_folder.TOKENIZER).read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
             raise UserError(
                 f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
@@ -126,16 +130,3 @@ def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
         temporary = folder / f".{name}.tmp"
         temporary.write_bytes(content)
         os.replace(temporary, folder / name)
-
-
-def _refuse_change(saved: pathlib.Path, sections: dict) -> None:
-    before = config.parse([str(saved)], [], options.SECTIONS)
-    for section in ("model", "mup", "optimizer", "data", "train"):
-        for field in dataclasses.fields(sections[section]):
-            old, new = getattr(before[section], field.name), getattr(sections[section], field.name)
-            if old != new and field.name not in FREE.get(section, ()):
-                raise UserError(
-                    f"got {section}.{field.name}={new!r}, where the run in {saved.parent} has {old!r}; "
-                    "allowed: the same, since it goes on where it stopped; change it back, or start a new run in "
-                    "another --workdir (train.init_from takes over the weights)"
-                )

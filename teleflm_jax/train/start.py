@@ -37,7 +37,8 @@ def state(
     fresh = jax.jit(build, out_shardings=sharding)()
     if train.init_from is None:
         return fresh, Counters()
-    weights, _ = checkpoint.restore(*_other_run(train.init_from), {"model": to_arrays(shapes)["model"]})
+    other, step = other_run(train.init_from)
+    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(shapes)["model"]})
     return TrainState(model=with_weights(fresh.model, weights["model"]), optimizer=fresh.optimizer), Counters()
 
 
@@ -54,15 +55,14 @@ def _counters(path: pathlib.Path, saved: dict) -> Counters:
     return Counters(**saved)
 
 
-def _other_run(init_from: str) -> tuple[pathlib.Path, int]:
-    """Split `RUN@step` into the folder of its checkpoints and a step that is there."""
+def other_run(init_from: str) -> tuple[pathlib.Path, int]:
+    """Split `RUN@step` into a run's folder and a step of which it has a checkpoint; raises a `UserError` if there is none."""
     run, at, step = init_from.rpartition("@")
     if not at or not step.isdecimal():
         raise UserError(
             f"got train.init_from={init_from!r}; allowed: a run's folder, @ and a step, such as runs/base@1000; change train.init_from"
         )
-    folder = pathlib.Path(run) / checkpoint.FOLDER
-    return folder, checkpoint.choose(folder, int(step))
+    return pathlib.Path(run), checkpoint.choose(pathlib.Path(run) / checkpoint.FOLDER, int(step))
 
 
 def _refuse_small_disk(folder: pathlib.Path, state_bytes: int) -> None:

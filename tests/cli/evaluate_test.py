@@ -37,6 +37,11 @@ def test_json_is_one_object_with_every_domain(call, trained):
     assert report["weighted"] == {"proportions": {"bpb": pytest.approx(row["bpb"]), "loss": pytest.approx(row["loss"])}}
 
 
+def test_a_model_unlike_the_one_that_was_trained_is_refused(call):
+    assert "got mup.output_multiplier=2.0, where the run in" in refused(call("--gin_param", "mup.output_multiplier = 2.0"))
+    assert "got model.rope_theta=500.0, where the run in" in refused(call("--gin_param", "model.rope_theta = 500"))
+
+
 def test_a_text_is_one_document_without_special_ids(call, trained, tmp_path):
     text = "the time</s><s> of 你好\r\n\n" * 5
     (tmp_path / "a.txt").write_bytes(text.encode())
@@ -87,7 +92,7 @@ def test_settings_can_be_changed_and_the_folder_is_left_as_it_was(call, trained)
         (["--text", "good.txt"], "allowed: NAME=FILE"),
         (["--step", "7"], "got step 7; allowed: 5, 10"),
         (["--step", "x"], "invalid int value: 'x'"),
-        (["--gin_param", "model.d_ff = 64"], "of another shape"),
+        (["--gin_param", "model.d_ff = 64"], "got model.d_ff=64, where the run in"),
         (["--gin_param", "model.vocab_size = 380"], "with 390 ids for model.vocab_size=380"),
         (["--gin_param", "evaluation.domains = ('wob',)"], "got evaluation.domains with wob; allowed: web"),
         (["--gin_param", "data.packed = '{tmp}'"], "got no packed data in"),

@@ -124,6 +124,19 @@ def test_what_was_trained_is_evaluated_and_generates(uninterrupted, configuratio
     assert text.startswith("def ") and len(text) > 6
 
 
+def test_another_run_lends_its_weights_only_with_its_tokenizer(uninterrupted, configuration):
+    lend = ["--gin_param", f"train.init_from = '{uninterrupted}@20'", "--gin_param", "train.steps = 2"]
+    borrower = configuration.parent / "borrower"
+    (uninterrupted / "tokenizer.json").rename(uninterrupted / "own.json")
+    (uninterrupted / "tokenizer.json").write_text("another")
+    assert "of train.init_from" in run("train.py", "--gin_file", configuration, *lend, "--workdir", borrower, code=2)
+    assert not borrower.exists()
+    (uninterrupted / "own.json").rename(uninterrupted / "tokenizer.json")
+    run("train.py", "--gin_file", configuration, *lend, "--workdir", borrower)
+    first, last = list(run_log.rows(borrower / run_log.METRICS))[0], list(run_log.rows(uninterrupted / run_log.METRICS))[-1]
+    assert first["step"] == 1 and first["loss"] < last["loss"] + 0.2
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

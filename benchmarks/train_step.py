@@ -16,9 +16,9 @@ import time
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
 
-from sharding import mesh, rules
+from sharding import rules
+from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim import optimizer as update_rule
@@ -58,17 +58,17 @@ MICROBATCH = 2
 def ours(config: ModelConfig, rows: np.ndarray):
     """A function that takes one training step and waits for it."""
     rule = mup.at_width(mup.MupConfig(), config.d_model)
-    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
+    layout = rules.layout(MeshConfig(), config.d_model, jax.devices()[:1])
     optimizer = update_rule.make(OptimizerConfig(), rule)
-    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=rules.replicated(one))()
-    step = train_step.make(optimizer, one, min(MICROBATCH, len(rows)))
+    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=layout.replicated())()
+    step = train_step.make(optimizer, layout, min(MICROBATCH, len(rows)))
     batch = {"tokens": rows[:, :-1], "targets": rows[:, 1:]}
     batch |= {"segments": np.ones_like(batch["tokens"]), "weights": np.ones(batch["tokens"].shape, np.float32)}
     rates = {role: np.float32(1e-3) for role in rule.rules}
     held = {"state": state}
 
     def take() -> None:
-        held["state"], figures = step(held["state"], rules.place_batch(batch, one), rates)
+        held["state"], figures = step(held["state"], layout.place_batch(batch, len(rows)), rates)
         jax.block_until_ready((held["state"], figures))
 
     return take

@@ -1,4 +1,4 @@
-"""The device mesh: axes `data`, `pipe` and `tensor`. Today every device is a data-parallel group; the other two axes have size 1."""
+"""The device mesh: axes `data`, `pipe` and `tensor`, and which of its places this process holds."""
 
 import jax
 import numpy as np
@@ -10,21 +10,52 @@ from teleflm_jax.errors import UserError
 AXES = ("data", "pipe", "tensor")
 
 
-def make(config: MeshConfig) -> Mesh:
+def make(config: MeshConfig, devices: list | None = None) -> Mesh:
     """Build the mesh over all devices of the run.
 
+    Devices are numbered process by process, so that the order here decides what crosses nodes: `tensor` changes fastest and stays inside a
+    node, `pipe` slowest, since stages send the least.
+
+    Args:
+        config: sizes of the axes.
+        devices: instead of all devices.
+
     Raises:
-        UserError: the axes do not multiply to the number of devices, or ask for pipeline or tensor parallelism, which cannot run yet.
+        UserError: the axes do not multiply to the number of devices.
     """
-    if config.pipe * config.tensor > 1:
+    devices = jax.devices() if devices is None else devices
+    fixed = config.pipe * config.tensor
+    data = config.data or max(1, len(devices) // fixed)
+    if data * fixed != len(devices):
         raise UserError(
-            f"got mesh.pipe={config.pipe}, mesh.tensor={config.tensor}; allowed: 1 and 1, since only data parallelism runs yet; "
-            "change the mesh, for instance --gin_param 'mesh.pipe = 1' --gin_param 'mesh.tensor = 1' --gin_param 'mesh.data = 0'"
+            f"got a mesh of {data} x {config.pipe} x {config.tensor} (data, pipe, tensor) on {len(devices)} device(s); allowed: a product "
+            f"of {len(devices)}, {_remedy(config, len(devices))}; change mesh.data, mesh.pipe or mesh.tensor"
         )
-    devices = jax.devices()
-    data = config.data or len(devices)
-    if data != len(devices):
+    grid = np.array(devices).reshape(config.pipe, data, config.tensor).transpose(1, 0, 2)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _remedy(config: MeshConfig, count: int) -> str:
+    fixed = config.pipe * config.tensor
+    if count % fixed == 0:
+        return f"such as mesh.data={count // fixed} (or 0)"
+    return f"such as {count} x 1 x 1"
+
+
+def data_share(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process holds the i-th of n equal parts of the data-parallel groups, and reads those rows of every batch.
+
+    Processes that hold other stages or tensor shards of the same groups read the same rows.
+
+    Raises:
+        UserError: the groups of this process's devices are no such part.
+    """
+    place = {device: index[0] for index, device in np.ndenumerate(mesh.devices)}
+    own = sorted({place[device] for device in mesh.local_devices})
+    groups = mesh.shape["data"]
+    if groups % len(own) or own != list(range(own[0], own[0] + len(own))) or own[0] % len(own):
         raise UserError(
-            f"got mesh.data={data} on {len(devices)} device(s); allowed: {len(devices)}, or 0 for all of them; change mesh.data"
+            f"got devices of process {jax.process_index()} in the data-parallel groups {own} of {groups}; allowed: equal, adjoining parts; "
+            "change mesh.tensor or mesh.pipe so that they divide, or are divided by, the devices of a process"
         )
-    return Mesh(np.array(devices).reshape(data, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
+    return own[0] // len(own), groups // len(own)

@@ -1,56 +1,233 @@
-"""What lies where on the mesh. The model names logical axes; this table alone maps them."""
+"""What lies where on the mesh: one table from the logical axes that weights declare to mesh axes, and what follows from it.
+
+Arrays have two forms. Logical: as declared, unpadded, layers in order; what is initialised, saved and exchanged. Physical: what a step
+works on; rows of zeros fill the vocabulary and the width up to what the mesh divides, and layers are sorted by the stage that runs them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sharding import mesh as device_mesh
+from sharding import tensor
+from sharding.config import VOCABULARY_MULTIPLE, MeshConfig
 from teleflm_jax.errors import UserError
 
+TABLE = {
+    "layers": "pipe",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "head_dim": None,
+    "embed": "data",  # of master weights and optimizer state from ZeRO 1 on, of the weights themselves with ZeRO 3
+}
+"""Logical axis -> mesh axis. Every weight has `embed` once, so that all state is split over `data`."""
 BATCH = P("data")
 """Rows of a batch."""
-REPLICATED = P()
-"""Weights and optimizer state."""
 
 
-def microbatch(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A mesh, and how it is used."""
+
+    mesh: Mesh
+    width: int
+    """Of the residual stream (`embed`), unpadded."""
+    interleave: int = 1
+    sequence_parallel: bool = True
+    zero: int = 1
+
+    @property
+    def data(self) -> int:
+        """Data-parallel groups."""
+        return self.mesh.shape["data"]
+
+    @property
+    def pipe(self) -> int:
+        """Pipeline stages."""
+        return self.mesh.shape["pipe"]
+
+    @property
+    def tensor(self) -> tensor.Group:
+        """What the model needs to know of the devices that share its layers."""
+        return tensor.Group(size=self.mesh.shape["tensor"], sequence=self.sequence_parallel)
+
+    def mesh_axes(self, axes: tuple[str, ...] | None, ndim: int) -> tuple[str | None, ...]:
+        """The mesh axis of each dimension of a weight's state.
+
+        Args:
+            axes: its logical axes; None for what is no weight. Stacked weights have one dimension more, `layers`.
+            ndim: of the array.
+        """
+        if axes is None:
+            return ()
+        found = [TABLE[axis] for axis in ("layers",) * (ndim - len(axes)) + axes]
+        return tuple(None if axis == "data" and not self.zero else axis for axis in found)
+
+    def shardings(self, tree: Any) -> Any:
+        """Where a tree of weights, or of optimizer state, lies in its physical form."""
+        return each(lambda x, axes: NamedSharding(self.mesh, P(*self.mesh_axes(axes, x.ndim))), tree)
+
+    def specs(self, tree: Any) -> Any:
+        """The same as partition specs."""
+        return each(lambda x, axes: P(*self.mesh_axes(axes, x.ndim)), tree)
+
+    def replicated(self) -> NamedSharding:
+        """Whole on every device."""
+        return NamedSharding(self.mesh, P())
+
+    def place_batch(self, batch: Any, rows: int) -> Any:
+        """This process's rows of a batch of `rows` (numpy, any tree) -> global arrays split over `data`."""
+        sharding = NamedSharding(self.mesh, BATCH)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])), batch)
+
+    def padded(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> tuple[int, ...]:
+        """The physical shape of a logical one."""
+        if axes is None:
+            return shape
+        names = ("layers",) * (len(shape) - len(axes)) + axes
+        return tuple(_up_to(n, self._multiple(name)) for n, name in zip(shape, names, strict=True))
+
+    def _multiple(self, name: str) -> int:
+        if name == "vocab" and self.mesh.shape["tensor"] > 1:
+            return VOCABULARY_MULTIPLE * self.mesh.shape["tensor"]
+        return self.data if name == "embed" and self.zero else 1
+
+    def physical(self, tree: Any) -> Any:
+        """Logical arrays -> physical ones, where they belong; to be traced, or called with arrays that lie as `stored` says."""
+
+        def convert(x, axes):
+            if axes is None:
+                return x
+            padded = self.padded(x.shape, axes)
+            if padded != x.shape:
+                x = jnp.pad(x, [(0, n - old) for n, old in zip(padded, x.shape, strict=True)])
+            return x[self._by_stage(x.shape[0])] if self._is_sorted(x, axes) else x
+
+        if not self.changes(tree):
+            return tree
+        shardings = self.shardings(tree)
+        return jax.jit(lambda tree: each(convert, tree), out_shardings=shardings)(tree)
+
+    def logical(self, tree: Any, like: Any) -> Any:
+        """Undo `physical`; `like` has the logical shapes, with shardings. What needs no change is passed through as it is."""
+
+        def convert(tree):
+            back = each(lambda x, axes: x[np.argsort(self._by_stage(x.shape[0]))] if self._is_sorted(x, axes) else x, tree)
+            return jax.tree.map(lambda x, y: jax.lax.slice(x, (0,) * x.ndim, y.shape), back, like)
+
+        if not self.changes(like):
+            return tree
+        return jax.jit(convert, out_shardings=jax.tree.map(lambda y: y.sharding, like))(tree)
+
+    def changes(self, tree: Any) -> bool:
+        """Whether the physical form of a tree of logical arrays or shapes is another."""
+        return any(jax.tree.leaves(each(lambda x, axes: self._is_sorted(x, axes) or self.padded(x.shape, axes) != x.shape, tree)))
+
+    def stored(self, shapes: Any) -> Any:
+        """Logical shapes with shardings: split over the mesh as far as it divides them, so that each process saves and loads a share."""
+        return each(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._stored(x.shape, axes)), shapes)
+
+    def _stored(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> NamedSharding:
+        wanted = self.mesh_axes(axes, len(shape))
+        grid, names, parts = [], [], {}
+        for axis in device_mesh.AXES:
+            size = self.mesh.shape[axis]
+            part = math.gcd(size, shape[wanted.index(axis)]) if axis in wanted else 1
+            grid += [part, size // part]
+            names += [axis, f"copies of {axis}"]
+            parts[axis] = part
+        if all(parts[axis] == self.mesh.shape[axis] for axis in wanted if axis):
+            return NamedSharding(self.mesh, P(*wanted))
+        split = Mesh(self.mesh.devices.reshape(grid), names, axis_types=(jax.sharding.AxisType.Auto,) * 6)
+        return NamedSharding(split, P(*wanted))
+
+    def _is_sorted(self, x: Any, axes: tuple[str, ...] | None) -> bool:
+        return self.interleave > 1 and axes is not None and x.ndim > len(axes)
+
+    def _by_stage(self, layers: int) -> np.ndarray:
+        """Order of the layers in physical form: stage by stage, of each its chunks. Chunk c of stage i is the (c · pipe + i)-th of all."""
+        return np.arange(layers).reshape(self.interleave, self.pipe, -1).swapaxes(0, 1).reshape(-1)
+
+
+def layout(config: MeshConfig, width: int, devices: list | None = None) -> Layout:
+    """The layout that a configuration asks for; raises a `UserError` where the devices do not fit."""
+    mesh = device_mesh.make(config, devices)
+    return Layout(mesh=mesh, width=width, interleave=config.interleave, sequence_parallel=config.sequence_parallel, zero=config.zero)
+
+
+def each(function: Callable[[Any, tuple[str, ...] | None], Any], tree: Any) -> Any:
+    """Map arrays and the logical axes that they were declared with (None for others)."""
+
+    def visit(node):
+        axes = getattr(node, "axes", None)
+        return jax.tree.map(lambda x: function(x, axes), node)
+
+    return jax.tree.map(visit, tree, is_leaf=lambda node: hasattr(node, "axes"))
+
+
+def microbatch(batch_size: int, microbatch_size: int, layout: Layout) -> int:
     """Sequences that one data-parallel group takes at a time: `microbatch_size`, or with 0 its whole share of the batch.
 
     Raises:
         UserError: the batch does not split evenly; names the nearest sizes that do.
     """
-    groups = mesh.shape["data"]
-    if batch_size % groups:
-        below = batch_size // groups * groups
-        nearest = f"{below} or {below + groups}" if below else str(groups)
+    if batch_size % layout.data:
         raise UserError(
-            f"got train.batch_size={batch_size} on {groups} data-parallel groups; "
-            f"allowed: a multiple of {groups} (nearest: {nearest}); change train.batch_size"
+            f"got train.batch_size={batch_size} on {layout.data} data-parallel groups; "
+            f"allowed: a multiple of {layout.data} (nearest: {nearest(batch_size, layout.data)}); change train.batch_size"
         )
-    rows = batch_size // groups
+    rows = batch_size // layout.data
     if microbatch_size and rows % microbatch_size:
         raise UserError(
-            f"got train.microbatch_size={microbatch_size}; allowed: a divisor of the {rows} sequences of each device; "
+            f"got train.microbatch_size={microbatch_size}; allowed: a divisor of the {rows} sequences of each data-parallel group; "
             "change train.microbatch_size"
+        )
+    count = rows // (microbatch_size or rows)
+    if layout.interleave > 1 and count % layout.pipe:
+        raise UserError(
+            f"got {count} microbatches for mesh.interleave={layout.interleave} over mesh.pipe={layout.pipe}; allowed: a multiple of "
+            f"{layout.pipe} (nearest: {nearest(count, layout.pipe)}); change train.microbatch_size or train.batch_size"
         )
     return microbatch_size or rows
 
 
-def place_batch(batch, mesh: Mesh):
-    """This process's rows of a batch (numpy, any tree) -> global arrays split over `data`."""
-    sharding = NamedSharding(mesh, BATCH)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+def refuse_misfit(layout: Layout, *, num_heads: int, num_kv_heads: int, d_ff: int, num_layers: int, context_length: int) -> None:
+    """Hold the model's sizes against the mesh.
+
+    Raises:
+        UserError: says which number does not divide which, and the nearest that do.
+    """
+    ways, stages = layout.mesh.shape["tensor"], layout.pipe * layout.interleave
+    split = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "d_ff": d_ff}
+    if layout.sequence_parallel:
+        split["context_length"] = context_length
+    for name, size in split.items():
+        if size % ways:
+            raise UserError(
+                f"got model.{name}={size} over mesh.tensor={ways}; allowed: a multiple of {ways} (nearest: {nearest(size, ways)}); "
+                f"change model.{name} or mesh.tensor"
+            )
+    if num_layers % stages:
+        raise UserError(
+            f"got model.num_layers={num_layers} over mesh.pipe={layout.pipe} x mesh.interleave={layout.interleave}; allowed: a multiple of "
+            f"{stages} (nearest: {nearest(num_layers, stages)}); change model.num_layers, mesh.pipe or mesh.interleave"
+        )
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of weights, optimizer state and scalars."""
-    return NamedSharding(mesh, REPLICATED)
+def nearest(size: int, multiple: int) -> str:
+    """The multiples next to a number, in words."""
+    below = size // multiple * multiple
+    return f"{below} or {below + multiple}" if below else str(multiple)
 
 
-def over_data(function, mesh: Mesh):
-    """Run `function(replicated tree, tree of batch rows)` once per data-parallel group on its own rows; it returns what is equal on all."""
-    return jax.shard_map(function, mesh=mesh, in_specs=(REPLICATED, BATCH), out_specs=REPLICATED, check_vma=False)
-
-
-def sum_over_data(tree):
-    """Add a tree up over the data-parallel groups; only inside `over_data`."""
-    return jax.lax.psum(tree, "data")
+def _up_to(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

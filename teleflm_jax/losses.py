@@ -2,69 +2,87 @@
 
 At 80,000 pieces and 4,096 tokens one sequence's logits are 1.3 GB. Training needs a scalar, so its gradient is computed in the same pass as
 its value: each chunk's logits are formed once, used for both, and dropped. Our choice; a rematerialised loss forms them twice.
+
+On a shard of the vocabulary (`group` has the others) only maxima and sums over a chunk's positions are sent, never logits.
 """
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from sharding.tensor import ALONE, Group
 
-def token_losses(z_BTD: jax.Array, head_DV: jax.Array, targets_BT: jax.Array, chunk: int) -> jax.Array:
-    """Negative log-likelihood of every target, float32 [B, T] in nats.
 
-    Args:
-        z_BTD: final hidden states (`Transformer.hidden`).
-        head_DV: output embedding, float32; used in z's dtype, with float32 accumulation.
-        targets_BT: token ids.
-        chunk: positions of each sequence whose logits exist at one time.
-    """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+    """The output embedding, or a shard of its columns."""
+
+    weight_DV: jax.Array
+    """Used in the hidden states' dtype, with float32 accumulation."""
+    vocab_size: int
+    """Columns of all shards that mean a token; what comes after them is padding and has no probability."""
+    chunk: int
+    """Positions of each sequence whose logits exist at one time."""
+    group: Group = ALONE
+
+
+def token_losses(z_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
+    """Negative log-likelihood of every target, float32 [B, T] in nats; `z_BTD` are final hidden states (`Transformer.hidden`)."""
 
     def body(_, zt):
-        return None, _chunk_losses(*zt, head_DV)[0]
+        return None, _chunk_losses(*zt, head)[0]
 
-    _, losses = jax.lax.scan(body, None, (_split(z_BTD, chunk), _split(targets_BT, chunk)))
+    _, losses = jax.lax.scan(body, None, (_split(z_BTD, head.chunk), _split(targets_BT, head.chunk)))
     return _join(losses, targets_BT.shape[1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def cross_entropy(z_BTD: jax.Array, head_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> jax.Array:
-    """Sum of `weights_BT` · negative log-likelihood, a float32 scalar in nats; differentiable in `z_BTD` and `head_DV`.
+def loss_and_gradients(
+    z_BTD: jax.Array, head: Head, targets_BT: jax.Array, weights_BT: jax.Array, gradient_DV: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Sum of `weights_BT` · negative log-likelihood, and its gradients.
 
     Divide by the number of weighted targets of the whole update, over all microbatches and devices, for the loss per token.
+
+    Args:
+        z_BTD: final hidden states.
+        head: the output embedding.
+        targets_BT: token ids.
+        weights_BT: 1 where the target counts.
+        gradient_DV: what the head's gradient is added to.
+
+    Returns:
+        The loss, a float32 scalar in nats, the same on all devices of the group; its gradient by `z_BTD`, of which each device of the group
+        has the part that came through its own columns; `gradient_DV` plus the head's gradient.
     """
-    return jnp.sum(token_losses(z_BTD, head_DV, targets_BT, chunk) * weights_BT)
 
-
-def _forward(z_BTD, head_DV, targets_BT, weights_BT, chunk):
     def body(carry, ztw):
-        total, dhead = carry
+        total, gradient = carry
         z, targets, weights = ztw
-        losses, logits, lse = _chunk_losses(z, targets, head_DV)
-        hit = jnp.arange(logits.shape[-1]) == targets[..., None]
+        losses, logits, lse, hit = _chunk_losses(z, targets, head)
         dlogits = ((jnp.exp(logits - lse[..., None]) - hit) * weights[..., None]).astype(z.dtype)
-        dz = jnp.einsum("bcv,dv->bcd", dlogits, head_DV.astype(z.dtype))
-        dhead = dhead + jnp.einsum("bcd,bcv->dv", z, dlogits, preferred_element_type=jnp.float32)
-        return (total + jnp.sum(losses * weights), dhead), dz
+        dz = jnp.einsum("bcv,dv->bcd", dlogits, head.weight_DV.astype(z.dtype))
+        own = jnp.einsum("bcd,bcv->dv", z, dlogits, preferred_element_type=jnp.float32)
+        return (total + jnp.sum(losses * weights), gradient + own.astype(gradient.dtype)), dz
 
-    chunks = tuple(_split(x, chunk) for x in (z_BTD, targets_BT, weights_BT))
-    (total, dhead), dz = jax.lax.scan(body, (jnp.zeros(()), jnp.zeros_like(head_DV)), chunks)
-    return total, (_join(dz, z_BTD.shape[1]), dhead)
-
-
-def _backward(chunk, gradients, g):
-    dz, dhead = gradients
-    return g.astype(dz.dtype) * dz, g * dhead, None, None
+    chunks = tuple(_split(x, head.chunk) for x in (z_BTD, targets_BT, weights_BT))
+    (total, gradient_DV), dz = jax.lax.scan(body, (jnp.zeros(()), gradient_DV), chunks)
+    return total, _join(dz, z_BTD.shape[1]), gradient_DV
 
 
-cross_entropy.defvjp(_forward, _backward)
-
-
-def _chunk_losses(z_BCD, targets_BC, head_DV):
-    """Losses [B, C], and what they came from: float32 logits [B, C, V] and their log-sum-exp [B, C]."""
-    logits = jnp.einsum("bcd,dv->bcv", z_BCD, head_DV.astype(z_BCD.dtype), preferred_element_type=jnp.float32)
-    lse = jax.nn.logsumexp(logits, axis=-1)
-    return lse - jnp.take_along_axis(logits, targets_BC[..., None], axis=-1)[..., 0], logits, lse
+def _chunk_losses(z_BCD, targets_BC, head):
+    """Losses [B, C], and what they came from: float32 logits [B, C, V], their log-sum-exp [B, C], and which logit is the target's."""
+    logits = jnp.einsum("bcd,dv->bcv", z_BCD, head.weight_DV.astype(z_BCD.dtype), preferred_element_type=jnp.float32)
+    columns = logits.shape[-1]
+    if columns * head.group.size > head.vocab_size:
+        ids = jnp.arange(columns) + head.group.first(columns)
+        logits = jnp.where(ids < head.vocab_size, logits, -jnp.inf)
+    top = head.group.max(logits.max(axis=-1))
+    lse = top + jnp.log(head.group.sum(jnp.exp(logits - top[..., None]).sum(axis=-1)))
+    rows, here = head.group.rows(targets_BC, columns)
+    target = jnp.where(here, jnp.take_along_axis(logits, rows[..., None], axis=-1)[..., 0], 0)
+    hit = (jnp.arange(columns) == rows[..., None]) & here[..., None]
+    return lse - head.group.sum(target), logits, lse, hit
 
 
 def _split(x, chunk):

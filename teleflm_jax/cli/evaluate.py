@@ -14,7 +14,8 @@ import rich.progress
 import rich.table
 import tokenizers
 
-from sharding import mesh, rules
+from sharding import rules
+from sharding.config import MeshConfig
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.corpus import shards
 from teleflm_jax.errors import UserError
@@ -48,9 +49,9 @@ def main(args: argparse.Namespace):
     if both:
         raise UserError(f"got --text {both[0]}=…, which is also a packed domain; allowed: another name; change --text")
     measured |= {name: [encode(tokenizer, content)] for name, content in texts.items()}
-    devices = mesh.make(mesh.MeshConfig())  # all of this machine, whatever the run was trained on
-    model = run_folder.load_model(folder, run, step, rules.replicated(devices))
-    scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, mesh=devices, watch=_progress)
+    layout = rules.layout(MeshConfig(zero=0), run.model.d_model)  # all of this machine, whatever the run was trained on
+    model = run_folder.load_model(folder, run, step, layout.replicated())
+    scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, layout=layout, watch=_progress)
     report = describe(step, scores, run.data.proportions if run.data else {})
     if args.json:
         print(json.dumps(report))

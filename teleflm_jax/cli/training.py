@@ -8,8 +8,6 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-import jax
-
 from sharding import mesh, rules
 from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import options, run_folder
@@ -26,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit code."""
     run = options.load(args)
     folder = _folder(args)
-    device_mesh, width = mesh.make(run.mesh), mup.at_width(run.mup, run.model.d_model)
+    layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
     data = loader.open_run(
         run.data,
         sequence_length=run.model.context_length,
@@ -34,16 +32,17 @@ def main(args: argparse.Namespace) -> int:
         batch_size=run.train.batch_size,
         steps=run.train.steps,
     )
-    evaluate = _evaluator(run, device_mesh)
-    _refuse_what_cannot_train(run, width, device_mesh)
+    evaluate = _evaluator(run, layout)
+    _refuse_what_cannot_train(run, width, layout)
+    part, parts = mesh.data_share(layout.mesh)
     plan = loop.Plan(
         folder=folder,
         model=run.model,
         mup=width,
         optimizer=run.optimizer,
         train=run.train,
-        mesh=device_mesh,
-        batches=lambda step: data.iterate(step, process=jax.process_index(), num_processes=jax.process_count()),
+        layout=layout,
+        batches=lambda step: data.iterate(step, process=part, num_processes=parts),
         evaluate=evaluate,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,11 +64,14 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, devices: jax.sharding.Mesh) -> None:
+def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, layout: rules.Layout) -> None:
     """Ask now what the loop would find out after the folder is written."""
     kernel(run.model)
+    model = run.model
+    sizes = {name: getattr(model, name) for name in ("num_heads", "num_kv_heads", "d_ff", "num_layers", "context_length")}
+    rules.refuse_misfit(layout, **sizes)
     _refuse_other_tokenizer(run)
-    rules.microbatch(run.train.batch_size, run.train.microbatch_size, devices)
+    rules.microbatch(run.train.batch_size, run.train.microbatch_size, layout)
     optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 
@@ -85,7 +87,7 @@ def _refuse_other_tokenizer(run: options.Run) -> None:
         )
 
 
-def _evaluator(run: options.Run, devices: jax.sharding.Mesh) -> loop.Evaluator | None:
+def _evaluator(run: options.Run, layout: rules.Layout) -> loop.Evaluator | None:
     """Bits per byte on the packed held-out sets of the domains that have one; says which have none."""
     tokenizer, domains = load.load(run.data.tokenizer), run.evaluation.domains
     if not domains:
@@ -99,7 +101,7 @@ def _evaluator(run: options.Run, devices: jax.sharding.Mesh) -> loop.Evaluator |
         run.data, domains, vocab_size=run.model.vocab_size, max_bytes=run.train.eval_bytes, pieces=pieces.piece_bytes(tokenizer)
     )
     return bpb.evaluator(
-        chosen, run.data.proportions, context_length=run.model.context_length, batch_size=run.evaluation.batch_size, mesh=devices
+        chosen, run.data.proportions, context_length=run.model.context_length, batch_size=run.evaluation.batch_size, layout=layout
     )
 
 

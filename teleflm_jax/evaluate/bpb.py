@@ -6,17 +6,15 @@ Source: report, section 4; the windows (`windows.py`) are our choice, since the 
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sharding import rules
+from sharding import mesh as device_mesh
+from sharding.rules import Layout
+from teleflm_jax import passes
 from teleflm_jax.evaluate import weights, windows
-from teleflm_jax.losses import token_losses
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.records import HeldOut
 
@@ -50,35 +48,33 @@ def measure(
     documents: Documents,
     *,
     batch_size: int,
-    mesh: jax.sharding.Mesh,
+    layout: Layout,
     watch: Callable[[Sequence[windows.Batch]], Iterable[windows.Batch]] = iter,
 ) -> dict[str, Score]:
     """Score every domain.
 
     Args:
-        model: its weights whole on every device of the mesh.
+        model: in the physical form of the layout.
         documents: the same on every process.
         batch_size: windows of the context length per forward pass, over all devices; rounded up to what they can share.
-        mesh: devices that split each batch.
+        layout: devices that split each batch.
         watch: gets all batches and yields them one by one, such as a progress bar.
     """
-    batches = watch(prepare(documents, model.config.context_length, batch_size, mesh))
-    return _scores(documents, _sum(model, batches, mesh, len(documents)))
+    batches = watch(prepare(documents, model.config.context_length, batch_size, layout))
+    return _scores(documents, _sum(passes.token_losses(layout), model, batches, layout, len(documents)))
 
 
-def evaluator(
-    documents: Documents, proportions: Mapping[str, float], *, context_length: int, batch_size: int, mesh: jax.sharding.Mesh
-) -> Evaluator:
+def evaluator(documents: Documents, proportions: Mapping[str, float], *, context_length: int, batch_size: int, layout: Layout) -> Evaluator:
     """What the training loop calls: `(step, model) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
 
     `bpb` is the mean weighted by `proportions` over the domains of `documents`. Windows are cut once.
     """
-    batches = prepare(documents, context_length, batch_size, mesh)
+    batches, token_losses = prepare(documents, context_length, batch_size, layout), passes.token_losses(layout)
     shares = {domain: proportions[domain] for domain in documents}
 
     def evaluate(step: int, model: Transformer) -> dict[str, float]:
         del step  # the loop records it
-        scores = _scores(documents, _sum(model, batches, mesh, len(documents)))
+        scores = _scores(documents, _sum(token_losses, model, batches, layout, len(documents)))
         figures = {f"bpb/{domain}": known.bpb for domain, known in scores.items()}
         figures |= {f"loss/{domain}": known.loss for domain, known in scores.items()}
         return figures | {"bpb": weights.mean({domain: known.bpb for domain, known in scores.items()}, shares)}
@@ -86,7 +82,7 @@ def evaluator(
     return evaluate
 
 
-def prepare(documents: Documents, context_length: int, batch_size: int, mesh: jax.sharding.Mesh) -> list[windows.Batch]:
+def prepare(documents: Documents, context_length: int, batch_size: int, layout: Layout) -> list[windows.Batch]:
     """All domains' windows in common batches, so that few rows are padding; owners number the domains in the order of `documents`."""
     cut = [
         window
@@ -94,31 +90,19 @@ def prepare(documents: Documents, context_length: int, batch_size: int, mesh: ja
         for document in held_out
         for window in windows.cut(document.tokens, context_length, owner)
     ]
-    return windows.batches(cut, context_length, batch_size, multiple=mesh.size)
+    return windows.batches(cut, context_length, batch_size, multiple=layout.mesh.size)
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
-def token_nats(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array, *, mesh: jax.sharding.Mesh) -> jax.Array:
-    """Loss of every target, float32 [B, T]; devices share the rows, and every process gets all losses."""
-    z_BTD = model.hidden(tokens_BT, jnp.ones_like(tokens_BT))  # one document per row
-    losses_BT = token_losses(z_BTD, model.head[...], targets_BT, model.config.loss_chunk_tokens)
-    return jax.lax.with_sharding_constraint(losses_BT, rules.replicated(mesh))
-
-
-def _sum(model: Transformer, batches: Iterable[windows.Batch], mesh: jax.sharding.Mesh, num_domains: int) -> np.ndarray:
+def _sum(token_losses: Callable, model: Transformer, batches: Iterable[windows.Batch], layout: Layout, num_domains: int) -> np.ndarray:
     """Summed losses of each domain, in float64: float32 would lose digits after some 10 million tokens."""
-    nats = np.zeros(num_domains)
+    nats, (part, parts) = np.zeros(num_domains), device_mesh.data_share(layout.mesh)
     for batch in batches:
-        tokens_BT, targets_BT = rules.place_batch((_own_rows(batch.tokens_BT), _own_rows(batch.targets_BT)), mesh)
-        losses_BT = np.asarray(token_nats(model, tokens_BT, targets_BT, mesh=mesh))
+        rows = len(batch.tokens_BT)
+        own = slice(rows // parts * part, rows // parts * (part + 1))
+        tokens_BT, targets_BT = layout.place_batch((batch.tokens_BT[own], batch.targets_BT[own]), rows)
+        losses_BT = np.asarray(token_losses(model, tokens_BT, targets_BT))
         np.add.at(nats, batch.owners_B, losses_BT.sum(axis=1, where=batch.counts_BT, dtype=np.float64))
     return nats
-
-
-def _own_rows(x_BT: np.ndarray) -> np.ndarray:
-    """This process's rows of a batch that every process has whole."""
-    share = len(x_BT) // jax.process_count()
-    return x_BT[jax.process_index() * share :][:share]
 
 
 def _scores(documents: Documents, nats: np.ndarray) -> dict[str, Score]:

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.model.layers import rotate, weight
+from teleflm_jax.model.layers import Rotation, rotate, weight
 from teleflm_jax.mup import MATRIX, Mup
 
 Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -75,15 +75,17 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
         d, n, k, h = config.d_model, config.num_heads, config.num_kv_heads, config.head_size
-        self.theta = config.rope_theta
         self.query = weight(rngs, mup, MATRIX, ("embed", "heads", "head_dim"), (d, n, h))
         self.key = weight(rngs, mup, MATRIX, ("embed", "kv_heads", "head_dim"), (d, k, h))
         self.value = weight(rngs, mup, MATRIX, ("embed", "kv_heads", "head_dim"), (d, k, h))
         self.out = weight(rngs, mup, MATRIX, ("heads", "head_dim", "embed"), (n, h, d))
 
-    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Kernel) -> jax.Array:
-        """[B, T, D] -> [B, T, D]; `attend` is a causal kernel, or one that keeps a cache (`cache.py`)."""
+    def __call__(self, x_BTD: jax.Array, turn: Rotation, attend: Kernel) -> jax.Array:
+        """[B, T, D] -> [B, T, D]; `attend` is a causal kernel, or one that keeps a cache (`cache.py`).
+
+        On a shard of the heads, what comes out is that shard's part of a sum.
+        """
         q, k, v = (jnp.einsum("btd,dnh->btnh", x_BTD, w[...].astype(x_BTD.dtype)) for w in (self.query, self.key, self.value))
-        q, k = rotate(q, positions_BT, self.theta), rotate(k, positions_BT, self.theta)
+        q, k = rotate(q, turn), rotate(k, turn)
         o_BTNH = attend(*(checkpoint_name(y, "qkv") for y in (q, k, v)))
         return jnp.einsum("btnh,nhd->btd", o_BTNH, self.out[...].astype(x_BTD.dtype))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from teleflm_jax.model.attention import kernel, weigh
 from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.layers import rotation
 from teleflm_jax.model.transformer import Transformer
 
 
@@ -55,6 +56,7 @@ def extend(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, ca
 def _run(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, look: Callable) -> tuple[jax.Array, Cache]:
     """Scan the layers. The whole cache is carried, not scanned over: only then does XLA write the new slots in place."""
     rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
+    turn = rotation(positions_BT, model.config)
 
     def layer(carry, numbered):
         x_BTD, keys, values = carry
@@ -66,7 +68,7 @@ def _run(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, cach
             values = values.at[number, rows_B1, positions_BT].set(v_BTKH, mode="drop")
             return look(q_BTNH, k_BTKH, v_BTKH, keys[number], values[number])
 
-        return (block(x_BTD, positions_BT, attend), keys, values), None
+        return (block(x_BTD, turn, attend), keys, values), None
 
     numbered = (model.blocks, jnp.arange(model.config.num_layers))
     (x_BTD, keys, values), _ = jax.lax.scan(layer, (model.embed(tokens_BT), cache.keys, cache.values), numbered)

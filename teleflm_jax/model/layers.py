@@ -11,6 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import GAIN, MATRIX, Mup
 
+Rotation = tuple[jax.Array, jax.Array]
+"""(cosine, sine) [B, T, 1, H / 2]."""
+
 STD_OF_TRUNCATED = 0.8796256610342398
 """Standard deviation of a unit normal cut at two standard deviations."""
 
@@ -47,12 +50,17 @@ class RMSNorm(nnx.Module):
         return (x * scale * self.gain[...]).astype(x_BTD.dtype)
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-    """Turn queries or keys by their position: RoPE, half-split layout, angles in float32."""
-    half = x_BTNH.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+def rotation(positions_BT: jax.Array, config: ModelConfig) -> Rotation:
+    """Cosines and sines of every position's angles, float32, the same for all layers and heads."""
+    half = config.head_size // 2
+    frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle_BT1F = positions_BT[:, :, None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle_BT1F), jnp.sin(angle_BT1F)
+    return jnp.cos(angle_BT1F), jnp.sin(angle_BT1F)
+
+
+def rotate(x_BTNH: jax.Array, turn: Rotation) -> jax.Array:
+    """Turn queries or keys by their position: RoPE, half-split layout, in float32."""
+    cos, sin = turn
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 

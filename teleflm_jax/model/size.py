@@ -1,9 +1,7 @@
 """Size and cost of a model, from its shape alone and in whole numbers."""
 
+from sharding.config import VOCABULARY_MULTIPLE
 from teleflm_jax.model.config import ModelConfig
-
-PADDING = 128
-"""A vocabulary shard's rows come in multiples of this; so do the released checkpoints' (80,384 = 157 · 4 · 128)."""
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
@@ -23,8 +21,8 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def padded_vocab_size(vocab_size: int, tensor: int) -> int:
-    """Rows of embedding and head on a mesh with `tensor`-way parallelism: the next multiple of 128 · tensor."""
-    multiple = PADDING * tensor
+    """Rows of embedding and head on a mesh with `tensor`-way parallelism: from 2 ways on the next multiple of 128 · tensor."""
+    multiple = VOCABULARY_MULTIPLE * tensor if tensor > 1 else 1
     return -(-vocab_size // multiple) * multiple
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from teleflm_jax.errors import refuse_outside, refuse_seed
+from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
+
+ACCUMULATION_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,8 @@ class TrainConfig:
     """Sequences per update, over all devices."""
     microbatch_size: int = 0
     """Sequences that one device takes at a time; gradients of the rest accumulate. 0: all of a device's share at once."""
+    accumulation_dtype: str = "float32"
+    """Of the sums of gradients over microbatches and devices: float32 or bfloat16, which halves their memory and traffic."""
     seed: int = 0
     """Initial weights."""
     init_from: str | None = None
@@ -36,3 +40,8 @@ class TrainConfig:
         refuse_outside("train", self, steps=1, batch_size=1, microbatch_size=0, eval_every=0, eval_bytes=0)
         refuse_outside("train", self, checkpoint_every=1, keep_last=1, keep_every=0, keep_best=0)
         refuse_seed("train", self.seed)
+        if self.accumulation_dtype not in ACCUMULATION_DTYPES:
+            raise UserError(
+                f"got train.accumulation_dtype={self.accumulation_dtype!r}; allowed: {', '.join(ACCUMULATION_DTYPES)}; "
+                "change train.accumulation_dtype"
+            )

@@ -41,7 +41,7 @@ class Plan:
     mup: Mup
     optimizer: OptimizerConfig
     train: TrainConfig
-    mesh: jax.sharding.Mesh
+    layout: rules.Layout
     batches: Callable[[int], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
     """Opens an iterator over this process's rows of batch(first), batch(first + 1), …"""
     evaluate: Evaluator | None = None
@@ -57,10 +57,10 @@ def train(plan: Plan) -> int:
         UserError: the batch does not split over the devices, or the folder's checkpoint is of another shape.
     """
     settings = plan.train
-    microbatch = rules.microbatch(settings.batch_size, settings.microbatch_size, plan.mesh)
+    microbatch = rules.microbatch(settings.batch_size, settings.microbatch_size, plan.layout)
     optimizer = update_rule.make(plan.optimizer, plan.mup)
     began = time.perf_counter()
-    state, counters = start.state(plan.folder, plan.model, plan.mup, optimizer, settings, plan.mesh)
+    state, counters = start.state(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout)
     restored = counters.updates
     retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)
     with (
@@ -80,9 +80,17 @@ def train(plan: Plan) -> int:
             peak_source=peak.source,
         )
         say(f"{jax.device_count()} device(s), each {peak.flops / 1e12:.3g} TFLOP/s at best ({peak.source}); MFU counts causal FLOPs")
-        step = train_step.make(optimizer, plan.mesh, microbatch)
+        step = train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype)
+        shapes = start.shapes(plan.model, plan.mup, optimizer, plan.layout)
         run = _Run(
-            plan=plan, step=step, peak_flops=peak.flops * jax.device_count(), log=log, report=report, say=say, checkpointer=checkpointer
+            plan=plan,
+            shapes=shapes,
+            step=step,
+            peak_flops=peak.flops * jax.device_count(),
+            log=log,
+            report=report,
+            say=say,
+            checkpointer=checkpointer,
         )
         try:
             return run.go_on(state, counters, batches, asked_to_stop)
@@ -101,6 +109,8 @@ class _Run:
     """What stays the same from step to step."""
 
     plan: Plan
+    shapes: TrainState
+    """Logical, with the shardings to save in."""
     step: Callable
     peak_flops: float
     log: run_log.RunLog
@@ -146,7 +156,7 @@ class _Run:
         tokens = self.plan.train.batch_size * batch["tokens"].shape[1]
         rates = update_rule.rates(self.plan.optimizer, self.plan.mup, tokens=counters.tokens, tokens_per_step=tokens)
         state, figures = self.step(
-            state, rules.place_batch(batch, self.plan.mesh), {role: np.float32(rate) for role, rate in rates.items()}
+            state, self.plan.layout.place_batch(batch, self.plan.train.batch_size), {role: np.float32(rate) for role, rate in rates.items()}
         )
         counters = Counters(updates=counters.updates + 1, data_step=counters.data_step + 1, tokens=counters.tokens + tokens)
         row = {
@@ -208,7 +218,9 @@ class _Run:
     def save(self, state: TrainState, counters: Counters, bpb: float | None) -> None:
         """Begin to write a checkpoint."""
         began = time.perf_counter()
-        checkpoint.save(self.checkpointer, counters.updates, to_arrays(state), dataclasses.asdict(counters), bpb)
+        checkpoint.save(
+            self.checkpointer, counters.updates, to_arrays(self.plan.layout.logical(state, self.shapes)), dataclasses.asdict(counters), bpb
+        )
         self.log.event("save", step=counters.updates, seconds=time.perf_counter() - began)
 
     def finish(self, counters: Counters) -> None:

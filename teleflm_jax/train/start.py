@@ -7,7 +7,7 @@ import shutil
 import jax
 import optax
 
-from sharding import rules
+from sharding.rules import Layout
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
@@ -16,30 +16,35 @@ from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
 
 
+def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+    """The state's logical shapes, with the shardings that checkpoints are saved and loaded in."""
+    return layout.stored(jax.eval_shape(lambda: new_state(model, mup, optimizer, seed=0)))
+
+
 def state(
-    folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, train: TrainConfig, mesh: jax.sharding.Mesh
+    folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, train: TrainConfig, layout: Layout
 ) -> tuple[TrainState, Counters]:
-    """The state to go on from: the newest checkpoint of FOLDER if there is one, else step 0.
+    """The state to go on from, in the layout's physical form: the newest checkpoint of FOLDER if there is one, else step 0.
 
     Raises:
         UserError: the checkpoint, or the one that `train.init_from` names, has other arrays than this model; the disk is too full for one.
     """
-    sharding = rules.replicated(mesh)
-    build = lambda: new_state(model, mup, optimizer, train.seed)  # noqa: E731
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(build))
-    _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)))
+    logical = shapes(model, mup, optimizer, layout)
+    _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(logical)))
     checkpoints = folder / checkpoint.FOLDER
     checkpoint.refuse_damaged(checkpoints)
     if checkpoint.steps(checkpoints):
         step = checkpoint.choose(checkpoints)
-        arrays, counters = checkpoint.restore(checkpoints, step, to_arrays(shapes))
-        return from_arrays(arrays, shapes), _counters(checkpoints / str(step), counters)
-    fresh = jax.jit(build, out_shardings=sharding)()
+        arrays, counters = checkpoint.restore(checkpoints, step, to_arrays(logical))
+        return layout.physical(from_arrays(arrays, logical)), _counters(checkpoints / str(step), counters)
+    build = lambda: layout.physical(new_state(model, mup, optimizer, train.seed))  # noqa: E731
+    fresh = jax.jit(build, out_shardings=layout.shardings(logical))()
     if train.init_from is None:
         return fresh, Counters()
     other, step = other_run(train.init_from)
-    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(shapes)["model"]})
-    return TrainState(model=with_weights(fresh.model, weights["model"]), optimizer=fresh.optimizer), Counters()
+    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(logical)["model"]})
+    borrowed = layout.physical(with_weights(logical.model, weights["model"]))
+    return TrainState(model=borrowed, optimizer=fresh.optimizer), Counters()
 
 
 def _counters(path: pathlib.Path, saved: dict) -> Counters:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from sharding import mesh
+from sharding import rules
+from sharding.config import MeshConfig
 from teleflm_jax.cli import evaluate
 from teleflm_jax.evaluate import bpb
 
@@ -48,7 +49,9 @@ def test_a_text_is_one_document_without_special_ids(call, trained, tmp_path):
     report = json.loads(call("--text", f"mine={tmp_path / 'a.txt'}", "--json")[1])
     document = evaluate.encode(trained.tokenizer, text)
     assert document.tokens.min() > 3
-    expected = bpb.measure(trained.model, {"mine": [document]}, batch_size=1, mesh=mesh.make(mesh.MeshConfig()))["mine"]
+    expected = bpb.measure(
+        trained.model, {"mine": [document]}, batch_size=1, layout=rules.layout(MeshConfig(zero=0), trained.run.model.d_model)
+    )["mine"]
     assert report["domains"].keys() == {"mine"} and report["weighted"] == {}
     assert report["domains"]["mine"]["bpb"] == pytest.approx(expected.bpb, rel=1e-6)
     assert report["domains"]["mine"]["bytes"] == len(text.encode())

@@ -146,7 +146,7 @@ def test_another_run_lends_its_weights_only_with_its_tokenizer(uninterrupted, co
         (["model.vocab_size = 500"], "token ids up to 511"),
         (["train.microbatch_size = 3"], "got train.microbatch_size=3"),
         (["train.batchsize = 129"], "change it to train.batch_size"),
-        (["mesh.tensor = 2"], "only data parallelism runs yet"),
+        (["mesh.tensor = 2"], "got a mesh of 1 x 1 x 2 (data, pipe, tensor) on 1 device"),
         (["data.packed = '/nowhere'"], "python -m teleflm_jax pack"),
         (["data.tokenizer = '/nowhere.json'"], "/nowhere.json"),
         (["data.max_epochs = {'json': 0.05}"], "runs out at step"),

@@ -4,14 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from sharding import mesh
+from sharding import rules
+from sharding.config import MeshConfig
 from teleflm_jax.evaluate import bpb
 from teleflm_jax.records import HeldOut
 from teleflm_jax.tokenizer import layout
 from tests import tiny
 
 CONTEXT = 16
-DEVICES = mesh.make(mesh.MeshConfig())
+LAYOUT = rules.layout(MeshConfig(zero=0), 32)
 
 
 def document(length, seed, num_bytes=None):
@@ -55,7 +56,7 @@ def nats(document, log_probabilities):
 
 
 def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
-    scores = bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
     for domain, documents in DOCUMENTS.items():
         total = sum(nats(each, plain) for each in documents)
         num_tokens, num_bytes = sum(len(each.tokens) for each in documents), sum(each.num_bytes for each in documents)
@@ -66,27 +67,27 @@ def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
 
 def test_a_uniform_model_pays_log2_of_the_vocabulary_per_token(model):
     uniform = jax.tree.map(np.zeros_like, model)
-    (score,) = bpb.measure(uniform, {"web": [document(21, 0, num_bytes=50)]}, batch_size=1, mesh=DEVICES).values()
+    (score,) = bpb.measure(uniform, {"web": [document(21, 0, num_bytes=50)]}, batch_size=1, layout=LAYOUT).values()
     assert score.bpb == pytest.approx(math.log2(64) * 21 / 50)
     assert score.loss == pytest.approx(math.log(64))
 
 
 def test_scores_depend_neither_on_batches_nor_on_order_nor_on_other_domains(model):
-    scores = bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
     turned = {"code": DOCUMENTS["code"], "web": DOCUMENTS["web"][::-1]}
     for documents, batch_size in ((DOCUMENTS, 16), (turned, 2), ({"code": DOCUMENTS["code"]}, 2)):
-        for domain, score in bpb.measure(model, documents, batch_size=batch_size, mesh=DEVICES).items():
+        for domain, score in bpb.measure(model, documents, batch_size=batch_size, layout=LAYOUT).items():
             assert score.nats == pytest.approx(scores[domain].nats, rel=1e-6)
 
 
 def test_documents_do_not_see_each_other(model):
-    apart = [bpb.measure(model, {"web": [each]}, batch_size=2, mesh=DEVICES)["web"].nats for each in DOCUMENTS["web"]]
-    assert bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)["web"].nats == pytest.approx(sum(apart), rel=1e-6)
+    apart = [bpb.measure(model, {"web": [each]}, batch_size=2, layout=LAYOUT)["web"].nats for each in DOCUMENTS["web"]]
+    assert bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)["web"].nats == pytest.approx(sum(apart), rel=1e-6)
 
 
 def test_the_evaluator_names_every_domain_and_weighs_them(model):
-    evaluate = bpb.evaluator(DOCUMENTS, {"web": 3.0, "code": 1.0, "book": 5.0}, context_length=CONTEXT, batch_size=2, mesh=DEVICES)
-    scores = bpb.measure(model, DOCUMENTS, batch_size=2, mesh=DEVICES)
+    evaluate = bpb.evaluator(DOCUMENTS, {"web": 3.0, "code": 1.0, "book": 5.0}, context_length=CONTEXT, batch_size=2, layout=LAYOUT)
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
     found = evaluate(7, model)
     assert found.keys() == {"bpb/web", "bpb/code", "loss/web", "loss/code", "bpb"}
     assert found["bpb/web"] == pytest.approx(scores["web"].bpb) and found["loss/code"] == pytest.approx(scores["code"].loss)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
-from teleflm_jax.model import attention, size, transformer
+from teleflm_jax.model import attention, layers, size, transformer
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from tests import tiny
@@ -36,7 +36,7 @@ def test_every_past_token_reaches_the_logits():
         x = embedded
         for layer in range(2):
             block = jax.tree.map(lambda w: w[layer], model.blocks)  # noqa: B023
-            x = block(x, jnp.arange(16)[None], attention.causal)
+            x = block(x, layers.rotation(jnp.arange(16)[None], model.config), attention.causal)
         return model.logits(model.final(x))[0, -1, 0]
 
     gradient = jax.grad(last_logit)(model.embed(tokens))

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
 
-from sharding import mesh, rules
+from sharding import rules
+from sharding.config import MeshConfig
 from teleflm_jax import mup
-from teleflm_jax.model import attention
+from teleflm_jax.model import attention, layers
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train import step as train_step
@@ -24,9 +24,9 @@ def scales(width: int, base_width: int) -> dict[str, float]:
     config = tiny.config(d_model=width, num_heads=width // 64, num_kv_heads=width // 64, d_ff=2 * width)
     rule = mup.at_width(mup.MupConfig(**(vars(SEARCHED) | {"base_width": base_width})), width)
     optimizer = update_rule.make(OptimizerConfig(), rule)
-    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
-    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=rules.replicated(one))()
-    step = train_step.make(optimizer, one, 8)
+    layout = rules.layout(MeshConfig(), width, jax.devices()[:1])
+    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=layout.replicated())()
+    step = train_step.make(optimizer, layout, 8)
     tokens = np.asarray(tiny.tokens(8, 17))
     batch = {
         "tokens": tokens[:, :-1],
@@ -38,7 +38,7 @@ def scales(width: int, base_width: int) -> dict[str, float]:
 
     before = activations(state.model, batch["tokens"])
     for _ in range(STEPS):
-        state, _ = step(state, rules.place_batch(batch, one), rates)
+        state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), rates)
     after = activations(state.model, batch["tokens"])
     rms = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x))))  # noqa: E731
     changes = {f"{name} change": rms(after[name] - before[name]) for name in before}
@@ -48,9 +48,9 @@ def scales(width: int, base_width: int) -> dict[str, float]:
 @jax.jit
 def activations(model, tokens):
     """The residual stream after the last layer, and the logits."""
-    x = model.embed(tokens)
+    x, turn = model.embed(tokens), layers.rotation(jnp.arange(tokens.shape[1])[None], model.config)
     for layer in range(model.config.num_layers):
-        x = jax.tree.map(lambda w: w[layer], model.blocks)(x, jnp.arange(tokens.shape[1])[None], attention.causal)  # noqa: B023
+        x = jax.tree.map(lambda w: w[layer], model.blocks)(x, turn, attention.causal)  # noqa: B023
     return {"stream": x, "logits": model.logits(model.final(x))}
 
 

@@ -7,9 +7,9 @@ import threading
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
-from sharding import mesh
+from sharding import rules
+from sharding.config import MeshConfig
 from teleflm_jax import checkpoint, mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.optim import optimizer
@@ -49,7 +49,6 @@ def plan(folder, *, kill_at=None, before=None, evaluate=None, poison_at=None, **
         yield draw()
 
     folder.mkdir(exist_ok=True)
-    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
     settings = {"steps": 20, "batch_size": 4, "microbatch_size": 2, "checkpoint_every": 7, "keep_last": 2} | train
     return loop.Plan(
         folder=folder,
@@ -57,7 +56,7 @@ def plan(folder, *, kill_at=None, before=None, evaluate=None, poison_at=None, **
         mup=mup.at_width(tiny.WIDE, 32),
         optimizer=OptimizerConfig(warmup_steps=5, decay_tokens=20 * TOKENS),
         train=TrainConfig(**settings),
-        mesh=one,
+        layout=rules.layout(MeshConfig(), 32, jax.devices()[:1]),
         batches=batches,
         evaluate=evaluate,
     )

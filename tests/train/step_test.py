@@ -4,9 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, Mesh
 
-from sharding import mesh, rules
+from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
@@ -20,8 +19,8 @@ RULES = mup.at_width(tiny.WIDE, 32)
 RATES = {mup.MATRIX: np.float32(1e-2), mup.VECTOR: np.float32(2e-2), mup.GAIN: np.float32(3e-2)}
 
 
-def mesh_of(devices: int) -> Mesh:
-    return Mesh(np.array(jax.devices()[:devices]).reshape(devices, 1, 1), mesh.AXES, axis_types=(AxisType.Auto,) * 3)
+def layout_of(devices: int, **mesh) -> rules.Layout:
+    return rules.layout(MeshConfig(**mesh), 32, jax.devices()[:devices])
 
 
 def batch(seed: int = 0) -> dict[str, np.ndarray]:
@@ -33,12 +32,13 @@ def batch(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) -> tuple[list, TrainState]:
-    device_mesh, optimizer = mesh_of(devices), update_rule.make(OptimizerConfig(), RULES)
-    state = jax.jit(lambda: new_state(config, RULES, optimizer, 0), out_shardings=rules.replicated(device_mesh))()
-    step = train_step.make(optimizer, device_mesh, microbatch_size)
+    layout, optimizer = layout_of(devices), update_rule.make(OptimizerConfig(), RULES)
+    build = lambda: layout.physical(new_state(config, RULES, optimizer, 0))  # noqa: E731
+    state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
+    step = train_step.make(optimizer, layout, microbatch_size)
     figures = []
     for seed in range(steps):
-        state, out = step(state, rules.place_batch(batch(seed), device_mesh), RATES)
+        state, out = step(state, layout.place_batch(batch(seed), 8), RATES)
         figures.append(jax.tree.map(float, out))
     return figures, state
 
@@ -94,13 +94,8 @@ def test_state_survives_its_form_as_arrays():
     assert int(to_arrays(state)["optimizer"]["count"]) == 1
 
 
-def test_mesh_and_batch_that_do_not_fit_say_what_does():
+def test_a_batch_that_does_not_fit_says_what_does():
     with pytest.raises(UserError, match="batch_size=10 on 8 .*nearest: 8 or 16"):
-        rules.microbatch(10, 0, mesh_of(8))
+        rules.microbatch(10, 0, layout_of(8))
     with pytest.raises(UserError, match="microbatch_size=3; allowed: a divisor of the 4"):
-        rules.microbatch(8, 3, mesh_of(2))
-    with pytest.raises(UserError, match="mesh.data=3 on 8 device"):
-        mesh.make(MeshConfig(data=3))
-    with pytest.raises(UserError, match="only data parallelism"):
-        mesh.make(MeshConfig(pipe=2))
-    assert mesh.make(MeshConfig()).shape == {"data": 8, "pipe": 1, "tensor": 1}
+        rules.microbatch(8, 3, layout_of(2))

@@ -1,0 +1,148 @@
+"""The pipeline's schedule: which microbatch runs where at which tick, and the loop that runs it.
+
+1F1B in lockstep: at every tick each stage runs one forward and one backward unit, then hands its results to its neighbours. A unit is one
+chunk of layers on one microbatch. With p stages, v chunks a stage and m microbatches (v > 1 needs p to divide m), stage i at tick t runs
+
+    forward unit  u = t - i                      chunk (u mod pv) div p,          microbatch p (u div pv) + u mod p
+    backward unit u = t - (pv - 1) - (p - 1 - i) chunk v - 1 - (u mod pv) div p,  microbatch the same
+
+so that an output reaches the next stage at the very tick that needs it, and nothing is queued. Full ticks, where both run, cost as much as
+the busiest stage; the bubble is (p - 1) / (vm + p - 1) of the step. Source: interleaved 1F1B of Narayanan et al. 2021, in lockstep.
+
+The backward pass is not derived through the loop but given, so the loop keeps what its caller keeps: a unit's residuals live at most
+2pv - 2 ticks, hence `slots`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+AXIS = "pipe"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unit:
+    """What a stage runs at a tick; plain values without a pipeline, traced ones with it."""
+
+    on: Any
+    """Whether there is anything to run."""
+    chunk: Any
+    microbatch: Any
+    slot: Any
+    """Where its residuals are kept."""
+    first: Any
+    """Whether its input is the embedding's."""
+    last: Any
+    """Whether its output is the head's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """1F1B over `stages` with `chunks` of layers each and `microbatches`."""
+
+    stages: int
+    chunks: int
+    microbatches: int
+
+    @property
+    def ticks(self) -> int:
+        """Length of the loop, forward and backward."""
+        return self.microbatches * self.chunks + self.chunks * self.stages + self.stages - 2
+
+    @property
+    def forward_ticks(self) -> int:
+        """Length of a loop that only goes forward."""
+        return self.microbatches * self.chunks + self.stages - 1
+
+    @property
+    def slots(self) -> int:
+        """Units whose residuals are alive at one time, at most."""
+        return min(2 * self.chunks * self.stages - 1, self.microbatches * self.chunks)
+
+    def forward(self, tick: Any) -> Unit:
+        """This stage's forward unit."""
+        if self.stages == 1:
+            return Unit(on=True, chunk=0, microbatch=tick, slot=0, first=True, last=True)
+        return self._unit(tick - jax.lax.axis_index(AXIS), forward=True)
+
+    def backward(self, tick: Any) -> Unit:
+        """This stage's backward unit."""
+        if self.stages == 1:
+            return self.forward(tick)
+        behind = self.stages * self.chunks - 1 + self.stages - 1 - jax.lax.axis_index(AXIS)
+        return self._unit(tick - behind, forward=False)
+
+    def _unit(self, number: jax.Array, *, forward: bool) -> Unit:
+        on = (number >= 0) & (number < self.microbatches * self.chunks)
+        number = jnp.where(on, number, 0)
+        group, inside = jnp.divmod(number, self.stages * self.chunks)
+        chunk, offset = jnp.divmod(inside, self.stages)
+        ran_forward = number
+        if not forward:
+            chunk = self.chunks - 1 - chunk
+            ran_forward = (group * self.chunks + chunk) * self.stages + offset
+        stage = jax.lax.axis_index(AXIS)
+        return Unit(
+            on=on,
+            chunk=chunk,
+            microbatch=group * self.stages + offset,
+            slot=ran_forward % self.slots,
+            first=on & (stage == 0) & (chunk == 0),
+            last=on & (stage == self.stages - 1) & (chunk == self.chunks - 1),
+        )
+
+
+def run(schedule: Schedule, forward: Callable, backward: Callable, carry: Any, x: jax.Array) -> Any:
+    """Run all units.
+
+    Args:
+        schedule: what runs when.
+        forward: (carry, unit, input) -> (carry, output); its loops should run zero times where `unit.on` is false.
+        backward: (carry, unit, output of this tick's forward unit, gradient of its own output) -> (carry, gradient of its input). At
+            `unit.last` the two units are the same, and the gradient is to be made from the output.
+        carry: arrays that are updated in place, such as residuals and gradients.
+        x: zeros, of the shape and dtype that stages hand over.
+    """
+
+    def tick(t, state):
+        carry, x, dy = state
+        carry, y = forward(carry, schedule.forward(t), x)
+        carry, dx = backward(carry, schedule.backward(t), y, dy)
+        return carry, _hand_over(schedule, y, 1), _hand_over(schedule, dx, -1)
+
+    return jax.lax.fori_loop(0, schedule.ticks, tick, (carry, x, x))[0]
+
+
+def run_forward(schedule: Schedule, forward: Callable, carry: Any, x: jax.Array) -> Any:
+    """`run` without a backward pass."""
+
+    def tick(t, state):
+        carry, x = state
+        carry, y = forward(carry, schedule.forward(t), x)
+        return carry, _hand_over(schedule, y, 1)
+
+    return jax.lax.fori_loop(0, schedule.forward_ticks, tick, (carry, x))[0]
+
+
+def when(on: Any, function: Callable, carry: Any) -> Any:
+    """`function(carry)` where `on`, else carry: a loop of one or no turn, since a conditional would copy what it leaves alone."""
+    if on is True:
+        return function(carry)
+    return jax.lax.fori_loop(0, on.astype(jnp.int32), lambda _, held: function(held), carry)
+
+
+def turns(on: Any, count: int) -> Any:
+    """`count` where `on`, else 0: the bound of a loop that an idle unit skips."""
+    return count if on is True else jnp.where(on, count, 0)
+
+
+def _hand_over(schedule: Schedule, x: jax.Array, by: int) -> jax.Array:
+    """Send to the next (1) or previous (-1) stage; only with several chunks from the last stage to the first as well."""
+    p = schedule.stages
+    if p == 1:
+        return x
+    pairs = [(i, (i + by) % p) for i in range(p) if schedule.chunks > 1 or 0 <= i + by < p]
+    return jax.lax.ppermute(x, AXIS, pairs)

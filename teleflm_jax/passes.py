@@ -1,0 +1,253 @@
+"""Forward and backward passes over the mesh: from a batch to its loss and gradients, or to the loss of every token.
+
+One program for every mesh: weights are gathered as ZeRO asks (`sharding/zero.py`), microbatches go through the pipeline's schedule
+(`sharding/pipeline.py`; without a pipeline it is plain gradient accumulation), and each layer's backward pass runs by hand: `jax.vjp`
+of one layer, its residuals without the weights kept per unit, gradients added in place to their accumulators. Deriving the backward pass
+through the schedule instead would accumulate in the compute dtype, keep every microbatch and send gradients every tick.
+
+Here D and V may be this device's shard of the width or the vocabulary.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from sharding import pipeline, zero
+from sharding.rules import BATCH, Layout
+from teleflm_jax import losses
+from teleflm_jax.model.attention import kernel
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.layers import rotation
+from teleflm_jax.model.transformer import Block, Transformer, finish, rematerialised
+
+Batch = Mapping[str, jax.Array]
+"""`tokens`, `targets`, `segments` int32 and `weights` float32, each [B, T] (docs/architecture.md)."""
+
+
+def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32") -> Callable:
+    """`(model, batch) -> (loss, gradient)` on global arrays: mean loss in nats per weighted target of the batch, and its gradient.
+
+    Sums are divided by the targets of the whole update only at the end, so that any split into microbatches and groups gives what one
+    large batch gives.
+
+    Args:
+        layout: the mesh and its use; the model is in physical form, and so is the gradient.
+        microbatch_size: rows that one data-parallel group takes at a time.
+        accumulation_dtype: of the gradients' sums over microbatches and groups.
+    """
+
+    def function(model: Transformer, batch: Batch):
+        specs = layout.specs(model)
+        inner = lambda model, batch: _gradients(model, batch, layout, microbatch_size, accumulation_dtype)  # noqa: E731
+        return jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH), out_specs=(P(), specs), check_vma=False)(model, batch)
+
+    return function
+
+
+def token_losses(layout: Layout) -> Callable:
+    """`(model, tokens [B, T], targets [B, T]) -> float32 [B, T]` in nats, each row one document; every process gets all of it.
+
+    B is a multiple of the mesh's devices.
+    """
+
+    def function(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
+        inner = lambda *arguments: _token_losses(*arguments, layout)  # noqa: E731
+        specs = (layout.specs(model), BATCH, BATCH)
+        found = jax.shard_map(inner, mesh=layout.mesh, in_specs=specs, out_specs=BATCH, check_vma=False)(model, tokens_BT, targets_BT)
+        return jax.lax.with_sharding_constraint(found, layout.replicated())
+
+    return jax.jit(function)
+
+
+def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size: int, dtype: str):
+    """What one device does."""
+    config, group, width = model.config, layout.tensor, layout.width
+    rows = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), dict(batch))
+    schedule = pipeline.Schedule(stages=layout.pipe, chunks=layout.interleave, microbatches=rows["tokens"].shape[0])
+    weights = zero.working(layout, model, config.compute_dtype)
+    turn = rotation(jnp.arange(rows["tokens"].shape[2])[None], config)
+    run = lambda block, x_BTD, turn, segments_BT: block(x_BTD, turn, kernel(config, segments_BT), group)  # noqa: E731
+    forward_layer, backward_layer = _by_hand(rematerialised(run, config.remat))
+    per_chunk = _length(weights.blocks) // schedule.chunks
+
+    def of_microbatch(unit):
+        return {name: _at(x, unit.microbatch) for name, x in rows.items()}
+
+    def constants(unit):
+        return turn, _at(rows["segments"], unit.microbatch) if config.document_attention else None
+
+    def forward(carry, unit, x_BTD):
+        residuals, totals, loss = carry
+        x_BTD = _input(layout, weights, unit, of_microbatch(unit)["tokens"], x_BTD)
+        known = constants(unit)
+
+        def layer(j, held):
+            x_BTD, residuals = held
+            block = zero.use(layout, _at(weights.blocks, unit.chunk * per_chunk + j))
+            y_BTD, new = forward_layer(block, x_BTD, known)
+            return y_BTD, [_put(kept, value, (unit.slot, j)) for kept, value in zip(residuals, new, strict=True)]
+
+        y_BTD, residuals = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (x_BTD, residuals))
+        return (residuals, totals, loss), y_BTD
+
+    def head(unit, y_BTD):
+        """Loss, and the gradient of the last layer's output; adds the head's own."""
+
+        def function(held):
+            totals, loss, _ = held
+            norm, matrix = zero.use(layout, (weights.final_norm, weights.head))
+            batch = of_microbatch(unit)
+            z_BTD, pull = jax.vjp(lambda norm, y: group.whole(finish(norm, model.output_multiplier, y)), norm, y_BTD)
+            in_place = totals.head.shape == matrix.shape
+            start = totals.head[...] if in_place else jnp.zeros(matrix.shape, dtype)
+            value, dz_BTD, own = losses.loss_and_gradients(z_BTD, _head(model, matrix, layout), batch["targets"], batch["weights"], start)
+            own = jax.tree.map(lambda _: own, matrix)
+            dnorm, dy_BTD = pull(dz_BTD)
+            total = own if in_place else zero.add(layout, totals.head, own)
+            totals = _with(totals, head=total, final_norm=zero.add(layout, totals.final_norm, dnorm))
+            return totals, loss + value, dy_BTD
+
+        return function
+
+    def embedding(unit, dx_BTD):
+        """Adds the embedding's gradient."""
+
+        def function(totals):
+            rows_BT, here_BT = group.rows(of_microbatch(unit)["tokens"], weights.embedding.shape[0])
+            dx = group.unsplit(dx_BTD * model.input_multiplier)
+            dx = jnp.where(here_BT[..., None], dx, 0).astype(dtype)
+            in_place = layout.zero < 3 or layout.data == 1
+            start = totals.embedding if in_place else jax.tree.map(lambda x: jnp.zeros((x.shape[0], width), dtype), totals.embedding)
+            own = jax.tree.map(lambda x: x.at[rows_BT, :width].add(dx), start)
+            return _with(totals, embedding=own if in_place else zero.add(layout, totals.embedding, own))
+
+        return function
+
+    def backward(carry, unit, y_BTD, dy_BTD):
+        residuals, totals, loss = carry
+        totals, loss, dy_BTD = pipeline.when(unit.last, head(unit, y_BTD), (totals, loss, dy_BTD))
+        known = constants(unit)
+
+        def layer(i, held):
+            dy_BTD, blocks = held
+            j = per_chunk - 1 - i
+            place = unit.chunk * per_chunk + j
+            block = zero.use(layout, _at(weights.blocks, place))
+            dblock, dx_BTD = backward_layer(block, [_at(_at(kept, unit.slot), j) for kept in residuals], known, dy_BTD)
+            total = zero.add(layout, _at(blocks, place), dblock)
+            return dx_BTD, jax.tree.map(lambda kept, value: _put(kept, value, (place,)), blocks, total)
+
+        dx_BTD, blocks = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (dy_BTD, totals.blocks))
+        totals = pipeline.when(unit.first, embedding(unit, dx_BTD), _with(totals, blocks=blocks))
+        return (residuals, totals, loss), dx_BTD
+
+    x_BTD = _between(layout, config, rows["tokens"].shape[1:])
+    any_unit = pipeline.Unit(on=True, chunk=0, microbatch=0, slot=0, first=True, last=True)
+    one = jax.eval_shape(lambda: forward_layer(zero.use(layout, _at(weights.blocks, 0)), x_BTD, constants(any_unit))[1])
+    residuals = [jnp.zeros((schedule.slots, per_chunk, *r.shape), r.dtype) for r in one]
+    carry = (residuals, zero.accumulators(layout, weights, dtype), jnp.zeros(()))
+    _, totals, loss = pipeline.run(schedule, forward, backward, carry, x_BTD)
+    targets = jax.lax.psum(batch["weights"].sum(), "data")
+    gradient = jax.tree.map(lambda x: x / targets, zero.finish(layout, totals))
+    return jax.lax.psum(loss, ("data", "pipe")) / targets, gradient
+
+
+def _token_losses(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array, layout: Layout) -> jax.Array:
+    """What one device does; a stage takes one row of pipeline stages at a time."""
+    config, group, shape = model.config, layout.tensor, tokens_BT.shape
+    schedule = pipeline.Schedule(stages=layout.pipe, chunks=layout.interleave, microbatches=layout.pipe)
+    tokens, targets = (x.reshape(layout.pipe, -1, x.shape[1]) for x in (tokens_BT, targets_BT))
+    weights = zero.working(layout, model, config.compute_dtype)
+    turn = rotation(jnp.arange(shape[1])[None], config)
+    attend = kernel(config, jnp.ones(tokens.shape[1:], jnp.int32))
+    per_chunk = _length(weights.blocks) // schedule.chunks
+
+    def forward(found, unit, x_BTD):
+        x_BTD = _input(layout, weights, unit, _at(tokens, unit.microbatch), x_BTD)
+        layer = lambda j, x: zero.use(layout, _at(weights.blocks, unit.chunk * per_chunk + j))(x, turn, attend, group)  # noqa: E731
+        y_BTD = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, x_BTD)
+
+        def head(found):
+            norm, matrix = zero.use(layout, (weights.final_norm, weights.head))
+            z_BTD = group.whole(finish(norm, model.output_multiplier, y_BTD))
+            return _put(found, losses.token_losses(z_BTD, _head(model, matrix, layout), _at(targets, unit.microbatch)), (unit.microbatch,))
+
+        return pipeline.when(unit.last, head, found), y_BTD
+
+    x_BTD = _between(layout, config, tokens.shape[1:])
+    found = pipeline.run_forward(schedule, forward, jnp.zeros(tokens.shape), x_BTD)
+    return jax.lax.psum(found, "pipe").reshape(shape)
+
+
+def _input(layout: Layout, weights: Transformer, unit: pipeline.Unit, tokens_BT: jax.Array, x_BTD: jax.Array) -> jax.Array:
+    """What enters a unit: the tokens' embedding on the first stage's first chunk, else what the stage before sent."""
+    embed = lambda: _with(weights, embedding=zero.use(layout, weights.embedding)).embed(tokens_BT, layout.tensor)  # noqa: E731
+    return embed() if unit.first is True else jax.lax.cond(unit.first, embed, lambda: x_BTD)
+
+
+def _between(layout: Layout, config: ModelConfig, shape: tuple[int, int]) -> jax.Array:
+    """Zeros of the shape that units hand over."""
+    ways = layout.tensor.size if layout.sequence_parallel else 1
+    return jnp.zeros((shape[0], shape[1] // ways, layout.width), config.compute_dtype)
+
+
+def _head(model: Transformer, matrix: Any, layout: Layout) -> losses.Head:
+    config = model.config
+    return losses.Head(weight_DV=matrix[...], vocab_size=config.vocab_size, chunk=config.loss_chunk_tokens, group=layout.tensor)
+
+
+def _by_hand(run: Callable) -> tuple[Callable, Callable]:
+    """Take a layer's forward and backward pass apart, with a list of residuals between them that holds neither weights nor constants.
+
+    Args:
+        run: (block, input, *constants) -> output; differentiated in the first two.
+
+    Returns:
+        `forward(block, input, constants) -> (output, residuals)` and
+        `backward(block, residuals, constants, gradient of the output) -> (gradient of the block, gradient of the input)`. Forward is to be
+        traced first: the shape of its residuals is learnt then.
+    """
+    form = {}
+
+    def forward(block: Block, x_BTD: jax.Array, constants: tuple):
+        y_BTD, pull = jax.vjp(lambda block, x: run(block, x, *constants), block, x_BTD)
+        leaves, form["tree"] = jax.tree.flatten(pull)
+        given = [id(leaf) for leaf in jax.tree.leaves((block, constants))]
+        kept = {id(leaf): leaf for leaf in leaves if id(leaf) not in given}
+        places = {**{key: ("kept", i) for i, key in enumerate(kept)}, **{key: ("given", i) for i, key in enumerate(given)}}
+        form["places"] = [places[id(leaf)] for leaf in leaves]
+        return y_BTD, list(kept.values())
+
+    def backward(block: Block, residuals: list, constants: tuple, dy_BTD: jax.Array):
+        source = {"kept": residuals, "given": jax.tree.leaves((block, constants))}
+        pull = jax.tree.unflatten(form["tree"], [source[where][i] for where, i in form["places"]])
+        return pull(dy_BTD)
+
+    return forward, backward
+
+
+def _with(module: Any, **parts: Any) -> Any:
+    """A copy of a module with other parts."""
+    copy = jax.tree.map(lambda x: x, module)
+    for name, part in parts.items():
+        setattr(copy, name, part)
+    return copy
+
+
+def _at(tree: Any, index: Any) -> Any:
+    """Element `index` of every array's first dimension."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), tree)
+
+
+def _put(x: jax.Array, value: jax.Array, index: tuple) -> jax.Array:
+    """Array x with `value` at an index of its first dimensions."""
+    start = (*index, *(0,) * value.ndim)
+    return jax.lax.dynamic_update_slice(x, value.reshape((1,) * len(index) + value.shape), start)
+
+
+def _length(blocks: Block) -> int:
+    """Layers that this device holds."""
+    return jax.tree.leaves(blocks)[0].shape[0]

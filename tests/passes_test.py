@@ -1,0 +1,109 @@
+"""The same gradients on every mesh, and the same as differentiating the plain model."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sharding import rules
+from sharding.config import MeshConfig
+from teleflm_jax import passes
+from tests import tiny
+
+ROWS, VOCABULARY = 24, 60
+CONFIG = tiny.config(num_layers=4, vocab_size=VOCABULARY)
+
+
+@functools.cache
+def batch() -> dict[str, np.ndarray]:
+    """Rows of two documents each, of which some targets do not count, unevenly."""
+    drawn = np.asarray(tiny.tokens(ROWS, 17, vocab_size=VOCABULARY))
+    weights = np.ones((ROWS, 16), np.float32)
+    weights[0, 3:] = weights[5, :9] = weights[23] = 0.0
+    segments = 1 + (np.arange(16) >= np.arange(ROWS)[:, None] % 13).astype(np.int32)
+    return {"tokens": drawn[:, :-1], "targets": drawn[:, 1:], "segments": segments, "weights": weights}
+
+
+@functools.cache
+def expected(config):
+    """Differentiated by JAX as a whole, on one device, with all logits at once."""
+
+    def loss(model):
+        nll = -jax.nn.log_softmax(model(batch()["tokens"], batch()["segments"]))
+        return (jnp.take_along_axis(nll, batch()["targets"][..., None], -1)[..., 0] * batch()["weights"]).sum() / batch()["weights"].sum()
+
+    return jax.jit(jax.value_and_grad(loss))(tiny.model(config))
+
+
+def on_mesh(config, devices, microbatch_size, **mesh):
+    layout = rules.layout(MeshConfig(**mesh), config.d_model, jax.devices()[:devices])
+    logical = tiny.model(config)
+    like = layout.stored(jax.eval_shape(lambda: logical))
+    model = jax.jit(layout.physical, out_shardings=layout.shardings(like))(logical)
+    loss, gradient = jax.jit(passes.gradients(layout, microbatch_size))(model, layout.place_batch(batch(), ROWS))
+    return loss, layout.logical(gradient, like)
+
+
+def compare(config, devices, microbatch_size, **mesh):
+    loss, gradient = on_mesh(config, devices, microbatch_size, **mesh)
+    wanted_loss, wanted = expected(dataclasses.replace(config, remat="none"))
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-6)
+    for mine, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
+        chex.assert_equal_shape([mine, theirs])
+        # sums in another order, of terms as large as the largest gradient
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=2e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("remat", ["none", "qkv_gate_up", "qkv", "full"])
+@pytest.mark.parametrize("document_attention", [False, True])
+def test_the_backward_pass_by_hand_is_jax_s(remat, document_attention):
+    compare(tiny.config(num_layers=4, vocab_size=VOCABULARY, remat=remat, document_attention=document_attention), 1, 6)
+
+
+MESHES = {
+    "zero 1 over 3, which divide nothing": (3, 4, {}),
+    "zero 3": (4, 3, {"zero": 3}),
+    "tensor 4, kv heads too": (4, 24, {"tensor": 4}),
+    "pipe 4, fewer microbatches than stages": (4, 12, {"pipe": 4}),
+    "pipe 2 interleaved": (2, 6, {"pipe": 2, "interleave": 2}),
+    "all three": (8, 3, {"tensor": 2, "pipe": 2}),
+    "all three, zero 3": (8, 3, {"tensor": 2, "pipe": 2, "zero": 3}),
+    "tensor without sequence parallelism, zero 0": (4, 6, {"tensor": 2, "sequence_parallel": False, "zero": 0}),
+}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_gradients_are_the_same_on_every_mesh(name):
+    devices, microbatch_size, mesh = MESHES[name]
+    compare(CONFIG, devices, microbatch_size, **mesh)
+
+
+def test_grouped_heads_documents_and_rematerialisation_on_a_mesh():
+    config = tiny.config(num_layers=4, vocab_size=VOCABULARY, num_kv_heads=2, document_attention=True, remat="qkv")
+    compare(config, 8, 3, tensor=2, pipe=2)
+
+
+@pytest.mark.parametrize("mesh", [{}, {"tensor": 2, "pipe": 2}, {"pipe": 4, "zero": 3}])
+def test_losses_of_tokens_are_the_same_on_every_mesh(mesh):
+    layout = rules.layout(MeshConfig(**mesh), 32)
+    model = jax.jit(layout.physical, out_shardings=layout.shardings(tiny.model(CONFIG)))(tiny.model(CONFIG))
+    tokens, targets = batch()["tokens"], batch()["targets"]
+    found = passes.token_losses(layout)(model, *layout.place_batch((tokens, targets), ROWS))
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.model(CONFIG)(tokens)), targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(found, nll, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", [{"tensor": 2, "pipe": 2, "interleave": 2}, {"data": 3, "zero": 3}, {"data": 3}])
+def test_the_physical_form_gives_the_logical_one_back(mesh):
+    count = 3 if mesh.get("data") == 3 else 8
+    layout = rules.layout(MeshConfig(**mesh), 32, jax.devices()[:count])
+    model = tiny.model(CONFIG)
+    like = layout.stored(jax.eval_shape(lambda: model))
+    physical = layout.physical(jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), model, like))
+    back = layout.logical(physical, like)
+    chex.assert_trees_all_equal(jax.tree.leaves(back), jax.tree.leaves(model))
+    assert all(x.sharding == y.sharding for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(like), strict=True))

@@ -10,6 +10,7 @@ if __name__ == "__main__":
         """Parse the options, then train."""
         parser = options.make_parser("python train.py", "Train a model, or go on with a run that was stopped.", EXAMPLE)
         options.add_arguments(parser)
+        options.add_process_arguments(parser)
         args = parser.parse_args()
         from teleflm_jax.cli import training  # after parsing, so that --help and mistakes need no jax
 

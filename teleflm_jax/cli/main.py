@@ -18,6 +18,7 @@ COMMANDS = {
     "tokenizer": "teleflm_jax.cli.tokenizer",
     "pack": "teleflm_jax.cli.pack",
     "generate": "teleflm_jax.cli.generate",
+    "launch": "teleflm_jax.cli.launch",
 }
 """Command -> module with `HELP`, `arguments(parser)`, which may also set `parser.epilog` to another example, and `main(args)`."""
 

@@ -103,6 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--workdir", metavar="FOLDER", help="the run's folder; its config.gin is read where no --gin_file is given")
 
 
+def add_process_arguments(parser: argparse.ArgumentParser):
+    """Add what places this process among those of a run; `launch`, Slurm, Open MPI and Kubernetes say it by the environment."""
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where none of the known starters is used")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="of the run")
+    parser.add_argument("--process_id", type=int, metavar="I", help="of this process, from 0")
+
+
 def load(args: argparse.Namespace, optional: Collection[str] = ()) -> Run:
     """Read the configuration that `add_arguments`' options name.
 

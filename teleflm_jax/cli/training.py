@@ -8,7 +8,10 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from sharding import mesh, rules
+import jax
+from jax.experimental import multihost_utils
+
+from sharding import mesh, processes, rules
 from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.data import loader
@@ -24,6 +27,7 @@ def main(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit code."""
     run = options.load(args)
     folder = _folder(args)
+    processes.join(processes.find(os.environ, args.coordinator, args.num_processes, args.process_id))
     layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
     data = loader.open_run(
         run.data,
@@ -46,8 +50,11 @@ def main(args: argparse.Namespace) -> int:
         evaluate=evaluate,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
-        _write_folder(folder, run)
+    with _alone_in(folder) if jax.process_index() == 0 else contextlib.nullcontext():
+        if jax.process_index() == 0:
+            _write_folder(folder, run)
+        multihost_utils.sync_global_devices("the run's folder is written")
+        _refuse_another_folder(folder, run)
         return loop.train(plan)
 
 
@@ -62,6 +69,17 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
                 f"got {folder}, into which another process trains; allowed: one at a time; wait for it, or change --workdir"
             ) from error
         yield
+
+
+def _refuse_another_folder(folder: pathlib.Path, run: options.Run) -> None:
+    """On every process: what the first one wrote must be here, or this is another disk than its own."""
+    if not (folder / options.SAVED_CONFIG).is_file() or config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS) != {
+        name: getattr(run, name) for name in options.SECTIONS
+    }:
+        raise UserError(
+            f"got {folder} on process {jax.process_index()} without what process 0 wrote there; allowed: a folder that all processes "
+            "share; change --workdir to one on a shared disk"
+        )
 
 
 def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, layout: rules.Layout) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from sharding import rules
 from teleflm_jax import checkpoint
@@ -50,6 +51,8 @@ class Plan:
 def train(plan: Plan) -> int:
     """Run, or go on with, the training that the plan describes, until its last step or a signal.
 
+    Every process of a run calls this. All compute and save; the first one writes logs and speaks.
+
     Returns:
         The exit code: done, diverged (a loss or gradient that is not finite; the newest checkpoint is from before it), or stopped.
 
@@ -59,15 +62,15 @@ def train(plan: Plan) -> int:
     settings = plan.train
     microbatch = rules.microbatch(settings.batch_size, settings.microbatch_size, plan.layout)
     optimizer = update_rule.make(plan.optimizer, plan.mup)
-    began = time.perf_counter()
+    began, quiet = time.perf_counter(), jax.process_index() > 0
     state, counters = start.state(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout)
     restored = counters.updates
     retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)
     with (
-        contextlib.closing(run_log.open_log(plan.folder, restored)) as log,
+        contextlib.closing(run_log.open_log(plan.folder, restored, quiet=quiet)) as log,
         checkpoint.writer(plan.folder / checkpoint.FOLDER, retention) as checkpointer,
         plan.batches(counters.data_step) as batches,
-        progress.shown(restored, settings.steps) as (report, say),
+        progress.shown(restored, settings.steps, quiet=quiet) as (report, say),
         stop.on_signals() as asked_to_stop,
     ):
         peak = hardware.peak()
@@ -123,14 +126,14 @@ class _Run:
         settings = self.plan.train
         if counters.updates >= settings.steps:
             self.say(f"step {counters.updates} of {settings.steps} is done already; raise train.steps to go on")
-        if counters.updates and self.due_for_evaluation(counters) and not self.is_evaluated(counters):
+        if counters.updates and self.due_for_evaluation(counters) and not agreed(self.is_evaluated(counters)):
             self.evaluate(state, counters)  # a signal came between that step and its evaluation
         pending, mark = None, time.perf_counter()
         while counters.updates < settings.steps:
-            state, counters, current = self.advance(state, counters, batches)
+            state, counters, current = self.advance(state, counters, batches, asked_to_stop)
             mark = self.record(pending, mark)
+            stopping, last = pending is not None and bool(pending["stop"]), counters.updates == settings.steps
             pending = current
-            stopping, last = asked_to_stop(), counters.updates == settings.steps
             evaluating = self.due_for_evaluation(counters) and (last or not stopping)
             saving = last or stopping or _due(counters.updates, settings.checkpoint_every)
             if evaluating or saving:
@@ -148,16 +151,22 @@ class _Run:
         self.finish(counters)
         return DONE
 
-    def advance(self, state: TrainState, counters: Counters, batches: Iterator) -> tuple[TrainState, Counters, dict]:
-        """Begin one update; returns before the devices have done it. The row's `loss` and `grad_norm` are still on their way."""
+    def advance(
+        self, state: TrainState, counters: Counters, batches: Iterator, asked_to_stop: Callable[[], bool]
+    ) -> tuple[TrainState, Counters, dict]:
+        """Begin one update; returns before the devices have done it.
+
+        The row's `loss`, `grad_norm` and `stop` are still on their way. The last says whether any process was asked to stop: sent along
+        with the step, so that all learn of it at the same one and nothing waits for it.
+        """
         began = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - began
         tokens = self.plan.train.batch_size * batch["tokens"].shape[1]
         rates = update_rule.rates(self.plan.optimizer, self.plan.mup, tokens=counters.tokens, tokens_per_step=tokens)
-        state, figures = self.step(
-            state, self.plan.layout.place_batch(batch, self.plan.train.batch_size), {role: np.float32(rate) for role, rate in rates.items()}
-        )
+        batch = {**batch, "stop": np.full(len(batch["tokens"]), asked_to_stop(), np.int32)}
+        placed = self.plan.layout.place_batch(batch, self.plan.train.batch_size)
+        state, figures = self.step(state, placed, {role: np.float32(rate) for role, rate in rates.items()})
         counters = Counters(updates=counters.updates + 1, data_step=counters.data_step + 1, tokens=counters.tokens + tokens)
         row = {
             "step": counters.updates,
@@ -172,7 +181,7 @@ class _Run:
         """Wait for a step's figures and log them; returns when it was done. `mark` is when the step before it was."""
         if row is None:
             return mark
-        row = row | {name: float(row[name]) for name in ("loss", "grad_norm")}
+        row = {name: value for name, value in row.items() if name != "stop"} | {name: float(row[name]) for name in ("loss", "grad_norm")}
         done = time.perf_counter()
         if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
             raise _Diverged({"step": row["step"], "loss": str(row["loss"]), "grad_norm": str(row["grad_norm"])})
@@ -209,7 +218,7 @@ class _Run:
         figures = self.plan.evaluate(counters.updates, state.model)
         self.log.evaluation({"step": counters.updates, "tokens": counters.tokens, **figures})
         self.log.event("eval", step=counters.updates, seconds=time.perf_counter() - began)
-        curves.draw(self.plan.folder)
+        self.draw()
         self.say(
             f"step {counters.updates}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("bpb"))
         )
@@ -227,8 +236,18 @@ class _Run:
         """Wait for the last save, draw the curves, close the ledger."""
         self.checkpointer.wait()
         if self.plan.evaluate is None:  # the last evaluation drew them else
-            curves.draw(self.plan.folder)
+            self.draw()
         self.log.event("done", step=counters.updates, tokens=counters.tokens)
+
+    def draw(self) -> None:
+        """Draw the curves of the run so far."""
+        if jax.process_index() == 0:
+            curves.draw(self.plan.folder)
+
+
+def agreed(value: bool) -> bool:
+    """What the first process found, told to all: only it can be sure of reading what it wrote."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 @jax.jit

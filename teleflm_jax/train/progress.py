@@ -23,8 +23,11 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def shown(done: int, total: int) -> Iterator[tuple[Report, Callable[[str], None]]]:
-    """Show progress from `done` to `total` updates; yields (report a row, print a message)."""
+def shown(done: int, total: int, *, quiet: bool = False) -> Iterator[tuple[Report, Callable[[str], None]]]:
+    """Show progress from `done` to `total` updates; yields (report a row, print a message). Quiet processes of a run show nothing."""
+    if quiet:
+        yield (lambda row: None), (lambda message: None)
+        return
     console = Console(stderr=True)
     if console.is_terminal:
         text = TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s")

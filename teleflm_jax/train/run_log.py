@@ -26,8 +26,9 @@ class RunLog:
     """Open files of one run's folder; from `open_log`."""
 
     folder: pathlib.Path
-    tensorboard: EventsWriter
-    """Writes in our thread: tensorboardX's own background writer, when its disk is full, blocks the run for ever without a word."""
+    tensorboard: EventsWriter | None
+    """None: this process leaves writing to another. Writes in our thread: tensorboardX's own background writer, when its disk is full,
+    blocks the run for ever without a word."""
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """One training step."""
@@ -39,13 +40,17 @@ class RunLog:
 
     def event(self, name: str, **fields: Any) -> None:
         """Something that happened: start, resume, save, eval, stop, diverged, done."""
-        append(self.folder / EVENTS, {"event": name, "time": round(time.time(), 3), **fields})
+        if self.tensorboard:
+            append(self.folder / EVENTS, {"event": name, "time": round(time.time(), 3), **fields})
 
     def close(self) -> None:
         """Flush TensorBoard's files; the others are flushed line by line."""
-        self.tensorboard.close()
+        if self.tensorboard:
+            self.tensorboard.close()
 
     def _write(self, file: str, row: Mapping[str, Any]) -> None:
+        if not self.tensorboard:
+            return
         append(self.folder / file, row)
         for name, value in row.items():
             if name != "step":
@@ -54,8 +59,10 @@ class RunLog:
         self.tensorboard.flush()
 
 
-def open_log(folder: pathlib.Path, step: int) -> RunLog:
-    """Open a run's logs to go on after `step` updates."""
+def open_log(folder: pathlib.Path, step: int, *, quiet: bool = False) -> RunLog:
+    """Open a run's logs to go on after `step` updates; a quiet process's writes nothing."""
+    if quiet:
+        return RunLog(folder=folder, tensorboard=None)
     for file in (METRICS, EVALS):
         keep_until(folder / file, step)
     repair(folder / EVENTS)

@@ -33,6 +33,7 @@ def scales(width: int, base_width: int) -> dict[str, float]:
         "targets": tokens[:, 1:],
         "segments": np.ones((8, 16), np.int32),
         "weights": np.ones((8, 16), np.float32),
+        "stop": np.zeros(8, np.int32),
     }
     rates = {role: np.float32(r.learning_rate) for role, r in rule.rules.items()}
 

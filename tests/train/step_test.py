@@ -28,7 +28,13 @@ def batch(seed: int = 0) -> dict[str, np.ndarray]:
     drawn = np.asarray(tiny.tokens(8, 17, seed=seed))
     weights = np.ones((8, 16), np.float32)
     weights[0, 3:] = weights[5, :9] = 0.0
-    return {"tokens": drawn[:, :-1], "targets": drawn[:, 1:], "segments": np.ones((8, 16), np.int32), "weights": weights}
+    return {
+        "tokens": drawn[:, :-1],
+        "targets": drawn[:, 1:],
+        "segments": np.ones((8, 16), np.int32),
+        "weights": weights,
+        "stop": np.zeros(8, np.int32),
+    }
 
 
 def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) -> tuple[list, TrainState]:

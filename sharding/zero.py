@@ -15,64 +15,64 @@ AXIS = "data"
 
 
 def working(layout: Layout, tree: Any, dtype: str) -> Any:
-    """The weights that a step works with, in its compute dtype: whole over `data`, but still split under ZeRO 3.
+    """The weights that a step works with, in its compute dtype: whole over `data`, but layers still split under ZeRO 3.
 
     Vectors (norm gains) stay float32: the norms compute in it, and they are few.
     """
-    cast = each(lambda x, axes: x.astype(dtype) if len(axes) > 1 else x, tree)
-    return cast if layout.zero == 3 else _gathered(layout, cast)
+
+    def one(x, axes):
+        x = x.astype(dtype) if len(axes) > 1 else x
+        return x if _is_split(layout, x, axes) else _gathered(layout, x, axes)
+
+    return each(one, tree)
 
 
-def use(layout: Layout, tree: Any) -> Any:
-    """Working weights, such as one layer's, at the moment of their use: gathered under ZeRO 3."""
-    return _gathered(layout, tree) if layout.zero == 3 else tree
+def layer(layout: Layout, weights: Any) -> Any:
+    """One layer's working weights at the moment of their use: whole."""
+    return each(lambda x, axes: _gathered(layout, x, axes), weights) if layout.zero == 3 else weights
 
 
 def accumulators(layout: Layout, weights: Any, dtype: str) -> Any:
     """Zeros to add gradients of working weights to; padded already where `finish` splits them, so that no padded copy is made."""
-    return each(lambda x, axes: jnp.zeros(_pad(layout, x.shape, axes) if layout.zero == 1 else x.shape, dtype), weights)
+    return each(lambda x, axes: jnp.zeros(x.shape if _is_split(layout, x, axes) else _padded(layout, x.shape, axes), dtype), weights)
 
 
 def add(layout: Layout, totals: Any, gradients: Any) -> Any:
-    """Add gradients of weights from `use` to their accumulators; under ZeRO 3 each group receives the sum of its share."""
+    """Add gradients of whole weights to their accumulators."""
+    return _each_pair(lambda total, x, axes: total + _pad(layout, x, axes).astype(total.dtype), totals, gradients)
 
-    def one(total, gradient, axes):
-        gradient = gradient.astype(total.dtype)
-        if layout.zero:
-            shape = _pad(layout, gradient.shape, axes)
-            gradient = jnp.pad(gradient, [(0, n - old) for n, old in zip(shape, gradient.shape, strict=True)])
-        return total + (_scattered(layout, gradient, axes) if layout.zero == 3 else gradient)
 
-    return _each_pair(one, totals, gradients)
+def add_layer(layout: Layout, totals: Any, gradients: Any) -> Any:
+    """Add gradients of a `layer` to that layer's accumulators; under ZeRO 3 each group receives the sum of its share."""
+    if layout.zero < 3:
+        return add(layout, totals, gradients)
+    return _each_pair(lambda total, x, axes: total + _scattered(layout, _pad(layout, x, axes).astype(total.dtype), axes), totals, gradients)
 
 
 def finish(layout: Layout, totals: Any) -> Any:
     """Accumulated gradients -> the sum over all devices, float32, in the split of the master weights."""
 
     def one(total, axes):
-        if layout.zero == 1:
-            total = _scattered(layout, total, axes)
-        elif layout.zero == 0 and layout.data > 1:
-            total = jax.lax.psum(total, AXIS)
+        if not _is_split(layout, total, axes):
+            total = _scattered(layout, total, axes) if layout.zero else _summed(layout, total, AXIS)
         total = total.astype(jnp.float32)
         split = layout.mesh_axes(axes, total.ndim)
         # copies on other stages and tensor shards have contributed their own parts
-        copies = tuple(axis for axis in ("pipe", "tensor") if axis not in split and layout.mesh.shape[axis] > 1)
-        return jax.lax.psum(total, copies) if copies else total
+        return _summed(layout, total, *(axis for axis in ("pipe", "tensor") if axis not in split))
 
     return each(one, totals)
 
 
-def _gathered(layout: Layout, tree: Any) -> Any:
+def _is_split(layout: Layout, x: Any, axes: tuple[str, ...]) -> bool:
+    """Whether working weights are: the stacked layers', under ZeRO 3."""
+    return layout.zero == 3 and x.ndim > len(axes)
+
+
+def _gathered(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     if layout.data == 1 or not layout.zero:
-        return tree
-
-    def gather(x, axes):
-        dimension = _width_dimension(x, axes)
-        whole = jax.lax.all_gather(x, AXIS, axis=dimension, tiled=True)
-        return jax.lax.slice_in_dim(whole, 0, layout.width, axis=dimension)
-
-    return each(gather, tree)
+        return x
+    dimension = _width_dimension(x, axes)
+    return jax.lax.slice_in_dim(jax.lax.all_gather(x, AXIS, axis=dimension, tiled=True), 0, layout.width, axis=dimension)
 
 
 def _scattered(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
@@ -81,9 +81,20 @@ def _scattered(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array
     return jax.lax.psum_scatter(x, AXIS, scatter_dimension=_width_dimension(x, axes), tiled=True)
 
 
-def _pad(layout: Layout, shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:
-    names = ("layers",) * (len(shape) - len(axes)) + axes
-    return tuple(-(-n // layout.data) * layout.data if name == "embed" else n for n, name in zip(shape, names, strict=True))
+def _summed(layout: Layout, x: jax.Array, *axes: str) -> jax.Array:
+    axes = tuple(axis for axis in axes if layout.mesh.shape[axis] > 1)
+    return jax.lax.psum(x, axes) if axes else x
+
+
+def _padded(layout: Layout, shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:
+    """A shape that is not split, with the width that the split fills up to."""
+    multiple = layout.data if layout.zero else 1
+    width = len(shape) - len(axes) + axes.index("embed")
+    return tuple(-(-n // multiple) * multiple if i == width else n for i, n in enumerate(shape))
+
+
+def _pad(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return jnp.pad(x, [(0, n - old) for n, old in zip(_padded(layout, x.shape, axes), x.shape, strict=True)])
 
 
 def _width_dimension(x: jax.Array, axes: tuple[str, ...]) -> int:

@@ -84,9 +84,10 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
         x_BTD = _input(layout, weights, unit, of_microbatch(unit)["tokens"], x_BTD)
         known = constants(unit)
 
+        @jax.named_scope("layers")
         def layer(j, held):
             x_BTD, residuals = held
-            block = zero.use(layout, _at(weights.blocks, unit.chunk * per_chunk + j))
+            block = zero.layer(layout, _at(weights.blocks, unit.chunk * per_chunk + j))
             y_BTD, new = forward_layer(block, x_BTD, known)
             return y_BTD, [_put(kept, value, (unit.slot, j)) for kept, value in zip(residuals, new, strict=True)]
 
@@ -96,15 +97,15 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
     def head(unit, y_BTD):
         """Loss, and the gradient of the last layer's output; adds the head's own."""
 
+        @jax.named_scope("head")
         def function(held):
             totals, loss, _ = held
-            norm, matrix = zero.use(layout, (weights.final_norm, weights.head))
             batch = of_microbatch(unit)
-            z_BTD, pull = jax.vjp(lambda norm, y: group.whole(finish(norm, model.output_multiplier, y)), norm, y_BTD)
-            in_place = totals.head.shape == matrix.shape
-            start = totals.head[...] if in_place else jnp.zeros(matrix.shape, dtype)
-            value, dz_BTD, own = losses.loss_and_gradients(z_BTD, _head(model, matrix, layout), batch["targets"], batch["weights"], start)
-            own = jax.tree.map(lambda _: own, matrix)
+            z_BTD, pull = jax.vjp(lambda norm, y: group.whole(finish(norm, model.output_multiplier, y)), weights.final_norm, y_BTD)
+            given, in_place = _head(weights, layout), totals.head.shape == weights.head.shape
+            start = totals.head[...] if in_place else jnp.zeros(weights.head.shape, dtype)
+            value, dz_BTD, own = losses.loss_and_gradients(z_BTD, given, batch["targets"], batch["weights"], start)
+            own = jax.tree.map(lambda _: own, weights.head)
             dnorm, dy_BTD = pull(dz_BTD)
             total = own if in_place else zero.add(layout, totals.head, own)
             totals = _with(totals, head=total, final_norm=zero.add(layout, totals.final_norm, dnorm))
@@ -115,14 +116,12 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
     def embedding(unit, dx_BTD):
         """Adds the embedding's gradient."""
 
+        @jax.named_scope("embedding")
         def function(totals):
             rows_BT, here_BT = group.rows(of_microbatch(unit)["tokens"], weights.embedding.shape[0])
             dx = group.unsplit(dx_BTD * model.input_multiplier)
             dx = jnp.where(here_BT[..., None], dx, 0).astype(dtype)
-            in_place = layout.zero < 3 or layout.data == 1
-            start = totals.embedding if in_place else jax.tree.map(lambda x: jnp.zeros((x.shape[0], width), dtype), totals.embedding)
-            own = jax.tree.map(lambda x: x.at[rows_BT, :width].add(dx), start)
-            return _with(totals, embedding=own if in_place else zero.add(layout, totals.embedding, own))
+            return _with(totals, embedding=jax.tree.map(lambda x: x.at[rows_BT, :width].add(dx), totals.embedding))
 
         return function
 
@@ -131,13 +130,14 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
         totals, loss, dy_BTD = pipeline.when(unit.last, head(unit, y_BTD), (totals, loss, dy_BTD))
         known = constants(unit)
 
+        @jax.named_scope("layers")
         def layer(i, held):
             dy_BTD, blocks = held
             j = per_chunk - 1 - i
             place = unit.chunk * per_chunk + j
-            block = zero.use(layout, _at(weights.blocks, place))
+            block = zero.layer(layout, _at(weights.blocks, place))
             dblock, dx_BTD = backward_layer(block, [_at(_at(kept, unit.slot), j) for kept in residuals], known, dy_BTD)
-            total = zero.add(layout, _at(blocks, place), dblock)
+            total = zero.add_layer(layout, _at(blocks, place), dblock)
             return dx_BTD, jax.tree.map(lambda kept, value: _put(kept, value, (place,)), blocks, total)
 
         dx_BTD, blocks = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (dy_BTD, totals.blocks))
@@ -146,7 +146,7 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
 
     x_BTD = _between(layout, config, rows["tokens"].shape[1:])
     any_unit = pipeline.Unit(on=True, chunk=0, microbatch=0, slot=0, first=True, last=True)
-    one = jax.eval_shape(lambda: forward_layer(zero.use(layout, _at(weights.blocks, 0)), x_BTD, constants(any_unit))[1])
+    one = jax.eval_shape(lambda: forward_layer(zero.layer(layout, _at(weights.blocks, 0)), x_BTD, constants(any_unit))[1])
     residuals = [jnp.zeros((schedule.slots, per_chunk, *r.shape), r.dtype) for r in one]
     carry = (residuals, zero.accumulators(layout, weights, dtype), jnp.zeros(()))
     _, totals, loss = pipeline.run(schedule, forward, backward, carry, x_BTD)
@@ -167,13 +167,12 @@ def _token_losses(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Arra
 
     def forward(found, unit, x_BTD):
         x_BTD = _input(layout, weights, unit, _at(tokens, unit.microbatch), x_BTD)
-        layer = lambda j, x: zero.use(layout, _at(weights.blocks, unit.chunk * per_chunk + j))(x, turn, attend, group)  # noqa: E731
+        layer = lambda j, x: zero.layer(layout, _at(weights.blocks, unit.chunk * per_chunk + j))(x, turn, attend, group)  # noqa: E731
         y_BTD = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, x_BTD)
 
         def head(found):
-            norm, matrix = zero.use(layout, (weights.final_norm, weights.head))
-            z_BTD = group.whole(finish(norm, model.output_multiplier, y_BTD))
-            return _put(found, losses.token_losses(z_BTD, _head(model, matrix, layout), _at(targets, unit.microbatch)), (unit.microbatch,))
+            z_BTD = group.whole(weights.final(y_BTD))
+            return _put(found, losses.token_losses(z_BTD, _head(weights, layout), _at(targets, unit.microbatch)), (unit.microbatch,))
 
         return pipeline.when(unit.last, head, found), y_BTD
 
@@ -184,7 +183,11 @@ def _token_losses(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Arra
 
 def _input(layout: Layout, weights: Transformer, unit: pipeline.Unit, tokens_BT: jax.Array, x_BTD: jax.Array) -> jax.Array:
     """What enters a unit: the tokens' embedding on the first stage's first chunk, else what the stage before sent."""
-    embed = lambda: _with(weights, embedding=zero.use(layout, weights.embedding)).embed(tokens_BT, layout.tensor)  # noqa: E731
+
+    @jax.named_scope("embedding")
+    def embed():
+        return weights.embed(tokens_BT, layout.tensor)
+
     return embed() if unit.first is True else jax.lax.cond(unit.first, embed, lambda: x_BTD)
 
 
@@ -194,9 +197,9 @@ def _between(layout: Layout, config: ModelConfig, shape: tuple[int, int]) -> jax
     return jnp.zeros((shape[0], shape[1] // ways, layout.width), config.compute_dtype)
 
 
-def _head(model: Transformer, matrix: Any, layout: Layout) -> losses.Head:
-    config = model.config
-    return losses.Head(weight_DV=matrix[...], vocab_size=config.vocab_size, chunk=config.loss_chunk_tokens, group=layout.tensor)
+def _head(weights: Transformer, layout: Layout) -> losses.Head:
+    config = weights.config
+    return losses.Head(weight_DV=weights.head[...], vocab_size=config.vocab_size, chunk=config.loss_chunk_tokens, group=layout.tensor)
 
 
 def _by_hand(run: Callable) -> tuple[Callable, Callable]:

@@ -10,6 +10,7 @@ import tokenizers
 from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
+from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.tokenizer import load
 from teleflm_jax.train.state import new_model, weights_of, with_weights
@@ -61,6 +62,7 @@ def load_model(folder: pathlib.Path, run: options.Run, step: int, placed: jax.sh
     Raises:
         UserError: the configuration's model is not the one that was trained, or the checkpoint has another shape.
     """
+    refuse_absent(run.model)
     refuse_change(folder, {"model": run.model, "mup": run.mup})
     model = jax.eval_shape(lambda: new_model(run.model, mup.at_width(run.mup, run.model.d_model), seed=0))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), weights_of(model))

@@ -17,7 +17,7 @@ from teleflm_jax.cli import options, run_folder
 from teleflm_jax.data import loader
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents
-from teleflm_jax.model.attention import kernel
+from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.optim import optimizer
 from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import loop, start
@@ -84,7 +84,7 @@ def _refuse_another_folder(folder: pathlib.Path, run: options.Run) -> None:
 
 def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, layout: rules.Layout) -> None:
     """Ask now what the loop would find out after the folder is written."""
-    kernel(run.model)
+    refuse_absent(run.model)
     model = run.model
     sizes = {name: getattr(model, name) for name in ("num_heads", "num_kv_heads", "d_ff", "num_layers", "context_length")}
     rules.refuse_misfit(layout, **sizes)

@@ -55,17 +55,19 @@ def causal(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT:
     return jnp.concatenate(blocks, axis=1)
 
 
-def kernel(config: ModelConfig, segments_BT: jax.Array | None = None) -> Kernel:
-    """The causal kernel that `config.attention` names, confined to documents when `config.document_attention` asks for it.
+def refuse_absent(config: ModelConfig) -> None:
+    """Refuse a kernel that this machine has not; whoever computes here asks first, whoever only compiles for another machine need not.
 
     Raises:
         UserError: cudnn without an NVIDIA GPU (cudnn with a document mask is refused by `ModelConfig`).
     """
+    if config.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise UserError(f"got model.attention='cudnn' on {jax.default_backend()}; allowed: NVIDIA GPUs; change model.attention to 'xla'")
+
+
+def kernel(config: ModelConfig, segments_BT: jax.Array | None = None) -> Kernel:
+    """The causal kernel that `config.attention` names, confined to documents when `config.document_attention` asks for it."""
     if config.attention == "cudnn":
-        if jax.default_backend() != "gpu":
-            raise UserError(
-                f"got model.attention='cudnn' on {jax.default_backend()}; allowed: NVIDIA GPUs; change model.attention to 'xla'"
-            )
         return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
     return functools.partial(causal, segments_BT=segments_BT if config.document_attention else None)
 

@@ -187,6 +187,8 @@ def test_impossible_shapes_and_kernels_are_refused(changes, words):
 def test_cudnn_on_a_cpu_is_an_error_not_a_fallback():
     config = tiny.config(attention="cudnn", compute_dtype="bfloat16")
     with pytest.raises(UserError, match="NVIDIA"):
+        attention.refuse_absent(config)
+    with pytest.raises((RuntimeError, ValueError), match=r"(?i)cudnn"):
         tiny.model(config)(tiny.tokens(1, 8))
 
 

@@ -1,9 +1,9 @@
-# make quickstart · test · test-slow · lint · bench; everything happens in .venv, made from the project's own files.
+# make quickstart · test · test-slow · test-distributed · lint · bench; everything happens in .venv, made from the project's own files.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart test test-slow lint format bench clean
+.PHONY: setup setup-dev quickstart test test-slow test-distributed lint format bench clean
 
 setup: .venv/runtime
 setup-dev: .venv/dev
@@ -29,6 +29,9 @@ test: setup-dev
 
 test-slow: setup-dev
 	$(BIN)/python -m pytest -q -m slow $(TESTS)
+
+test-distributed: setup-dev
+	$(BIN)/python -m pytest -n 2 -q -m distributed $(TESTS)
 
 lint: setup-dev
 	$(BIN)/ruff check .

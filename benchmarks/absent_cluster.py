@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from sharding import rules
+from sharding import mesh, rules
 from teleflm_jax import mup
 from teleflm_jax.cli import options
 from teleflm_jax.optim import optimizer as update_rule
@@ -53,11 +53,12 @@ def main() -> None:
     shape = (run.train.batch_size, run.model.context_length)
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows) for name in ("tokens", "targets", "segments")}
     batch["weights"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
-    batch["stop"] = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=rows)
+    every_device = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(mesh.AXES))
+    flags = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=every_device)
     rates = {role: jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.replicated()) for role in width.rules}
     microbatch = rules.microbatch(run.train.batch_size, run.train.microbatch_size, layout)
     began = time.perf_counter()
-    compiled = train_step.make(optimizer, layout, microbatch, run.train.accumulation_dtype).lower(placed, batch, rates).compile()
+    compiled = train_step.make(optimizer, layout, microbatch, run.train.accumulation_dtype).lower(placed, batch, rates, flags).compile()
     memory = compiled.memory_analysis()
     if args.text:
         with open(args.text, "w") as file:

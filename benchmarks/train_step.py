@@ -63,16 +63,12 @@ def ours(config: ModelConfig, rows: np.ndarray):
     state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=layout.replicated())()
     step = train_step.make(optimizer, layout, min(MICROBATCH, len(rows)))
     batch = {"tokens": rows[:, :-1], "targets": rows[:, 1:]}
-    batch |= {
-        "segments": np.ones_like(batch["tokens"]),
-        "weights": np.ones(batch["tokens"].shape, np.float32),
-        "stop": np.zeros(len(rows), np.int32),
-    }
+    batch |= {"segments": np.ones_like(batch["tokens"]), "weights": np.ones(batch["tokens"].shape, np.float32)}
     rates = {role: np.float32(1e-3) for role in rule.rules}
     held = {"state": state}
 
     def take() -> None:
-        held["state"], figures = step(held["state"], layout.place_batch(batch, len(rows)), rates)
+        held["state"], figures = step(held["state"], layout.place_batch(batch, len(rows)), rates, layout.place_flags(False))
         jax.block_until_ready((held["state"], figures))
 
     return take

@@ -89,6 +89,12 @@ class Layout:
         sharding = NamedSharding(self.mesh, BATCH)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])), batch)
 
+    def place_flags(self, flag: bool) -> jax.Array:
+        """One int32 for each device of the mesh, this process's from `flag`: what any process may say, whatever rows it shares."""
+        sharding = NamedSharding(self.mesh, P(device_mesh.AXES))
+        own = np.full(len(self.mesh.local_devices), flag, np.int32)
+        return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size,))
+
     def padded(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> tuple[int, ...]:
         """The physical shape of a logical one."""
         if axes is None:

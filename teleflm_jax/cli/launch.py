@@ -61,31 +61,36 @@ def _several(count: int, command: list[str], environment: dict[str, str]) -> int
     started = []
     for index in range(count):
         own = {processes.ADDRESS: address, processes.COUNT: str(count), processes.INDEX: str(index)}
-        pipe = subprocess.PIPE if index else None  # the first speaks for the run
-        started.append(
-            subprocess.Popen([sys.executable, *command], env=environment | own, stdout=pipe, stderr=pipe and subprocess.STDOUT, text=True)
-        )
-    for index, process in enumerate(started[1:], start=1):
-        threading.Thread(target=_echo, args=(index, process), daemon=True).start()
+        errors = subprocess.STDOUT if index else None  # the first speaks for the run, to a terminal if there is one
+        pipes = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
+        started.append(subprocess.Popen([sys.executable, *command], env=environment | own, **pipes))
+    echoes = [threading.Thread(target=_echo, args=item, daemon=True) for item in enumerate(started)]
+    for echo in echoes:
+        echo.start()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda number, _: [process.send_signal(number) for process in started if process.poll() is None])
-    deadline = None
+    cause, deadline = None, 0.0
     while any(process.poll() is None for process in started):
-        if deadline is None and any(process.poll() not in (None, 0, GO_ON_LATER) for process in started):
-            deadline = time.monotonic() + GRACE_SECONDS
+        failed = [process.poll() for process in started if process.poll() not in (None, 0, GO_ON_LATER)]
+        if failed and cause is None:
+            cause, deadline = failed[0], time.monotonic() + GRACE_SECONDS
             for process in started:
                 process.terminate()
-        if deadline is not None and time.monotonic() > deadline:
+        if cause is not None and time.monotonic() > deadline:
             for process in started:
                 process.kill()
         time.sleep(0.1)
-    codes = [process.returncode for process in started]
-    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+    for echo in echoes:
+        echo.join(timeout=1)
+    cause = cause or next((process.returncode for process in started if process.returncode), 0)
+    return cause if cause >= 0 else 128 - cause
 
 
 def _echo(index: int, process: subprocess.Popen) -> None:
+    """Pass on what a process prints, but for the lines in which gloo counts its connections."""
     for line in process.stdout:
-        print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
+        if "[Gloo] Rank " not in line and not line.startswith("Expected number of connected peer ranks"):
+            print(f"[{index}] {line}" if index else line, end="", file=sys.stderr if index else sys.stdout, flush=True)
 
 
 def _free_port() -> int:

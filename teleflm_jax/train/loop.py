@@ -164,9 +164,9 @@ class _Run:
         waited = time.perf_counter() - began
         tokens = self.plan.train.batch_size * batch["tokens"].shape[1]
         rates = update_rule.rates(self.plan.optimizer, self.plan.mup, tokens=counters.tokens, tokens_per_step=tokens)
-        batch = {**batch, "stop": np.full(len(batch["tokens"]), asked_to_stop(), np.int32)}
-        placed = self.plan.layout.place_batch(batch, self.plan.train.batch_size)
-        state, figures = self.step(state, placed, {role: np.float32(rate) for role, rate in rates.items()})
+        layout = self.plan.layout
+        placed, asked = layout.place_batch(batch, self.plan.train.batch_size), layout.place_flags(asked_to_stop())
+        state, figures = self.step(state, placed, {role: np.float32(rate) for role, rate in rates.items()}, asked)
         counters = Counters(updates=counters.updates + 1, data_step=counters.data_step + 1, tokens=counters.tokens + tokens)
         row = {
             "step": counters.updates,

@@ -14,9 +14,9 @@ from teleflm_jax.train.state import TrainState
 def make(
     optimizer: optax.GradientTransformationExtraArgs, layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32"
 ) -> Callable:
-    """Compile-ready `step(state, batch, rates) -> (state, {"loss", "grad_norm", "stop"})`; the old state's memory is reused.
+    """Compile-ready `step(state, batch, rates, asked) -> (state, {"loss", "grad_norm", "stop"})`; the old state's memory is reused.
 
-    `stop` is the sum of the batch's `stop`, an int32 a row that the loop uses to agree on leaving.
+    `asked` are the flags of `Layout.place_flags`, and `stop` their sum, by which all processes agree on leaving.
 
     Args:
         optimizer: from `optim.optimizer.make`.
@@ -26,15 +26,14 @@ def make(
     """
     gradients = passes.gradients(layout, microbatch_size, accumulation_dtype)
 
-    def step(state: TrainState, batch: passes.Batch, rates: Mapping[str, jax.Array]):
-        stop = batch["stop"].sum()
-        loss, gradient = gradients(state.model, {name: x for name, x in batch.items() if name != "stop"})
+    def step(state: TrainState, batch: passes.Batch, rates: Mapping[str, jax.Array], asked: jax.Array):
+        loss, gradient = gradients(state.model, batch)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.model, rates=rates)
         new = TrainState(model=jax.tree.map(jnp.add, state.model, updates), optimizer=optimizer_state)
         return jax.lax.with_sharding_constraint(new, layout.shardings(new)), {
             "loss": loss,
             "grad_norm": optax.tree.norm(gradient),
-            "stop": stop,
+            "stop": asked.sum(),
         }
 
     return jax.jit(step, donate_argnums=0)

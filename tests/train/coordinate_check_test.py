@@ -33,13 +33,12 @@ def scales(width: int, base_width: int) -> dict[str, float]:
         "targets": tokens[:, 1:],
         "segments": np.ones((8, 16), np.int32),
         "weights": np.ones((8, 16), np.float32),
-        "stop": np.zeros(8, np.int32),
     }
     rates = {role: np.float32(r.learning_rate) for role, r in rule.rules.items()}
 
     before = activations(state.model, batch["tokens"])
     for _ in range(STEPS):
-        state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), rates)
+        state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), rates, layout.place_flags(False))
     after = activations(state.model, batch["tokens"])
     rms = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x))))  # noqa: E731
     changes = {f"{name} change": rms(after[name] - before[name]) for name in before}

@@ -28,13 +28,7 @@ def batch(seed: int = 0) -> dict[str, np.ndarray]:
     drawn = np.asarray(tiny.tokens(8, 17, seed=seed))
     weights = np.ones((8, 16), np.float32)
     weights[0, 3:] = weights[5, :9] = 0.0
-    return {
-        "tokens": drawn[:, :-1],
-        "targets": drawn[:, 1:],
-        "segments": np.ones((8, 16), np.int32),
-        "weights": weights,
-        "stop": np.zeros(8, np.int32),
-    }
+    return {"tokens": drawn[:, :-1], "targets": drawn[:, 1:], "segments": np.ones((8, 16), np.int32), "weights": weights}
 
 
 def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) -> tuple[list, TrainState]:
@@ -44,7 +38,8 @@ def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) 
     step = train_step.make(optimizer, layout, microbatch_size)
     figures = []
     for seed in range(steps):
-        state, out = step(state, layout.place_batch(batch(seed), 8), RATES)
+        state, out = step(state, layout.place_batch(batch(seed), 8), RATES, layout.place_flags(seed == 2))
+        assert bool(out.pop("stop")) == (seed == 2)
         figures.append(jax.tree.map(float, out))
     return figures, state
 

@@ -1,0 +1,81 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sharding import xla
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def launch(*arguments, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "teleflm_jax", "launch", *map(str, arguments)], cwd=ROOT, **pipes, **options)
+
+
+def run(*arguments, **options):
+    process = launch(*arguments, **options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Write a script and return its path."""
+
+    def write(text):
+        (tmp_path / "script.py").write_text("import os, sys, time, signal\n" + text)
+        return tmp_path / "script.py"
+
+    return write
+
+
+def test_processes_learn_their_places_and_the_first_one_speaks(script):
+    path = script("print(*(os.environ[n] for n in ('JAX_PROCESS_ID', 'JAX_NUM_PROCESSES', 'JAX_PLATFORMS', 'XLA_FLAGS')), sys.argv[1])")
+    code, out, err = run("-n", 2, "--devices_per_process", 3, "--", path, "hello", env=os.environ | {"XLA_FLAGS": ""})
+    assert (code, out) == (0, "0 2 cpu --xla_force_host_platform_device_count=3 hello\n")
+    assert err == "[1] 1 2 cpu --xla_force_host_platform_device_count=3 hello\n"
+
+
+def test_the_exit_code_is_the_run_s_and_a_failure_ends_the_others(script):
+    path = script("if os.environ['JAX_PROCESS_ID'] == '1': sys.exit(3)\ntime.sleep(60)")
+    began = time.monotonic()
+    assert run("-n", 2, "--devices_per_process", 1, "--", path)[0] == 3
+    assert time.monotonic() - began < 30
+    assert run("-n", 2, "--devices_per_process", 1, "--", script("sys.exit(75)"))[0] == 75
+    assert run("--", script("sys.exit(3)"))[0] == 3
+
+
+def test_a_signal_reaches_every_process(script):
+    path = script("signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\nprint('ready', flush=True)\ntime.sleep(60)")
+    process = launch("-n", 3, "--devices_per_process", 1, "--", path)
+    assert process.stdout.readline() == "ready\n" and all(process.stderr.readline().endswith("ready\n") for _ in range(2))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((), "got no command"),
+        (("-n", 0, "--", "train.py"), "got -n 0"),
+        (("--devices_per_process", 0, "--", "train.py"), "--devices_per_process 0"),
+        (("--", "trane.py"), "got the script 'trane.py'"),
+        (("-n", "x", "--", "train.py"), "invalid int value"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, words):
+    code, out, err = run(*arguments)
+    assert code == 2 and not out and err.startswith("error: got ") and err.count("\n") == 1 and words in err
+
+
+def test_this_xla_knows_every_setting():
+    flags = " ".join(f"--{name}={value}" for name, (value, _) in xla.FLAGS.items())
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,165 @@
+"""Real processes on one machine, joined by gloo: `make test-distributed`."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+
+import numpy as np
+import pytest
+
+from teleflm_jax import checkpoint
+from teleflm_jax.train import run_log
+
+pytestmark = pytest.mark.distributed
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BARE = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
+GIN = """
+model.num_layers = 4
+model.d_model = 32
+model.num_heads = 4
+model.num_kv_heads = 4
+model.d_ff = 64
+model.vocab_size = 512
+model.context_length = 64
+model.compute_dtype = 'float32'
+mup.base_width = 32
+mup.learning_rate = 1e-2
+optimizer.warmup_steps = 4
+optimizer.decay_tokens = 200_000
+tokenizer.vocab_size = 512
+pack.heldout_fraction = 0.1
+data.sources = {{'email': '{root}/email', 'json': '{root}/json'}}
+data.proportions = {{'email': 2.0, 'json': 1.0}}
+data.tokenizer = '{root}/tokenizer.json'
+data.packed = '{root}/packed'
+train.steps = 12
+train.batch_size = 16
+train.microbatch_size = 1
+train.checkpoint_every = 5
+train.eval_every = 6
+train.eval_bytes = 4_000
+"""
+ALL_THREE = ["--gin_param", "mesh.tensor = 2", "--gin_param", "mesh.pipe = 2"]
+
+
+def start(*arguments, environment=BARE):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, **pipes)
+
+
+def launch(processes, devices, *arguments, code=0) -> str:
+    process = start("-m", "teleflm_jax", "launch", "-n", processes, "--devices_per_process", devices, "--", *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out + err
+
+
+def rows(folder) -> list[dict]:
+    return list(run_log.rows(folder / run_log.METRICS))
+
+
+def agree(one, other):
+    """Equal within float32 summation order."""
+    for name in ("step", "tokens", "learning_rate"):
+        assert [row[name] for row in rows(one)] == [row[name] for row in rows(other)]
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([row[name] for row in rows(one)], [row[name] for row in rows(other)], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with packed data and a run's configuration."""
+    root = tmp_path_factory.mktemp("job")
+    library = pathlib.Path(sysconfig.get_paths()["stdlib"])
+    for domain, files in {"email": library.glob("email/*.py"), "json": library.glob("[a-c]*.py")}.items():
+        (root / domain).mkdir()
+        for file in sorted(files)[:25]:
+            (root / domain / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    (root / "run.gin").write_text(GIN.format(root=root))
+    for command in (["tokenizer", "train"], ["pack"]):
+        process = start("-m", "teleflm_jax", *command, "--gin_file", root / "run.gin")
+        assert process.wait(timeout=120) == 0, process.communicate()
+        process.communicate()
+    return root
+
+
+@pytest.fixture(scope="module")
+def one_process(root):
+    launch(1, 8, "train.py", "--gin_file", root / "run.gin", "--workdir", root / "one", *ALL_THREE)
+    return root / "one"
+
+
+@pytest.mark.parametrize("tensor", [1, 8])
+def test_two_processes_hold_the_same_batches_as_one(root, tensor):
+    def held(processes, devices):
+        text = launch(processes, devices, "tests/distributed/batches.py", root / "run.gin", tensor)
+        found = [json.loads(line.removeprefix("[1] ")) for line in text.splitlines() if '"sha256"' in line]
+        return {(row["step"], row["name"], row["from"], row["sha256"]) for row in found}
+
+    one = held(1, 8)
+    assert one and held(2, 4) == one
+
+
+def test_two_processes_train_and_evaluate_as_one(root, one_process):
+    said = launch(2, 4, "train.py", "--gin_file", root / "run.gin", "--workdir", root / "two", *ALL_THREE)
+    agree(root / "two", one_process)
+    assert said.count("step 12: bpb") == 1  # the first process speaks for all
+    evaluations = [list(run_log.rows(folder / run_log.EVALS)) for folder in (root / "two", one_process)]
+    assert [row["step"] for row in evaluations[0]] == [6, 12]
+    for two, one in zip(*evaluations, strict=True):
+        np.testing.assert_allclose([two[name] for name in sorted(two)], [one[name] for name in sorted(one)], rtol=1e-5)
+
+
+def test_a_run_goes_on_with_other_processes_and_another_mesh(root, one_process):
+    folder, steps = root / "moved", lambda n: ["--gin_param", f"train.steps = {n}"]
+    train = ["train.py", "--gin_file", root / "run.gin", "--workdir", folder]
+    launch(4, 2, *train, *ALL_THREE, *steps(4))
+    launch(2, 4, *train, *steps(8), "--gin_param", "mesh.zero = 3")
+    launch(1, 1, *train, *steps(12))
+    agree(folder, one_process)
+
+
+def test_a_signal_to_one_process_stops_all_after_saving_and_the_same_command_goes_on(root, one_process):
+    folder = root / "stopped"
+    command = ["train.py", "--gin_file", root / "run.gin", "--workdir", folder, *ALL_THREE]
+    process = start("-m", "teleflm_jax", "launch", "-n", 2, "--devices_per_process", 4, "--", *command)
+    while len(rows(folder)) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGTERM)  # not the first one
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert list(run_log.rows(folder / run_log.EVENTS))[-1]["event"] == "stop"
+    assert checkpoint.steps(folder / "checkpoints")[-1] == len(rows(folder))
+    launch(2, 4, *command)
+    agree(folder, one_process)
+
+
+def test_every_way_to_start_joins_the_processes(root, one_process):
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "localhost"}
+    open_mpi = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
+    address = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
+    devices = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    ways = {
+        "slurm": lambda i: (slurm | address | {"SLURM_PROCID": str(i)}, []),
+        "open mpi": lambda i: (open_mpi | address | {"OMPI_COMM_WORLD_RANK": str(i)}, []),
+        "kubernetes": lambda i: (address | {"JAX_NUM_PROCESSES": "2", "JOB_COMPLETION_INDEX": str(i)}, []),
+        "options": lambda i: ({}, ["--coordinator", f"localhost:{port}", "--num_processes", "2", "--process_id", i]),
+    }
+    for name, way in ways.items():
+        command = ["train.py", "--gin_file", root / "run.gin", "--workdir", root / name, "--gin_param", "train.steps = 2", *ALL_THREE]
+        both = [start(*command, *options, environment=BARE | devices | more) for more, options in map(way, (0, 1))]
+        outputs = [process.communicate(timeout=200) for process in both]
+        assert [process.returncode for process in both] == [0, 0], outputs
+        assert [row["loss"] for row in rows(root / name)] == pytest.approx([row["loss"] for row in rows(one_process)[:2]], rel=1e-6)

@@ -1,0 +1,32 @@
+#!/bin/bash
+# Tele-FLM 52B on 112 nodes of 8 GPUs, one process a node: sbatch launch/slurm.sh [RUN.gin] [WORKDIR]
+#SBATCH --job-name=teleflm
+#SBATCH --nodes=112
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --exclusive
+#SBATCH --time=7-00:00:00
+#SBATCH --requeue
+# ten minutes before the end, so that the run saves and is put back into the queue
+#SBATCH --signal=B:TERM@600
+#SBATCH --open-mode=append
+
+run=${1:-configs/runs/pretrain_52b.gin}
+workdir=${2:-runs/52b}
+
+# When a process dies, jax ends the others within two minutes: srun need not, and would hide their exit code.
+# The container or environment that launch/Containerfile makes has to be the same on every node.
+srun python -m teleflm_jax launch -- train.py --gin_file "$run" --workdir "$workdir" &
+step=$!
+trap 'kill -TERM $step' TERM
+wait $step
+code=$?
+while kill -0 $step 2>/dev/null; do # the trap ended the first wait; the run is saving
+    wait $step
+    code=$?
+done
+
+# 75: stopped after saving; the same command goes on
+if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"

@@ -50,7 +50,7 @@ def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "f
 def token_losses(layout: Layout) -> Callable:
     """`(model, tokens [B, T], targets [B, T]) -> float32 [B, T]` in nats, each row one document; every process gets all of it.
 
-    B is a multiple of the mesh's devices.
+    B is a multiple of data x pipe.
     """
 
     def function(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
@@ -156,7 +156,7 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
 
 
 def _token_losses(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array, layout: Layout) -> jax.Array:
-    """What one device does; a stage takes one row of pipeline stages at a time."""
+    """What one device does; as many microbatches as stages."""
     config, group, shape = model.config, layout.tensor, tokens_BT.shape
     schedule = pipeline.Schedule(stages=layout.pipe, chunks=layout.interleave, microbatches=layout.pipe)
     tokens, targets = (x.reshape(layout.pipe, -1, x.shape[1]) for x in (tokens_BT, targets_BT))

@@ -134,13 +134,14 @@ class _Run:
             mark = self.record(pending, mark)
             stopping, last = pending is not None and bool(pending["stop"]), counters.updates == settings.steps
             pending = current
-            evaluating = self.due_for_evaluation(counters) and (last or not stopping)
             saving = last or stopping or _due(counters.updates, settings.checkpoint_every)
-            if evaluating or saving:
+            if saving or self.due_for_evaluation(counters):
                 self.record(pending, mark)
                 self.refuse_non_finite(state, counters)
+                stopping = stopping or bool(pending["stop"])
+                evaluating = self.due_for_evaluation(counters) and (last or not stopping)
                 bpb = self.evaluate(state, counters) if evaluating else None
-                if saving or self.is_among_the_best(bpb):
+                if saving or stopping or self.is_among_the_best(bpb):
                     self.save(state, counters, bpb)
                 pending, mark = None, time.perf_counter()
             if stopping and not last:

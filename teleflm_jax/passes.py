@@ -74,7 +74,7 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
     per_chunk = _length(weights.blocks) // schedule.chunks
 
     def of_microbatch(unit):
-        return {name: _at(x, unit.microbatch) for name, x in rows.items()}
+        return _at(rows, unit.microbatch)
 
     def constants(unit):
         return turn, _at(rows["segments"], unit.microbatch) if config.document_attention else None
@@ -89,7 +89,7 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
             x_BTD, residuals = held
             block = zero.layer(layout, _at(weights.blocks, unit.chunk * per_chunk + j))
             y_BTD, new = forward_layer(block, x_BTD, known)
-            return y_BTD, [_put(kept, value, (unit.slot, j)) for kept, value in zip(residuals, new, strict=True)]
+            return y_BTD, _put(residuals, new, unit.slot, j)
 
         y_BTD, residuals = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (x_BTD, residuals))
         return (residuals, totals, loss), y_BTD
@@ -136,9 +136,9 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
             j = per_chunk - 1 - i
             place = unit.chunk * per_chunk + j
             block = zero.layer(layout, _at(weights.blocks, place))
-            dblock, dx_BTD = backward_layer(block, [_at(_at(kept, unit.slot), j) for kept in residuals], known, dy_BTD)
+            dblock, dx_BTD = backward_layer(block, _at(residuals, unit.slot, j), known, dy_BTD)
             total = zero.add_layer(layout, _at(blocks, place), dblock)
-            return dx_BTD, jax.tree.map(lambda kept, value: _put(kept, value, (place,)), blocks, total)
+            return dx_BTD, _put(blocks, total, place)
 
         dx_BTD, blocks = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (dy_BTD, totals.blocks))
         totals = pipeline.when(unit.first, embedding(unit, dx_BTD), _with(totals, blocks=blocks))
@@ -172,7 +172,7 @@ def _token_losses(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Arra
 
         def head(found):
             z_BTD = group.whole(weights.final(y_BTD))
-            return _put(found, losses.token_losses(z_BTD, _head(weights, layout), _at(targets, unit.microbatch)), (unit.microbatch,))
+            return _put(found, losses.token_losses(z_BTD, _head(weights, layout), _at(targets, unit.microbatch)), unit.microbatch)
 
         return pipeline.when(unit.last, head, found), y_BTD
 
@@ -240,15 +240,23 @@ def _with(module: Any, **parts: Any) -> Any:
     return copy
 
 
-def _at(tree: Any, index: Any) -> Any:
-    """Element `index` of every array's first dimension."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, keepdims=False), tree)
+def _at(tree: Any, *index: Any) -> Any:
+    """What every array holds at an index of its first dimensions."""
+
+    def one(x):
+        rest = x.shape[len(index) :]
+        return jax.lax.dynamic_slice(x, (*index, *(0,) * len(rest)), (1,) * len(index) + rest).reshape(rest)
+
+    return jax.tree.map(one, tree)
 
 
-def _put(x: jax.Array, value: jax.Array, index: tuple) -> jax.Array:
-    """Array x with `value` at an index of its first dimensions."""
-    start = (*index, *(0,) * value.ndim)
-    return jax.lax.dynamic_update_slice(x, value.reshape((1,) * len(index) + value.shape), start)
+def _put(tree: Any, values: Any, *index: Any) -> Any:
+    """The arrays with `values` there."""
+
+    def one(x, value):
+        return jax.lax.dynamic_update_slice(x, value.reshape((1,) * len(index) + value.shape), (*index, *(0,) * value.ndim))
+
+    return jax.tree.map(one, tree, values)
 
 
 def _length(blocks: Block) -> int:

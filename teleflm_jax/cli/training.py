@@ -35,6 +35,7 @@ def main(args: argparse.Namespace) -> int:
         vocab_size=run.model.vocab_size,
         batch_size=run.train.batch_size,
         steps=run.train.steps,
+        verify=jax.process_index() == 0,
     )
     evaluate = _evaluator(run, layout)
     _refuse_what_cannot_train(run, width, layout)

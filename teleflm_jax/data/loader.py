@@ -91,7 +91,14 @@ class Loader:
 
 
 def open_run(
-    data: DataConfig, *, sequence_length: int, vocab_size: int, batch_size: int, steps: int, history: mixture.History | None = None
+    data: DataConfig,
+    *,
+    sequence_length: int,
+    vocab_size: int,
+    batch_size: int,
+    steps: int,
+    history: mixture.History | None = None,
+    verify: bool = True,
 ) -> Loader:
     """Open the packed domains of a run and check all that can be checked before step 0.
 
@@ -102,13 +109,16 @@ def open_run(
         batch_size: sequences of a step over all processes.
         steps: number of the run's steps.
         history: weights by step, from the checkpoint; None for a fresh run under `data.proportions`.
+        verify: look at every shard first; of a run's processes only one needs to, the others open those that their rows come from.
 
     Raises:
         UserError: data that are not there, do not fit, or run out before the last step.
     """
     sha256 = load.sha256(data.tokenizer)
     manifests = {
-        domain: manifest.load(data.packed, domain, tokenizer_sha256=sha256, vocab_size=vocab_size, sequence_length=sequence_length)
+        domain: manifest.load(
+            data.packed, domain, tokenizer_sha256=sha256, vocab_size=vocab_size, sequence_length=sequence_length, verify=verify
+        )
         for domain in sorted(data.proportions)
     }
     for domain, known in manifests.items():

@@ -56,7 +56,9 @@ class Manifest:
     heldout: Part
 
 
-def load(packed: str, domain: str, *, tokenizer_sha256: str, vocab_size: int, sequence_length: int | None = None) -> Manifest:
+def load(
+    packed: str, domain: str, *, tokenizer_sha256: str, vocab_size: int, sequence_length: int | None = None, verify: bool = True
+) -> Manifest:
     """Read PACKED/DOMAIN/manifest.json and hold it against the run.
 
     Args:
@@ -65,6 +67,7 @@ def load(packed: str, domain: str, *, tokenizer_sha256: str, vocab_size: int, se
         tokenizer_sha256: of the run's tokenizer.
         vocab_size: rows of the model's embedding.
         sequence_length: tokens of one training sequence; None where only held-out documents are read, which have no fixed length.
+        verify: look at every shard; of a run's processes only one needs to.
 
     Raises:
         UserError: not packed, not finished, packed with another tokenizer or length, or files missing or of another size than when they
@@ -91,7 +94,7 @@ def load(packed: str, domain: str, *, tokenizer_sha256: str, vocab_size: int, se
             f"{raw['sequence_length']:,} tokens in {folder}; "
             "allowed: the same; change model.context_length, or run `python -m teleflm_jax pack --force`"
         )
-    train, heldout = (_part(folder, raw[name]) for name in ("train", "heldout"))
+    train, heldout = (_part(folder, raw[name], verify=verify) for name in ("train", "heldout"))
     return Manifest(domain=domain, sequence_length=raw["sequence_length"], vocab_size=raw["vocab_size"], train=train, heldout=heldout)
 
 
@@ -135,12 +138,12 @@ def _refuse_unlike(raw: object, fields: dict) -> None:
             raise TypeError(f"the shard {value!r} lies elsewhere")
 
 
-def _part(folder: str, raw: dict) -> Part:
+def _part(folder: str, raw: dict, *, verify: bool) -> Part:
     shards = tuple(Shard(path=os.path.join(folder, entry["name"]), records=entry["records"]) for entry in raw["shards"])
     if sum(shard.records for shard in shards) != raw["records"]:
         raise _damaged(folder, f"{raw['records']:,} records in all and {sum(shard.records for shard in shards):,} in its shards")
     with concurrent.futures.ThreadPoolExecutor(READ_THREADS) as threads:
-        for entry, (size, records) in zip(raw["shards"], threads.map(_measure, shards), strict=True):
+        for entry, (size, records) in zip(raw["shards"], threads.map(_measure, shards), strict=True) if verify else ():
             if (size, records) != (entry["size"], entry["records"]):
                 raise _damaged(
                     folder,

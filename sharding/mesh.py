@@ -42,20 +42,24 @@ def _remedy(config: MeshConfig, count: int) -> str:
     return f"such as {count} x 1 x 1"
 
 
-def data_share(mesh: Mesh) -> tuple[int, int]:
-    """(i, n): this process holds the i-th of n equal parts of the data-parallel groups, and reads those rows of every batch.
+def data_share(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """(i, n): a process (this one by default) holds the i-th of n equal parts of the data-parallel groups, and reads those rows of a batch.
 
     Processes that hold other stages or tensor shards of the same groups read the same rows.
 
     Raises:
-        UserError: the groups of this process's devices are no such part.
+        UserError: on every process, if the groups of any one's devices are no such part.
     """
-    place = {device: index[0] for index, device in np.ndenumerate(mesh.devices)}
-    own = sorted({place[device] for device in mesh.local_devices})
     groups = mesh.shape["data"]
-    if groups % len(own) or own != list(range(own[0], own[0] + len(own))) or own[0] % len(own):
-        raise UserError(
-            f"got devices of process {jax.process_index()} in the data-parallel groups {own} of {groups}; allowed: equal, adjoining parts; "
-            "change mesh.tensor or mesh.pipe so that they divide, or are divided by, the devices of a process"
-        )
-    return own[0] // len(own), groups // len(own)
+    held: dict[int, set[int]] = {}
+    for index, device in np.ndenumerate(mesh.devices):
+        held.setdefault(device.process_index, set()).add(index[0])
+    for number, own in sorted(held.items()):
+        first, count = min(own), len(own)
+        if groups % count or own != set(range(first, first + count)) or first % count:
+            raise UserError(
+                f"got devices of process {number} in the data-parallel groups {sorted(own)} of {groups}; allowed: equal, adjoining parts; "
+                "change mesh.tensor or mesh.pipe so that they divide, or are divided by, the devices of a process"
+            )
+    own = held[jax.process_index() if process is None else process]
+    return min(own) // len(own), groups // len(own)

@@ -4,7 +4,9 @@ Reading a place imports no jax; `join` does. Devices must not have been asked fo
 """
 
 import dataclasses
+import os
 import re
+import sys
 from collections.abc import Mapping
 
 from teleflm_jax.errors import UserError
@@ -13,6 +15,9 @@ PORTS = range(61_440, 65_536)
 """Where the coordinator listens when nothing says so: chosen by the job's number, so that jobs on one host differ."""
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """Environment of `launch` and of whatever starter we know nothing about; the address also overrides what a cluster says."""
+
+ORDERLY = (0, 75)
+"""Exit codes at which all processes leave together: done, or stopped after saving."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,32 +46,29 @@ def find(
     Raises:
         UserError: part of it is given and part of it missing.
     """
-    given = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
-    if any(value is not None for value in given.values()):
-        return _checked(given, coordinator, count, index)
+    options = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
+    if any(value is not None for value in options.values()):
+        return _checked(options, coordinator, count, index)
     address = environment.get(ADDRESS)
-    if address and COUNT in environment:
-        number = environment.get(INDEX, environment.get("JOB_COMPLETION_INDEX"))  # the latter is a Kubernetes indexed job's
-        given = {ADDRESS: address, COUNT: environment[COUNT], f"{INDEX} or JOB_COMPLETION_INDEX": number}
-        return _checked(given, address, _number(COUNT, environment[COUNT]), _number(INDEX, number))
-    if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
-        host = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
-        default = f"{host[1]}{host[2] or ''}:{_port(int(environment['SLURM_JOB_ID']))}"
-        per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0]
-        gpu = int(environment["SLURM_LOCALID"]) if int(per_node) > 1 else None
-        return Place(
-            coordinator=address or default, count=int(environment["SLURM_NTASKS"]), index=int(environment["SLURM_PROCID"]), gpu=gpu
-        )
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    number = environment.get(INDEX, environment.get("JOB_COMPLETION_INDEX"))  # the latter is a Kubernetes indexed job's
+    known = {ADDRESS: address, COUNT: environment.get(COUNT), f"{INDEX} or JOB_COMPLETION_INDEX": number}
+    if COUNT in environment or INDEX in environment:
+        return _checked(known, address, _number(COUNT, environment.get(COUNT)), _number(INDEX, number))
+    if _of(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1:  # before Slurm, whose variables inside mpirun are those of its daemons
         if not address:
             raise UserError(
                 f"got Open MPI without {ADDRESS}; allowed: HOST:PORT of rank 0, which Open MPI does not tell; "
                 f"change the call to mpirun -x {ADDRESS}=HOST:PORT"
             )
-        gpu = int(environment["OMPI_COMM_WORLD_LOCAL_RANK"]) if int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"]) > 1 else None
-        size, rank = int(environment["OMPI_COMM_WORLD_SIZE"]), int(environment["OMPI_COMM_WORLD_RANK"])
-        return Place(coordinator=address, count=size, index=rank, gpu=gpu)
-    return None
+        size, rank, local, per_host = (_of(environment, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE"))
+        return Place(coordinator=address, count=size, index=rank, gpu=_own_gpu(environment, local, per_host))
+    if _of(environment, "SLURM_NTASKS", 1) > 1 and "SLURM_STEP_NODELIST" in environment:  # started by srun, not just inside sbatch
+        host = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
+        default = f"{host[1]}{host[2] or ''}:{_port(_of(environment, 'SLURM_JOB_ID'))}"
+        size, rank, local = (_of(environment, f"SLURM_{name}") for name in ("NTASKS", "PROCID", "LOCALID"))
+        per_host = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+        return Place(coordinator=address or default, count=size, index=rank, gpu=_own_gpu(environment, local, int(per_host[0])))
+    return _checked(known, address, None, None) if address else None
 
 
 def join(place: Place | None) -> None:
@@ -75,9 +77,22 @@ def join(place: Place | None) -> None:
         return
     import jax
 
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away from whoever handles it
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of CPU devices only; GPUs use NCCL
     own = None if place.gpu is None else [place.gpu]
     jax.distributed.initialize(place.coordinator, place.count, place.index, local_device_ids=own, cluster_detection_method="deactivate")
+
+
+def leave(code: int, place: Place | None) -> int:
+    """The exit code; but one of several processes that has failed ends here and now.
+
+    An orderly end would wait for the others, which wait for this one.
+    """
+    if place is not None and code not in ORDERLY:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _checked(given: Mapping[str, object], coordinator: str | None, count: int | None, index: int | None) -> Place:
@@ -87,11 +102,26 @@ def _checked(given: Mapping[str, object], coordinator: str | None, count: int | 
             f"got {', '.join(name for name in given if name not in missing)} without {', '.join(missing)}; "
             f"allowed: all of {', '.join(given)} or none; add what is missing"
         )
-    if not re.fullmatch(r".+:\d+", coordinator):
-        raise UserError(f"got the coordinator {coordinator!r}; allowed: HOST:PORT; change {next(iter(given))}")
+    if not re.fullmatch(r".+:\d{1,5}", coordinator) or not 0 < int(coordinator.rpartition(":")[2]) < 65_536:
+        raise UserError(f"got the coordinator {coordinator!r}; allowed: HOST:PORT, ports up to 65535; change {next(iter(given))}")
     if not 0 <= index < count:
         raise UserError(f"got process {index} of {count}; allowed: 0 to {count - 1}; change {list(given)[2]}")
     return Place(coordinator=coordinator, count=count, index=index)
+
+
+def _own_gpu(environment: Mapping[str, str], local: int, per_host: int) -> int | None:
+    """Which of the GPUs that this process sees is its own; a starter may show it just that one."""
+    seen = environment.get("CUDA_VISIBLE_DEVICES")
+    return None if per_host == 1 else local % len(seen.split(",")) if seen else local
+
+
+def _of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A number that a starter has set."""
+    if name not in environment and default is None:
+        raise UserError(
+            f"got an environment without {name}; allowed: all that srun or mpirun sets; start with one of them, or unset the rest"
+        )
+    return default if name not in environment else _number(name, environment[name])
 
 
 def _number(name: str, text: str | None) -> int | None:

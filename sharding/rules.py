@@ -16,8 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sharding import mesh as device_mesh
-from sharding import tensor
 from sharding.config import VOCABULARY_MULTIPLE, MeshConfig
+from sharding.tensor import Group
 from teleflm_jax.errors import UserError
 
 TABLE = {
@@ -56,9 +56,14 @@ class Layout:
         return self.mesh.shape["pipe"]
 
     @property
-    def tensor(self) -> tensor.Group:
+    def tensor(self) -> Group:
         """What the model needs to know of the devices that share its layers."""
-        return tensor.Group(size=self.mesh.shape["tensor"], sequence=self.sequence_parallel)
+        return Group(size=self.mesh.shape["tensor"], sequence=self.sequence_parallel)
+
+    @property
+    def sequence_shards(self) -> int:
+        """Parts of a sequence between the blocks, which its length is a multiple of."""
+        return self.mesh.shape["tensor"] if self.sequence_parallel else 1
 
     def mesh_axes(self, axes: tuple[str, ...] | None, ndim: int) -> tuple[str | None, ...]:
         """The mesh axis of each dimension of a weight's state.
@@ -123,16 +128,19 @@ class Layout:
         shardings = self.shardings(tree)
         return jax.jit(lambda tree: each(convert, tree), out_shardings=shardings)(tree)
 
-    def logical(self, tree: Any, like: Any) -> Any:
-        """Undo `physical`; `like` has the logical shapes, with shardings. What needs no change is passed through as it is."""
+    def to_logical(self, like: Any) -> Callable[[Any], Any]:
+        """A function that undoes `physical`, compiled once; `like` has the logical shapes, with shardings.
+
+        What needs no change is passed through as it is.
+        """
 
         def convert(tree):
             back = each(lambda x, axes: x[np.argsort(self._by_stage(x.shape[0]))] if self._is_sorted(x, axes) else x, tree)
             return jax.tree.map(lambda x, y: jax.lax.slice(x, (0,) * x.ndim, y.shape), back, like)
 
         if not self.changes(like):
-            return tree
-        return jax.jit(convert, out_shardings=jax.tree.map(lambda y: y.sharding, like))(tree)
+            return lambda tree: tree
+        return jax.jit(convert, out_shardings=jax.tree.map(lambda y: y.sharding, like))
 
     def changes(self, tree: Any) -> bool:
         """Whether the physical form of a tree of logical arrays or shapes is another."""

@@ -32,7 +32,7 @@ ENVIRONMENT = {
 
 def gpu_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables to add to a process's environment; none where there is no GPU or jax is told to use another platform."""
-    if environment.get("JAX_PLATFORMS", "cuda") not in ("cuda", "gpu") or not glob.glob("/dev/nvidia[0-9]*"):
+    if (environment.get("JAX_PLATFORMS") or "cuda").split(",")[0] not in ("cuda", "gpu") or not glob.glob("/dev/nvidia[0-9]*"):
         return {}
     return settings(environment)
 

@@ -49,7 +49,7 @@ def loss_and_gradients(
         head: the output embedding.
         targets_BT: token ids.
         weights_BT: 1 where the target counts.
-        gradient_DV: what the head's gradient is added to.
+        gradient_DV: what the head's gradient is added to; its rows past D, if any, stay as they are.
 
     Returns:
         The loss, a float32 scalar in nats, the same on all devices of the group; its gradient by `z_BTD`, of which each device of the group
@@ -63,6 +63,7 @@ def loss_and_gradients(
         dlogits = ((jnp.exp(logits - lse[..., None]) - hit) * weights[..., None]).astype(z.dtype)
         dz = jnp.einsum("bcv,dv->bcd", dlogits, head.weight_DV.astype(z.dtype))
         own = jnp.einsum("bcd,bcv->dv", z, dlogits, preferred_element_type=jnp.float32)
+        own = jnp.pad(own, ((0, gradient.shape[0] - own.shape[0]), (0, 0)))
         return (total + jnp.sum(losses * weights), gradient + own.astype(gradient.dtype)), dz
 
     chunks = tuple(_split(x, head.chunk) for x in (z_BTD, targets_BT, weights_BT))

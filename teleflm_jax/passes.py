@@ -102,13 +102,11 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
             totals, loss, _ = held
             batch = of_microbatch(unit)
             z_BTD, pull = jax.vjp(lambda norm, y: group.whole(finish(norm, model.output_multiplier, y)), weights.final_norm, y_BTD)
-            given, in_place = _head(weights, layout), totals.head.shape == weights.head.shape
-            start = totals.head[...] if in_place else jnp.zeros(weights.head.shape, dtype)
-            value, dz_BTD, own = losses.loss_and_gradients(z_BTD, given, batch["targets"], batch["weights"], start)
-            own = jax.tree.map(lambda _: own, weights.head)
+            start_DV = totals.head[...]
+            value, dz_BTD, total_DV = losses.loss_and_gradients(z_BTD, _head(weights, layout), batch["targets"], batch["weights"], start_DV)
             dnorm, dy_BTD = pull(dz_BTD)
-            total = own if in_place else zero.add(layout, totals.head, own)
-            totals = _with(totals, head=total, final_norm=zero.add(layout, totals.final_norm, dnorm))
+            head = jax.tree.map(lambda _: total_DV, totals.head)
+            totals = _with(totals, head=head, final_norm=zero.add(layout, totals.final_norm, dnorm))
             return totals, loss + value, dy_BTD
 
         return function
@@ -193,8 +191,7 @@ def _input(layout: Layout, weights: Transformer, unit: pipeline.Unit, tokens_BT:
 
 def _between(layout: Layout, config: ModelConfig, shape: tuple[int, int]) -> jax.Array:
     """Zeros of the shape that units hand over."""
-    ways = layout.tensor.size if layout.sequence_parallel else 1
-    return jnp.zeros((shape[0], shape[1] // ways, layout.width), config.compute_dtype)
+    return jnp.zeros((shape[0], shape[1] // layout.sequence_shards, layout.width), config.compute_dtype)
 
 
 def _head(weights: Transformer, layout: Layout) -> losses.Head:

@@ -45,7 +45,7 @@ def on_mesh(config, devices, microbatch_size, **mesh):
     like = layout.stored(jax.eval_shape(lambda: logical))
     model = jax.jit(layout.physical, out_shardings=layout.shardings(like))(logical)
     loss, gradient = jax.jit(passes.gradients(layout, microbatch_size))(model, layout.place_batch(batch(), ROWS))
-    return loss, layout.logical(gradient, like)
+    return loss, layout.to_logical(like)(gradient)
 
 
 def compare(config, devices, microbatch_size, **mesh):
@@ -104,6 +104,6 @@ def test_the_physical_form_gives_the_logical_one_back(mesh):
     model = tiny.model(CONFIG)
     like = layout.stored(jax.eval_shape(lambda: model))
     physical = layout.physical(jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), model, like))
-    back = layout.logical(physical, like)
+    back = layout.to_logical(like)(physical)
     chex.assert_trees_all_equal(jax.tree.leaves(back), jax.tree.leaves(model))
     assert all(x.sharding == y.sharding for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(like), strict=True))

@@ -1,6 +1,7 @@
 """`launch`: start a command's processes on this machine, with the XLA settings that GPUs want."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import signal
@@ -15,10 +16,9 @@ from teleflm_jax.errors import UserError
 
 HELP = "start several processes of a command on this machine, or one of a cluster's, with XLA's GPU settings"
 
-GRACE_SECONDS = 60
+GRACE_SECONDS = 10
 """After one process has failed, the others get so long to leave by themselves."""
-GO_ON_LATER = 75
-"""Exit code of a run that was stopped after saving."""
+HOLD_SECONDS = 0.5
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -58,39 +58,60 @@ def main(args: argparse.Namespace) -> int:
 def _several(count: int, command: list[str], environment: dict[str, str]) -> int:
     """Start the processes, pass signals on, and see all of them to their end."""
     address = f"localhost:{_free_port()}"
-    started = []
+    started: list[subprocess.Popen] = []
     for index in range(count):
-        own = {processes.ADDRESS: address, processes.COUNT: str(count), processes.INDEX: str(index)}
+        own = {processes.ADDRESS: address, processes.COUNT: str(count), processes.INDEX: str(index), "JAX_LOCAL_DEVICE_IDS": str(index)}
         errors = subprocess.STDOUT if index else None  # the first speaks for the run, to a terminal if there is one
-        pipes = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
-        started.append(subprocess.Popen([sys.executable, *command], env=environment | own, **pipes))
-    echoes = [threading.Thread(target=_echo, args=item, daemon=True) for item in enumerate(started)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": errors}
+        # a group of its own: Ctrl-C would reach it twice, from the terminal and from here, and the second one ends it without saving
+        started.append(subprocess.Popen([sys.executable, *command], env=environment | own, process_group=0, **pipes))
+    failed = threading.Event()
+    echoes = [threading.Thread(target=_echo, args=(index, process, failed), daemon=True) for index, process in enumerate(started)]
     for echo in echoes:
         echo.start()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: [process.send_signal(number) for process in started if process.poll() is None])
     cause, deadline = None, 0.0
     while any(process.poll() is None for process in started):
-        failed = [process.poll() for process in started if process.poll() not in (None, 0, GO_ON_LATER)]
-        if failed and cause is None:
-            cause, deadline = failed[0], time.monotonic() + GRACE_SECONDS
+        codes = [process.poll() for process in started]
+        if cause is None and any(code not in (None, *processes.ORDERLY) for code in codes):
+            first, cause = next((i, code) for i, code in enumerate(codes) if code not in (None, *processes.ORDERLY))
+            failed.set()
+            deadline = time.monotonic() + GRACE_SECONDS
             for process in started:
                 process.terminate()
         if cause is not None and time.monotonic() > deadline:
             for process in started:
                 process.kill()
-        time.sleep(0.1)
+        time.sleep(0.05)
     for echo in echoes:
-        echo.join(timeout=1)
+        echo.join(timeout=2 * HOLD_SECONDS)
+    if cause is not None and cause < 0:
+        print(
+            f"process {first} was killed by signal {-cause}, so all were ended; the same command goes on from the newest checkpoint",
+            file=sys.stderr,
+        )
     cause = cause or next((process.returncode for process in started if process.returncode), 0)
     return cause if cause >= 0 else 128 - cause
 
 
-def _echo(index: int, process: subprocess.Popen) -> None:
-    """Pass on what a process prints, but for the lines in which gloo counts its connections."""
-    for line in process.stdout:
-        if "[Gloo] Rank " not in line and not line.startswith("Expected number of connected peer ranks"):
-            print(f"[{index}] {line}" if index else line, end="", file=sys.stderr if index else sys.stdout, flush=True)
+def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> None:
+    """Pass on what a process prints, but for gloo's counting of connections.
+
+    What others than the first say is held back for a moment: if one has failed by then, they only say that they noticed.
+    """
+    stream, own = sys.stderr if index else sys.stdout, f"[{index}] " if index else ""
+    rest, ended = b"", False
+    while not ended:
+        chunk = os.read(process.stdout.fileno(), 1 << 16)
+        ended = not chunk
+        *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
+        if index and failed.wait(HOLD_SECONDS) and process.poll() in (None, -signal.SIGTERM, -signal.SIGABRT):
+            continue
+        for line in (line.decode(errors="replace") for line in lines if line or not ended):
+            if "[Gloo]" not in line and "peer ranks" not in line:
+                with contextlib.suppress(OSError):  # whoever read it has left; the run goes on
+                    print(f"{own}{line}", file=stream, flush=True)
 
 
 def _free_port() -> int:

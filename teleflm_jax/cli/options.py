@@ -11,6 +11,7 @@ import os
 import pathlib
 import select
 import sys
+import time
 from collections.abc import Callable, Collection
 
 from sharding.config import MeshConfig
@@ -171,10 +172,14 @@ class _Parser(argparse.ArgumentParser):
         return namespace, unknown
 
 
-def run_command(main: Callable[[], int | None]) -> int:
+def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     """Run a command; what its user or the machine's disks got wrong becomes one line on stderr.
 
     Anything else that is raised is a bug and propagates with its traceback.
+
+    Args:
+        main: the command.
+        hesitate: seconds to wait before an error is shown, of all but the first of several processes, which is likely to say the same.
 
     Returns:
         The process's exit code.
@@ -198,7 +203,8 @@ def run_command(main: Callable[[], int | None]) -> int:
         allowed, change = _REMEDIES[error.errno]
         where = f"{error.filename}: " if error.filename is not None else ""
         message = f"got {where}{error.strerror}; allowed: {allowed}; {change}"
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    time.sleep(hesitate)
+    print("error: " + " ".join(message.splitlines()), file=sys.stderr)
     return WRONG_INPUT
 
 

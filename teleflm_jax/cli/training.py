@@ -6,6 +6,7 @@ import fcntl
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Iterator
 
 import jax
@@ -22,12 +23,27 @@ from teleflm_jax.optim import optimizer
 from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import loop, start
 
+HESITATE = 2.0
+"""Seconds."""
+
 
 def main(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit code."""
     run = options.load(args)
     folder = _folder(args)
-    processes.join(processes.find(os.environ, args.coordinator, args.num_processes, args.process_id))
+    place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
+    processes.join(place)
+    try:
+        return processes.leave(options.run_command(lambda: _train(run, folder), HESITATE * (place is not None and place.index > 0)), place)
+    except BaseException:
+        if place is not None:
+            traceback.print_exc()
+        processes.leave(1, place)
+        raise
+
+
+def _train(run: options.Run, folder: pathlib.Path) -> int:
+    """Train with the other processes, if there are any."""
     layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
     data = loader.open_run(
         run.data,

@@ -109,7 +109,7 @@ def open_run(
         batch_size: sequences of a step over all processes.
         steps: number of the run's steps.
         history: weights by step, from the checkpoint; None for a fresh run under `data.proportions`.
-        verify: look at every shard first; of a run's processes only one needs to, the others open those that their rows come from.
+        verify: look at every training shard first; of a run's processes only one needs to, the others open those that their rows come from.
 
     Raises:
         UserError: data that are not there, do not fit, or run out before the last step.
@@ -117,7 +117,12 @@ def open_run(
     sha256 = load.sha256(data.tokenizer)
     manifests = {
         domain: manifest.load(
-            data.packed, domain, tokenizer_sha256=sha256, vocab_size=vocab_size, sequence_length=sequence_length, verify=verify
+            data.packed,
+            domain,
+            tokenizer_sha256=sha256,
+            vocab_size=vocab_size,
+            sequence_length=sequence_length,
+            verify=("train",) if verify else (),
         )
         for domain in sorted(data.proportions)
     }
@@ -138,7 +143,8 @@ def open_run(
 
 def heldout(data: DataConfig, domain: str, *, vocab_size: int) -> Iterator[records.HeldOut]:
     """Yield a domain's held-out documents in order; none if the domain has no held-out set."""
-    known = manifest.load(data.packed, domain, tokenizer_sha256=load.sha256(data.tokenizer), vocab_size=vocab_size)
+    sha256 = load.sha256(data.tokenizer)
+    known = manifest.load(data.packed, domain, tokenizer_sha256=sha256, vocab_size=vocab_size, verify=("heldout",))
     if known.heldout.shards:
         source = _open(known.heldout)
         for i in range(len(source)):

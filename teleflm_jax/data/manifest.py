@@ -7,17 +7,19 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 
 from array_record.python import array_record_module
 
 from teleflm_jax.errors import UserError
 
 VERSION = 1
+HALVES = ("train", "heldout")
 EVERY_FIELD = {
     "tokenizer_sha256": str,
     "sequence_length": int,
     "vocab_size": int,
-    **dict.fromkeys(("train", "heldout"), {"records": int, "documents": int, "tokens": int, "bytes": int, "shards": list}),
+    **dict.fromkeys(HALVES, {"records": int, "documents": int, "tokens": int, "bytes": int, "shards": list}),
 }
 """What a manifest has at least, and of which type."""
 EVERY_SHARD = {"name": str, "records": int, "size": int}
@@ -57,7 +59,13 @@ class Manifest:
 
 
 def load(
-    packed: str, domain: str, *, tokenizer_sha256: str, vocab_size: int, sequence_length: int | None = None, verify: bool = True
+    packed: str,
+    domain: str,
+    *,
+    tokenizer_sha256: str,
+    vocab_size: int,
+    sequence_length: int | None = None,
+    verify: Collection[str] = HALVES,
 ) -> Manifest:
     """Read PACKED/DOMAIN/manifest.json and hold it against the run.
 
@@ -67,7 +75,7 @@ def load(
         tokenizer_sha256: of the run's tokenizer.
         vocab_size: rows of the model's embedding.
         sequence_length: tokens of one training sequence; None where only held-out documents are read, which have no fixed length.
-        verify: look at every shard; of a run's processes only one needs to.
+        verify: the halves whose shards are looked at, every one.
 
     Raises:
         UserError: not packed, not finished, packed with another tokenizer or length, or files missing or of another size than when they
@@ -94,7 +102,7 @@ def load(
             f"{raw['sequence_length']:,} tokens in {folder}; "
             "allowed: the same; change model.context_length, or run `python -m teleflm_jax pack --force`"
         )
-    train, heldout = (_part(folder, raw[name], verify=verify) for name in ("train", "heldout"))
+    train, heldout = (_part(folder, raw[name], verify=name in verify) for name in HALVES)
     return Manifest(domain=domain, sequence_length=raw["sequence_length"], vocab_size=raw["vocab_size"], train=train, heldout=heldout)
 
 

@@ -90,7 +90,7 @@ def prepare(documents: Documents, context_length: int, batch_size: int, layout: 
         for document in held_out
         for window in windows.cut(document.tokens, context_length, owner)
     ]
-    return windows.batches(cut, context_length, batch_size, multiple=layout.data * layout.pipe)
+    return windows.batches(cut, context_length, batch_size, multiple=layout.data * layout.pipe, length_multiple=layout.sequence_shards)
 
 
 def _sum(token_losses: Callable, model: Transformer, batches: Iterable[windows.Batch], layout: Layout, num_domains: int) -> np.ndarray:

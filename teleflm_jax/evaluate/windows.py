@@ -49,12 +49,12 @@ def cut(tokens: np.ndarray, context: int, owner: int = 0) -> list[Window]:
     return windows
 
 
-def lengths(context: int) -> list[int]:
-    """Lengths that batches come in, ascending."""
-    return sorted({-(-context // 2**halvings) for halvings in range(SHORTER + 1)})
+def lengths(context: int, multiple: int = 1) -> list[int]:
+    """Lengths that batches come in, ascending: the context, which is a multiple of `multiple`, and shorter ones that are."""
+    return sorted({-(-context // 2**halvings // multiple) * multiple for halvings in range(SHORTER + 1)})
 
 
-def batches(windows: Sequence[Window], context: int, batch_size: int, multiple: int = 1) -> list[Batch]:
+def batches(windows: Sequence[Window], context: int, batch_size: int, multiple: int = 1, length_multiple: int = 1) -> list[Batch]:
     """Sort windows into batches by length.
 
     Args:
@@ -62,9 +62,10 @@ def batches(windows: Sequence[Window], context: int, batch_size: int, multiple: 
         context: longest window.
         batch_size: windows of that length in a batch; of shorter ones, as many as have the same number of tokens.
         multiple: rows of a batch are rounded up to a multiple of this, so that devices can share them.
+        length_multiple: likewise of their lengths.
     """
     made, shorter = [], 0
-    for length in lengths(context):
+    for length in lengths(context, length_multiple):
         fitting = [window for window in windows if shorter < len(window.tokens) - 1 <= length]
         num_rows = -(-batch_size * context // length // multiple) * multiple
         made += [_stack(fitting[i : i + num_rows], num_rows, length) for i in range(0, len(fitting), num_rows)]

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from sharding import rules
 from teleflm_jax import checkpoint
@@ -84,10 +83,10 @@ def train(plan: Plan) -> int:
         )
         say(f"{jax.device_count()} device(s), each {peak.flops / 1e12:.3g} TFLOP/s at best ({peak.source}); MFU counts causal FLOPs")
         step = train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype)
-        shapes = start.shapes(plan.model, plan.mup, optimizer, plan.layout)
+        to_logical = plan.layout.to_logical(start.shapes(plan.model, plan.mup, optimizer, plan.layout))
         run = _Run(
             plan=plan,
-            shapes=shapes,
+            to_logical=to_logical,
             step=step,
             peak_flops=peak.flops * jax.device_count(),
             log=log,
@@ -112,8 +111,8 @@ class _Run:
     """What stays the same from step to step."""
 
     plan: Plan
-    shapes: TrainState
-    """Logical, with the shardings to save in."""
+    to_logical: Callable[[TrainState], TrainState]
+    """From the form that steps work on to the one that is saved."""
     step: Callable
     peak_flops: float
     log: run_log.RunLog
@@ -126,7 +125,7 @@ class _Run:
         settings = self.plan.train
         if counters.updates >= settings.steps:
             self.say(f"step {counters.updates} of {settings.steps} is done already; raise train.steps to go on")
-        if counters.updates and self.due_for_evaluation(counters) and not agreed(self.is_evaluated(counters)):
+        if counters.updates and self.due_for_evaluation(counters) and not start.agreed(self.is_evaluated(counters)):
             self.evaluate(state, counters)  # a signal came between that step and its evaluation
         pending, mark = None, time.perf_counter()
         while counters.updates < settings.steps:
@@ -205,8 +204,9 @@ class _Run:
         return self.plan.evaluate is not None and due
 
     def is_evaluated(self, counters: Counters) -> bool:
-        """Whether the log has this step's evaluation."""
-        return any(row["step"] == counters.updates for row in run_log.rows(self.plan.folder / run_log.EVALS))
+        """Whether the log has this step's evaluation; only the first process, which writes it, looks."""
+        evaluated = (row["step"] for row in run_log.rows(self.plan.folder / run_log.EVALS))
+        return jax.process_index() == 0 and counters.updates in evaluated
 
     def is_among_the_best(self, bpb: float | None) -> bool:
         """Whether a checkpoint with this figure would be one of the best that are kept."""
@@ -228,9 +228,7 @@ class _Run:
     def save(self, state: TrainState, counters: Counters, bpb: float | None) -> None:
         """Begin to write a checkpoint."""
         began = time.perf_counter()
-        checkpoint.save(
-            self.checkpointer, counters.updates, to_arrays(self.plan.layout.logical(state, self.shapes)), dataclasses.asdict(counters), bpb
-        )
+        checkpoint.save(self.checkpointer, counters.updates, to_arrays(self.to_logical(state)), dataclasses.asdict(counters), bpb)
         self.log.event("save", step=counters.updates, seconds=time.perf_counter() - began)
 
     def finish(self, counters: Counters) -> None:
@@ -244,11 +242,6 @@ class _Run:
         """Draw the curves of the run so far."""
         if jax.process_index() == 0:
             curves.draw(self.plan.folder)
-
-
-def agreed(value: bool) -> bool:
-    """What the first process found, told to all: only it can be sure of reading what it wrote."""
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 @jax.jit

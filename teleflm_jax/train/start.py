@@ -5,7 +5,9 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from sharding.rules import Layout
 from teleflm_jax import checkpoint
@@ -14,6 +16,9 @@ from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import Mup
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
+
+NONE = -1
+"""No checkpoint."""
 
 
 def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
@@ -33,8 +38,8 @@ def state(
     _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(logical)))
     checkpoints = folder / checkpoint.FOLDER
     checkpoint.refuse_damaged(checkpoints)
-    if checkpoint.steps(checkpoints):
-        step = checkpoint.choose(checkpoints)
+    step = agreed(max(checkpoint.steps(checkpoints), default=NONE))
+    if step != NONE:
         arrays, counters = checkpoint.restore(checkpoints, step, to_arrays(logical))
         return layout.physical(from_arrays(arrays, logical)), _counters(checkpoints / str(step), counters)
     build = lambda: layout.physical(new_state(model, mup, optimizer, train.seed))  # noqa: E731
@@ -45,6 +50,11 @@ def state(
     weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(logical)["model"]})
     borrowed = layout.physical(with_weights(logical.model, weights["model"]))
     return TrainState(model=borrowed, optimizer=fresh.optimizer), Counters()
+
+
+def agreed(found: int) -> int:
+    """What the first process found, told to all: a shared disk may show the others an older state."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(found)))
 
 
 def _counters(path: pathlib.Path, saved: dict) -> Counters:

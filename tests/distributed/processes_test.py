@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -163,3 +164,29 @@ def test_every_way_to_start_joins_the_processes(root, one_process):
         outputs = [process.communicate(timeout=200) for process in both]
         assert [process.returncode for process in both] == [0, 0], outputs
         assert [row["loss"] for row in rows(root / name)] == pytest.approx([row["loss"] for row in rows(one_process)[:2]], rel=1e-6)
+
+
+def test_an_error_of_one_process_is_one_line_and_ends_all(root, tmp_path):
+    shutil.copytree(root / "packed", tmp_path / "packed")
+    next((tmp_path / "packed" / "json").glob("train-*")).unlink()
+    arguments = ["--gin_file", root / "run.gin", "--gin_param", f"data.packed = '{tmp_path / 'packed'}'", "--workdir", tmp_path / "run"]
+    said = launch(2, 1, "train.py", *arguments, code=2)
+    assert said.startswith("error: got damaged packed data") and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_dies_ends_all_and_the_same_command_goes_on(root, one_process):
+    folder = root / "died"
+    command = ["train.py", "--gin_file", root / "run.gin", "--workdir", folder, *ALL_THREE]
+    process = start("-m", "teleflm_jax", "launch", "-n", 2, "--devices_per_process", 4, "--", *command)
+    while len(rows(folder)) < 7 or not checkpoint.steps(folder / "checkpoints"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, 75)
+    assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)
+    launch(2, 4, *command)
+    agree(folder, one_process)
+    assert any(row["event"] == "resume" and row["step"] == 5 for row in run_log.rows(folder / run_log.EVENTS))

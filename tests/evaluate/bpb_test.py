@@ -65,6 +65,15 @@ def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
         assert scores[domain].bpb == pytest.approx(total / math.log(2) / num_bytes, rel=1e-6)
 
 
+@pytest.mark.parametrize("config", [{"tensor": 4}, {"tensor": 2, "pipe": 2}, {"zero": 3}])
+def test_scores_are_the_same_on_every_mesh(model, config):
+    split = rules.layout(MeshConfig(**config), 32)
+    placed = jax.jit(split.physical, out_shardings=split.shardings(model))(model)
+    expected = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
+    for domain, score in bpb.measure(placed, DOCUMENTS, batch_size=2, layout=split).items():
+        assert score.nats == pytest.approx(expected[domain].nats, rel=1e-5)
+
+
 def test_a_uniform_model_pays_log2_of_the_vocabulary_per_token(model):
     uniform = jax.tree.map(np.zeros_like, model)
     (score,) = bpb.measure(uniform, {"web": [document(21, 0, num_bytes=50)]}, batch_size=1, layout=LAYOUT).values()

@@ -83,11 +83,22 @@ def test_settings_out_of_range_are_refused(config):
     ],
 )
 def test_processes_of_one_group_read_the_same_rows(config, per_process, shares):
-    built = mesh.make(MeshConfig(**config))
-    for process, share in enumerate(shares):
-        own = [device for device in built.devices.flat if device.id // per_process == process]
-        seen = types.SimpleNamespace(devices=built.devices, local_devices=own, shape=built.shape)
-        assert mesh.data_share(seen) == share
+    numbers = np.vectorize(lambda device: device.id)(mesh.make(MeshConfig(**config)).devices)
+    seen = on_processes(numbers, per_process)
+    assert [mesh.data_share(seen, process) for process in range(8 // per_process)] == shares
+
+
+def test_irregular_shares_are_refused_on_every_process():
+    seen = on_processes(np.arange(12).reshape(4, 1, 3), 4)  # the second of three processes has parts of groups 1 and 2
+    for process in range(3):
+        with pytest.raises(UserError, match=r"devices of process 1 in the data-parallel groups \[1, 2\] of 4.*adjoining"):
+            mesh.data_share(seen, process)
+
+
+def on_processes(numbers: np.ndarray, per_process: int):
+    """A mesh of numbered devices, of which each process has so many."""
+    places = np.vectorize(lambda number: types.SimpleNamespace(process_index=number // per_process))(numbers)
+    return types.SimpleNamespace(devices=places, shape=dict(zip(mesh.AXES, numbers.shape, strict=True)))
 
 
 def test_vocabulary_and_width_are_padded_as_stated():

@@ -31,6 +31,12 @@ SLURM_PORT = 61_440 + 70_001 % 4_096
             SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8(x14)", "SLURM_LOCALID": "6"},
             Place(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5, gpu=6),
         ),
+        ({name: value for name, value in SLURM.items() if "STEP" not in name}, None),  # inside sbatch, without srun
+        (
+            SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8(x14)", "SLURM_LOCALID": "6", "CUDA_VISIBLE_DEVICES": "6"},
+            Place(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5, gpu=0),
+        ),
+        (OMPI | SLURM | ADDRESS, Place(coordinator="head:1234", count=16, index=9, gpu=1)),
         (OMPI | ADDRESS, Place(coordinator="head:1234", count=16, index=9, gpu=1)),
         (ADDRESS | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, Place(coordinator="head:1234", count=4, index=3)),
         (ADDRESS | {"JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "0"}, Place(coordinator="head:1234", count=4, index=0)),
@@ -49,9 +55,15 @@ def test_options_come_before_the_environment():
     [
         ({}, ("a:1", None, 1), "got --coordinator, --process_id without --num_processes"),
         ({}, ("a", 2, 1), "got the coordinator 'a'; allowed: HOST:PORT"),
+        ({}, ("a:99999", 2, 1), "ports up to 65535"),
+        ({"SLURM_NTASKS": "x"}, (), "SLURM_NTASKS='x'"),
+        ({name: value for name, value in SLURM.items() if name != "SLURM_LOCALID"}, (), "without SLURM_LOCALID"),
         ({}, ("a:1", 2, 2), "got process 2 of 2; allowed: 0 to 1; change --process_id"),
         (ADDRESS | {"JAX_NUM_PROCESSES": "2"}, (), "without JAX_PROCESS_ID or JOB_COMPLETION_INDEX"),
         (ADDRESS | {"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "1"}, (), "JAX_NUM_PROCESSES='two'"),
+        (ADDRESS, (), "got JAX_COORDINATOR_ADDRESS without JAX_NUM_PROCESSES, JAX_PROCESS_ID"),
+        (ADDRESS | {"JAX_PROCESS_ID": "1"}, (), "without JAX_NUM_PROCESSES"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}, (), "without JAX_COORDINATOR_ADDRESS"),
         (OMPI, (), "mpirun -x JAX_COORDINATOR_ADDRESS=HOST:PORT"),
     ],
 )

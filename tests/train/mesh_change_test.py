@@ -37,7 +37,7 @@ def saved(folder, chosen: rules.Layout) -> dict:
     optimizer = update_rule.make(OptimizerConfig(), rule)
     found, counters = start.state(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen)
     like = start.shapes(CONFIG, rule, optimizer, chosen)
-    return jax.tree.map(np.asarray, to_arrays(chosen.logical(found, like))) | {"counters": vars(counters)}
+    return jax.tree.map(np.asarray, to_arrays(chosen.to_logical(like)(found))) | {"counters": vars(counters)}
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,15 @@ Prints JSON: seconds to compile, and per device the bytes of the state, of tempo
 import argparse
 import json
 import os
+import sys
 import time
+
+from sharding import xla
 
 os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # without a GPU nothing can be tuned on it
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+os.environ["XLA_FLAGS"] = xla.settings(os.environ)["XLA_FLAGS"] + " --xla_gpu_autotune_level=0"
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +46,8 @@ def main() -> None:
     args = parser.parse_args()
     run = options.load(args, optional=("data",))
     count = run.mesh.data * run.mesh.pipe * run.mesh.tensor
+    if not count:
+        sys.exit("error: got mesh.data=0; allowed: the number of data-parallel groups, as no device is here to count; set mesh.data")
     topology = topologies.get_topology_desc(platform="cuda", target_config=A800, topology=f"1x{max(1, count // 8)}x{min(8, count)}")
     layout = rules.layout(run.mesh, run.model.d_model, list(topology.devices))
     width = mup.at_width(run.mup, run.model.d_model)

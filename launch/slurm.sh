@@ -17,9 +17,12 @@ workdir=${2:-runs/52b}
 
 # When a process dies, jax ends the others within two minutes: srun need not, and would hide their exit code.
 # The container or environment that launch/Containerfile makes has to be the same on every node.
-srun python -m teleflm_jax launch -- train.py --gin_file "$run" --workdir "$workdir" &
+# And the first to leave with 75 must not have the others killed. Cores have to be asked for again since Slurm 22.05.
+srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+    python -m teleflm_jax launch -- train.py --gin_file "$run" --workdir "$workdir" &
 step=$!
-trap 'kill -TERM $step' TERM
+asked=
+trap 'asked=1; kill -TERM $step' TERM
 wait $step
 code=$?
 while kill -0 $step 2>/dev/null; do # the trap ended the first wait; the run is saving
@@ -27,6 +30,6 @@ while kill -0 $step 2>/dev/null; do # the trap ended the first wait; the run is 
     code=$?
 done
 
-# 75: stopped after saving; the same command goes on
-if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+# 75: stopped after saving; the same command goes on. Stopped by hand, it stays stopped.
+if [ "$code" -eq 75 ] && [ -n "$asked" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

@@ -11,6 +11,12 @@ VOCABULARY_MULTIPLE = 128
 """A vocabulary shard's rows come in multiples of this, as in the released checkpoints (80,384 = 157 · 4 · 128)."""
 
 
+def padded_vocab_size(vocab_size: int, tensor: int) -> int:
+    """Rows of embedding and head under `tensor`-way parallelism: from 2 ways on the next multiple of 128 · tensor."""
+    multiple = VOCABULARY_MULTIPLE * tensor if tensor > 1 else 1
+    return -(-vocab_size // multiple) * multiple
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Sizes of the mesh axes, and what is split over them (docs/parallelism.md)."""

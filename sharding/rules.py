@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sharding import mesh as device_mesh
-from sharding.config import VOCABULARY_MULTIPLE, MeshConfig
+from sharding.config import MeshConfig, padded_vocab_size
 from sharding.tensor import Group
 from teleflm_jax.errors import UserError
 
@@ -105,12 +105,12 @@ class Layout:
         if axes is None:
             return shape
         names = ("layers",) * (len(shape) - len(axes)) + axes
-        return tuple(_up_to(n, self._multiple(name)) for n, name in zip(shape, names, strict=True))
+        return tuple(self._padded(name, n) for n, name in zip(shape, names, strict=True))
 
-    def _multiple(self, name: str) -> int:
-        if name == "vocab" and self.mesh.shape["tensor"] > 1:
-            return VOCABULARY_MULTIPLE * self.mesh.shape["tensor"]
-        return self.data if name == "embed" and self.zero else 1
+    def _padded(self, name: str, size: int) -> int:
+        if name == "vocab":
+            return padded_vocab_size(size, self.mesh.shape["tensor"])
+        return -(-size // self.data) * self.data if name == "embed" and self.zero else size
 
     def physical(self, tree: Any) -> Any:
         """Logical arrays -> physical ones, where they belong; to be traced, or called with arrays that lie as `stored` says."""
@@ -241,7 +241,3 @@ def nearest(size: int, multiple: int) -> str:
     """The multiples next to a number, in words."""
     below = size // multiple * multiple
     return f"{below} or {below + multiple}" if below else str(multiple)
-
-
-def _up_to(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 FLAGS = {
     "xla_gpu_enable_latency_hiding_scheduler": ("true", "runs collectives beside the computation that does not need them"),
-    "xla_gpu_all_gather_combine_threshold_bytes": ("2147483648", "one gather of all weights before the microbatches, not one a weight"),
+    "xla_gpu_all_gather_combine_threshold_bytes": ("2147483648", "few large gathers of weights before the microbatches, not one a weight"),
     "xla_gpu_reduce_scatter_combine_threshold_bytes": ("2147483648", "the same for gradients after them"),
     "xla_gpu_all_reduce_combine_threshold_bytes": ("2147483648", "the same for what is not split"),
     "xla_gpu_enable_pipelined_all_gather": ("true", "gathers the next layer's weights during this one's work (mesh.zero = 3)"),

@@ -49,8 +49,8 @@ def main(args: argparse.Namespace):
     if both:
         raise UserError(f"got --text {both[0]}=…, which is also a packed domain; allowed: another name; change --text")
     measured |= {name: [encode(tokenizer, content)] for name, content in texts.items()}
-    layout = rules.layout(MeshConfig(zero=0), run.model.d_model)  # all of this machine, whatever the run was trained on
-    model = run_folder.load_model(folder, run, step, layout.replicated())
+    layout = rules.layout(MeshConfig(zero=3), run.model.d_model)  # split over all of this machine, whatever the run was trained on
+    model = layout.physical(run_folder.load_model(folder, run, step, layout.stored))
     scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, layout=layout, watch=_progress)
     report = describe(step, scores, run.data.proportions if run.data else {})
     if args.json:

@@ -55,7 +55,9 @@ def main(args: argparse.Namespace) -> int:
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
     texts = [encode(tokenizer, prompt) for prompt in prompts]
     decode.check(run.model.context_length, texts, args.max_tokens, args.seed)  # before the weights, which may take minutes
-    model = run_folder.load_model(folder, run, step, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    place = lambda model: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), model)  # noqa: E731
+    model = run_folder.load_model(folder, run, step, place)
     chunks = decode.stream(model, texts, **settings)
     sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
     if len(prompts) == 1 and not args.json:

@@ -8,6 +8,7 @@ import rich.box
 import rich.console
 import rich.table
 
+from sharding.config import padded_vocab_size
 from teleflm_jax import mup
 from teleflm_jax.cli import options
 from teleflm_jax.model import size
@@ -72,7 +73,7 @@ def describe(run: options.Run, at_tokens: Sequence[int] = ()) -> dict:
         "vocabulary": {
             "rows": model.vocab_size,
             "tensor": run.mesh.tensor,
-            "padded": {ways: size.padded_vocab_size(model.vocab_size, ways) for ways in sorted({*TENSOR_WAYS, run.mesh.tensor})},
+            "padded": {ways: padded_vocab_size(model.vocab_size, ways) for ways in sorted({*TENSOR_WAYS, run.mesh.tensor})},
         },
         "flops_per_token": size.flops_per_token(model),
         "mup": {

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import tokenizers
@@ -50,14 +50,14 @@ def choose_step(folder: pathlib.Path, step: int | None) -> int:
     return checkpoint.choose(folder / checkpoint.FOLDER, step)
 
 
-def load_model(folder: pathlib.Path, run: options.Run, step: int, placed: jax.sharding.Sharding) -> Transformer:
+def load_model(folder: pathlib.Path, run: options.Run, step: int, place: Callable[[Transformer], Transformer]) -> Transformer:
     """Load the weights of a checkpoint; the optimizer's state is left on disk.
 
     Args:
         folder: the run's folder.
         run: its configuration.
         step: of the checkpoint, from `choose_step`.
-        placed: where each weight lies.
+        place: gives the weights' shapes the shardings to load them with.
 
     Raises:
         UserError: the configuration's model is not the one that was trained, or the checkpoint has another shape.
@@ -65,8 +65,7 @@ def load_model(folder: pathlib.Path, run: options.Run, step: int, placed: jax.sh
     refuse_absent(run.model)
     refuse_change(folder, {"model": run.model, "mup": run.mup})
     model = jax.eval_shape(lambda: new_model(run.model, mup.at_width(run.mup, run.model.d_model), seed=0))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), weights_of(model))
-    arrays, _ = checkpoint.restore(folder / checkpoint.FOLDER, step, {"model": shapes})
+    arrays, _ = checkpoint.restore(folder / checkpoint.FOLDER, step, {"model": weights_of(place(model))})
     return with_weights(model, arrays["model"])
 
 

@@ -1,6 +1,5 @@
 """Size and cost of a model, from its shape alone and in whole numbers."""
 
-from sharding.config import VOCABULARY_MULTIPLE
 from teleflm_jax.model.config import ModelConfig
 
 
@@ -18,12 +17,6 @@ def parameters(config: ModelConfig) -> dict[str, int]:
         "norms": (2 * layers + 1) * h,
         "head": h * config.vocab_size,
     }
-
-
-def padded_vocab_size(vocab_size: int, tensor: int) -> int:
-    """Rows of embedding and head on a mesh with `tensor`-way parallelism: from 2 ways on the next multiple of 128 · tensor."""
-    multiple = VOCABULARY_MULTIPLE * tensor if tensor > 1 else 1
-    return -(-vocab_size // multiple) * multiple
 
 
 def flops_per_token(config: ModelConfig) -> dict[str, int]:

@@ -16,7 +16,7 @@ class TrainConfig:
     batch_size: int
     """Sequences per update, over all devices."""
     microbatch_size: int = 0
-    """Sequences that one device takes at a time; gradients of the rest accumulate. 0: all of a device's share at once."""
+    """Sequences that one data-parallel group takes at a time; gradients of the rest accumulate. 0: all of a group's share at once."""
     accumulation_dtype: str = "float32"
     """Of the sums of gradients over microbatches and devices: float32 or bfloat16, which halves their memory and traffic."""
     seed: int = 0

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from sharding.config import padded_vocab_size
 from teleflm_jax.model import size
 from teleflm_jax.model.config import ModelConfig
 
@@ -54,8 +55,8 @@ def test_grouped_heads_only_shrink_keys_and_values():
 
 @pytest.mark.parametrize(("tensor", "rows"), [(1, 80_000), (4, 80_384), (8, 80_896), (16, 81_920), (32, 81_920)])
 def test_the_vocabulary_is_padded_as_in_the_released_checkpoints(tensor, rows):
-    assert size.padded_vocab_size(80_000, tensor) == rows
-    assert size.padded_vocab_size(rows, tensor) == rows
+    assert padded_vocab_size(80_000, tensor) == rows
+    assert padded_vocab_size(rows, tensor) == rows
 
 
 def test_flops_per_token_of_the_52b_model():

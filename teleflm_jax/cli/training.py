@@ -66,9 +66,9 @@ def _train(run: options.Run, folder: pathlib.Path) -> int:
         batches=lambda step: data.iterate(step, process=part, num_processes=parts),
         evaluate=evaluate,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder) if jax.process_index() == 0 else contextlib.nullcontext():
-        if jax.process_index() == 0:
+    first = jax.process_index() == 0
+    with _alone_in(folder) if first else contextlib.nullcontext():
+        if first:
             _write_folder(folder, run)
         multihost_utils.sync_global_devices("the run's folder is written")
         _refuse_another_folder(folder, run)
@@ -77,7 +77,8 @@ def _train(run: options.Run, folder: pathlib.Path) -> int:
 
 @contextlib.contextmanager
 def _alone_in(folder: pathlib.Path) -> Iterator[None]:
-    """Hold the run's folder, so that two trainings cannot write into it; the lock goes with the process, however that ends."""
+    """Make and hold the run's folder, so that two trainings cannot write into it; the lock goes with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -189,4 +189,4 @@ def test_a_process_that_dies_ends_all_and_the_same_command_goes_on(root, one_pro
     assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)
     launch(2, 4, *command)
     agree(folder, one_process)
-    assert any(row["event"] == "resume" and row["step"] == 5 for row in run_log.rows(folder / run_log.EVENTS))
+    assert any(row["event"] == "resume" and row["step"] >= 5 for row in run_log.rows(folder / run_log.EVENTS))

@@ -24,7 +24,7 @@ HOLD_SECONDS = 0.5
 def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     parser.epilog = (
-        f"example: {parser.prog} -n 2 --devices_per_process 4 -- train.py --gin_file configs/runs/quickstart.gin --workdir runs/two\n"
+        f"example: {parser.prog} -n 2 --devices_per_process 1 -- train.py --gin_file configs/runs/quickstart.gin --workdir runs/two\n"
         f"under srun or in a container, which start the processes themselves: {parser.prog} -- train.py ..."
     )
     parser.add_argument("-n", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")

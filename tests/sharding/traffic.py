@@ -76,7 +76,13 @@ def _axes(line: str, mesh: jax.sharding.Mesh) -> tuple[str, int]:
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     explicit = re.search(r"replica_groups=\{(\{.*?\})\}", line)
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    if pairs or explicit:
+    named = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)  # JAX 0.12 and later: mesh['data'=2,'tensor'=4] {'tensor'}
+    if named:
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        numbers = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        inside = re.findall(r"'(\w+)'", named[2])
+        group = numbers[tuple(slice(None) if name in inside else 0 for name in sizes)].reshape(-1).tolist()
+    elif pairs or explicit:
         group = [int(n) for n in re.findall(r"\d+", re.search(r"\{([\d,]+)", (pairs or explicit)[0])[1])]
     else:
         numbers = np.arange(math.prod(int(n) for n in iota[2].split(","))).reshape([int(n) for n in iota[2].split(",")])

@@ -61,6 +61,11 @@ class Layout:
         return Group(size=self.mesh.shape["tensor"], sequence=self.sequence_parallel)
 
     @property
+    def padded_width(self) -> int:
+        """The width, filled up to what `data` splits it into."""
+        return -(-self.width // self.data) * self.data if self.zero else self.width
+
+    @property
     def sequence_shards(self) -> int:
         """Parts of a sequence between the blocks, which its length is a multiple of."""
         return self.mesh.shape["tensor"] if self.sequence_parallel else 1
@@ -110,7 +115,7 @@ class Layout:
     def _padded(self, name: str, size: int) -> int:
         if name == "vocab":
             return padded_vocab_size(size, self.mesh.shape["tensor"])
-        return -(-size // self.data) * self.data if name == "embed" and self.zero else size
+        return self.padded_width if name == "embed" else size
 
     def physical(self, tree: Any) -> Any:
         """Logical arrays -> physical ones, where they belong; to be traced, or called with arrays that lie as `stored` says."""
@@ -178,14 +183,14 @@ def layout(config: MeshConfig, width: int, devices: list | None = None) -> Layou
     return Layout(mesh=mesh, width=width, interleave=config.interleave, sequence_parallel=config.sequence_parallel, zero=config.zero)
 
 
-def each(function: Callable[[Any, tuple[str, ...] | None], Any], tree: Any) -> Any:
-    """Map arrays and the logical axes that they were declared with (None for others)."""
+def each(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Map arrays (of several trees of one structure, side by side) and the logical axes they were declared with (None for others)."""
 
-    def visit(node):
+    def visit(node, *beside):
         axes = getattr(node, "axes", None)
-        return jax.tree.map(lambda x: function(x, axes), node)
+        return jax.tree.map(lambda *arrays: function(*arrays, axes), node, *beside)
 
-    return jax.tree.map(visit, tree, is_leaf=lambda node: hasattr(node, "axes"))
+    return jax.tree.map(visit, tree, *others, is_leaf=lambda node: hasattr(node, "axes"))
 
 
 def microbatch(batch_size: int, microbatch_size: int, layout: Layout) -> int:

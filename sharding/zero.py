@@ -39,14 +39,14 @@ def accumulators(layout: Layout, weights: Any, dtype: str) -> Any:
 
 def add(layout: Layout, totals: Any, gradients: Any) -> Any:
     """Add gradients of whole weights to their accumulators."""
-    return _each_pair(lambda total, x, axes: total + _pad(layout, x, axes).astype(total.dtype), totals, gradients)
+    return each(lambda total, x, axes: total + _pad(layout, x, axes).astype(total.dtype), totals, gradients)
 
 
 def add_layer(layout: Layout, totals: Any, gradients: Any) -> Any:
     """Add gradients of a `layer` to that layer's accumulators; under ZeRO 3 each group receives the sum of its share."""
     if layout.zero < 3:
         return add(layout, totals, gradients)
-    return _each_pair(lambda total, x, axes: total + _scattered(layout, _pad(layout, x, axes).astype(total.dtype), axes), totals, gradients)
+    return each(lambda total, x, axes: total + _scattered(layout, _pad(layout, x, axes).astype(total.dtype), axes), totals, gradients)
 
 
 def finish(layout: Layout, totals: Any) -> Any:
@@ -88,9 +88,8 @@ def _summed(layout: Layout, x: jax.Array, *axes: str) -> jax.Array:
 
 def _padded(layout: Layout, shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:
     """A shape that is not split, with the width that the split fills up to."""
-    multiple = layout.data if layout.zero else 1
     width = len(shape) - len(axes) + axes.index("embed")
-    return tuple(-(-n // multiple) * multiple if i == width else n for i, n in enumerate(shape))
+    return (*shape[:width], layout.padded_width, *shape[width + 1 :])
 
 
 def _pad(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
@@ -99,13 +98,3 @@ def _pad(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 
 def _width_dimension(x: jax.Array, axes: tuple[str, ...]) -> int:
     return x.ndim - len(axes) + axes.index("embed")
-
-
-def _each_pair(function, tree: Any, other: Any) -> Any:
-    """`each` over two trees of one structure."""
-
-    def visit(node, beside):
-        axes = getattr(node, "axes", None)
-        return jax.tree.map(lambda x, y: function(x, y, axes), node, beside)
-
-    return jax.tree.map(visit, tree, other, is_leaf=lambda node: hasattr(node, "axes"))

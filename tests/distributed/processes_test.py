@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 
 import numpy as np
@@ -16,30 +15,13 @@ import pytest
 
 from teleflm_jax import checkpoint
 from teleflm_jax.train import run_log
+from tests import job
 
 pytestmark = pytest.mark.distributed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BARE = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
-GIN = """
-model.num_layers = 4
-model.d_model = 32
-model.num_heads = 4
-model.num_kv_heads = 4
-model.d_ff = 64
-model.vocab_size = 512
-model.context_length = 64
-model.compute_dtype = 'float32'
-mup.base_width = 32
-mup.learning_rate = 1e-2
-optimizer.warmup_steps = 4
-optimizer.decay_tokens = 200_000
-tokenizer.vocab_size = 512
-pack.heldout_fraction = 0.1
-data.sources = {{'email': '{root}/email', 'json': '{root}/json'}}
-data.proportions = {{'email': 2.0, 'json': 1.0}}
-data.tokenizer = '{root}/tokenizer.json'
-data.packed = '{root}/packed'
+TRAIN = """
 train.steps = 12
 train.batch_size = 16
 train.microbatch_size = 1
@@ -78,12 +60,7 @@ def agree(one, other):
 def root(tmp_path_factory):
     """A folder with packed data and a run's configuration."""
     root = tmp_path_factory.mktemp("job")
-    library = pathlib.Path(sysconfig.get_paths()["stdlib"])
-    for domain, files in {"email": library.glob("email/*.py"), "json": library.glob("[a-c]*.py")}.items():
-        (root / domain).mkdir()
-        for file in sorted(files)[:25]:
-            (root / domain / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    (root / "run.gin").write_text(GIN.format(root=root))
+    job.write(root, TRAIN, layers=4, heads=4)
     for command in (["tokenizer", "train"], ["pack"]):
         process = start("-m", "teleflm_jax", *command, "--gin_file", root / "run.gin")
         assert process.wait(timeout=120) == 0, process.communicate()

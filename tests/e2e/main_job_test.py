@@ -6,15 +6,21 @@ import pathlib
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 
 import pytest
 
 from teleflm_jax import checkpoint
 from teleflm_jax.train import run_log
+from tests import job
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+TRAIN = """
+train.steps = 20
+train.batch_size = 128
+train.microbatch_size = 1
+train.checkpoint_every = 7
+"""
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 
 
@@ -34,37 +40,7 @@ def run(*arguments, code=0) -> str:
 
 @pytest.fixture(scope="module")
 def configuration(tmp_path_factory):
-    root = tmp_path_factory.mktemp("job")
-    library = pathlib.Path(sysconfig.get_paths()["stdlib"])
-    for domain, files in {"email": library.glob("email/*.py"), "json": library.glob("[a-c]*.py")}.items():
-        (root / domain).mkdir()
-        for file in sorted(files)[:25]:
-            (root / domain / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    gin = root / "run.gin"
-    gin.write_text(f"""
-model.num_layers = 2
-model.d_model = 32
-model.num_heads = 2
-model.num_kv_heads = 2
-model.d_ff = 64
-model.vocab_size = 512
-model.context_length = 64
-model.compute_dtype = 'float32'
-mup.base_width = 32
-mup.learning_rate = 1e-2
-optimizer.warmup_steps = 4
-optimizer.decay_tokens = 200_000
-tokenizer.vocab_size = 512
-pack.heldout_fraction = 0.1
-data.sources = {{'email': '{root}/email', 'json': '{root}/json'}}
-data.proportions = {{'email': 2.0, 'json': 1.0}}
-data.tokenizer = '{root}/tokenizer.json'
-data.packed = '{root}/packed'
-train.steps = 20
-train.batch_size = 128
-train.microbatch_size = 1
-train.checkpoint_every = 7
-""")
+    gin = job.write(tmp_path_factory.mktemp("job"), TRAIN, layers=2, heads=2)
     run("-m", "teleflm_jax", "tokenizer", "train", "--gin_file", gin)
     run("-m", "teleflm_jax", "pack", "--gin_file", gin)
     return gin

@@ -1,5 +1,7 @@
 """The device mesh: axes `data`, `pipe` and `tensor`, and which of its places this process holds."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
@@ -24,15 +26,21 @@ def make(config: MeshConfig, devices: list | None = None) -> Mesh:
         UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    fixed = config.pipe * config.tensor
-    data = config.data or max(1, len(devices) // fixed)
-    if data * fixed != len(devices):
-        raise UserError(
-            f"got a mesh of {data} x {config.pipe} x {config.tensor} (data, pipe, tensor) on {len(devices)} device(s); allowed: a product "
-            f"of {len(devices)}, {_remedy(config, len(devices))}; change mesh.data, mesh.pipe or mesh.tensor"
-        )
+    data = resolved(config, len(devices)).data
     grid = np.array(devices).reshape(config.pipe, data, config.tensor).transpose(1, 0, 2)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def resolved(config: MeshConfig, count: int) -> MeshConfig:
+    """The configuration with `data` for so many devices; raises a `UserError` where its axes do not multiply to them."""
+    fixed = config.pipe * config.tensor
+    data = config.data or max(1, count // fixed)
+    if data * fixed != count:
+        raise UserError(
+            f"got a mesh of {data} x {config.pipe} x {config.tensor} (data, pipe, tensor) on {count} device(s); allowed: a product "
+            f"of {count}, {_remedy(config, count)}; change mesh.data, mesh.pipe or mesh.tensor"
+        )
+    return dataclasses.replace(config, data=data)
 
 
 def _remedy(config: MeshConfig, count: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sharding import mesh as device_mesh
@@ -179,7 +179,16 @@ class Layout:
 
 def layout(config: MeshConfig, width: int, devices: list | None = None) -> Layout:
     """The layout that a configuration asks for; raises a `UserError` where the devices do not fit."""
-    mesh = device_mesh.make(config, devices)
+    return _on(device_mesh.make(config, devices), config, width)
+
+
+def without_devices(config: MeshConfig, width: int) -> Layout:
+    """The same for a mesh of which only the sizes are known; `data` among them. For whoever asks about sizes, not places."""
+    sizes = {axis: getattr(config, axis) for axis in device_mesh.AXES}
+    return _on(AbstractMesh(tuple(sizes.values()), tuple(sizes)), config, width)
+
+
+def _on(mesh: Mesh | AbstractMesh, config: MeshConfig, width: int) -> Layout:
     return Layout(mesh=mesh, width=width, interleave=config.interleave, sequence_parallel=config.sequence_parallel, zero=config.zero)
 
 

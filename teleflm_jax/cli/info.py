@@ -2,15 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import rich.box
 import rich.console
-import rich.table
 
 from sharding.config import padded_vocab_size
 from teleflm_jax import mup
 from teleflm_jax.cli import options
+from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.model import size
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim import schedule
@@ -29,9 +28,6 @@ PRINTED_NOTE = "283 M, 52.85 B and 102.3 B are 12Lh² + 2Vh, which counts the fe
 
 TENSOR_WAYS = (1, 4, 8, 16, 32)
 BUDGETS_TOKENS = (2_000_000_000_000, 2_500_000_000_000)
-
-PIPED_WIDTH = 120
-"""Columns where the output is no terminal."""
 
 FLOP_CONVENTIONS = {
     "6n": "6N: six per parameter, embedding included",
@@ -146,9 +142,7 @@ def _tokens(text: str) -> int:
 
 
 def _print(facts: dict):
-    console = rich.console.Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
+    console = make_console()
     _print_sizes(console, facts)
     _print_flops(console, facts)
     _print_vocabulary(console, facts)
@@ -160,29 +154,17 @@ def _print(facts: dict):
         console.print("No train.* is bound, so there are no steps and no learning rates to show.")
 
 
-def _print_table(console: rich.console.Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], note: str = ""):
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(title, style="bold")
-    console.print(table)
-    if note:
-        console.print(note + "\n")
-
-
 def _print_sizes(console: rich.console.Console, facts: dict):
     count = dict(facts["parameters"])
     printed, total = count.pop("printed"), count["total"]
     rows = [(name, f"{number:,}", f"{number / total:.1%}") for name, number in count.items()]
     rows += [("the paper prints", printed, "")] if printed else []
-    _print_table(console, "Parameters", ("component", "count", "share"), rows, PRINTED_NOTE if printed else "")
+    print_table(console, "Parameters", ("component", "count", "share"), rows, PRINTED_NOTE if printed else "")
 
 
 def _print_flops(console: rich.console.Console, facts: dict):
     rows = [(FLOP_CONVENTIONS[name], f"{flops:,}", f"{flops / 1e9:,.3f}") for name, flops in facts["flops_per_token"].items()]
-    _print_table(console, "Training FLOPs per token", ("convention", "FLOPs", "GFLOPs"), rows)
+    print_table(console, "Training FLOPs per token", ("convention", "FLOPs", "GFLOPs"), rows)
 
 
 def _print_vocabulary(console: rich.console.Console, facts: dict):
@@ -192,7 +174,7 @@ def _print_vocabulary(console: rich.console.Console, facts: dict):
         for ways, padded in vocabulary["padded"].items()
     ]
     title = f"Vocabulary: {vocabulary['rows']:,} rows, padded to the next multiple of 128 · tensor"
-    _print_table(console, title, ("tensor", "rows", "added"), rows)
+    print_table(console, title, ("tensor", "rows", "added"), rows)
 
 
 def _print_mup(console: rich.console.Console, facts: dict):
@@ -208,7 +190,7 @@ def _print_mup(console: rich.console.Console, facts: dict):
     ]
     title = f"µP at width {values['d_model']:,}, base width {values['base_width']:,}, r = {values['d_model'] / values['base_width']:g}"
     note = f"Input multiplier {values['input_multiplier']:.4g}, output multiplier {values['output_multiplier']:.4g}."
-    _print_table(console, title, ("role", "std", "learning rate", "minimum"), rows, note)
+    print_table(console, title, ("role", "std", "learning rate", "minimum"), rows, note)
 
 
 def _print_training(console: rich.console.Console, facts: dict):
@@ -220,7 +202,7 @@ def _print_training(console: rich.console.Console, facts: dict):
         *((f"to {budget / 1e12:g}T tokens", f"{steps:,}", f"{steps * per_step:,}") for budget, steps in training["steps_to"].items()),
     ]
     note = f"This run takes {training['flops']:.3g} FLOPs (causal)."
-    _print_table(console, "Training", ("", "steps", "tokens"), rows, note)
+    print_table(console, "Training", ("", "steps", "tokens"), rows, note)
 
 
 def _print_learning_rates(console: rich.console.Console, facts: dict):
@@ -228,4 +210,4 @@ def _print_learning_rates(console: rich.console.Console, facts: dict):
         (f"{row['tokens']:,}", f"{row['step']:,}", f"{row['learning_rate']:.3e}", f"{row['matrix_learning_rate']:.3e}")
         for row in facts["learning_rates"]
     ]
-    _print_table(console, "Learning rates", ("tokens", "step", "vector-like", "matrix-like"), rows)
+    print_table(console, "Learning rates", ("tokens", "step", "vector-like", "matrix-like"), rows)

@@ -12,7 +12,7 @@ import pathlib
 import select
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sharding.config import MeshConfig
 from teleflm_jax import config
@@ -121,6 +121,13 @@ def load(args: argparse.Namespace, optional: Collection[str] = ()) -> Run:
     Raises:
         UserError: On any mistake in it, or when nothing names a configuration.
     """
+    return Run(**load_sections(args, SECTIONS, optional))
+
+
+def load_sections(
+    args: argparse.Namespace, sections: Mapping[str, type], optional: Collection[str] = (), after: Sequence[str] = ()
+) -> dict:
+    """`load` with other sections, as a dictionary; `after` are gin files that are read last."""
     folder, files = _places(args)
     if not files and folder:
         if not (folder / SAVED_CONFIG).is_file():
@@ -130,7 +137,7 @@ def load(args: argparse.Namespace, optional: Collection[str] = ()) -> Run:
         files = [str(folder / SAVED_CONFIG)]
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
-    return Run(**config.parse(files, args.gin_param, SECTIONS, optional))
+    return config.parse([*files, *after], args.gin_param, sections, optional)
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:

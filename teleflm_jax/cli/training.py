@@ -21,7 +21,7 @@ from teleflm_jax.evaluate import bpb, documents
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.optim import optimizer
 from teleflm_jax.tokenizer import load, pieces
-from teleflm_jax.train import loop, start
+from teleflm_jax.train import loop, start, step
 
 HESITATE = 2.0
 """Seconds."""
@@ -103,11 +103,8 @@ def _refuse_another_folder(folder: pathlib.Path, run: options.Run) -> None:
 def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, layout: rules.Layout) -> None:
     """Ask now what the loop would find out after the folder is written."""
     refuse_absent(run.model)
-    model = run.model
-    sizes = {name: getattr(model, name) for name in ("num_heads", "num_kv_heads", "d_ff", "num_layers", "context_length")}
-    rules.refuse_misfit(layout, **sizes)
+    step.microbatch(run.model, run.train, layout)
     _refuse_other_tokenizer(run)
-    rules.microbatch(run.train.batch_size, run.train.microbatch_size, layout)
     optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 

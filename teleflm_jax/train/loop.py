@@ -59,7 +59,7 @@ def train(plan: Plan) -> int:
         UserError: the batch does not split over the devices, or the folder's checkpoint is of another shape.
     """
     settings = plan.train
-    microbatch = rules.microbatch(settings.batch_size, settings.microbatch_size, plan.layout)
+    microbatch = train_step.microbatch(plan.model, settings, plan.layout)
     optimizer = update_rule.make(plan.optimizer, plan.mup)
     began, quiet = time.perf_counter(), jax.process_index() > 0
     state, counters = start.state(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout)

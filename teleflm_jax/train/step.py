@@ -6,9 +6,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sharding import rules
 from sharding.rules import Layout
 from teleflm_jax import passes
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState
+
+SIZES = ("num_heads", "num_kv_heads", "d_ff", "num_layers", "context_length")
+"""Of a model, that a mesh splits."""
+
+
+def microbatch(model: ModelConfig, train: TrainConfig, layout: Layout) -> int:
+    """Sequences that a data-parallel group takes at a time; raises a `UserError` where model or batch do not split over the mesh."""
+    rules.refuse_misfit(layout, **{name: getattr(model, name) for name in SIZES})
+    return rules.microbatch(train.batch_size, train.microbatch_size, layout)
 
 
 def make(

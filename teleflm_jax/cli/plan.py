@@ -1,0 +1,85 @@
+"""`plan`: whether a run compiles, fits and finishes in time on a cluster that is not here, and which layout would be better."""
+
+import argparse
+import difflib
+import json
+import os
+import pathlib
+
+from teleflm_jax.cli import options
+from teleflm_jax.config.read import REPOSITORY
+from teleflm_jax.errors import UserError
+from teleflm_jax.plan import absent
+from teleflm_jax.plan.config import SECTIONS, ClusterConfig
+
+HELP = "compile a run for a cluster that is not here: memory, traffic, time, and better layouts"
+
+CLUSTERS = REPOSITORY / "configs" / "clusters"
+SHOWN = 12
+"""Layouts of a search that are printed and drawn."""
+
+
+def arguments(parser: argparse.ArgumentParser):
+    """Add the command's options."""
+    parser.epilog = f"example: {parser.prog} --gin_file configs/runs/pretrain_52b.gin --cluster a800x896"
+    options.add_arguments(parser)
+    parser.add_argument("--cluster", metavar="NAME", help="of configs/clusters/NAME.gin, or a gin file of your own")
+    parser.add_argument("--gpus", type=_count, metavar="N", help="to use; default: those of the run's mesh, or the whole cluster")
+    parser.add_argument("--backend", choices=absent.BACKENDS, help="the compiler; default: gpu where jax's CUDA wheels are installed")
+    parser.add_argument("--search", action="store_true", help="rank all layouts by predicted time; the best are compiled")
+    parser.add_argument("--compile", type=_count, default=3, metavar="N", help="of a search, how many of the best to compile (default 3)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", metavar="FOLDER", help="write plan.json and plan.png there")
+
+
+def main(args: argparse.Namespace):
+    """Print the plan; a layout that does not fit is an error."""
+    file = _cluster_file(args.cluster)
+    found = options.load_sections(args, options.SECTIONS | SECTIONS, optional=("data",), after=[file])
+    cluster = found["cluster"]
+    backend = absent.choose(args.backend, cluster)
+    count = _gpus(args, found["mesh"], cluster)
+    absent.prepare(backend, count, os.environ)
+    from teleflm_jax.cli import planning  # after the environment is set, as it imports jax
+
+    run = options.Run(**{"data": None} | {name: found[name] for name in options.SECTIONS if name in found})
+    ask = planning.Ask(run=run, cluster=cluster, plan=found["plan"], gpus=count, backend=backend)
+    facts = planning.search(ask, args.compile, SHOWN) if args.search else planning.one(ask)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        planning.show(facts)
+    if args.out:
+        planning.write(pathlib.Path(args.out), facts)
+    planning.refuse_what_does_not_fit(facts)
+
+
+def _cluster_file(name: str | None) -> str:
+    known = sorted(path.stem for path in CLUSTERS.glob("*.gin"))
+    if name and (CLUSTERS / f"{name}.gin").is_file():
+        return str(CLUSTERS / f"{name}.gin")
+    if name and name.endswith(".gin"):
+        return name  # what is wrong with it, the reader says
+    near = difflib.get_close_matches(name or "", known, n=1)
+    got = f"the unknown cluster {name!r}" if name else "no cluster"
+    change = f"change it to --cluster {near[0]}" if near else "name one with --cluster"
+    raise UserError(f"got {got}; allowed: {', '.join(known)}, or a gin file of your own; {change}")
+
+
+def _gpus(args: argparse.Namespace, mesh: options.MeshConfig, cluster: ClusterConfig) -> int:
+    """How many GPUs the plan is for: as asked, as the run's mesh has, or all."""
+    meshed = mesh.data * mesh.pipe * mesh.tensor
+    count = args.gpus or meshed or cluster.gpus
+    if count > cluster.gpus:
+        what = f"--gpus {count}" if args.gpus else f"a mesh of {mesh.data} x {mesh.pipe} x {mesh.tensor} = {count} GPUs"
+        raise UserError(
+            f"got {what} on {args.cluster}, which has {cluster.nodes} x {cluster.gpus_per_node} = {cluster.gpus}; allowed: up to "
+            f"{cluster.gpus}; change --gpus, mesh.data or --cluster"
+        )
+    return count
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)

@@ -1,0 +1,251 @@
+"""The body of `plan` and of `train.py --dry_run`: ask the closed forms and the compiler, then print, write and judge."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import rich.console
+
+from sharding import mesh as device_mesh
+from sharding import rules
+from teleflm_jax.cli import options
+from teleflm_jax.cli.tables import make_console, print_table
+from teleflm_jax.errors import UserError
+from teleflm_jax.plan import absent, compiled, picture, report
+from teleflm_jax.plan import search as layouts
+from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.job import Job
+from teleflm_jax.train import step as train_step
+
+HERE = "here"
+"""The backend of `train.py --dry_run`: the devices that this process has."""
+NOTES = {
+    absent.GPU: "XLA's GPU compiler, for GPUs that are not here, under the flags that launch sets; its memory decides.",
+    absent.CPU: """XLA's CPU compiler, for as many virtual devices, with model.attention = 'xla'. It has no flash attention, widens bfloat16
+to float32 (weights, temporaries and traffic in bfloat16 may count double) and has other temporaries than a GPU. State, gradients, residuals
+and products are the real ones; the closed form decides what fits. For all of it: pip install -r requirements-gpu.txt (no GPU needed).""",
+    HERE: "the compiler of the devices that this process has; its memory decides.",
+}
+DECISIVE = (absent.GPU, HERE)
+"""Compilers whose memory decides whether a layout fits."""
+
+TIMES = {
+    "products": "matrix products, once each",
+    "recomputation": "done a second time (remat)",
+    "attention": "attention kernel",
+    "elementwise": "norms, activations, losses, gradient sums",
+    "tensor": "traffic over tensor",
+    "pipe": "hand-over between stages",
+    "data": "traffic over data",
+    "update": "optimizer and accumulators",
+    "bubble": "pipeline bubble",
+}
+CONVENTIONS = {"6n": "6N", "causal": "causal", "full": "full"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What is to be planned."""
+
+    run: options.Run
+    cluster: ClusterConfig
+    plan: PlanConfig
+    gpus: int
+    backend: str
+
+    @property
+    def question(self) -> report.Question:
+        """Cluster, assumptions, and the tokens to reach."""
+        tokens = self.plan.target_tokens or float(self.run.train.steps * self.run.train.batch_size * self.run.model.context_length)
+        return report.Question(cluster=self.cluster, plan=self.plan, tokens=tokens)
+
+
+def one(ask: Ask) -> dict:
+    """The run's own layout."""
+    mesh = device_mesh.resolved(ask.run.mesh, ask.gpus)
+    microbatch = train_step.microbatch(ask.run.model, ask.run.train, rules.without_devices(mesh, ask.run.model.d_model))
+    job = Job(
+        model=ask.run.model,
+        mesh=mesh,
+        batch_size=ask.run.train.batch_size,
+        microbatch_size=microbatch,
+        accumulation_dtype=ask.run.train.accumulation_dtype,
+    )
+    layout = _described(layouts.judge(job, ask.cluster, ask.plan), ask, compiling=True)
+    needy = [] if layout["memory"]["fits"] else report.remedies(job, ask.question)
+    return {**_common(ask), "layouts": [layout], "remedies": needy}
+
+
+def search(ask: Ask, compiling: int, shown: int) -> dict:
+    """The fastest layouts that fit; of the compiled ones only those that the compiler lets fit."""
+    found, count = layouts.ranked(ask.run.model, ask.run.train, ask.gpus, ask.cluster, ask.plan)
+    chosen, kept = [], 0
+    for candidate in found:
+        if len(chosen) == shown:
+            break
+        described = _described(candidate, ask, compiling=kept < compiling)
+        if kept < compiling:
+            kept += described["memory"]["fits"]
+        chosen.append(described)
+    chosen.sort(key=lambda layout: not layout["memory"]["fits"])
+    return {**_common(ask), "considered": count, "fitting": len(found), "layouts": chosen, "remedies": []}
+
+
+def _common(ask: Ask) -> dict:
+    return {"backend": ask.backend, "note": NOTES[ask.backend], "assumptions": report.assumptions(ask.question)}
+
+
+def _described(candidate: layouts.Candidate, ask: Ask, *, compiling: bool) -> dict:
+    """A layout with its closed forms and, if wanted, what the compiler says of it."""
+    found = _compile(candidate.job, ask) if compiling else None
+    return report.describe(candidate, ask.question, found, trusted=ask.backend in DECISIVE)
+
+
+def _compile(job: Job, ask: Ask) -> compiled.Compiled:
+    model = job.model if ask.backend != absent.CPU else dataclasses.replace(job.model, attention="xla")
+    devices = None if ask.backend == HERE else absent.devices(ask.backend, job.devices, ask.cluster)
+    layout = rules.layout(job.mesh, model.d_model, devices)
+    train = dataclasses.replace(ask.run.train, microbatch_size=job.microbatch_size)
+    traced = compiled.trace(model, ask.run.mup, ask.run.optimizer, train, layout)
+    return compiled.compile_step(traced, dataclasses.replace(job, model=model), layout)[0]
+
+
+def refuse_what_does_not_fit(facts: dict) -> None:
+    """Raise a `UserError` with the shortfall and what would help, unless the first layout fits."""
+    first = facts["layouts"][0]["memory"]
+    if first["fits"]:
+        return
+    ways = [f"{_in_gin(way['change'])} ({way['needed'] / 1e9:.1f} GB, {way['step']:.2f} s a step)" for way in facts["remedies"]]
+    change = "one of: " + "; or ".join(ways) if ways else "no single change helps; see --search, more GPUs or a smaller train.batch_size"
+    raise UserError(
+        f"got {first['needed'] / 1e9:.1f} GB a GPU, {(first['needed'] - first['capacity']) / 1e9:.1f} GB too much; allowed: "
+        f"{first['capacity'] / 1e9:.1f} GB, with {first['allowance'] / 1e9:g} GB for CUDA and NCCL; change {change}"
+    )
+
+
+def _in_gin(bindings: dict) -> str:
+    return ", ".join(f"{name} = {value!r}" for name, value in bindings.items())
+
+
+def write(folder: pathlib.Path, facts: dict) -> None:
+    """Write plan.json and plan.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".plan.json.tmp"
+    temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    os.replace(temporary, folder / "plan.json")
+    picture.draw(folder / "plan.png", facts["layouts"])
+
+
+def show(facts: dict) -> None:
+    """Print what a person wants to know."""
+    console = make_console()
+    if len(facts["layouts"]) > 1 or "considered" in facts:
+        _show_ranking(console, facts)
+    first = facts["layouts"][0]
+    console.print(f"{picture.label(first)} on {first['gpus']} GPUs (data x pipe x tensor)\n", style="bold")
+    _show_memory(console, first, facts)
+    _show_products(console, first)
+    _show_traffic(console, first)
+    _show_time(console, first, facts)
+    _show_assumptions(console, facts)
+
+
+def _show_ranking(console: rich.console.Console, facts: dict) -> None:
+    rows = []
+    for layout in facts["layouts"]:
+        memory, forecast = layout["memory"], layout["forecast"]
+        rows.append(
+            (
+                picture.label(layout),
+                f"{memory['needed'] / 1e9:.1f}" + ("" if memory["fits"] else " too much"),
+                memory["decided_by"],
+                f"{layout['seconds']['step']:.2f}",
+                f"{forecast['tokens_per_second_per_gpu']:,.0f}",
+                f"{forecast['mfu']['causal']:.1%}",
+                f"{forecast['days']:.1f}",
+            )
+        )
+    title = f"Layouts by predicted step time, of {facts['considered']:,} ({facts['fitting']:,} fit)"
+    print_table(console, title, ("data x pipe x tensor", "GB", "by", "s a step", "tokens/s a GPU", "MFU", "days"), rows)
+    bindings = "\n".join(f"{name} = {value!r}" for name, value in facts["layouts"][0]["layout"].items())
+    console.print(f"The first one in gin:\n{bindings}\n", markup=False)
+
+
+def _show_memory(console: rich.console.Console, layout: dict, facts: dict) -> None:
+    memory = layout["memory"]
+    ours, theirs = memory["closed_form"], memory["compiled"]
+    names = {
+        "state": "master weights and moments",
+        "weights": "working weights",
+        "gradients": "gradients, accumulated",
+        "activations": "activations kept",
+        "temporaries": "temporaries",
+        "total": "arrays",
+    }
+    rows = [(text, f"{ours[kind] / 1e9:.2f}", f"{theirs[kind] / 1e9:.2f}" if theirs else "") for kind, text in names.items()]
+    rows.append(("CUDA, cuDNN, NCCL (allowance)", *[f"{memory['allowance'] / 1e9:.2f}"] * 2))
+    verdict = "fits" if memory["fits"] else "does not fit"
+    seconds = f" in {layout['compile_seconds']:.0f} s" if theirs else ""
+    note = (
+        f"{memory['needed'] / 1e9:.1f} of {memory['capacity'] / 1e9:.1f} GB, {memory['spare']:.0%} spare: {verdict} "
+        f"(by the {memory['decided_by']})." + (f"\nCompiled{seconds} by {facts['note']}" if theirs else "")
+    )
+    print_table(console, "Memory of one GPU, GB", ("kind", "closed form", "compiler"), rows, note)
+
+
+def _show_products(console: rich.console.Console, layout: dict) -> None:
+    of = layout["products"]
+    again = of["closed_form"] / of["useful"]
+    text = f"Matrix products of one GPU a step: {of['useful']:.4g} FLOPs once each, {again:.3f} times that with recomputation"
+    if of["compiled"]:
+        text += f"; in the compiled program {of['compiled'] / of['useful']:.3f} times"
+        runs = of["attention_runs_per_layer"]
+        text += f", and the attention kernel forward {runs:g} times a layer" if runs else ", attention's products included"
+    console.print(text + ".\n")
+
+
+def _show_traffic(console: rich.console.Console, layout: dict) -> None:
+    rows = [
+        (
+            row["axis"],
+            row["collective"],
+            f"{row['closed_form'] / 1e9:.3f}",
+            "" if row["compiled"] is None else f"{row['compiled'] / 1e9:.3f}",
+            {True: "yes", False: "no", None: ""}[row.get("crosses_nodes")],
+            f"{row['bytes_per_second'] / 1e9:.0f}" if "bytes_per_second" in row else "",
+        )
+        for row in layout["traffic"]
+    ]
+    print_table(
+        console, "What one GPU sends in a step, GB", ("axis", "collective", "closed form", "compiled", "crosses nodes", "GB/s"), rows
+    )
+
+
+def _show_time(console: rich.console.Console, layout: dict, facts: dict) -> None:
+    seconds, forecast = layout["seconds"], layout["forecast"]
+    rows = [(text, f"{seconds[name]:.3f}", f"{seconds[name] / seconds['step']:.1%}") for name, text in TIMES.items() if seconds[name]]
+    rows.append(("one step", f"{seconds['step']:.3f}", ""))
+    tokens = facts["assumptions"]["plan.target_tokens"]
+    mfu = ", ".join(f"{forecast['mfu'][name]:.1%} ({text})" for name, text in CONVENTIONS.items())
+    energy = f", {forecast['megawatt_hours']:,.0f} MWh" if forecast["megawatt_hours"] else ""
+    note = (
+        f"{forecast['tokens_per_second_per_gpu']:,.0f} tokens/s a GPU; MFU {mfu}.\n"
+        f"{tokens:.4g} tokens: {forecast['days']:.1f} days, {forecast['gpu_hours']:,.0f} GPU-hours{energy}."
+    )
+    print_table(console, "Time, predicted", ("what", "seconds", "share"), rows, note)
+
+
+def _show_assumptions(console: rich.console.Console, facts: dict) -> None:
+    words = [
+        f"{name} = {value:g}" if isinstance(value, float | int) else f"{name} = {value!r}" for name, value in facts["assumptions"].items()
+    ]
+    console.print("Assumed (override with --gin_param; sources in docs/plan.md):", style="bold")
+    console.print("; ".join(words), markup=False)
+    if _leaves_out_lost_time(facts):
+        console.print("Checkpoints, evaluation and failures are not in it: plan.goodput says what share of the time trains.")
+
+
+def _leaves_out_lost_time(facts: dict) -> bool:
+    """Whether lost time was left out."""
+    return facts["assumptions"]["plan.goodput"] == PlanConfig().goodput

@@ -1,0 +1,119 @@
+"""What the compiler says of a run's training step: its memory by kind, what it sends, which products it does."""
+
+import collections
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+
+from sharding import mesh as device_mesh
+from sharding import rules
+from teleflm_jax import mup
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.plan import hlo
+from teleflm_jax.plan.job import Job
+from teleflm_jax.plan.memory import Memory
+from teleflm_jax.train import step as train_step
+from teleflm_jax.train.config import TrainConfig
+from teleflm_jax.train.state import new_state
+
+HLO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """The compiler's figures for one device (with a pipeline, the one of the last stage, which has the head as well)."""
+
+    seconds: float
+    """It took to trace and compile."""
+    memory: Memory
+    sent: dict[tuple[str, str], float]
+    """(mesh axes, kind of collective) -> bytes a step."""
+    product_flops: float
+    """Of all matrix products of a step."""
+    attention_runs: float
+    """Forward runs of the attention kernel a step; 0 where it is no kernel of its own."""
+
+
+def trace(
+    model: ModelConfig, rule: mup.MupConfig, optimizer: OptimizerConfig, train: TrainConfig, layout: rules.Layout
+) -> jax.stages.Traced:
+    """The same step, traced: `train.step.make`'s, with the shapes that `train.loop` calls it with."""
+    width = mup.at_width(rule, model.d_model)
+    update = update_rule.make(optimizer, width)
+    state = jax.eval_shape(lambda: layout.physical(new_state(model, width, update, 0)))
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, layout.shardings(state))
+    rows = jax.sharding.NamedSharding(layout.mesh, rules.BATCH)
+    shape = (train.batch_size, model.context_length)
+    kinds = {"tokens": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
+    batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for name, kind in kinds.items()}
+    every_device = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(device_mesh.AXES))
+    asked = jax.ShapeDtypeStruct((layout.mesh.size,), jnp.int32, sharding=every_device)
+    rates = {role: jax.ShapeDtypeStruct((), jnp.float32) for role in width.rules}
+    microbatch = train_step.microbatch(model, train, layout)
+    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, rates, asked)
+
+
+def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> tuple[Compiled, str]:
+    """Compile, and read what came out; also returns the program's text."""
+    began = time.perf_counter()
+    compiled = traced.lower().compile()
+    seconds, text = time.perf_counter() - began, compiled.as_text()
+    program = hlo.Program(text, layout.mesh, turns(job))
+    stats = compiled.memory_analysis()
+    state = traced.in_avals[0][0]
+    return Compiled(
+        seconds=seconds,
+        memory=_by_kind(program, job, _of_weights(state.model, job, layout), stats.argument_size_in_bytes, stats.temp_size_in_bytes),
+        sent=program.sent(),
+        product_flops=program.product_flops(),
+        attention_runs=program.kernel_runs("__cudnn$fmhaSoftmax"),
+    ), text
+
+
+def turns(job: Job) -> dict[str, float]:
+    """Mean turns a tick of the loops that only the run decides on, on the last stage, by the scope of what they do."""
+    ticks = job.schedule.ticks
+    return {
+        "head": job.microbatches / ticks,
+        "embedding": job.microbatches / ticks,
+        "layers": job.microbatches * job.layers / ticks,
+    }
+
+
+def _by_kind(program: hlo.Program, job: Job, of_weights: dict[str, list[hlo.Shape]], arguments: int, temporary: int) -> Memory:
+    """The compiler's totals, taken apart by the arrays that its loops carry.
+
+    Residuals have (slots, layers of a chunk) in front; accumulators and working weights are known by their shapes.
+    """
+    there = program.carried()
+    kept = (job.schedule.slots, job.layers // job.mesh.interleave)
+    activations = sum(hlo.nbytes(shape) * count for shape, count in there.items() if shape[1][:2] == kept and len(shape[1]) > 3)
+    found = {}
+    for kind, shapes in of_weights.items():
+        own = collections.Counter(shapes) & there
+        there -= own
+        found[kind] = sum(hlo.nbytes(shape) * count for shape, count in own.items())
+    return Memory(state=arguments, **found, activations=activations, temporaries=temporary - activations - sum(found.values()))
+
+
+def _of_weights(model: object, job: Job, layout: rules.Layout) -> dict[str, list[hlo.Shape]]:
+    """Shapes on one device of the accumulators, and of the working weights that are no master weights."""
+    found: dict[str, list[hlo.Shape]] = {"gradients": [], "weights": []}
+
+    def visit(x, axes):
+        local = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(*layout.mesh_axes(axes, x.ndim))).shard_shape(x.shape)
+        width = x.ndim - len(axes) + axes.index("embed")
+        split = layout.zero == 3 and x.ndim > len(axes)
+        of_width = lambda n: local if split else (*local[:width], n, *local[width + 1 :])  # noqa: E731
+        found["gradients"].append((HLO_TYPES[job.accumulation_dtype], of_width(layout.padded_width)))
+        dtype = job.model.compute_dtype if len(axes) > 1 else "float32"
+        if dtype != "float32" or (layout.zero and layout.data > 1 and not split):
+            found["weights"].append((HLO_TYPES[dtype], of_width(layout.width)))
+        return x
+
+    rules.each(visit, model)
+    return found

@@ -1,0 +1,177 @@
+"""A compiled step's text, read: which loops run how often, what is sent over which mesh axis, which products are done, what loops carry."""
+
+import collections
+import dataclasses
+import functools
+import math
+import operator
+import re
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+BYTES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1, "s64": 8, "u64": 8, "f64": 8}
+ARRAY = re.compile(rf"({'|'.join(BYTES)})\[([\d,]*)\]")
+COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(-start)?\(")
+PRODUCT = re.compile(r' = (.*?) (?:dot\((.*?)\)|custom-call\((.*?)\), custom_call_target="__(?:cublas|onednn)[^"]*")')
+LOOP = re.compile(r" = (\(.*?\)) while\(")
+CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][\[{]"?([\d",]*)[\]}]')
+Shape = tuple[str, tuple[int, ...]]
+"""dtype and dimensions of an array."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The text of a compiled module, for devices that are numbered in the order of `mesh`."""
+
+    text: str
+    mesh: jax.sharding.Mesh
+    turns: Mapping[str, float]
+    """For a loop whose count is known at run time only, or a branch: its mean turns by the named scope of what is inside."""
+
+    @functools.cached_property
+    def computations(self) -> dict[str, list[str]]:
+        """Lines by computation."""
+        lines_of, name = collections.defaultdict(list), None
+        for line in self.text.splitlines():
+            opens = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
+            if opens:
+                name = opens[1]
+            elif name:
+                lines_of[name].append(line)
+        return dict(lines_of)
+
+    @functools.cached_property
+    def _callers(self) -> dict[str, tuple[str, float | None]]:
+        """Computation -> who calls it, and how often: a number, or None where only the run knows."""
+        found: dict[str, tuple[str, float | None]] = {}
+        for computation, lines in self.computations.items():
+            for line in lines:
+                if body := re.search(r"\bbody=%?([\w.\-]+)", line):
+                    known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+                    found[body[1]] = computation, float(known[1]) if known else None
+                if branches := re.search(r"(?:branch_computations=\{|true_computation=)(.*)", line):
+                    found |= {branch: (computation, None) for branch in re.findall(r"%([\w.\-]+)", branches[1])}
+                for called in re.findall(r"(?:calls=|to_apply=|async_computation=)%?([\w.\-]+)", line):
+                    found.setdefault(called, (computation, 1.0))
+        return found
+
+    def runs(self, computation: str, line: str = "") -> float:
+        """How often a computation runs in one step; `line` is an instruction in it whose named scope decides first."""
+        times = 1.0
+        while computation in self._callers:
+            outer, count = self._callers[computation]
+            times *= self._turns(computation, line) if count is None else count
+            computation = outer
+        return times
+
+    def _turns(self, computation: str, line: str) -> float:
+        for candidate in (line, *self.computations[computation]):
+            for scope, turns in self.turns.items():
+                if re.search(rf"[/(]{scope}[/)]", candidate):
+                    return turns
+        return 1.0
+
+    def _instructions(self) -> Iterator[tuple[str, str]]:
+        for computation, lines in self.computations.items():
+            for line in lines:
+                yield computation, line
+
+    def sent(self) -> dict[tuple[str, str], float]:
+        """(mesh axes, kind of collective) -> bytes that one device of a ring sends in one step."""
+        total = collections.Counter()
+        for computation, line in self._instructions():
+            if found := COLLECTIVE.search(line):
+                axes, size = _axes(line, self.mesh)
+                total[axes, found[2]] += self.runs(computation, line) * _cost(found[2], message_bytes(found), size)
+        return dict(total)
+
+    def product_flops(self) -> float:
+        """Floating-point operations of all matrix products of one device in one step; attention kernels are none."""
+        total = 0.0
+        for computation, line in self._instructions():
+            if found := PRODUCT.search(line):
+                operands = re.findall(r"%([\w.\-]+)", found[2] or found[3])
+                left = self._shapes(computation)[operands[0]]
+                contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", CONTRACTED.search(line)[1]))
+                total += 2 * math.prod(arrays(found[1])[0][1]) * contracted * self.runs(computation, line)
+        return total
+
+    def kernel_runs(self, name: str) -> float:
+        """How often custom calls of this name run in one step."""
+        return sum(self.runs(at, line) for at, line in self._instructions() if f'custom_call_target="{name}"' in line)
+
+    def _shapes(self, computation: str) -> dict[str, Shape]:
+        return _definitions(tuple(self.computations[computation]))
+
+    def carried(self) -> collections.Counter[Shape]:
+        """The arrays that loops carry, each as often as in the loop that has most of it: what lives through a step is among them."""
+        found = [collections.Counter(arrays(loop[1])) for _, line in self._instructions() if (loop := LOOP.search(line))]
+        return functools.reduce(operator.or_, found, collections.Counter())
+
+
+@functools.cache
+def _definitions(lines: tuple[str, ...]) -> dict[str, Shape]:
+    found = {}
+    for line in lines:
+        named = re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)", line)
+        if named and (first := ARRAY.search(named[2])):
+            found[named[1]] = first[1], _dimensions(first[2])
+    return found
+
+
+def arrays(types: str) -> list[Shape]:
+    """The arrays of an instruction's type."""
+    return [(dtype, _dimensions(dims)) for dtype, dims in ARRAY.findall(types)]
+
+
+def nbytes(shape: Shape) -> int:
+    """Bytes of an array."""
+    return BYTES[shape[0]] * math.prod(shape[1])
+
+
+def _dimensions(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split(",") if n)
+
+
+def message_bytes(collective: re.Match) -> int:
+    """Bytes of a collective's result; one that is started apart names its operands as well, in front, unless it reduces in place."""
+    types, kind, started = collective.groups()
+    found = [nbytes(shape) for shape in arrays(types)]
+    if started and kind != "all-reduce":
+        found = found[len(found) // 2 :]
+    return sum(found)
+
+
+def _cost(kind: str, result: int, size: int) -> float:
+    """Bytes that one device of a ring of `size` sends, from the bytes of its result."""
+    if size == 1:
+        return 0.0
+    share = (size - 1) / size
+    return {"all-gather": share, "all-reduce": 2 * share, "reduce-scatter": share * size, "collective-permute": 1.0, "all-to-all": share}[
+        kind
+    ] * result
+
+
+def _axes(line: str, mesh: jax.sharding.Mesh) -> tuple[str, int]:
+    """Which mesh axes the groups of a collective run along, and how many devices are in one."""
+    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
+    explicit = re.search(r"replica_groups=\{(\{.*?\})\}", line)
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    named = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)  # JAX 0.12 and later: mesh['data'=2,'tensor'=4] {'tensor'}
+    if named:
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        numbers = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        inside = re.findall(r"'(\w+)'", named[2])
+        group = numbers[tuple(slice(None) if name in inside else 0 for name in sizes)].reshape(-1).tolist()
+    elif pairs or explicit:
+        group = [int(n) for n in re.findall(r"\d+", re.search(r"\{([\d,]+)", (pairs or explicit)[0])[1])]
+    elif not iota:  # no groups: all devices
+        group = list(range(mesh.size))
+    else:
+        numbers = np.arange(math.prod(int(n) for n in iota[2].split(","))).reshape([int(n) for n in iota[2].split(",")])
+        numbers = numbers.transpose([int(n) for n in iota[3].split(",")]) if iota[3] else numbers
+        group = numbers.reshape([int(n) for n in iota[1].split(",")])[0].tolist()
+    places = np.array([np.unravel_index(n, mesh.devices.shape) for n in group])
+    return "+".join(axis for axis, at in zip(mesh.axis_names, places.T, strict=True) if len(set(at)) > 1), len(group)

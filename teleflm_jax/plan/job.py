@@ -1,0 +1,95 @@
+"""A run's sizes on a mesh, in plain numbers: what all closed forms start from."""
+
+import dataclasses
+import math
+
+from sharding.config import MeshConfig, padded_vocab_size
+from sharding.pipeline import Schedule
+from teleflm_jax.model.config import ModelConfig
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One step of a model on a mesh; sizes that do not divide have been refused before (`sharding.rules`)."""
+
+    model: ModelConfig
+    mesh: MeshConfig
+    """With `data` resolved."""
+    batch_size: int
+    microbatch_size: float
+    """Sequences that a data-parallel group takes at a time. A part of one stands for context parallelism in a published run."""
+    accumulation_dtype: str = "float32"
+
+    @property
+    def devices(self) -> int:
+        """GPUs."""
+        return self.mesh.data * self.mesh.pipe * self.mesh.tensor
+
+    @property
+    def microbatches(self) -> int:
+        """Microbatches of an update in one data-parallel group."""
+        return round(self.batch_size / self.mesh.data / self.microbatch_size)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The pipeline's."""
+        return Schedule(stages=self.mesh.pipe, chunks=self.mesh.interleave, microbatches=self.microbatches)
+
+    @property
+    def layers(self) -> int:
+        """Of one stage."""
+        return self.model.num_layers // self.mesh.pipe
+
+    @property
+    def positions(self) -> float:
+        """Tokens of a microbatch."""
+        return self.microbatch_size * self.model.context_length
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an update."""
+        return self.batch_size * self.model.context_length
+
+    @property
+    def sequence_shards(self) -> int:
+        """Parts of a sequence between the blocks."""
+        return self.mesh.tensor if self.mesh.sequence_parallel else 1
+
+    @property
+    def compute_bytes(self) -> int:
+        """Of a number in the compute dtype."""
+        return BYTES[self.model.compute_dtype]
+
+    @property
+    def accumulator_bytes(self) -> int:
+        """Of a number in a sum of gradients."""
+        return BYTES[self.accumulation_dtype]
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all keys of a token."""
+        return self.model.num_kv_heads * self.model.head_size
+
+    @property
+    def layer_weights(self) -> float:
+        """Matrix weights of one layer on one device, whole over `data`."""
+        m = self.model
+        return (2 * m.d_model * (m.d_model + self.kv_width) + 3 * m.d_model * m.d_ff) / self.mesh.tensor
+
+    @property
+    def end_weights(self) -> float:
+        """Weights of the embedding, or of the head, on one device, whole over `data`."""
+        return padded_vocab_size(self.model.vocab_size, self.mesh.tensor) * self.model.d_model / self.mesh.tensor
+
+    @property
+    def padding(self) -> float:
+        """By how much the width is filled up so that `data` divides it."""
+        width, data = self.model.d_model, self.mesh.data
+        return math.ceil(width / data) * data / width if self.mesh.zero else 1.0
+
+
+def ring(size: int) -> float:
+    """Share of the whole that a device of a ring sends in a gather or a reduce-scatter: (n - 1) / n."""
+    return (size - 1) / size

@@ -1,0 +1,109 @@
+"""Memory of one GPU in closed form, by kind; the compiler's own figures are in `compiled.py`.
+
+Derivation in docs/plan.md. Letters: h width, f feed-forward, t tensor ways, c bytes of the compute dtype.
+"""
+
+import dataclasses
+
+from teleflm_jax.model.attention import QUERY_BLOCK
+from teleflm_jax.plan.job import Job
+
+FLOAT = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one GPU by kind."""
+
+    state: float
+    """Master weights and optimizer moments, float32."""
+    weights: float
+    """Working copies in the compute dtype."""
+    gradients: float
+    """Accumulators."""
+    activations: float
+    """What units keep for their backward pass."""
+    temporaries: float
+    """What a layer or the head works with and drops."""
+
+    @property
+    def total(self) -> float:
+        """Of all kinds."""
+        return sum(dataclasses.astuple(self))
+
+
+def closed_form(job: Job) -> Memory:
+    """Memory of the busiest GPU."""
+    data, c = job.mesh.data, job.compute_bytes
+    layers, ends = job.layers * job.layer_weights, 2 * job.end_weights
+    share = 1 / data if job.mesh.zero else 1.0
+    kept_layers = job.padding * share if job.mesh.zero == 3 else 1.0
+    # float32 weights that nothing gathers are the master weights themselves
+    copies_layers = c < FLOAT or (job.mesh.zero == 1 and data > 1)
+    copies_ends = c < FLOAT or (job.mesh.zero > 0 and data > 1)
+    weights = c * (layers * kept_layers * copies_layers + ends * copies_ends)
+    gradients = job.accumulator_bytes * (layers * (kept_layers if job.mesh.zero == 3 else job.padding) + ends * job.padding)
+    activations = job.schedule.slots * job.layers / job.mesh.interleave * residuals(job)
+    return Memory(
+        state=3 * FLOAT * (layers + ends) * job.padding * share,
+        weights=weights,
+        gradients=gradients,
+        activations=activations,
+        temporaries=max(_layer_work(job), _head_work(job), _finish_work(job, gradients) - weights - activations),
+    )
+
+
+def residuals(job: Job) -> float:
+    """What one layer keeps of one microbatch, by `model.remat`."""
+    model, c, t = job.model, job.compute_bytes, job.mesh.tensor
+    between = job.positions * model.d_model / job.sequence_shards
+    qkv = job.positions * (model.d_model + 2 * job.kv_width) / t
+    if model.remat == "full":
+        return c * between
+    if model.remat == "qkv":
+        return c * (2 * between + qkv)
+    gate_up = job.positions * 2 * model.d_ff / t
+    if model.remat == "qkv_gate_up":
+        return c * (2 * between + qkv + gate_up)
+    norms = 4 * FLOAT * between
+    entering = 2 * c * job.positions * model.d_model
+    return norms + entering + c * (qkv + 3 * gate_up) + _attention_residuals(job)
+
+
+def _attention_residuals(job: Job) -> float:
+    """What the attention kernel keeps besides q, k and v."""
+    model, c, t = job.model, job.compute_bytes, job.mesh.tensor
+    output = c * model.d_model
+    if model.attention == "cudnn":
+        return job.positions * (output + FLOAT * model.num_heads) / t
+    seen = (model.context_length + QUERY_BLOCK) / 2
+    scores = model.num_heads * seen * (2 * FLOAT + c + 1)
+    copies = 2 * c * job.kv_width * seen / QUERY_BLOCK + (c + FLOAT) * model.d_model + 2 * FLOAT * model.num_heads
+    return job.positions * (output + scores + copies) / t
+
+
+RECOMPUTED = {"none": (3, 2), "qkv_gate_up": (6, 4), "qkv": (6, 6), "full": (9, 6)}
+"""Remat policy -> arrays as wide as h and as f that are alive in a layer's backward pass. Fitted to what the compiler allots."""
+
+
+def _layer_work(job: Job) -> float:
+    """A layer's backward pass: recomputed values, entering gradients, and the layer's weights and weight gradients on their way."""
+    model, c, t = job.model, job.compute_bytes, job.mesh.tensor
+    wide, fed = RECOMPUTED[model.remat]
+    values = c * job.positions * ((wide * model.d_model + fed * model.d_ff) / t + (2 * model.d_model if t > 1 else 0))
+    scores = 3 * FLOAT * job.positions * model.num_heads * QUERY_BLOCK / t if model.attention == "xla" else 0.0
+    return values + scores + (3 if job.mesh.zero == 3 else 6) * job.layer_weights
+
+
+def _head_work(job: Job) -> float:
+    """The loss: a chunk's logits, and the head's gradient before it is added, with copies where the width is filled up."""
+    chunk = min(job.model.loss_chunk_tokens, job.model.context_length) * job.microbatch_size
+    logits = FLOAT * chunk * job.end_weights / job.model.d_model
+    return (
+        (2 if job.padding > 1 else 1) * FLOAT * job.end_weights + 1.5 * logits + 2 * job.compute_bytes * job.positions * job.model.d_model
+    )
+
+
+def _finish_work(job: Job, gradients: float) -> float:
+    """Accumulators in the order that a reduce-scatter wants; weights and residuals are gone by then."""
+    return 0.75 * gradients if job.mesh.zero == 1 and job.mesh.data > 1 else 0.0

@@ -1,0 +1,53 @@
+"""The picture of a plan: memory of one GPU by kind under the card's capacity, and what a step's time goes to."""
+
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+KINDS = ("state", "weights", "gradients", "activations", "temporaries")
+
+
+def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
+    """Draw `report.describe`d layouts, one bar each, as a PNG."""
+    with matplotlib.rc_context({"backend": "agg", "axes.spines.top": False, "axes.spines.right": False}):
+        height = 1.8 + 0.42 * len(layouts)
+        figure, (memory, time) = plt.subplots(1, 2, figsize=(15, height), layout="constrained", sharey=True)
+    names = [label(layout) for layout in layouts]
+    _bars(memory, names, [_memory(layout) for layout in layouts], 1e9)
+    capacity = layouts[0]["memory"]["capacity"] / 1e9
+    memory.axvline(capacity, color="black", linestyle="--", linewidth=1)
+    memory.text(capacity, -0.7, f"{capacity:.0f} GB", ha="center", va="bottom", fontsize=8)
+    memory.set(title="memory of one GPU", xlabel="GB", xlim=(0, 1.12 * max([capacity, *(sum(_memory(x).values()) / 1e9 for x in layouts)])))
+    _bars(time, names, [{name: s for name, s in layout["seconds"].items() if name != "step"} for layout in layouts], 1.0)
+    time.set(title="one step, predicted", xlabel="seconds")
+    memory.invert_yaxis()
+    for axes in (memory, time):
+        axes.legend(frameon=False, fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.45 / height - 0.08))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def label(layout: dict) -> str:
+    """A layout in one line."""
+    of = layout["layout"]
+    mesh = f"{of['mesh.data']} x {of['mesh.pipe']} x {of['mesh.tensor']}"
+    interleave = f", interleave {of['mesh.interleave']}" if of["mesh.interleave"] > 1 else ""
+    return f"{mesh}{interleave}, zero {of['mesh.zero']}, microbatch {of['train.microbatch_size']:g}, {of['model.remat']}"
+
+
+def _memory(layout: dict) -> dict[str, float]:
+    by = layout["memory"]
+    source = by["compiled"] if by["decided_by"] == "compiler" else by["closed_form"]
+    return {kind: source[kind] for kind in KINDS} | {"CUDA, NCCL": by["allowance"]}
+
+
+def _bars(axes: plt.Axes, names: Sequence[str], rows: Sequence[dict[str, float]], unit: float) -> None:
+    """Stacked horizontal bars."""
+    left = [0.0] * len(rows)
+    for kind in rows[0]:
+        widths = [row[kind] / unit for row in rows]
+        axes.barh(range(len(rows)), widths, left=left, height=0.66, label=kind)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)

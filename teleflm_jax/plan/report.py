@@ -1,0 +1,115 @@
+"""All that a plan says, as plain values: what `plan` prints, draws and writes as JSON."""
+
+import dataclasses
+
+from teleflm_jax.model import size
+from teleflm_jax.plan import roofline, search, traffic
+from teleflm_jax.plan.compiled import Compiled
+from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.job import Job
+from teleflm_jax.plan.memory import Memory
+
+REMEDIES = 3
+"""Shown at most."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of every layout."""
+
+    cluster: ClusterConfig
+    plan: PlanConfig
+    tokens: float
+    """Of the whole run."""
+
+
+def describe(candidate: search.Candidate, question: Question, found: Compiled | None = None, trusted: bool = False) -> dict:
+    """One layout.
+
+    Args:
+        candidate: the layout and its closed forms.
+        question: cluster, assumptions and the run's length.
+        found: what the compiler said, if it was asked.
+        trusted: whether its memory decides; else the closed form does.
+    """
+    cluster, plan, job = question.cluster, question.plan, candidate.job
+    decisive = found.memory if found and trusted else candidate.memory
+    needed = decisive.total + plan.allowance_bytes
+    return {
+        "layout": search.bindings(job),
+        "gpus": job.devices,
+        "microbatches": job.microbatches,
+        "memory": {
+            "capacity": cluster.memory_bytes,
+            "allowance": plan.allowance_bytes,
+            "closed_form": _kinds(candidate.memory),
+            "compiled": _kinds(found.memory) if found else None,
+            "needed": needed,
+            "decided_by": "compiler" if found and trusted else "closed form",
+            "fits": search.fits(decisive, cluster, plan),
+            "spare": 1 - needed / cluster.memory_bytes,
+        },
+        "products": _products(job, found),
+        "traffic": _traffic(job, question, found),
+        "seconds": {**dataclasses.asdict(candidate.times), "step": candidate.times.step},
+        "forecast": dataclasses.asdict(roofline.forecast(job, candidate.times, cluster, plan, question.tokens)),
+        "compile_seconds": found.seconds if found else None,
+    }
+
+
+def assumptions(question: Question) -> dict:
+    """Every number that a prediction rests on, by the name that overrides it."""
+    found = {f"cluster.{name}": value for name, value in dataclasses.asdict(question.cluster).items()}
+    found |= {f"plan.{name}": value for name, value in dataclasses.asdict(question.plan).items()}
+    return found | {"plan.target_tokens": question.tokens}
+
+
+def remedies(job: Job, question: Question) -> list[dict]:
+    """The fastest layouts that fit and differ from this one in one respect, each as what to bind."""
+    own, near = search.bindings(job), search.remedies(job, question.cluster, question.plan)[:REMEDIES]
+    return [
+        {
+            "change": {name: value for name, value in search.bindings(other.job).items() if value != own[name]},
+            "needed": other.memory.total + question.plan.allowance_bytes,
+            "step": other.times.step,
+        }
+        for other in near
+    ]
+
+
+def _kinds(memory: Memory) -> dict[str, float]:
+    return {**dataclasses.asdict(memory), "total": memory.total}
+
+
+def _products(job: Job, found: Compiled | None) -> dict:
+    useful, again = roofline.product_flops(job)
+    return {
+        "useful": useful,
+        "closed_form": useful + again,
+        "compiled": found.product_flops if found else None,
+        "attention_runs_per_layer": found.attention_runs / job.microbatches / job.layers if found else None,
+        "flops_per_token": size.flops_per_token(job.model),
+    }
+
+
+def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]:
+    wanted, sent = traffic.closed_form(job), found.sent if found else {}
+    rows = []
+    for axis, kind in sorted(wanted):
+        path = traffic.path(axis, job.mesh, question.cluster.gpus_per_node)
+        rows.append(
+            {
+                "axis": axis,
+                "collective": kind,
+                "closed_form": wanted[axis, kind],
+                "compiled": sent.get((axis, kind), 0.0) if found else None,
+                "crosses_nodes": path.crosses_nodes,
+                "bytes_per_second": path.rate(question.cluster, question.plan),
+            }
+        )
+    if found:
+        others = sum(size_ for key, size_ in sent.items() if key not in wanted)
+        rows.append(
+            {"axis": "other", "collective": "", "closed_form": 0.0, "compiled": others, "crosses_nodes": None, "bytes_per_second": None}
+        )
+    return rows

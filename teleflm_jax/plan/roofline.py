@@ -1,0 +1,152 @@
+"""How long a step takes: a roofline of products, attention, memory and links, and the schedule's bubble (docs/plan.md)."""
+
+import dataclasses
+
+from teleflm_jax.model import size
+from teleflm_jax.plan import traffic
+from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.job import Job
+
+FLOAT = 4
+DAY = 86_400.0
+SCORE_PASSES = 16
+"""Reads and writes of float32 scores by the `xla` attention, forward and backward; a kernel of its own keeps them on the chip."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of one step on the busiest GPU, which add up to the step."""
+
+    products: float
+    """Matrix products of forward and backward, head included."""
+    recomputation: float
+    """Products and attention that are done a second time."""
+    attention: float
+    elementwise: float
+    """Norms, rotary positions, activations, losses, adding up gradients: bound by memory."""
+    tensor: float
+    """Traffic over `tensor` that nothing hides."""
+    pipe: float
+    """Hand-over between stages."""
+    data: float
+    """Gathers of weights and reduce-scatters of gradients that nothing hides."""
+    update: float
+    """The optimizer, and making and emptying accumulators."""
+    bubble: float
+    """The schedule's: stages that wait for the first and the last microbatch."""
+
+    @property
+    def step(self) -> float:
+        """The whole step."""
+        return sum(dataclasses.astuple(self))
+
+
+def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> Times:
+    """Seconds of one step by what they are spent on."""
+    layers, head = _layer(job, cluster, plan), _head(job, cluster, plan)
+    units, microbatches = job.microbatches * job.layers, job.microbatches
+    total = {name: units * layers[name] + microbatches * head.get(name, 0.0) for name in layers}
+    unit = sum(layers.values()) * job.layers
+    rate = {axis: traffic.path(axis, job.mesh, cluster.gpus_per_node).rate(cluster, plan) for axis in ("data", "pipe")}
+    sent = traffic.closed_form(job)
+    over_data = 0.0 if job.mesh.zero == 3 else sum(bytes_ for (axis, _), bytes_ in sent.items() if axis == "data")
+    return Times(
+        **{name: seconds for name, seconds in total.items() if name != "data"},
+        data=total["data"] + over_data / rate["data"],
+        pipe=sum(bytes_ for (axis, _), bytes_ in sent.items() if axis == "pipe") / rate["pipe"],
+        update=_update_bytes(job) / (cluster.memory_rate * plan.memory_efficiency),
+        bubble=(job.mesh.pipe - 1) / job.mesh.interleave * unit,
+    )
+
+
+def product_flops(job: Job) -> tuple[float, float]:
+    """Operations of all matrix products of one device in one step: those of forward and backward, and those done again."""
+    useful = 6 * job.positions * job.microbatches * (job.layers * job.layer_weights + job.end_weights)
+    return useful, 2 * job.positions * job.microbatches * job.layers * _again(job)
+
+
+def _again(job: Job) -> float:
+    """Weights of a layer that a backward pass multiplies with once more: all but the last product's, gate and up, or none."""
+    fed = job.model.d_model * job.model.d_ff / job.mesh.tensor
+    return {"none": 0.0, "qkv_gate_up": 0.0, "qkv": 2 * fed, "full": job.layer_weights - fed}[job.model.remat]
+
+
+def _layer(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float]:
+    """Seconds of one layer for one microbatch, forward and backward."""
+    model, t = job.model, job.mesh.tensor
+    products, kernel = cluster.bf16_flops * cluster.product_efficiency, cluster.bf16_flops * cluster.attention_efficiency
+    # queries times keys and weights times values, of which a causal mask leaves half; a backward pass does five such products
+    scores = 2 * job.positions * model.context_length * model.d_model / t
+    again = scores / kernel if model.remat != "none" else 0.0
+    sent = dict.fromkeys(("tensor", "data"), 0.0)
+    for (axis, _), bytes_ in traffic.closed_form(job).items():
+        if axis in sent:
+            sent[axis] += bytes_ / (job.microbatches * job.layers)
+    rate = {axis: traffic.path(axis, job.mesh, cluster.gpus_per_node).rate(cluster, plan) for axis in sent}
+    found = {
+        "products": 6 * job.positions * job.layer_weights / products,
+        "recomputation": 2 * job.positions * _again(job) / products + again,
+        "attention": 3.5 * scores / kernel,
+        "elementwise": _layer_bytes(job) / (cluster.memory_rate * plan.memory_efficiency),
+        "tensor": sent["tensor"] / rate["tensor"] * (1 - plan.tensor_overlap),
+    }
+    gathered = sent["data"] / rate["data"] if job.mesh.zero == 3 else 0.0
+    return found | {"data": gathered - plan.layer_overlap * min(gathered, sum(found.values()))}
+
+
+def _layer_bytes(job: Job) -> float:
+    """Bytes that elementwise work of one layer reads and writes for one microbatch, forward and backward (twice as much)."""
+    model, c, t = job.model, job.compute_bytes, job.mesh.tensor
+    stream = 10 * model.d_model / job.sequence_shards
+    inside = (2 * (model.d_model + job.kv_width) + 3 * model.d_ff) / t
+    passes = 3 + (model.remat != "none")
+    scores = SCORE_PASSES * FLOAT * model.num_heads * model.context_length / 2 / t if model.attention == "xla" else 0.0
+    gradients = (c + 2 * job.accumulator_bytes) * job.layer_weights
+    return job.positions * (passes * c * (stream + inside) + scores) + gradients
+
+
+def _head(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float]:
+    """Seconds of the head and its loss for one microbatch."""
+    chunks = max(1.0, job.model.context_length / job.model.loss_chunk_tokens)
+    logits = job.positions * job.end_weights / job.model.d_model
+    moved = (4 * FLOAT + job.compute_bytes) * logits + 4 * FLOAT * chunks * job.end_weights
+    return {
+        "products": 6 * job.positions * job.end_weights / (cluster.bf16_flops * cluster.product_efficiency),
+        "elementwise": moved / (cluster.memory_rate * plan.memory_efficiency),
+    }
+
+
+def _update_bytes(job: Job) -> float:
+    """Bytes once a step: weights, moments and gradients, copies made, accumulators emptied and turned for their scatter."""
+    weights = job.layers * job.layer_weights + 2 * job.end_weights
+    split = weights / job.mesh.data if job.mesh.zero else weights
+    held = weights if job.mesh.zero < 3 else split
+    return 7 * FLOAT * split + (job.compute_bytes + 3 * job.accumulator_bytes) * held
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What follows from a step's time."""
+
+    tokens_per_second_per_gpu: float
+    mfu: dict[str, float]
+    """By convention (`model.size.flops_per_token`)."""
+    days: float
+    gpu_hours: float
+    megawatt_hours: float | None
+    """None where the cluster's power is not given."""
+
+
+def forecast(job: Job, times: Times, cluster: ClusterConfig, plan: PlanConfig, tokens: float) -> Forecast:
+    """Speed, utilisation, and the cost of a run of so many tokens."""
+    speed = job.tokens / times.step / job.devices
+    counts = size.flops_per_token(job.model)
+    seconds = tokens / (speed * job.devices) / plan.goodput
+    hours = seconds / 3600 * job.devices
+    return Forecast(
+        tokens_per_second_per_gpu=speed,
+        mfu={name: speed * flops / cluster.bf16_flops for name, flops in counts.items()},
+        days=seconds / DAY,
+        gpu_hours=hours,
+        megawatt_hours=hours * cluster.watts / 1e6 if cluster.watts else None,
+    )

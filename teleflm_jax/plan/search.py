@@ -1,0 +1,113 @@
+"""Which layout is fastest among those that fit: every mesh, microbatch and remat policy for so many GPUs, in closed form."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from sharding import rules
+from sharding.config import MeshConfig
+from teleflm_jax.errors import UserError
+from teleflm_jax.model.config import REMAT, ModelConfig
+from teleflm_jax.plan import memory, roofline
+from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.job import Job
+from teleflm_jax.plan.memory import Memory
+from teleflm_jax.train import step as train_step
+from teleflm_jax.train.config import TrainConfig
+
+LARGEST_INTERLEAVE = 8
+LARGEST_MICROBATCH = 16
+SHARDED = (1, 3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A layout and what the closed forms say of it."""
+
+    job: Job
+    memory: Memory
+    times: roofline.Times
+
+
+def judge(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> Candidate:
+    """A layout's memory and time."""
+    return Candidate(job=job, memory=memory.closed_form(job), times=roofline.predict(job, cluster, plan))
+
+
+def fits(needed: Memory, cluster: ClusterConfig, plan: PlanConfig, spare: float = 0.0) -> bool:
+    """Whether one GPU holds it with the allowance, and `spare` of its memory stays free."""
+    return needed.total + plan.allowance_bytes <= cluster.memory_bytes * (1 - spare)
+
+
+def jobs(model: ModelConfig, train: TrainConfig, gpus: int) -> Iterator[Job]:
+    """Every layout that model and batch divide over, of all GPUs."""
+    for mesh in _meshes(model, gpus):
+        for microbatch in _divisors(train.batch_size // mesh.data, LARGEST_MICROBATCH):
+            settings = dataclasses.replace(train, microbatch_size=microbatch)
+            try:
+                train_step.microbatch(model, settings, rules.without_devices(mesh, model.d_model))
+            except UserError:  # what does not divide is no candidate
+                continue
+            for remat in REMAT:
+                yield Job(
+                    model=dataclasses.replace(model, remat=remat),
+                    mesh=mesh,
+                    batch_size=train.batch_size,
+                    microbatch_size=microbatch,
+                    accumulation_dtype=train.accumulation_dtype,
+                )
+
+
+def ranked(model: ModelConfig, train: TrainConfig, gpus: int, cluster: ClusterConfig, plan: PlanConfig) -> tuple[list[Candidate], int]:
+    """The layouts that fit, fastest first, and how many there were in all.
+
+    Raises:
+        UserError: none divides, or none fits.
+    """
+    every = [judge(job, cluster, plan) for job in jobs(model, train, gpus)]
+    if not every:
+        raise UserError(
+            f"got {gpus} GPUs for {model.num_layers} layers, {model.num_heads} heads and train.batch_size={train.batch_size}; "
+            "allowed: a count that some mesh divides all of them over; change --gpus or train.batch_size"
+        )
+    fitting = [candidate for candidate in every if fits(candidate.memory, cluster, plan, plan.spare)]
+    if not fitting:
+        least = min(candidate.memory.total for candidate in every) + plan.allowance_bytes
+        raise UserError(
+            f"got {gpus} GPUs of {cluster.memory_bytes / 1e9:.1f} GB, of which the leanest of {len(every):,} layouts takes "
+            f"{least / 1e9:.1f} GB; allowed: what leaves {plan.spare:.0%} free (plan.spare); change --gpus, train.batch_size or --cluster"
+        )
+    return sorted(fitting, key=lambda candidate: candidate.times.step), len(every)
+
+
+def remedies(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> list[Candidate]:
+    """Layouts that differ in one respect (remat, microbatch, one axis against `data`, ZeRO) and fit, fastest first."""
+    train = TrainConfig(steps=1, batch_size=job.batch_size, accumulation_dtype=job.accumulation_dtype)
+    near = [judge(other, cluster, plan) for other in jobs(job.model, train, job.devices) if _differences(job, other) == 1]
+    return sorted(
+        (candidate for candidate in near if fits(candidate.memory, cluster, plan, plan.spare)), key=lambda candidate: candidate.times.step
+    )
+
+
+def bindings(job: Job) -> dict[str, object]:
+    """What to write into a run's gin file to get this layout."""
+    mesh = {f"mesh.{name}": getattr(job.mesh, name) for name in ("data", "pipe", "tensor", "interleave", "zero")}
+    return {**mesh, "train.microbatch_size": job.microbatch_size, "model.remat": job.model.remat}
+
+
+def _differences(job: Job, other: Job) -> int:
+    """In how many respects; `data` follows from the other axes."""
+    own, others = bindings(job), bindings(other)
+    return sum(own[name] != others[name] for name in own if name != "mesh.data")
+
+
+def _meshes(model: ModelConfig, gpus: int) -> Iterator[MeshConfig]:
+    for tensor in _divisors(gpus, model.num_kv_heads):
+        for pipe in _divisors(gpus // tensor, model.num_layers):
+            data = gpus // tensor // pipe
+            for interleave in _divisors(model.num_layers // pipe, LARGEST_INTERLEAVE) if pipe > 1 else (1,):
+                for zero in SHARDED if data > 1 else (1,):
+                    yield MeshConfig(data=data, pipe=pipe, tensor=tensor, interleave=interleave, zero=zero)
+
+
+def _divisors(number: int, largest: int) -> list[int]:
+    return [n for n in range(1, min(number, largest) + 1) if number % n == 0]

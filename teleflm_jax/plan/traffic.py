@@ -1,0 +1,73 @@
+"""What one GPU sends in a step, in closed form: bytes by mesh axis and collective; and how fast it goes.
+
+The program's own text is read in `hlo.py`; both agree within 5 % (tests/plan). Derivation in docs/parallelism.md.
+"""
+
+import dataclasses
+
+from sharding.config import MeshConfig
+from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.job import Job, ring
+
+FLOAT = 4
+GATHER, SCATTER, REDUCE, PERMUTE = "all-gather", "reduce-scatter", "all-reduce", "collective-permute"
+TENSOR_PASSES = {"none": (4, 4), "qkv_gate_up": (6, 4), "qkv": (6, 4), "full": (6, 5)}
+"""Remat policy -> gathers and reduce-scatters of the residual stream that one layer takes for one microbatch, forward and backward."""
+TENSOR_SUMS = {"none": 4, "qkv_gate_up": 4, "qkv": 4, "full": 5}
+"""The same without sequence parallelism: all-reduces."""
+
+
+def closed_form(job: Job) -> dict[tuple[str, str], float]:
+    """(mesh axis, kind of collective) -> bytes that one device of a ring sends in one step; on the last stage of a pipeline."""
+    found = _over_data(job) | _over_pipe(job) | _over_tensor(job)
+    return {key: size for key, size in found.items() if size}
+
+
+def _over_data(job: Job) -> dict[tuple[str, str], float]:
+    layers, ends = job.layers * job.layer_weights * job.padding, 2 * job.end_weights * job.padding
+    share, c, k = ring(job.mesh.data), job.compute_bytes, job.accumulator_bytes
+    if job.mesh.zero == 0:
+        return {("data", REDUCE): 2 * share * k * (layers + ends)}
+    of_layers = job.microbatches if job.mesh.zero == 3 else 1
+    passes = 2 if job.mesh.zero == 3 else 1
+    return {("data", GATHER): share * c * (of_layers * passes * layers + ends), ("data", SCATTER): share * k * (of_layers * layers + ends)}
+
+
+def _over_pipe(job: Job) -> dict[tuple[str, str], float]:
+    if job.mesh.pipe == 1:
+        return {}
+    handed = job.compute_bytes * job.positions * job.model.d_model / job.sequence_shards
+    ends = 2 * job.end_weights * (job.padding / job.mesh.data if job.mesh.zero else 1)
+    return {("pipe", PERMUTE): 2 * job.schedule.ticks * handed, ("pipe", REDUCE): 2 * ring(job.mesh.pipe) * FLOAT * ends}
+
+
+def _over_tensor(job: Job) -> dict[tuple[str, str], float]:
+    one = ring(job.mesh.tensor) * job.compute_bytes * job.positions * job.model.d_model
+    units, ends = job.microbatches * job.layers, 2 * job.microbatches
+    loss = 2 * 3 * FLOAT * ring(job.mesh.tensor) * job.positions * job.microbatches
+    if not job.mesh.sequence_parallel:
+        return {("tensor", REDUCE): 2 * one * (TENSOR_SUMS[job.model.remat] * units + ends) + loss}
+    gathers, scatters = TENSOR_PASSES[job.model.remat]
+    sent = {GATHER: one * (gathers * units + ends), SCATTER: one * (scatters * units + ends), REDUCE: loss}
+    return {("tensor", kind): size for kind, size in sent.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Path:
+    """How the groups of a mesh axis lie on the nodes."""
+
+    members: int
+    """Of a group on one node."""
+    crosses_nodes: bool
+
+    def rate(self, cluster: ClusterConfig, plan: PlanConfig) -> float:
+        """Bytes/s that each device of a ring gets: NVLink's, or those of as many network adapters as the group has members on a node."""
+        inside = cluster.link_rate * plan.link_efficiency
+        return min(inside, self.members * cluster.network_rate * plan.network_efficiency) if self.crosses_nodes else inside
+
+
+def path(axis: str, mesh: MeshConfig, gpus_per_node: int) -> Path:
+    """Where the groups of one axis lie: `tensor` changes fastest, then `data`, then `pipe` (sharding/mesh.py)."""
+    inner = {"tensor": 1, "data": mesh.tensor, "pipe": mesh.tensor * mesh.data}[axis]
+    size = getattr(mesh, axis)
+    return Path(members=max(1, min(size, gpus_per_node // inner)), crosses_nodes=inner * size > gpus_per_node and size > 1)

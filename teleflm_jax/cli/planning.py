@@ -5,26 +5,31 @@ import json
 import os
 import pathlib
 
+import jax
 import rich.console
 
 from sharding import mesh as device_mesh
 from sharding import rules
+from teleflm_jax import config
 from teleflm_jax.cli import options
+from teleflm_jax.cli.plan import CLUSTERS
 from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan import absent, compiled, picture, report
 from teleflm_jax.plan import search as layouts
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import Job
+from teleflm_jax.train import hardware
 from teleflm_jax.train import step as train_step
 
 HERE = "here"
 """The backend of `train.py --dry_run`: the devices that this process has."""
 NOTES = {
     absent.GPU: "XLA's GPU compiler, for GPUs that are not here, under the flags that launch sets; its memory decides.",
-    absent.CPU: """XLA's CPU compiler, for as many virtual devices, with model.attention = 'xla'. It has no flash attention, widens bfloat16
-to float32 (weights, temporaries and traffic in bfloat16 may count double) and has other temporaries than a GPU. State, gradients, residuals
-and products are the real ones; the closed form decides what fits. For all of it: pip install -r requirements-gpu.txt (no GPU needed).""",
+    absent.CPU: "XLA's CPU compiler, for as many virtual devices, with model.attention = 'xla'. It has no flash attention, widens bfloat16 "
+    "to float32 (weights, temporaries and traffic in bfloat16 may count double) and has other temporaries than a GPU. State, gradients, "
+    "residuals and products are the real ones; the closed form decides what fits. For all of it: pip install -r requirements-gpu.txt "
+    "(no GPU is needed).",
     HERE: "the compiler of the devices that this process has; its memory decides.",
 }
 DECISIVE = (absent.GPU, HERE)
@@ -96,6 +101,20 @@ def _common(ask: Ask) -> dict:
     return {"backend": ask.backend, "note": NOTES[ask.backend], "assumptions": report.assumptions(ask.question)}
 
 
+def here() -> ClusterConfig:
+    """The devices of this run as a cluster: a known card's rates from configs/clusters, else what is measured now."""
+    device, local, total = jax.devices()[0], jax.local_device_count(), jax.device_count()
+    known = [config.parse([str(path)], [], {"cluster": ClusterConfig})["cluster"] for path in sorted(CLUSTERS.glob("*.gin"))]
+    card = next((cluster for cluster in known if cluster.gpu in device.device_kind), None)
+    per_node = local if local > 1 else min(total, card.gpus_per_node if card else 1)
+    capacity = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / local
+    if card is None:
+        rate = hardware.memory_rate()
+        measured = {"bf16_flops": hardware.peak().flops, "memory_rate": rate, "link_rate": rate, "network_rate": rate}
+        card = ClusterConfig(gpu=device.device_kind, nodes=1, gpus_per_node=1, memory_bytes=1, **measured, product_efficiency=1.0)
+    return dataclasses.replace(card, nodes=-(-total // per_node), gpus_per_node=per_node, memory_bytes=float(capacity))
+
+
 def _described(candidate: layouts.Candidate, ask: Ask, *, compiling: bool) -> dict:
     """A layout with its closed forms and, if wanted, what the compiler says of it."""
     found = _compile(candidate.job, ask) if compiling else None
@@ -117,7 +136,7 @@ def refuse_what_does_not_fit(facts: dict) -> None:
     if first["fits"]:
         return
     ways = [f"{_in_gin(way['change'])} ({way['needed'] / 1e9:.1f} GB, {way['step']:.2f} s a step)" for way in facts["remedies"]]
-    change = "one of: " + "; or ".join(ways) if ways else "no single change helps; see --search, more GPUs or a smaller train.batch_size"
+    change = "; or ".join(ways) if ways else "more than one setting (plan --search ranks all), --gpus, or train.batch_size"
     raise UserError(
         f"got {first['needed'] / 1e9:.1f} GB a GPU, {(first['needed'] - first['capacity']) / 1e9:.1f} GB too much; allowed: "
         f"{first['capacity'] / 1e9:.1f} GB, with {first['allowance'] / 1e9:g} GB for CUDA and NCCL; change {change}"
@@ -143,7 +162,7 @@ def show(facts: dict) -> None:
     if len(facts["layouts"]) > 1 or "considered" in facts:
         _show_ranking(console, facts)
     first = facts["layouts"][0]
-    console.print(f"{picture.label(first)} on {first['gpus']} GPUs (data x pipe x tensor)\n", style="bold")
+    console.print(f"{picture.label(first)} (data x pipe x tensor: {first['gpus']} GPUs)\n", style="bold")
     _show_memory(console, first, facts)
     _show_products(console, first)
     _show_traffic(console, first)
@@ -183,8 +202,10 @@ def _show_memory(console: rich.console.Console, layout: dict, facts: dict) -> No
         "temporaries": "temporaries",
         "total": "arrays",
     }
-    rows = [(text, f"{ours[kind] / 1e9:.2f}", f"{theirs[kind] / 1e9:.2f}" if theirs else "") for kind, text in names.items()]
-    rows.append(("CUDA, cuDNN, NCCL (allowance)", *[f"{memory['allowance'] / 1e9:.2f}"] * 2))
+    digits = 2 if memory["needed"] > 1e9 else 4
+    rows = [(text, *[f"{by[kind] / 1e9:.{digits}f}" if by else "" for by in (ours, theirs)]) for kind, text in names.items()]
+    if memory["allowance"]:
+        rows.append(("CUDA, cuDNN, NCCL (allowance)", *[f"{memory['allowance'] / 1e9:.{digits}f}"] * 2))
     verdict = "fits" if memory["fits"] else "does not fit"
     seconds = f" in {layout['compile_seconds']:.0f} s" if theirs else ""
     note = (
@@ -217,6 +238,8 @@ def _show_traffic(console: rich.console.Console, layout: dict) -> None:
         )
         for row in layout["traffic"]
     ]
+    if not rows:
+        return
     print_table(
         console, "What one GPU sends in a step, GB", ("axis", "collective", "closed form", "compiled", "crosses nodes", "GB/s"), rows
     )
@@ -228,10 +251,11 @@ def _show_time(console: rich.console.Console, layout: dict, facts: dict) -> None
     rows.append(("one step", f"{seconds['step']:.3f}", ""))
     tokens = facts["assumptions"]["plan.target_tokens"]
     mfu = ", ".join(f"{forecast['mfu'][name]:.1%} ({text})" for name, text in CONVENTIONS.items())
+    days = f"{forecast['days']:.1f} days" if forecast["days"] >= 1 else f"{forecast['days'] * 24:.2f} hours"
     energy = f", {forecast['megawatt_hours']:,.0f} MWh" if forecast["megawatt_hours"] else ""
     note = (
         f"{forecast['tokens_per_second_per_gpu']:,.0f} tokens/s a GPU; MFU {mfu}.\n"
-        f"{tokens:.4g} tokens: {forecast['days']:.1f} days, {forecast['gpu_hours']:,.0f} GPU-hours{energy}."
+        f"{tokens:.4g} tokens: {days}, {forecast['gpu_hours']:,.1f} GPU-hours{energy}."
     )
     print_table(console, "Time, predicted", ("what", "seconds", "share"), rows, note)
 

@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
 import sys
@@ -14,27 +16,31 @@ from jax.experimental import multihost_utils
 
 from sharding import mesh, processes, rules
 from teleflm_jax import checkpoint, config, mup
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import options, planning, run_folder
 from teleflm_jax.data import loader
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.optim import optimizer
+from teleflm_jax.plan.config import PlanConfig
 from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import loop, start, step
 
+PLANNING = {"plan": PlanConfig}
+"""What a dry run's configuration may have besides a run's."""
 HESITATE = 2.0
 """Seconds."""
 
 
 def main(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit code."""
-    run = options.load(args)
-    folder = _folder(args)
+    found = options.load_sections(args, options.SECTIONS | PLANNING if args.dry_run else options.SECTIONS)
+    run = options.Run(**{name: found[name] for name in options.SECTIONS})
+    train = (lambda: _dry_run(run, found["plan"])) if args.dry_run else functools.partial(_train, run, _folder(args))
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
     try:
-        return processes.leave(options.run_command(lambda: _train(run, folder), HESITATE * (place is not None and place.index > 0)), place)
+        return processes.leave(options.run_command(train, HESITATE * (place is not None and place.index > 0)), place)
     except BaseException:
         if place is not None:
             traceback.print_exc()
@@ -42,10 +48,28 @@ def main(args: argparse.Namespace) -> int:
         raise
 
 
-def _train(run: options.Run, folder: pathlib.Path) -> int:
-    """Train with the other processes, if there are any."""
-    layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
-    data = loader.open_run(
+def _dry_run(run: options.Run, assumed: PlanConfig) -> None:
+    """Print what `plan` says for the devices that are here, and whether the data is ready; nothing is written."""
+    refuse_absent(run.model)
+    allotted = dataclasses.replace(assumed, allowance_bytes=0.0)  # a device's limit is what is left for arrays
+    ask = planning.Ask(run=run, cluster=planning.here(), plan=allotted, gpus=jax.device_count(), backend=planning.HERE)
+    facts = planning.one(ask)
+    if jax.process_index() == 0:
+        planning.show(facts)
+        print(f"\nData: {_readiness(run)}")
+    planning.refuse_what_does_not_fit(facts)
+
+
+def _readiness(run: options.Run) -> str:
+    try:
+        _open_data(run)
+    except UserError as error:
+        return f"not ready, {error}"
+    return f"ready, {len(run.data.proportions)} domain(s) for {run.train.steps:,} steps"
+
+
+def _open_data(run: options.Run) -> loader.Loader:
+    return loader.open_run(
         run.data,
         sequence_length=run.model.context_length,
         vocab_size=run.model.vocab_size,
@@ -53,6 +77,12 @@ def _train(run: options.Run, folder: pathlib.Path) -> int:
         steps=run.train.steps,
         verify=jax.process_index() == 0,
     )
+
+
+def _train(run: options.Run, folder: pathlib.Path) -> int:
+    """Train with the other processes, if there are any."""
+    layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
+    data = _open_data(run)
     evaluate = _evaluator(run, layout)
     _refuse_what_cannot_train(run, width, layout)
     part, parts = mesh.data_share(layout.mesh)

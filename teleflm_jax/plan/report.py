@@ -109,7 +109,6 @@ def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]
         )
     if found:
         others = sum(size_ for key, size_ in sent.items() if key not in wanted)
-        rows.append(
-            {"axis": "other", "collective": "", "closed_form": 0.0, "compiled": others, "crosses_nodes": None, "bytes_per_second": None}
-        )
+        if others:
+            rows.append({"axis": "other", "collective": "", "closed_form": 0.0, "compiled": others})
     return rows

@@ -1,0 +1,100 @@
+"""What the planner's time model says of runs that others published, beside what they measured.
+
+    python benchmarks/published_runs.py             prints a table, and the efficiencies that the two fitted rows ask for
+    python benchmarks/published_runs.py --json      the same as one JSON object
+
+A run's shape, mesh and speed stand in published_runs.json with their source and with what had to be assumed.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+
+from sharding.config import MeshConfig
+from teleflm_jax import config
+from teleflm_jax.cli.tables import make_console, print_table
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.plan import roofline
+from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.job import Job
+
+HERE = pathlib.Path(__file__).resolve().parent
+CLUSTERS = HERE.parent / "configs" / "clusters"
+RUNS = HERE / "published_runs.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    published = json.loads(RUNS.read_text())
+    rows = [judged(run, published["shapes"]) for run in published["runs"]]
+    if args.json:
+        print(json.dumps({"runs": rows}))
+        return
+    columns = ("run", "cluster", "measured", "predicted", "error", "MFU", "products", "again", "attention", "memory", "links", "bubble")
+    console = make_console()
+    console.width = 150
+    print_table(console, "Tokens/s per GPU, and the shares of a predicted step", columns, [_printed(row) for row in rows])
+    for row in rows:
+        if row["fitted"]:
+            console.print(f"{row['cluster']}: {row['name']} asks for cluster.product_efficiency = {row['fitted']:.3f}")
+
+
+def judged(run: dict, shapes: dict) -> dict:
+    """A published run and its prediction; `fitted` is the efficiency that would make them equal, for a row that was fitted."""
+    job, cluster = setup(run, shapes)
+    times = roofline.predict(job, cluster, PlanConfig())
+    found = roofline.forecast(job, times, cluster, PlanConfig(), tokens=1e12)
+    speed = found.tokens_per_second_per_gpu
+    return {
+        "name": run["name"],
+        "cluster": f"{job.devices} {cluster.gpu}",
+        "measured": run["tokens_per_second_per_gpu"],
+        "predicted": speed,
+        "error": speed / run["tokens_per_second_per_gpu"] - 1,
+        "mfu": found.mfu["causal"],
+        "shares": {name: seconds / times.step for name, seconds in dataclasses.asdict(times).items()},
+        "fitted": fitted(run, shapes) if run.get("fitted") else None,
+        "assumed": run["assumed"],
+    }
+
+
+def setup(run: dict, shapes: dict) -> tuple[Job, ClusterConfig]:
+    """A run as a job on a cluster."""
+    cluster = config.parse([str(CLUSTERS / f"{run['cluster']}.gin")], [], {"cluster": ClusterConfig})["cluster"]
+    model = ModelConfig(**shapes[run["shape"]], context_length=run["context_length"], attention="cudnn", remat=run["remat"])
+    settings = {name: run[name] for name in ("batch_size", "microbatch_size", "accumulation_dtype")}
+    return Job(model=model, mesh=MeshConfig(**run["mesh"]), **settings), dataclasses.replace(cluster, **run.get("changes", {}))
+
+
+def fitted(run: dict, shapes: dict) -> float:
+    """The efficiency of products at which the prediction is what was measured, by bisection."""
+    job, cluster = setup(run, shapes)
+    low, high = 0.1, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        times = roofline.predict(job, dataclasses.replace(cluster, product_efficiency=middle), PlanConfig())
+        slow = job.tokens / times.step / job.devices < run["tokens_per_second_per_gpu"]
+        low, high = (middle, high) if slow else (low, middle)
+    return low
+
+
+def _printed(row: dict) -> tuple[str, ...]:
+    shares = row["shares"]
+    parts = [
+        ("products",),
+        ("recomputation",),
+        ("attention",),
+        ("elementwise", "update"),
+        ("tensor", "pipe", "data"),
+        ("bubble",),
+    ]
+    error = f"{row['error']:+.1%}" + (" (fitted)" if row["fitted"] else "")
+    of_step = [f"{sum(shares[name] for name in part):.0%}" for part in parts]
+    return row["name"], row["cluster"], f"{row['measured']:,}", f"{row['predicted']:,.0f}", error, f"{row['mfu']:.1%}", *of_step
+
+
+if __name__ == "__main__":
+    main()

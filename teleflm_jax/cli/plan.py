@@ -45,12 +45,12 @@ def main(args: argparse.Namespace):
     run = options.Run(**{"data": None} | {name: found[name] for name in options.SECTIONS if name in found})
     ask = planning.Ask(run=run, cluster=cluster, plan=found["plan"], gpus=count, backend=backend)
     facts = planning.search(ask, args.compile, SHOWN) if args.search else planning.one(ask)
+    if args.out:
+        planning.write(pathlib.Path(args.out), facts)
     if args.json:
         print(json.dumps(facts))
     else:
         planning.show(facts)
-    if args.out:
-        planning.write(pathlib.Path(args.out), facts)
     planning.refuse_what_does_not_fit(facts)
 
 

@@ -135,12 +135,21 @@ def refuse_what_does_not_fit(facts: dict) -> None:
     first = facts["layouts"][0]["memory"]
     if first["fits"]:
         return
-    ways = [f"{_in_gin(way['change'])} ({way['needed'] / 1e9:.1f} GB, {way['step']:.2f} s a step)" for way in facts["remedies"]]
+    ways = [f"{_in_gin(way['change'])} ({_gb(way['needed'])} GB, {_number(way['step'], 2)} s a step)" for way in facts["remedies"]]
     change = "; or ".join(ways) if ways else "more than one setting (plan --search ranks all), --gpus, or train.batch_size"
     raise UserError(
-        f"got {first['needed'] / 1e9:.1f} GB a GPU, {(first['needed'] - first['capacity']) / 1e9:.1f} GB too much; allowed: "
-        f"{first['capacity'] / 1e9:.1f} GB, with {first['allowance'] / 1e9:g} GB for CUDA and NCCL; change {change}"
+        f"got {_gb(first['needed'])} GB a GPU, {_gb(first['needed'] - first['capacity'])} GB too much; allowed: "
+        f"{_gb(first['capacity'])} GB, with {_gb(first['allowance'])} GB for CUDA and NCCL; change {change}"
     )
+
+
+def _gb(number: float, digits: int = 1) -> str:
+    return _number(number / 1e9, digits)
+
+
+def _number(value: float, digits: int) -> str:
+    """With so many digits behind the point, or, where that would leave little of it, with three in all."""
+    return f"{value:,.{digits}f}" if abs(value) >= 10**-digits * 10 or not value else f"{value:.3g}"
 
 
 def _in_gin(bindings: dict) -> str:
@@ -177,9 +186,9 @@ def _show_ranking(console: rich.console.Console, facts: dict) -> None:
         rows.append(
             (
                 picture.label(layout),
-                f"{memory['needed'] / 1e9:.1f}" + ("" if memory["fits"] else " too much"),
+                f"{_gb(memory['needed'])}" + ("" if memory["fits"] else " too much"),
                 memory["decided_by"],
-                f"{layout['seconds']['step']:.2f}",
+                _number(layout["seconds"]["step"], 2),
                 f"{forecast['tokens_per_second_per_gpu']:,.0f}",
                 f"{forecast['mfu']['causal']:.1%}",
                 f"{forecast['days']:.1f}",
@@ -202,14 +211,13 @@ def _show_memory(console: rich.console.Console, layout: dict, facts: dict) -> No
         "temporaries": "temporaries",
         "total": "arrays",
     }
-    digits = 2 if memory["needed"] > 1e9 else 4
-    rows = [(text, *[f"{by[kind] / 1e9:.{digits}f}" if by else "" for by in (ours, theirs)]) for kind, text in names.items()]
+    rows = [(text, *[f"{_gb(by[kind], 2)}" if by else "" for by in (ours, theirs)]) for kind, text in names.items()]
     if memory["allowance"]:
-        rows.append(("CUDA, cuDNN, NCCL (allowance)", *[f"{memory['allowance'] / 1e9:.{digits}f}"] * 2))
+        rows.append(("CUDA, cuDNN, NCCL (allowance)", *[f"{_gb(memory['allowance'], 2)}"] * 2))
     verdict = "fits" if memory["fits"] else "does not fit"
     seconds = f" in {layout['compile_seconds']:.0f} s" if theirs else ""
     note = (
-        f"{memory['needed'] / 1e9:.1f} of {memory['capacity'] / 1e9:.1f} GB, {memory['spare']:.0%} spare: {verdict} "
+        f"{_gb(memory['needed'])} of {_gb(memory['capacity'])} GB, {memory['spare']:.0%} spare: {verdict} "
         f"(by the {memory['decided_by']})." + (f"\nCompiled{seconds} by {facts['note']}" if theirs else "")
     )
     print_table(console, "Memory of one GPU, GB", ("kind", "closed form", "compiler"), rows, note)
@@ -231,10 +239,10 @@ def _show_traffic(console: rich.console.Console, layout: dict) -> None:
         (
             row["axis"],
             row["collective"],
-            f"{row['closed_form'] / 1e9:.3f}",
-            "" if row["compiled"] is None else f"{row['compiled'] / 1e9:.3f}",
+            _gb(row["closed_form"], 3),
+            "" if row["compiled"] is None else _gb(row["compiled"], 3),
             {True: "yes", False: "no", None: ""}[row.get("crosses_nodes")],
-            f"{row['bytes_per_second'] / 1e9:.0f}" if "bytes_per_second" in row else "",
+            _gb(row["bytes_per_second"], 0) if "bytes_per_second" in row else "",
         )
         for row in layout["traffic"]
     ]
@@ -247,15 +255,15 @@ def _show_traffic(console: rich.console.Console, layout: dict) -> None:
 
 def _show_time(console: rich.console.Console, layout: dict, facts: dict) -> None:
     seconds, forecast = layout["seconds"], layout["forecast"]
-    rows = [(text, f"{seconds[name]:.3f}", f"{seconds[name] / seconds['step']:.1%}") for name, text in TIMES.items() if seconds[name]]
-    rows.append(("one step", f"{seconds['step']:.3f}", ""))
+    rows = [(text, _number(seconds[name], 3), f"{seconds[name] / seconds['step']:.1%}") for name, text in TIMES.items() if seconds[name]]
+    rows.append(("one step", _number(seconds["step"], 3), ""))
     tokens = facts["assumptions"]["plan.target_tokens"]
     mfu = ", ".join(f"{forecast['mfu'][name]:.1%} ({text})" for name, text in CONVENTIONS.items())
-    days = f"{forecast['days']:.1f} days" if forecast["days"] >= 1 else f"{forecast['days'] * 24:.2f} hours"
+    days = f"{forecast['days']:.1f} days" if forecast["days"] >= 1 else f"{_number(forecast['days'] * 24, 2)} hours"
     energy = f", {forecast['megawatt_hours']:,.0f} MWh" if forecast["megawatt_hours"] else ""
     note = (
-        f"{forecast['tokens_per_second_per_gpu']:,.0f} tokens/s a GPU; MFU {mfu}.\n"
-        f"{tokens:.4g} tokens: {days}, {forecast['gpu_hours']:,.1f} GPU-hours{energy}."
+        f"{forecast['tokens_per_second_per_gpu']:,.{0 if forecast['tokens_per_second_per_gpu'] > 100 else 1}f} tokens/s a GPU; MFU {mfu}.\n"
+        f"{tokens:.4g} tokens: {days}, {_number(forecast['gpu_hours'], 0)} GPU-hours{energy}."
     )
     print_table(console, "Time, predicted", ("what", "seconds", "share"), rows, note)
 

@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import functools
+import operator
 import time
 
 import jax
@@ -89,9 +91,10 @@ def _by_kind(program: hlo.Program, job: Job, of_weights: dict[str, list[hlo.Shap
 
     Residuals have (slots, layers of a chunk) in front; accumulators and working weights are known by their shapes.
     """
-    there = program.carried()
+    loops = program.loops()
     kept = (job.schedule.slots, job.layers // job.mesh.interleave)
-    activations = sum(hlo.nbytes(shape) * count for shape, count in there.items() if shape[1][:2] == kept and len(shape[1]) > 3)
+    activations = sum(hlo.nbytes(shape) * count for shape, count in loops[0].items() if shape[1][:2] == kept and len(shape[1]) > 3)
+    there = functools.reduce(operator.or_, loops)  # of a single microbatch no one loop has all weights
     found = {}
     for kind, shapes in of_weights.items():
         own = collections.Counter(shapes) & there

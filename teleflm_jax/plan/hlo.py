@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import functools
 import math
-import operator
 import re
 from collections.abc import Iterator, Mapping
 
@@ -105,10 +104,10 @@ class Program:
     def _shapes(self, computation: str) -> dict[str, Shape]:
         return _definitions(tuple(self.computations[computation]))
 
-    def carried(self) -> collections.Counter[Shape]:
-        """The arrays that loops carry, each as often as in the loop that has most of it: what lives through a step is among them."""
+    def loops(self) -> list[collections.Counter[Shape]]:
+        """The arrays that each loop carries, how often: what lives through a step is among them. Those that carry most come first."""
         found = [collections.Counter(arrays(loop[1])) for _, line in self._instructions() if (loop := LOOP.search(line))]
-        return functools.reduce(operator.or_, found, collections.Counter())
+        return sorted(found, key=lambda loop: -sum(nbytes(shape) * count for shape, count in loop.items()))
 
 
 @functools.cache

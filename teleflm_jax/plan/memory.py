@@ -67,19 +67,19 @@ def residuals(job: Job) -> float:
         return c * (2 * between + qkv + gate_up)
     norms = 4 * FLOAT * between
     entering = 2 * c * job.positions * model.d_model
-    return norms + entering + c * (qkv + 3 * gate_up) + _attention_residuals(job)
+    return norms + entering + c * 3 * gate_up + _attention_residuals(job, c * qkv)
 
 
-def _attention_residuals(job: Job) -> float:
-    """What the attention kernel keeps besides q, k and v."""
+def _attention_residuals(job: Job, qkv: float) -> float:
+    """What attention keeps: its output, and what its kernel needs of scores, queries, keys and values."""
     model, c, t = job.model, job.compute_bytes, job.mesh.tensor
-    output = c * model.d_model
+    output = c * job.positions * model.d_model / t
     if model.attention == "cudnn":
-        return job.positions * (output + FLOAT * model.num_heads) / t
+        return output + qkv + FLOAT * job.positions * model.num_heads / t
     seen = (model.context_length + QUERY_BLOCK) / 2
-    scores = model.num_heads * seen * (2 * FLOAT + c + 1)
-    copies = 2 * c * job.kv_width * seen / QUERY_BLOCK + (c + FLOAT) * model.d_model + 2 * FLOAT * model.num_heads
-    return job.positions * (output + scores + copies) / t
+    scores = model.num_heads * seen * (2 * FLOAT + 1 + (c if c < FLOAT else 0))
+    blocks = 2 * c * job.kv_width * seen / QUERY_BLOCK + (c + FLOAT) * model.d_model + 2 * FLOAT * model.num_heads
+    return output + job.positions * (scores + blocks) / t
 
 
 RECOMPUTED = {"none": (3, 2), "qkv_gate_up": (6, 4), "qkv": (6, 6), "full": (9, 6)}

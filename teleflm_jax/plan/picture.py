@@ -12,19 +12,17 @@ KINDS = ("state", "weights", "gradients", "activations", "temporaries")
 def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
     """Draw `report.describe`d layouts, one bar each, as a PNG."""
     with matplotlib.rc_context({"backend": "agg", "axes.spines.top": False, "axes.spines.right": False}):
-        height = 1.8 + 0.42 * len(layouts)
-        figure, (memory, time) = plt.subplots(1, 2, figsize=(15, height), layout="constrained", sharey=True)
+        figure, (memory, time) = plt.subplots(1, 2, figsize=(15, 2.4 + 0.4 * len(layouts)), layout="constrained", sharey=True)
     names = [label(layout) for layout in layouts]
-    _bars(memory, names, [_memory(layout) for layout in layouts], 1e9)
     capacity = layouts[0]["memory"]["capacity"] / 1e9
-    memory.axvline(capacity, color="black", linestyle="--", linewidth=1)
-    memory.text(capacity, -0.7, f"{capacity:.0f} GB", ha="center", va="bottom", fontsize=8)
-    memory.set(title="memory of one GPU", xlabel="GB", xlim=(0, 1.12 * max([capacity, *(sum(_memory(x).values()) / 1e9 for x in layouts)])))
+    needed = [layout["memory"]["needed"] / 1e9 for layout in layouts]
+    _bars(memory, names, [_memory(layout) for layout in layouts], 1e9)
+    memory.axvline(capacity, color="black", linestyle="--", linewidth=1, label=f"the card's {capacity:.0f} GB")
+    memory.set(title="memory of one GPU", xlabel="GB", xlim=(0, 1.08 * max(capacity, *needed)), ylim=(len(layouts) - 0.4, -0.6))
     _bars(time, names, [{name: s for name, s in layout["seconds"].items() if name != "step"} for layout in layouts], 1.0)
     time.set(title="one step, predicted", xlabel="seconds")
-    memory.invert_yaxis()
-    for axes in (memory, time):
-        axes.legend(frameon=False, fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.45 / height - 0.08))
+    for axes, place in ((memory, "outside lower left"), (time, "outside lower right")):
+        figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=5, loc=place)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

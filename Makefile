@@ -1,9 +1,10 @@
-# make quickstart · test · test-slow · test-distributed · lint · bench; everything happens in .venv, made from the project's own files.
+# make quickstart · test · test-slow · test-distributed · test-plan-gpu · lint · bench; everything happens in .venv, made from the
+# project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart test test-slow test-distributed lint format bench clean
+.PHONY: setup setup-dev quickstart test test-slow test-distributed test-plan-gpu lint format bench clean
 
 setup: .venv/runtime
 setup-dev: .venv/dev
@@ -33,6 +34,14 @@ test-slow: setup-dev
 test-distributed: setup-dev
 	$(BIN)/python -m pytest -n 2 -q -m distributed $(TESTS)
 
+.venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt -r requirements-dev.txt --editable .
+	@touch $@
+
+test-plan-gpu: .venv-gpu/ready
+	.venv-gpu/bin/python -m pytest -q -m plan_gpu $(TESTS)
+
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +55,4 @@ bench: setup-dev
 	$(BIN)/python benchmarks/train_step.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-gpu

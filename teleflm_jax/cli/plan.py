@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--search", action="store_true", help="rank all layouts by predicted time; the best are compiled")
     parser.add_argument("--compile", type=_count, default=3, metavar="N", help="of a search, how many of the best to compile (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--out", metavar="FOLDER", help="write plan.json and plan.png there")
+    parser.add_argument("--out", metavar="FOLDER", help="write plan.json and plan.png there; a search's default is plans/RUN-CLUSTER")
 
 
 def main(args: argparse.Namespace):
@@ -45,13 +45,22 @@ def main(args: argparse.Namespace):
     run = options.Run(**{"data": None} | {name: found[name] for name in options.SECTIONS if name in found})
     ask = planning.Ask(run=run, cluster=cluster, plan=found["plan"], gpus=count, backend=backend)
     facts = planning.search(ask, args.compile, SHOWN) if args.search else planning.one(ask)
-    if args.out:
-        planning.write(pathlib.Path(args.out), facts)
+    out = _out(args)
+    if out:
+        planning.write(out, facts)
     if args.json:
         print(json.dumps(facts))
     else:
         planning.show(facts)
+        print(f"\nWritten: {out / planning.JSON} and {out / planning.PICTURE}" if out else "")
     planning.refuse_what_does_not_fit(facts)
+
+
+def _out(args: argparse.Namespace) -> pathlib.Path | None:
+    if args.out or not args.search:
+        return pathlib.Path(args.out) if args.out else None
+    names = [pathlib.Path(place).stem for place in (*args.gin_file, args.run or args.workdir or "run", args.cluster)]
+    return pathlib.Path("plans") / f"{names[0]}-{names[-1]}"
 
 
 def _cluster_file(name: str | None) -> str:

@@ -22,6 +22,7 @@ from teleflm_jax.plan.job import Job
 from teleflm_jax.train import hardware
 from teleflm_jax.train import step as train_step
 
+JSON, PICTURE = "plan.json", "plan.png"
 HERE = "here"
 """The backend of `train.py --dry_run`: the devices that this process has."""
 NOTES = {
@@ -159,10 +160,11 @@ def _in_gin(bindings: dict) -> str:
 def write(folder: pathlib.Path, facts: dict) -> None:
     """Write plan.json and plan.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".plan.json.tmp"
-    temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / "plan.json")
-    picture.draw(folder / "plan.png", facts["layouts"])
+    text, drawing = folder / f".{JSON}", folder / f".{PICTURE}"
+    text.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    picture.draw(drawing, facts["layouts"])
+    os.replace(text, folder / JSON)
+    os.replace(drawing, folder / PICTURE)
 
 
 def show(facts: dict) -> None:

@@ -30,6 +30,8 @@ class Unit:
     on: Any
     """Whether there is anything to run."""
     chunk: Any
+    next_chunk: Any
+    """Of the unit after it."""
     microbatch: Any
     slot: Any
     """Where its residuals are kept."""
@@ -65,7 +67,7 @@ class Schedule:
     def forward(self, tick: Any) -> Unit:
         """This stage's forward unit."""
         if self.stages == 1:
-            return Unit(on=True, chunk=0, microbatch=tick, slot=0, first=True, last=True)
+            return Unit(on=True, chunk=0, next_chunk=0, microbatch=tick, slot=0, first=True, last=True)
         return self._unit(tick - jax.lax.axis_index(AXIS), forward=True)
 
     def backward(self, tick: Any) -> Unit:
@@ -78,21 +80,23 @@ class Schedule:
     def _unit(self, number: jax.Array, *, forward: bool) -> Unit:
         on = (number >= 0) & (number < self.microbatches * self.chunks)
         number = jnp.where(on, number, 0)
-        group, inside = jnp.divmod(number, self.stages * self.chunks)
-        chunk, offset = jnp.divmod(inside, self.stages)
-        ran_forward = number
-        if not forward:
-            chunk = self.chunks - 1 - chunk
-            ran_forward = (group * self.chunks + chunk) * self.stages + offset
+        group, offset = number // (self.stages * self.chunks), number % self.stages
+        chunk, next_chunk = (self._chunk(u, forward=forward) for u in (number, number + 1))
+        ran_forward = number if forward else (group * self.chunks + chunk) * self.stages + offset
         stage = jax.lax.axis_index(AXIS)
         return Unit(
             on=on,
             chunk=chunk,
+            next_chunk=next_chunk,
             microbatch=group * self.stages + offset,
             slot=ran_forward % self.slots,
             first=on & (stage == 0) & (chunk == 0),
             last=on & (stage == self.stages - 1) & (chunk == self.chunks - 1),
         )
+
+    def _chunk(self, number: jax.Array, *, forward: bool) -> jax.Array:
+        chunk = number % (self.stages * self.chunks) // self.stages
+        return chunk if forward else self.chunks - 1 - chunk
 
 
 def run(schedule: Schedule, forward: Callable, backward: Callable, carry: Any, x: jax.Array) -> Any:

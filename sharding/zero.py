@@ -27,9 +27,14 @@ def working(layout: Layout, tree: Any, dtype: str) -> Any:
     return each(one, tree)
 
 
+def gathers_layers(layout: Layout) -> bool:
+    """Whether each layer's weights are gathered for its turn, and its gradients sent after it."""
+    return layout.zero == 3 and layout.data > 1
+
+
 def layer(layout: Layout, weights: Any) -> Any:
     """One layer's working weights at the moment of their use: whole."""
-    return each(lambda x, axes: _gathered(layout, x, axes), weights) if layout.zero == 3 else weights
+    return each(lambda x, axes: _gathered(layout, x, axes), weights) if gathers_layers(layout) else weights
 
 
 def accumulators(layout: Layout, weights: Any, dtype: str) -> Any:

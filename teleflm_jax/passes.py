@@ -9,7 +9,7 @@ Here D and V may be this device's shard of the width or the vocabulary.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,16 @@ from teleflm_jax.model.transformer import Block, Transformer, finish, rematerial
 
 Batch = Mapping[str, jax.Array]
 """`tokens`, `targets`, `segments` int32 and `weights` float32, each [B, T] (docs/architecture.md)."""
+
+
+class _Ahead(NamedTuple):
+    """What ZeRO 3 sends while a layer runs, so that no layer waits for it; empty otherwise."""
+
+    forward: Any = ()
+    """Weights of the layer that runs next."""
+    backward: Any = ()
+    sending: Any = ()
+    """(Gradient of the layer that ran last, its place), not yet added."""
 
 
 def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32") -> Callable:
@@ -72,6 +82,7 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
     run = lambda block, x_BTD, turn, segments_BT: block(x_BTD, turn, kernel(config, segments_BT), group)  # noqa: E731
     forward_layer, backward_layer = _by_hand(rematerialised(run, config.remat))
     per_chunk = _length(weights.blocks) // schedule.chunks
+    fetch = lambda place: zero.layer(layout, _at(weights.blocks, place))  # noqa: E731
 
     def of_microbatch(unit):
         return _at(rows, unit.microbatch)
@@ -79,20 +90,32 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
     def constants(unit):
         return turn, _at(rows["segments"], unit.microbatch) if config.document_attention else None
 
+    def take(ready, place, following):
+        """The weights of the layer at `place`; under ZeRO 3 those `following` it are gathered while that layer runs."""
+        return (ready, fetch(following)) if zero.gathers_layers(layout) else (fetch(place), ready)
+
+    def give(blocks, sending, place, dblock):
+        """Add the gradient of the layer at `place`; under ZeRO 3 it is reduce-scattered while the next layer's is made."""
+        if zero.gathers_layers(layout):
+            (dblock, place), sending = sending, (dblock, place)
+        return _put(blocks, zero.add_layer(layout, _at(blocks, place), dblock), place), sending
+
     def forward(carry, unit, x_BTD):
-        residuals, totals, loss = carry
+        residuals, totals, loss, ahead = carry
         x_BTD = _input(layout, weights, unit, of_microbatch(unit)["tokens"], x_BTD)
         known = constants(unit)
 
         @jax.named_scope("layers")
         def layer(j, held):
-            x_BTD, residuals = held
-            block = zero.layer(layout, _at(weights.blocks, unit.chunk * per_chunk + j))
+            x_BTD, residuals, ready = held
+            following = jnp.where(j + 1 < per_chunk, unit.chunk * per_chunk + j + 1, unit.next_chunk * per_chunk)
+            block, ready = take(ready, unit.chunk * per_chunk + j, following)
             y_BTD, new = forward_layer(block, x_BTD, known)
-            return y_BTD, _put(residuals, new, unit.slot, j)
+            return y_BTD, _put(residuals, new, unit.slot, j), ready
 
-        y_BTD, residuals = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (x_BTD, residuals))
-        return (residuals, totals, loss), y_BTD
+        held = (x_BTD, residuals, ahead.forward)
+        y_BTD, residuals, ready = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, held)
+        return (residuals, totals, loss, ahead._replace(forward=ready)), y_BTD
 
     def head(unit, y_BTD):
         """Loss, and the gradient of the last layer's output; adds the head's own."""
@@ -124,30 +147,37 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
         return function
 
     def backward(carry, unit, y_BTD, dy_BTD):
-        residuals, totals, loss = carry
+        residuals, totals, loss, ahead = carry
         totals, loss, dy_BTD = pipeline.when(unit.last, head(unit, y_BTD), (totals, loss, dy_BTD))
         known = constants(unit)
 
         @jax.named_scope("layers")
         def layer(i, held):
-            dy_BTD, blocks = held
+            dy_BTD, blocks, ready, sending = held
             j = per_chunk - 1 - i
             place = unit.chunk * per_chunk + j
-            block = zero.layer(layout, _at(weights.blocks, place))
+            block, ready = take(ready, place, jnp.where(j > 0, place - 1, unit.next_chunk * per_chunk + per_chunk - 1))
             dblock, dx_BTD = backward_layer(block, _at(residuals, unit.slot, j), known, dy_BTD)
-            total = zero.add_layer(layout, _at(blocks, place), dblock)
-            return dx_BTD, _put(blocks, total, place)
+            blocks, sending = give(blocks, sending, place, dblock)
+            return dx_BTD, blocks, ready, sending
 
-        dx_BTD, blocks = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (dy_BTD, totals.blocks))
+        held = (dy_BTD, totals.blocks, ahead.backward, ahead.sending)
+        dx_BTD, blocks, ready, sending = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, held)
         totals = pipeline.when(unit.first, embedding(unit, dx_BTD), _with(totals, blocks=blocks))
-        return (residuals, totals, loss), dx_BTD
+        return (residuals, totals, loss, ahead._replace(backward=ready, sending=sending)), dx_BTD
 
     x_BTD = _between(layout, config, rows["tokens"].shape[1:])
-    any_unit = pipeline.Unit(on=True, chunk=0, microbatch=0, slot=0, first=True, last=True)
+    any_unit = pipeline.Unit(on=True, chunk=0, next_chunk=0, microbatch=0, slot=0, first=True, last=True)
     one = jax.eval_shape(lambda: forward_layer(zero.layer(layout, _at(weights.blocks, 0)), x_BTD, constants(any_unit))[1])
     residuals = [jnp.zeros((schedule.slots, per_chunk, *r.shape), r.dtype) for r in one]
-    carry = (residuals, zero.accumulators(layout, weights, dtype), jnp.zeros(()))
-    _, totals, loss = pipeline.run(schedule, forward, backward, carry, x_BTD)
+    ahead = _Ahead()
+    if zero.gathers_layers(layout):
+        first, last = fetch(0), fetch(_length(weights.blocks) - 1)
+        ahead = _Ahead(forward=first, backward=last, sending=(jax.tree.map(jnp.zeros_like, first), 0))
+    carry = (residuals, zero.accumulators(layout, weights, dtype), jnp.zeros(()), ahead)
+    _, totals, loss, ahead = pipeline.run(schedule, forward, backward, carry, x_BTD)
+    if zero.gathers_layers(layout):
+        totals = _with(totals, blocks=give(totals.blocks, ahead.sending, 0, None)[0])
     targets = jax.lax.psum(batch["weights"].sum(), "data")
     gradient = jax.tree.map(lambda x: x / targets, zero.finish(layout, totals))
     return jax.lax.psum(loss, ("data", "pipe")) / targets, gradient

@@ -243,6 +243,7 @@ def _show_traffic(console: rich.console.Console, layout: dict) -> None:
             row["collective"],
             _gb(row["closed_form"], 3),
             "" if row["compiled"] is None else _gb(row["compiled"], 3),
+            "" if row.get("hidden") is None else f"{row['hidden']:.0%}",
             {True: "yes", False: "no", None: ""}[row.get("crosses_nodes")],
             _gb(row["bytes_per_second"], 0) if "bytes_per_second" in row else "",
         )
@@ -251,7 +252,10 @@ def _show_traffic(console: rich.console.Console, layout: dict) -> None:
     if not rows:
         return
     print_table(
-        console, "What one GPU sends in a step, GB", ("axis", "collective", "closed form", "compiled", "crosses nodes", "GB/s"), rows
+        console,
+        "What one GPU sends in a step, GB",
+        ("axis", "collective", "closed form", "compiled", "beside products", "crosses nodes", "GB/s"),
+        rows,
     )
 
 

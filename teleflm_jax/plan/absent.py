@@ -76,7 +76,7 @@ def _target(cluster: ClusterConfig) -> str:
     return f"""gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
 shared_memory_per_core: {per_core} threads_per_core_limit: 2048 core_count: {cluster.cores} fpus_per_core: {units}
 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: {int(cluster.memory_rate)}
-l2_cache_size: {cluster.cache_bytes} clock_rate_ghz: {cluster.clock_ghz} device_memory_size: {int(cluster.memory_bytes)}
+l2_cache_size: {cluster.cache_bytes} clock_rate_ghz: {cluster.clock_ghz} device_memory_size: {int(cluster.memory_bytes * 0.92 / 0.8)}
 shared_memory_per_block_optin: {per_block} cuda_compute_capability {{ {capability} }}
 registers_per_core_limit: 65536 registers_per_block_limit: 65536 }}
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{_plain(cluster.gpu)}" """

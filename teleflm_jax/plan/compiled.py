@@ -36,6 +36,8 @@ class Compiled:
     """(mesh axes, kind of collective) -> bytes a step."""
     product_flops: float
     """Of all matrix products of a step."""
+    beside: list[hlo.Beside]
+    """What is scheduled while messages are under way; empty where the compiler sends none apart (on a CPU)."""
     attention_runs: float
     """Forward runs of the attention kernel a step; 0 where it is no kernel of its own."""
 
@@ -71,6 +73,7 @@ def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> t
         seconds=seconds,
         memory=_by_kind(program, job, _of_weights(state.model, job, layout), stats.argument_size_in_bytes, stats.temp_size_in_bytes),
         sent=program.sent(),
+        beside=program.beside(),
         product_flops=program.product_flops(),
         attention_runs=program.kernel_runs("__cudnn$fmhaSoftmax"),
     ), text

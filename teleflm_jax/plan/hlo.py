@@ -14,10 +14,25 @@ BYTES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "s8": 1, 
 ARRAY = re.compile(rf"({'|'.join(BYTES)})\[([\d,]*)\]")
 COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(-start)?\(")
 PRODUCT = re.compile(r' = (.*?) (?:dot\((.*?)\)|custom-call\((.*?)\), custom_call_target="__(?:cublas|onednn)[^"]*")')
+STARTED = re.compile(r"\s*%([\w.\-]+) = .*? (?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)-start\(")
+DONE = re.compile(r"\s*(?:ROOT )?%[\w.\-]+ = .*? (?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)-done\(%([\w.\-]+)")
+FLASH = re.compile(r'custom_call_target="__cudnn\$fmhaSoftmax(Backward)?"')
 LOOP = re.compile(r" = (\(.*?\)) while\(")
 CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][\[{]"?([\d",]*)[\]}]')
 Shape = tuple[str, tuple[int, ...]]
 """dtype and dimensions of an array."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A collective, and what runs between its start and its end."""
+
+    axes: str
+    bytes_: float
+    """That one device of a ring sends, each time."""
+    runs: float
+    product_flops: float
+    attention_flops: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +103,40 @@ class Program:
 
     def product_flops(self) -> float:
         """Floating-point operations of all matrix products of one device in one step; attention kernels are none."""
-        total = 0.0
-        for computation, line in self._instructions():
-            if found := PRODUCT.search(line):
-                operands = re.findall(r"%([\w.\-]+)", found[2] or found[3])
-                left = self._shapes(computation)[operands[0]]
-                contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", CONTRACTED.search(line)[1]))
-                total += 2 * math.prod(arrays(found[1])[0][1]) * contracted * self.runs(computation, line)
-        return total
+        return sum(self._product(at, line) * self.runs(at, line) for at, line in self._instructions() if PRODUCT.search(line))
+
+    def _product(self, computation: str, line: str) -> float:
+        """Operations of one instruction; 0 if it is no matrix product."""
+        found = PRODUCT.search(line)
+        if not found:
+            return 0.0
+        left = self._shapes(computation)[re.findall(r"%([\w.\-]+)", found[2] or found[3])[0]]
+        contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", CONTRACTED.search(line)[1]))
+        return 2.0 * math.prod(arrays(found[1])[0][1]) * contracted
+
+    def beside(self) -> list[Beside]:
+        """Every collective that is started apart from its end, with the work that is scheduled in between."""
+        found = []
+        for computation, lines in self.computations.items():
+            begun = {}
+            for number, line in enumerate(lines):
+                if started := STARTED.match(line):
+                    begun[started[1]] = number
+                if (done := DONE.match(line)) and done[1] in begun:
+                    start = lines[begun[done[1]]]
+                    collective = COLLECTIVE.search(start)
+                    axes, size = _axes(start, self.mesh)
+                    between = lines[begun[done[1]] + 1 : number]
+                    found.append(
+                        Beside(
+                            axes=axes,
+                            bytes_=_cost(collective[2], message_bytes(collective), size),
+                            runs=self.runs(computation, start),
+                            product_flops=sum(self._product(computation, other) for other in between),
+                            attention_flops=sum(map(_attention, between)),
+                        )
+                    )
+        return found
 
     def kernel_runs(self, name: str) -> float:
         """How often custom calls of this name run in one step."""
@@ -118,6 +159,18 @@ def _definitions(lines: tuple[str, ...]) -> dict[str, Shape]:
         if named and (first := ARRAY.search(named[2])):
             found[named[1]] = first[1], _dimensions(first[2])
     return found
+
+
+def _attention(line: str) -> float:
+    """Operations of a causal flash attention call, 2.5 times as many backward as forward.
+
+    Its first result is [batch, heads, positions, head size].
+    """
+    kernel = FLASH.search(line)
+    if not kernel:
+        return 0.0
+    batch, heads, positions, size = arrays(line)[0][1]
+    return 2.0 * batch * heads * positions**2 * size * (2.5 if kernel[1] else 1.0)
 
 
 def arrays(types: str) -> list[Shape]:

@@ -87,12 +87,15 @@ RECOMPUTED = {"none": (3, 2), "qkv_gate_up": (6, 4), "qkv": (6, 6), "full": (9, 
 
 
 def _layer_work(job: Job) -> float:
-    """A layer's backward pass: recomputed values, entering gradients, and the layer's weights and weight gradients on their way."""
+    """A layer's backward pass: recomputed values, entering gradients, and weights and weight gradients on their way.
+
+    Under ZeRO 3 two layers' gathered weights and one layer's gradient wait beside it.
+    """
     model, c, t = job.model, job.compute_bytes, job.mesh.tensor
     wide, fed = RECOMPUTED[model.remat]
     values = c * job.positions * ((wide * model.d_model + fed * model.d_ff) / t + (2 * model.d_model if t > 1 else 0))
     scores = 3 * FLOAT * job.positions * model.num_heads * QUERY_BLOCK / t if model.attention == "xla" else 0.0
-    return values + scores + (3 if job.mesh.zero == 3 else 6) * job.layer_weights
+    return values + scores + (11 if job.mesh.zero == 3 else 6) * job.layer_weights
 
 
 def _head_work(job: Job) -> float:

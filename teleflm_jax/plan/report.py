@@ -92,6 +92,19 @@ def _products(job: Job, found: Compiled | None) -> dict:
     }
 
 
+def _hidden(axis: str, question: Question, path: traffic.Path, found: Compiled) -> float | None:
+    """Share of an axis's sending time during which, in the compiled schedule, products or attention run; None if nothing is sent apart."""
+    cluster, rate = question.cluster, path.rate(question.cluster, question.plan)
+    sending = hidden = 0.0
+    for message in found.beside:
+        if message.axes == axis:
+            seconds = message.bytes_ / rate
+            work = message.product_flops / cluster.product_efficiency + message.attention_flops / cluster.attention_efficiency
+            sending += message.runs * seconds
+            hidden += message.runs * min(seconds, work / cluster.bf16_flops)
+    return hidden / sending if sending else None
+
+
 def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]:
     wanted, sent = traffic.closed_form(job), found.sent if found else {}
     rows = []
@@ -103,6 +116,7 @@ def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]
                 "collective": kind,
                 "closed_form": wanted[axis, kind],
                 "compiled": sent.get((axis, kind), 0.0) if found else None,
+                "hidden": _hidden(axis, question, path, found) if found else None,
                 "crosses_nodes": path.crosses_nodes,
                 "bytes_per_second": path.rate(question.cluster, question.plan),
             }

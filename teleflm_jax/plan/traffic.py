@@ -28,9 +28,11 @@ def _over_data(job: Job) -> dict[tuple[str, str], float]:
     share, c, k = ring(job.mesh.data), job.compute_bytes, job.accumulator_bytes
     if job.mesh.zero == 0:
         return {("data", REDUCE): 2 * share * k * (layers + ends)}
-    of_layers = job.microbatches if job.mesh.zero == 3 else 1
-    passes = 2 if job.mesh.zero == 3 else 1
-    return {("data", GATHER): share * c * (of_layers * passes * layers + ends), ("data", SCATTER): share * k * (of_layers * layers + ends)}
+    if job.mesh.zero == 1:
+        return {("data", GATHER): share * c * (layers + ends), ("data", SCATTER): share * k * (layers + ends)}
+    # one layer more than run, as each is gathered ahead of its turn and its gradient sent behind it
+    turns = job.microbatches * layers + job.layer_weights * job.padding
+    return {("data", GATHER): share * c * (2 * turns + ends), ("data", SCATTER): share * k * (turns + ends)}
 
 
 def _over_pipe(job: Job) -> dict[tuple[str, str], float]:

@@ -4,7 +4,7 @@
     python benchmarks/plan_measured.py --gin_file configs/runs/pretrain_1b.gin                              on a GPU
 
 Prints JSON. Memory of the state is the sum of live buffers; its peak is the allocator's on a GPU, and on a CPU, where all devices share
-one process, the growth of the process's peak resident memory during a step. Tokens are random.
+one process, the growth of the process's peak resident memory during a step; a GPU's counts from the start. Tokens are random.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.cli import options, planning
 from teleflm_jax.optim import optimizer as update_rule
-from teleflm_jax.plan.config import PlanConfig
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
 
@@ -32,7 +31,7 @@ def main() -> None:
     options.add_arguments(parser)
     run = options.load(parser.parse_args(), optional=("data",))
     layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
-    ask = planning.Ask(run=run, cluster=planning.here(), plan=PlanConfig(allowance_bytes=0), gpus=jax.device_count(), backend=planning.HERE)
+    ask = planning.Ask(run=run, **planning.here(), gpus=jax.device_count(), backend=planning.HERE)
     plan = planning.one(ask)["layouts"][0]
 
     optimizer = update_rule.make(run.optimizer, width)

@@ -16,11 +16,10 @@ from teleflm_jax import config
 from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.plan import roofline
-from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.config import CLUSTERS, ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import Job
 
 HERE = pathlib.Path(__file__).resolve().parent
-CLUSTERS = HERE.parent / "configs" / "clusters"
 RUNS = HERE / "published_runs.json"
 
 
@@ -64,7 +63,9 @@ def judged(run: dict, shapes: dict) -> dict:
 def setup(run: dict, shapes: dict) -> tuple[Job, ClusterConfig]:
     """A run as a job on a cluster."""
     cluster = config.parse([str(CLUSTERS / f"{run['cluster']}.gin")], [], {"cluster": ClusterConfig})["cluster"]
-    model = ModelConfig(**shapes[run["shape"]], context_length=run["context_length"], attention="cudnn", remat=run["remat"])
+    length = run["context_length"]
+    # others do not take their loss in chunks
+    model = ModelConfig(**shapes[run["shape"]], context_length=length, loss_chunk_tokens=length, attention="cudnn", remat=run["remat"])
     settings = {name: run[name] for name in ("batch_size", "microbatch_size", "accumulation_dtype")}
     return Job(model=model, mesh=MeshConfig(**run["mesh"]), **settings), dataclasses.replace(cluster, **run.get("changes", {}))
 

@@ -13,8 +13,6 @@ FLAGS = {
     "xla_gpu_all_gather_combine_threshold_bytes": ("2147483648", "few large gathers of weights before the microbatches, not one a weight"),
     "xla_gpu_reduce_scatter_combine_threshold_bytes": ("2147483648", "the same for gradients after them"),
     "xla_gpu_all_reduce_combine_threshold_bytes": ("2147483648", "the same for what is not split"),
-    "xla_gpu_enable_pipelined_all_gather": ("true", "gathers the next layer's weights during this one's work (mesh.zero = 3)"),
-    "xla_gpu_enable_pipelined_reduce_scatter": ("true", "sends the last layer's gradients during the next one's work (mesh.zero = 3)"),
     "xla_gpu_experimental_parallel_collective_overlap_limit": ("2", "gathers over data beside the collectives over tensor, not between"),
     "xla_gpu_enable_pipelined_p2p": ("true", "hands activations over between stages during the next unit's work"),
     "xla_gpu_enable_command_buffer": ("", "off: CUDA graphs break up overlapped collectives and cost memory"),

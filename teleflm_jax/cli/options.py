@@ -125,9 +125,14 @@ def load(args: argparse.Namespace, optional: Collection[str] = ()) -> Run:
 
 
 def load_sections(
-    args: argparse.Namespace, sections: Mapping[str, type], optional: Collection[str] = (), after: Sequence[str] = ()
+    args: argparse.Namespace,
+    sections: Mapping[str, type],
+    optional: Collection[str] = (),
+    *,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
 ) -> dict:
-    """`load` with other sections, as a dictionary; `after` are gin files that are read last."""
+    """`load` with other sections, as a dictionary; `before` and `after` are gin files that are read first and last."""
     folder, files = _places(args)
     if not files and folder:
         if not (folder / SAVED_CONFIG).is_file():
@@ -137,7 +142,7 @@ def load_sections(
         files = [str(folder / SAVED_CONFIG)]
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
-    return config.parse([*files, *after], args.gin_param, sections, optional)
+    return config.parse([*before, *files, *after], args.gin_param, sections, optional)
 
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:

@@ -6,15 +6,15 @@ import json
 import os
 import pathlib
 
+from sharding.config import MeshConfig
 from teleflm_jax.cli import options
-from teleflm_jax.config.read import REPOSITORY
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan import absent
-from teleflm_jax.plan.config import SECTIONS, ClusterConfig
+from teleflm_jax.plan.config import CLUSTERS, SECTIONS, ClusterConfig
 
 HELP = "compile a run for a cluster that is not here: memory, traffic, time, and better layouts"
 
-CLUSTERS = REPOSITORY / "configs" / "clusters"
+JSON, PICTURE = "plan.json", "plan.png"
 SHOWN = 12
 """Layouts of a search that are printed and drawn."""
 
@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace):
     """Print the plan; a layout that does not fit is an error."""
-    file = _cluster_file(args.cluster)
+    file, out = _cluster_file(args.cluster), _out(args)
     found = options.load_sections(args, options.SECTIONS | SECTIONS, optional=("data",), after=[file])
     cluster = found["cluster"]
     backend = absent.choose(args.backend, cluster)
@@ -45,29 +45,35 @@ def main(args: argparse.Namespace):
     run = options.Run(**{"data": None} | {name: found[name] for name in options.SECTIONS if name in found})
     ask = planning.Ask(run=run, cluster=cluster, plan=found["plan"], gpus=count, backend=backend)
     facts = planning.search(ask, args.compile, SHOWN) if args.search else planning.one(ask)
-    out = _out(args)
     if out:
         planning.write(out, facts)
     if args.json:
         print(json.dumps(facts))
     else:
         planning.show(facts)
-        print(f"\nWritten: {out / planning.JSON} and {out / planning.PICTURE}" if out else "")
+        print(f"\nWritten: {out / JSON} and {out / PICTURE}" if out else "")
     planning.refuse_what_does_not_fit(facts)
 
 
 def _out(args: argparse.Namespace) -> pathlib.Path | None:
-    if args.out or not args.search:
-        return pathlib.Path(args.out) if args.out else None
+    """Where to write, asked before anything is computed whether that can be."""
+    if args.out is None and not args.search:
+        return None
     names = [pathlib.Path(place).stem for place in (*args.gin_file, args.run or args.workdir or "run", args.cluster)]
-    return pathlib.Path("plans") / f"{names[0]}-{names[-1]}"
+    folder = pathlib.Path("plans") / f"{names[0]}-{names[-1]}" if args.out is None else pathlib.Path(args.out)
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    taken = [folder / name for name in (JSON, PICTURE) if (folder / name).is_dir()]
+    if args.out == "" or not there.is_dir() or not os.access(there, os.W_OK) or taken:
+        got = taken[0] if taken else there
+        raise UserError(f"got --out {args.out!r}, where {got} is no place to write to; allowed: a folder of your own; change --out")
+    return folder
 
 
 def _cluster_file(name: str | None) -> str:
     known = sorted(path.stem for path in CLUSTERS.glob("*.gin"))
     if name and (CLUSTERS / f"{name}.gin").is_file():
         return str(CLUSTERS / f"{name}.gin")
-    if name and name.endswith(".gin"):
+    if name and pathlib.Path(name).exists():
         return name  # what is wrong with it, the reader says
     near = difflib.get_close_matches(name or "", known, n=1)
     got = f"the unknown cluster {name!r}" if name else "no cluster"
@@ -75,10 +81,10 @@ def _cluster_file(name: str | None) -> str:
     raise UserError(f"got {got}; allowed: {', '.join(known)}, or a gin file of your own; {change}")
 
 
-def _gpus(args: argparse.Namespace, mesh: options.MeshConfig, cluster: ClusterConfig) -> int:
-    """How many GPUs the plan is for: as asked, as the run's mesh has, or all."""
+def _gpus(args: argparse.Namespace, mesh: MeshConfig, cluster: ClusterConfig) -> int:
+    """How many GPUs the plan is for: as asked, as the run's mesh has, or all; a search is not bound to the run's mesh."""
     meshed = mesh.data * mesh.pipe * mesh.tensor
-    count = args.gpus or meshed or cluster.gpus
+    count = args.gpus or (min(meshed, cluster.gpus) if args.search else meshed) or cluster.gpus
     if count > cluster.gpus:
         what = f"--gpus {count}" if args.gpus else f"a mesh of {mesh.data} x {mesh.pipe} x {mesh.tensor} = {count} GPUs"
         raise UserError(
@@ -89,6 +95,6 @@ def _gpus(args: argparse.Namespace, mesh: options.MeshConfig, cluster: ClusterCo
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)

@@ -1,9 +1,11 @@
 """The body of `plan` and of `train.py --dry_run`: ask the closed forms and the compiler, then print, write and judge."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
+import tempfile
 
 import jax
 import rich.console
@@ -12,17 +14,17 @@ from sharding import mesh as device_mesh
 from sharding import rules
 from teleflm_jax import config
 from teleflm_jax.cli import options
-from teleflm_jax.cli.plan import CLUSTERS
+from teleflm_jax.cli.plan import JSON, PICTURE
 from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan import absent, compiled, picture, report
 from teleflm_jax.plan import search as layouts
-from teleflm_jax.plan.config import ClusterConfig, PlanConfig
+from teleflm_jax.plan.config import CLUSTERS, ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import Job
 from teleflm_jax.train import hardware
 from teleflm_jax.train import step as train_step
 
-JSON, PICTURE = "plan.json", "plan.png"
+TRIES = 4
 HERE = "here"
 """The backend of `train.py --dry_run`: the devices that this process has."""
 NOTES = {
@@ -84,27 +86,39 @@ def one(ask: Ask) -> dict:
 
 
 def search(ask: Ask, compiling: int, shown: int) -> dict:
-    """The fastest layouts that fit; of the compiled ones only those that the compiler lets fit."""
-    found, count = layouts.ranked(ask.run.model, ask.run.train, ask.gpus, ask.cluster, ask.plan)
-    chosen, kept = [], 0
-    for candidate in found:
-        if len(chosen) == shown:
-            break
-        described = _described(candidate, ask, compiling=kept < compiling)
-        if kept < compiling:
-            kept += described["memory"]["fits"]
-        chosen.append(described)
-    chosen.sort(key=lambda layout: not layout["memory"]["fits"])
-    return {**_common(ask), "considered": count, "fitting": len(found), "layouts": chosen, "remedies": []}
+    """The fastest layouts that fit, the first `compiling` of them also by the compiler; those that it refuses are counted.
+
+    Raises:
+        UserError: none divides or fits, or the compiler refuses as many as `TRIES` times those that it is to keep.
+    """
+    found, count = layouts.ranked(ask.run.model, ask.run.train, ask.run.mesh, ask.gpus, ask.cluster, ask.plan)
+    kept, refused, ahead = [], 0, iter(found)
+    while len(kept) < compiling and refused < TRIES * compiling and (candidate := next(ahead, None)):
+        described = _described(candidate, ask, compiling=True)
+        if described["memory"]["spare"] >= ask.plan.spare:
+            kept.append(described)
+        else:
+            refused += 1
+    if not kept:
+        raise UserError(
+            f"got {refused} layouts that the compiler lets leave less than {ask.plan.spare:.0%} of the memory free (plan.spare); "
+            "allowed: what leaves it; change --gpus, train.batch_size or plan.spare"
+        )
+    kept.sort(key=lambda layout: layout["seconds"]["step"])
+    kept += [_described(candidate, ask, compiling=False) for candidate in itertools.islice(ahead, max(0, shown - len(kept)))]
+    return {**_common(ask), "considered": count, "fitting": len(found), "refused": refused, "layouts": kept, "remedies": []}
 
 
 def _common(ask: Ask) -> dict:
     return {"backend": ask.backend, "note": NOTES[ask.backend], "assumptions": report.assumptions(ask.question)}
 
 
-def here() -> ClusterConfig:
-    """The devices of this run as a cluster: a known card's rates from configs/clusters, else what is measured now."""
-    device, local, total = jax.devices()[0], jax.local_device_count(), jax.device_count()
+def here() -> dict[str, object]:
+    """The devices of this run as a cluster (a known card's rates from configs/clusters, else what is measured now), and what to assume.
+
+    A device's limit is what it has for arrays, so there is nothing to allow for.
+    """
+    device, local, total = jax.local_devices()[0], jax.local_device_count(), jax.device_count()
     known = [config.parse([str(path)], [], {"cluster": ClusterConfig})["cluster"] for path in sorted(CLUSTERS.glob("*.gin"))]
     card = next((cluster for cluster in known if cluster.gpu in device.device_kind), None)
     per_node = local if local > 1 else min(total, card.gpus_per_node if card else 1)
@@ -113,7 +127,8 @@ def here() -> ClusterConfig:
         rate = hardware.memory_rate()
         measured = {"bf16_flops": hardware.peak().flops, "memory_rate": rate, "link_rate": rate, "network_rate": rate}
         card = ClusterConfig(gpu=device.device_kind, nodes=1, gpus_per_node=1, memory_bytes=1, **measured, product_efficiency=1.0)
-    return dataclasses.replace(card, nodes=-(-total // per_node), gpus_per_node=per_node, memory_bytes=float(capacity))
+    found = dataclasses.replace(card, nodes=-(-total // per_node), gpus_per_node=per_node, memory_bytes=float(capacity))
+    return {"cluster": found, "plan": PlanConfig(allowance_bytes=0.0)}
 
 
 def _described(candidate: layouts.Candidate, ask: Ask, *, compiling: bool) -> dict:
@@ -128,7 +143,7 @@ def _compile(job: Job, ask: Ask) -> compiled.Compiled:
     layout = rules.layout(job.mesh, model.d_model, devices)
     train = dataclasses.replace(ask.run.train, microbatch_size=job.microbatch_size)
     traced = compiled.trace(model, ask.run.mup, ask.run.optimizer, train, layout)
-    return compiled.compile_step(traced, dataclasses.replace(job, model=model), layout)[0]
+    return compiled.compile_step(traced, dataclasses.replace(job, model=model), layout)
 
 
 def refuse_what_does_not_fit(facts: dict) -> None:
@@ -137,10 +152,11 @@ def refuse_what_does_not_fit(facts: dict) -> None:
     if first["fits"]:
         return
     ways = [f"{_in_gin(way['change'])} ({_gb(way['needed'])} GB, {_number(way['step'], 2)} s a step)" for way in facts["remedies"]]
-    change = "; or ".join(ways) if ways else "more than one setting (plan --search ranks all), --gpus, or train.batch_size"
+    change = "; or ".join(ways) if ways else "more than one setting (plan --search ranks all), the number of GPUs, or train.batch_size"
+    allowance = f", with {_gb(first['allowance'])} GB for CUDA and NCCL" if first["allowance"] else ""
     raise UserError(
         f"got {_gb(first['needed'])} GB a GPU, {_gb(first['needed'] - first['capacity'])} GB too much; allowed: "
-        f"{_gb(first['capacity'])} GB, with {_gb(first['allowance'])} GB for CUDA and NCCL; change {change}"
+        f"{_gb(first['capacity'])} GB{allowance}; change {change}"
     )
 
 
@@ -158,19 +174,20 @@ def _in_gin(bindings: dict) -> str:
 
 
 def write(folder: pathlib.Path, facts: dict) -> None:
-    """Write plan.json and plan.png."""
+    """Write plan.json and plan.png, both or none."""
     folder.mkdir(parents=True, exist_ok=True)
-    text, drawing = folder / f".{JSON}", folder / f".{PICTURE}"
-    text.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    picture.draw(drawing, facts["layouts"])
-    os.replace(text, folder / JSON)
-    os.replace(drawing, folder / PICTURE)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".plan") as temporary:
+        made = pathlib.Path(temporary)
+        (made / JSON).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        picture.draw(made / PICTURE, facts["layouts"])
+        for name in (JSON, PICTURE):
+            os.replace(made / name, folder / name)
 
 
 def show(facts: dict) -> None:
     """Print what a person wants to know."""
     console = make_console()
-    if len(facts["layouts"]) > 1 or "considered" in facts:
+    if "considered" in facts:
         _show_ranking(console, facts)
     first = facts["layouts"][0]
     console.print(f"{picture.label(first)} (data x pipe x tensor: {first['gpus']} GPUs)\n", style="bold")
@@ -196,7 +213,8 @@ def _show_ranking(console: rich.console.Console, facts: dict) -> None:
                 f"{forecast['days']:.1f}",
             )
         )
-    title = f"Layouts by predicted step time, of {facts['considered']:,} ({facts['fitting']:,} fit)"
+    refused = f", {facts['refused']} faster refused by the compiler" if facts["refused"] else ""
+    title = f"Layouts by predicted step time, of {facts['considered']:,} ({facts['fitting']:,} fit{refused})"
     print_table(console, title, ("data x pipe x tensor", "GB", "by", "s a step", "tokens/s a GPU", "MFU", "days"), rows)
     bindings = "\n".join(f"{name} = {value!r}" for name, value in facts["layouts"][0]["layout"].items())
     console.print(f"The first one in gin:\n{bindings}\n", markup=False)
@@ -266,7 +284,7 @@ def _show_time(console: rich.console.Console, layout: dict, facts: dict) -> None
     tokens = facts["assumptions"]["plan.target_tokens"]
     mfu = ", ".join(f"{forecast['mfu'][name]:.1%} ({text})" for name, text in CONVENTIONS.items())
     days = f"{forecast['days']:.1f} days" if forecast["days"] >= 1 else f"{_number(forecast['days'] * 24, 2)} hours"
-    energy = f", {forecast['megawatt_hours']:,.0f} MWh" if forecast["megawatt_hours"] else ""
+    energy = f", {_number(forecast['megawatt_hours'], 0)} MWh" if forecast["megawatt_hours"] else ""
     note = (
         f"{forecast['tokens_per_second_per_gpu']:,.{0 if forecast['tokens_per_second_per_gpu'] > 100 else 1}f} tokens/s a GPU; MFU {mfu}.\n"
         f"{tokens:.4g} tokens: {days}, {_number(forecast['gpu_hours'], 0)} GPU-hours{energy}."
@@ -280,10 +298,5 @@ def _show_assumptions(console: rich.console.Console, facts: dict) -> None:
     ]
     console.print("Assumed (override with --gin_param; sources in docs/plan.md):", style="bold")
     console.print("; ".join(words), markup=False)
-    if _leaves_out_lost_time(facts):
+    if facts["assumptions"]["plan.goodput"] == 1:
         console.print("Checkpoints, evaluation and failures are not in it: plan.goodput says what share of the time trains.")
-
-
-def _leaves_out_lost_time(facts: dict) -> bool:
-    """Whether lost time was left out."""
-    return facts["assumptions"]["plan.goodput"] == PlanConfig().goodput

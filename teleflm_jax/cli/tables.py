@@ -13,9 +13,14 @@ PIPED_WIDTH = 120
 def make_console() -> rich.console.Console:
     """A console as wide as the terminal, or of a fixed width in a pipe."""
     console = rich.console.Console(highlight=False)
+    console.on_broken_pipe = _raise_again  # rich would exit with 1; what a closed pipe means is decided in one place, options.py
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     return console
+
+
+def _raise_again():
+    raise  # noqa: PLE0704  (called while BrokenPipeError is handled)
 
 
 def print_table(console: rich.console.Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], note: str = ""):

@@ -2,12 +2,12 @@
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
 import functools
 import os
 import pathlib
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 
@@ -22,21 +22,20 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.optim import optimizer
-from teleflm_jax.plan.config import PlanConfig
+from teleflm_jax.plan.config import SECTIONS as PLANNING
 from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import loop, start, step
 
-PLANNING = {"plan": PlanConfig}
-"""What a dry run's configuration may have besides a run's."""
 HESITATE = 2.0
 """Seconds."""
 
 
 def main(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit code."""
-    found = options.load_sections(args, options.SECTIONS | PLANNING if args.dry_run else options.SECTIONS)
-    run = options.Run(**{name: found[name] for name in options.SECTIONS})
-    train = (lambda: _dry_run(run, found["plan"])) if args.dry_run else functools.partial(_train, run, _folder(args))
+    if args.dry_run:
+        train = functools.partial(_dry_run, args)
+    else:
+        train = functools.partial(_train, options.load(args), _folder(args))
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
     try:
@@ -48,11 +47,16 @@ def main(args: argparse.Namespace) -> int:
         raise
 
 
-def _dry_run(run: options.Run, assumed: PlanConfig) -> None:
-    """Print what `plan` says for the devices that are here, and whether the data is ready; nothing is written."""
-    refuse_absent(run.model)
-    allotted = dataclasses.replace(assumed, allowance_bytes=0.0)  # a device's limit is what is left for arrays
-    ask = planning.Ask(run=run, cluster=planning.here(), plan=allotted, gpus=jax.device_count(), backend=planning.HERE)
+def _dry_run(args: argparse.Namespace) -> None:
+    """Print what `plan` says for the devices that are here, and whether the data is ready; nothing is kept."""
+    with tempfile.NamedTemporaryFile("w", suffix=".gin") as file:  # read first, so that the user's own bindings win
+        file.write(config.dump(planning.here()))
+        file.flush()
+        found = options.load_sections(args, options.SECTIONS | PLANNING, before=[file.name])
+    run = options.Run(**{name: found[name] for name in options.SECTIONS})
+    layout = rules.layout(run.mesh, run.model.d_model)
+    _refuse_what_cannot_train(run, mup.at_width(run.mup, run.model.d_model), layout)
+    ask = planning.Ask(run=run, cluster=found["cluster"], plan=found["plan"], gpus=jax.device_count(), backend=planning.HERE)
     facts = planning.one(ask)
     if jax.process_index() == 0:
         planning.show(facts)

@@ -14,8 +14,12 @@ GPU, CPU = "gpu", "cpu"
 BACKENDS = (GPU, CPU)
 PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
-SHARED_MEMORY = {"8.0": (167_936, 166_912, 64), "8.9": (102_400, 101_376, 128), "9.0": (233_472, 232_448, 128)}
+SHARED_MEMORY = {"8.0": (167_936, 166_912, 64), "9.0": (233_472, 232_448, 128)}
 """Compute capability -> bytes of shared memory of a multiprocessor and of a block, float32 units of a multiprocessor. Source: NVIDIA."""
+
+
+TAKEN, SCHEDULED = 0.92, 0.8
+"""Share of a card that a process takes (sharding/xla.py), and the share of what the compiler is told that it schedules for."""
 
 
 def has_gpu_compiler() -> bool:
@@ -45,7 +49,7 @@ def choose(backend: str | None, cluster: ClusterConfig) -> str:
 def prepare(backend: str, count: int, environment: MutableMapping[str, str]) -> None:
     """Make jax start without the devices of this machine: `count` virtual ones for the CPU compiler, none of note for the GPU's."""
     environment["JAX_PLATFORMS"] = "cpu"
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's warnings name no remedy that a plan does not
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the compiler's warnings name no remedy that a plan does not
     if backend == CPU:
         flags = f"--xla_force_host_platform_device_count={count}"
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}".strip()
@@ -76,7 +80,7 @@ def _target(cluster: ClusterConfig) -> str:
     return f"""gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
 shared_memory_per_core: {per_core} threads_per_core_limit: 2048 core_count: {cluster.cores} fpus_per_core: {units}
 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: {int(cluster.memory_rate)}
-l2_cache_size: {cluster.cache_bytes} clock_rate_ghz: {cluster.clock_ghz} device_memory_size: {int(cluster.memory_bytes * 0.92 / 0.8)}
+l2_cache_size: {cluster.cache_bytes} clock_rate_ghz: {cluster.clock_ghz} device_memory_size: {int(cluster.memory_bytes * TAKEN / SCHEDULED)}
 shared_memory_per_block_optin: {per_block} cuda_compute_capability {{ {capability} }}
 registers_per_core_limit: 65536 registers_per_block_limit: 65536 }}
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{_plain(cluster.gpu)}" """

@@ -27,7 +27,7 @@ HLO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """The compiler's figures for one device (with a pipeline, the one of the last stage, which has the head as well)."""
+    """The compiler's figures for one device; with a pipeline, for a stage's layers and both ends, embedding and head."""
 
     seconds: float
     """It took to trace and compile."""
@@ -61,12 +61,11 @@ def trace(
     return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, rates, asked)
 
 
-def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> tuple[Compiled, str]:
-    """Compile, and read what came out; also returns the program's text."""
+def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> Compiled:
+    """Compile, and read what came out."""
     began = time.perf_counter()
     compiled = traced.lower().compile()
-    seconds, text = time.perf_counter() - began, compiled.as_text()
-    program = hlo.Program(text, layout.mesh, turns(job))
+    seconds, program = time.perf_counter() - began, hlo.Program(compiled.as_text(), layout.mesh, turns(job))
     stats = compiled.memory_analysis()
     state = traced.in_avals[0][0]
     return Compiled(
@@ -76,11 +75,11 @@ def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> t
         beside=program.beside(),
         product_flops=program.product_flops(),
         attention_runs=program.kernel_runs("__cudnn$fmhaSoftmax"),
-    ), text
+    )
 
 
 def turns(job: Job) -> dict[str, float]:
-    """Mean turns a tick of the loops that only the run decides on, on the last stage, by the scope of what they do."""
+    """Mean turns a tick of the loops that only the run decides on, by the scope of what they do; of stages that do it."""
     ticks = job.schedule.ticks
     return {
         "head": job.microbatches / ticks,
@@ -94,7 +93,7 @@ def _by_kind(program: hlo.Program, job: Job, of_weights: dict[str, list[hlo.Shap
 
     Residuals have (slots, layers of a chunk) in front; accumulators and working weights are known by their shapes.
     """
-    loops = program.loops()
+    loops = program.loops() or [collections.Counter()]  # the compiler unrolls loops of one turn; what they carried counts as temporary
     kept = (job.schedule.slots, job.layers // job.mesh.interleave)
     activations = sum(hlo.nbytes(shape) * count for shape, count in loops[0].items() if shape[1][:2] == kept and len(shape[1]) > 3)
     there = functools.reduce(operator.or_, loops)  # of a single microbatch no one loop has all weights

@@ -1,9 +1,17 @@
 """What `cluster.*` and `plan.*` bind: a cluster's rates, and the assumptions of a prediction; importing this imports no jax."""
 
 import dataclasses
+import pathlib
 import re
 
 from teleflm_jax.errors import UserError, refuse_outside
+
+CLUSTERS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "clusters"
+"""The clusters that come with the project."""
+
+
+LEAST, MOST = 1e-3, 1e18
+"""Of a share that something is divided by; of a rate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,10 +48,12 @@ class ClusterConfig:
     """Level-2 cache of the card, for the compiler."""
 
     def __post_init__(self):
-        refuse_outside("cluster", self, nodes=1, gpus_per_node=1, cores=1, cache_bytes=1, watts=0)
-        refuse_outside(
-            "cluster", self, memory_bytes=None, bf16_flops=None, memory_rate=None, link_rate=None, network_rate=None, clock_ghz=None
-        )
+        rates = ("memory_bytes", "bf16_flops", "memory_rate", "link_rate", "network_rate")
+        refuse_outside("cluster", self, nodes=1, gpus_per_node=1, cores=1, cache_bytes=1, watts=0, clock_ghz=None)
+        refuse_outside("cluster", self, **dict.fromkeys(rates, 1))
+        for name, most in {**dict.fromkeys(rates, MOST), "cores": 1e4, "cache_bytes": 1e12, "clock_ghz": 1e3, "watts": 1e6}.items():
+            if getattr(self, name) > most:
+                raise UserError(f"got cluster.{name}={getattr(self, name)}; allowed: up to {most:g}; change cluster.{name}")
         refuse_no_share("cluster", self, "product_efficiency", "attention_efficiency")
         if not re.fullmatch(r"[1-9]\d?\.\d", self.compute_capability):
             raise UserError(
@@ -93,7 +103,7 @@ SECTIONS = {"cluster": ClusterConfig, "plan": PlanConfig}
 
 
 def refuse_no_share(section: str, settings: object, *names: str) -> None:
-    """Raise a `UserError` unless these are above 0 and at most 1."""
+    """Raise a `UserError` unless these are shares that something can be divided by."""
     for name in names:
-        if not 0 < getattr(settings, name) <= 1:
-            raise UserError(f"got {section}.{name}={getattr(settings, name)}; allowed: above 0, up to 1; change {section}.{name}")
+        if not LEAST <= getattr(settings, name) <= 1:
+            raise UserError(f"got {section}.{name}={getattr(settings, name)}; allowed: {LEAST} to 1; change {section}.{name}")

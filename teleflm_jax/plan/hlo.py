@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-BYTES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1, "s64": 8, "u64": 8, "f64": 8}
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
+BYTES |= {"s64": 8, "u64": 8, "f64": 8}
 ARRAY = re.compile(rf"({'|'.join(BYTES)})\[([\d,]*)\]")
 COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(-start)?\(")
 PRODUCT = re.compile(r' = (.*?) (?:dot\((.*?)\)|custom-call\((.*?)\), custom_call_target="__(?:cublas|onednn)[^"]*")')
@@ -57,28 +58,27 @@ class Program:
         return dict(lines_of)
 
     @functools.cached_property
-    def _callers(self) -> dict[str, tuple[str, float | None]]:
+    def _callers(self) -> dict[str, list[tuple[str, float | None]]]:
         """Computation -> who calls it, and how often: a number, or None where only the run knows."""
-        found: dict[str, tuple[str, float | None]] = {}
+        found: dict[str, list[tuple[str, float | None]]] = collections.defaultdict(list)
         for computation, lines in self.computations.items():
             for line in lines:
                 if body := re.search(r"\bbody=%?([\w.\-]+)", line):
                     known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                    found[body[1]] = computation, float(known[1]) if known else None
+                    found[body[1]].append((computation, float(known[1]) if known else None))
                 if branches := re.search(r"(?:branch_computations=\{|true_computation=)(.*)", line):
-                    found |= {branch: (computation, None) for branch in re.findall(r"%([\w.\-]+)", branches[1])}
+                    for branch in re.findall(r"%([\w.\-]+)", branches[1]):
+                        found[branch].append((computation, None))
                 for called in re.findall(r"(?:calls=|to_apply=|async_computation=)%?([\w.\-]+)", line):
-                    found.setdefault(called, (computation, 1.0))
-        return found
+                    found[called].append((computation, 1.0))
+        return dict(found)
 
     def runs(self, computation: str, line: str = "") -> float:
         """How often a computation runs in one step; `line` is an instruction in it whose named scope decides first."""
-        times = 1.0
-        while computation in self._callers:
-            outer, count = self._callers[computation]
-            times *= self._turns(computation, line) if count is None else count
-            computation = outer
-        return times
+        callers = self._callers.get(computation)
+        if callers is None:
+            return 1.0
+        return sum((self._turns(computation, line) if count is None else count) * self.runs(outer, line) for outer, count in callers)
 
     def _turns(self, computation: str, line: str) -> float:
         for candidate in (line, *self.computations[computation]):
@@ -110,7 +110,7 @@ class Program:
         found = PRODUCT.search(line)
         if not found:
             return 0.0
-        left = self._shapes(computation)[re.findall(r"%([\w.\-]+)", found[2] or found[3])[0]]
+        left = self._shape(computation, re.findall(r"%([\w.\-]+)", found[2] or found[3])[0])
         contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", CONTRACTED.search(line)[1]))
         return 2.0 * math.prod(arrays(found[1])[0][1]) * contracted
 
@@ -142,23 +142,20 @@ class Program:
         """How often custom calls of this name run in one step."""
         return sum(self.runs(at, line) for at, line in self._instructions() if f'custom_call_target="{name}"' in line)
 
-    def _shapes(self, computation: str) -> dict[str, Shape]:
-        return _definitions(tuple(self.computations[computation]))
+    def _shape(self, computation: str, name: str) -> Shape:
+        """The first array of what an instruction defines."""
+        if computation not in self._definitions:
+            self._definitions[computation] = _defined(self.computations[computation])
+        return self._definitions[computation][name]
+
+    @functools.cached_property
+    def _definitions(self) -> dict[str, dict[str, Shape]]:
+        return {}
 
     def loops(self) -> list[collections.Counter[Shape]]:
         """The arrays that each loop carries, how often: what lives through a step is among them. Those that carry most come first."""
         found = [collections.Counter(arrays(loop[1])) for _, line in self._instructions() if (loop := LOOP.search(line))]
         return sorted(found, key=lambda loop: -sum(nbytes(shape) * count for shape, count in loop.items()))
-
-
-@functools.cache
-def _definitions(lines: tuple[str, ...]) -> dict[str, Shape]:
-    found = {}
-    for line in lines:
-        named = re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)", line)
-        if named and (first := ARRAY.search(named[2])):
-            found[named[1]] = first[1], _dimensions(first[2])
-    return found
 
 
 def _attention(line: str) -> float:
@@ -171,6 +168,15 @@ def _attention(line: str) -> float:
         return 0.0
     batch, heads, positions, size = arrays(line)[0][1]
     return 2.0 * batch * heads * positions**2 * size * (2.5 if kernel[1] else 1.0)
+
+
+def _defined(lines: list[str]) -> dict[str, Shape]:
+    found = {}
+    for line in lines:
+        named = re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (.*)", line)
+        if named and (first := ARRAY.search(named[2])):
+            found[named[1]] = first[1], _dimensions(first[2])
+    return found
 
 
 def arrays(types: str) -> list[Shape]:
@@ -191,6 +197,8 @@ def message_bytes(collective: re.Match) -> int:
     """Bytes of a collective's result; one that is started apart names its operands as well, in front, unless it reduces in place."""
     types, kind, started = collective.groups()
     found = [nbytes(shape) for shape in arrays(types)]
+    if kind == "collective-permute":
+        return found[0]
     if started and kind != "all-reduce":
         found = found[len(found) // 2 :]
     return sum(found)
@@ -211,16 +219,18 @@ def _axes(line: str, mesh: jax.sharding.Mesh) -> tuple[str, int]:
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     explicit = re.search(r"replica_groups=\{(\{.*?\})\}", line)
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    named = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)  # JAX 0.12 and later: mesh['data'=2,'tensor'=4] {'tensor'}
+    named = re.search(r"replica_groups=mesh\[(.*?)\](?: \{(.*?)\})?", line)  # mesh['data'=2,'tensor'=4] {'tensor'}; all without names
     if named:
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
         numbers = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-        inside = re.findall(r"'(\w+)'", named[2])
+        inside = re.findall(r"'(\w+)'", named[2] or named[1])
         group = numbers[tuple(slice(None) if name in inside else 0 for name in sizes)].reshape(-1).tolist()
     elif pairs or explicit:
         group = [int(n) for n in re.findall(r"\d+", re.search(r"\{([\d,]+)", (pairs or explicit)[0])[1])]
-    elif not iota:  # no groups: all devices
+    elif "replica_groups={}" in line:
         group = list(range(mesh.size))
+    elif not iota:
+        raise ValueError(f"unknown form of device groups: {line.strip()[:200]}")
     else:
         numbers = np.arange(math.prod(int(n) for n in iota[2].split(","))).reshape([int(n) for n in iota[2].split(",")])
         numbers = numbers.transpose([int(n) for n in iota[3].split(",")]) if iota[3] else numbers

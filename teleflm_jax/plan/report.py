@@ -9,6 +9,8 @@ from teleflm_jax.plan.config import ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import Job
 from teleflm_jax.plan.memory import Memory
 
+NOTED = 1e-4
+"""Share of all traffic below which a message that no closed form has (sums of losses and norms) is left out."""
 REMEDIES = 3
 """Shown at most."""
 
@@ -30,9 +32,10 @@ def describe(candidate: search.Candidate, question: Question, found: Compiled | 
         candidate: the layout and its closed forms.
         question: cluster, assumptions and the run's length.
         found: what the compiler said, if it was asked.
-        trusted: whether its memory decides; else the closed form does.
+        trusted: whether its memory and its traffic decide; else the closed forms do.
     """
     cluster, plan, job = question.cluster, question.plan, candidate.job
+    times = roofline.predict(job, cluster, plan, found.sent) if found and trusted else candidate.times
     decisive = found.memory if found and trusted else candidate.memory
     needed = decisive.total + plan.allowance_bytes
     return {
@@ -51,8 +54,8 @@ def describe(candidate: search.Candidate, question: Question, found: Compiled | 
         },
         "products": _products(job, found),
         "traffic": _traffic(job, question, found),
-        "seconds": {**dataclasses.asdict(candidate.times), "step": candidate.times.step},
-        "forecast": dataclasses.asdict(roofline.forecast(job, candidate.times, cluster, plan, question.tokens)),
+        "seconds": {**dataclasses.asdict(times), "step": times.step},
+        "forecast": dataclasses.asdict(roofline.forecast(job, times, cluster, plan, question.tokens)),
         "compile_seconds": found.seconds if found else None,
     }
 
@@ -106,23 +109,23 @@ def _hidden(axis: str, question: Question, path: traffic.Path, found: Compiled) 
 
 
 def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]:
+    """By mesh axes and kind of collective, all that the closed form has and all of note that the compiled program sends."""
     wanted, sent = traffic.closed_form(job), found.sent if found else {}
+    least = NOTED * sum(sent.values())
     rows = []
-    for axis, kind in sorted(wanted):
-        path = traffic.path(axis, job.mesh, question.cluster.gpus_per_node)
+    for axes, kind in sorted({*wanted, *(key for key, size_ in sent.items() if size_ > least)}):
+        paths = [traffic.path(axis, job.mesh, question.cluster.gpus_per_node) for axis in axes.split("+") if axis]
+        if not paths:
+            continue
         rows.append(
             {
-                "axis": axis,
+                "axis": axes,
                 "collective": kind,
-                "closed_form": wanted[axis, kind],
-                "compiled": sent.get((axis, kind), 0.0) if found else None,
-                "hidden": _hidden(axis, question, path, found) if found else None,
-                "crosses_nodes": path.crosses_nodes,
-                "bytes_per_second": path.rate(question.cluster, question.plan),
+                "closed_form": wanted.get((axes, kind), 0.0),
+                "compiled": sent.get((axes, kind), 0.0) if found else None,
+                "hidden": _hidden(axes, question, paths[0], found) if found else None,
+                "crosses_nodes": any(path.crosses_nodes for path in paths),
+                "bytes_per_second": min(path.rate(question.cluster, question.plan, kind) for path in paths),
             }
         )
-    if found:
-        others = sum(size_ for key, size_ in sent.items() if key not in wanted)
-        if others:
-            rows.append({"axis": "other", "collective": "", "closed_form": 0.0, "compiled": others})
     return rows

@@ -1,14 +1,17 @@
 """How long a step takes: a roofline of products, attention, memory and links, and the schedule's bubble (docs/plan.md)."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from teleflm_jax.model import size
 from teleflm_jax.plan import traffic
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
-from teleflm_jax.plan.job import Job
+from teleflm_jax.plan.job import Job, ring
 
 FLOAT = 4
 DAY = 86_400.0
+Sent = Mapping[tuple[str, str], float]
+"""(mesh axes, kind of collective) -> bytes."""
 SCORE_PASSES = 16
 """Reads and writes of float32 scores by the `xla` attention, forward and backward; a kernel of its own keeps them on the chip."""
 
@@ -41,22 +44,39 @@ class Times:
         return sum(dataclasses.astuple(self))
 
 
-def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> Times:
-    """Seconds of one step by what they are spent on."""
-    layers, head = _layer(job, cluster, plan), _head(job, cluster, plan)
+def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig, sent: Sent | None = None) -> Times:
+    """Seconds of one step by what they are spent on; `sent` is what a compiled program sends, instead of the closed form."""
+    seconds = _sending(sent or traffic.closed_form(job), job, cluster, plan)
     units, microbatches = job.microbatches * job.layers, job.microbatches
-    total = {name: units * layers[name] + microbatches * head.get(name, 0.0) for name in layers}
-    unit = sum(layers.values()) * job.layers
-    rate = {axis: traffic.path(axis, job.mesh, cluster.gpus_per_node).rate(cluster, plan) for axis in ("data", "pipe")}
-    sent = traffic.closed_form(job)
-    over_data = 0.0 if job.mesh.zero == 3 else sum(bytes_ for (axis, _), bytes_ in sent.items() if axis == "data")
+    work, head = _layer(job, cluster, plan), _head(job, cluster, plan)
+    work["tensor"] = seconds["tensor"] / units * (1 - plan.tensor_overlap)
+    at_once = seconds["data"] - seconds["layers"]
+    waiting = seconds["layers"] / units
+    waiting -= plan.layer_overlap * min(waiting, sum(work.values()))
+    unit = (sum(work.values()) + waiting) * job.layers
+    total = {name: units * value + microbatches * head.get(name, 0.0) for name, value in work.items()}
     return Times(
-        **{name: seconds for name, seconds in total.items() if name != "data"},
-        data=total["data"] + over_data / rate["data"],
-        pipe=sum(bytes_ for (axis, _), bytes_ in sent.items() if axis == "pipe") / rate["pipe"],
+        **total,
+        data=units * waiting + at_once,
+        pipe=seconds["pipe"],
         update=_update_bytes(job) / (cluster.memory_rate * plan.memory_efficiency),
         bubble=(job.mesh.pipe - 1) / job.mesh.interleave * unit,
     )
+
+
+def _sending(sent: Sent, job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float]:
+    """Seconds of sending over each axis, and of those over `data` the ones that belong to layers (ZeRO 3).
+
+    What goes over several axes at once counts for the first of them.
+    """
+    found = dict.fromkeys(("data", "pipe", "tensor"), 0.0)
+    for (axes, kind), bytes_ in sent.items():
+        axis = next((axis for axis in found if axis in axes.split("+")), None)
+        if axis:
+            found[axis] += bytes_ / traffic.path(axis, job.mesh, cluster.gpus_per_node).rate(cluster, plan, kind)
+    ends = (job.compute_bytes + job.accumulator_bytes) * 2 * job.end_weights * ring(job.mesh.data)
+    over_ends = ends / traffic.path("data", job.mesh, cluster.gpus_per_node).rate(cluster, plan)
+    return {**found, "layers": max(0.0, found["data"] - over_ends) if job.mesh.zero == 3 else 0.0}
 
 
 def product_flops(job: Job) -> tuple[float, float]:
@@ -72,26 +92,18 @@ def _again(job: Job) -> float:
 
 
 def _layer(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float]:
-    """Seconds of one layer for one microbatch, forward and backward."""
+    """Seconds of work of one layer for one microbatch, forward and backward."""
     model, t = job.model, job.mesh.tensor
     products, kernel = cluster.bf16_flops * cluster.product_efficiency, cluster.bf16_flops * cluster.attention_efficiency
     # queries times keys and weights times values, of which a causal mask leaves half; a backward pass does five such products
     scores = 2 * job.positions * model.context_length * model.d_model / t
     again = scores / kernel if model.remat != "none" else 0.0
-    sent = dict.fromkeys(("tensor", "data"), 0.0)
-    for (axis, _), bytes_ in traffic.closed_form(job).items():
-        if axis in sent:
-            sent[axis] += bytes_ / (job.microbatches * job.layers)
-    rate = {axis: traffic.path(axis, job.mesh, cluster.gpus_per_node).rate(cluster, plan) for axis in sent}
-    found = {
+    return {
         "products": 6 * job.positions * job.layer_weights / products,
         "recomputation": 2 * job.positions * _again(job) / products + again,
         "attention": 3.5 * scores / kernel,
         "elementwise": _layer_bytes(job) / (cluster.memory_rate * plan.memory_efficiency),
-        "tensor": sent["tensor"] / rate["tensor"] * (1 - plan.tensor_overlap),
     }
-    gathered = sent["data"] / rate["data"] if job.mesh.zero == 3 else 0.0
-    return found | {"data": gathered - plan.layer_overlap * min(gathered, sum(found.values()))}
 
 
 def _layer_bytes(job: Job) -> float:
@@ -118,10 +130,10 @@ def _head(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float
 
 def _update_bytes(job: Job) -> float:
     """Bytes once a step: weights, moments and gradients, copies made, accumulators emptied and turned for their scatter."""
-    weights = job.layers * job.layer_weights + 2 * job.end_weights
-    split = weights / job.mesh.data if job.mesh.zero else weights
-    held = weights if job.mesh.zero < 3 else split
-    return 7 * FLOAT * split + (job.compute_bytes + 3 * job.accumulator_bytes) * held
+    layers, ends = job.layers * job.layer_weights, 2 * job.end_weights
+    share = 1 / job.mesh.data if job.mesh.zero else 1.0
+    held = layers * (share if job.mesh.zero == 3 else 1.0) + ends
+    return 7 * FLOAT * (layers + ends) * share + (job.compute_bytes + 3 * job.accumulator_bytes) * held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

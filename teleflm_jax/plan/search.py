@@ -17,6 +17,7 @@ from teleflm_jax.train.config import TrainConfig
 LARGEST_INTERLEAVE = 8
 LARGEST_MICROBATCH = 16
 SHARDED = (1, 3)
+MESH = ("data", "pipe", "tensor", "interleave", "sequence_parallel", "zero")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,32 +39,35 @@ def fits(needed: Memory, cluster: ClusterConfig, plan: PlanConfig, spare: float 
     return needed.total + plan.allowance_bytes <= cluster.memory_bytes * (1 - spare)
 
 
-def jobs(model: ModelConfig, train: TrainConfig, gpus: int) -> Iterator[Job]:
-    """Every layout that model and batch divide over, of all GPUs."""
-    for mesh in _meshes(model, gpus):
-        for microbatch in _divisors(train.batch_size // mesh.data, LARGEST_MICROBATCH):
+def jobs(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, gpus: int) -> Iterator[Job]:
+    """Every layout that model and batch divide over, of all GPUs; of `mesh` the use of sequence parallelism is kept."""
+    for other in _meshes(model, mesh, gpus):
+        rows = train.batch_size // other.data
+        for microbatch in {*_divisors(rows, LARGEST_MICROBATCH), train.microbatch_size or rows}:
             settings = dataclasses.replace(train, microbatch_size=microbatch)
             try:
-                train_step.microbatch(model, settings, rules.without_devices(mesh, model.d_model))
+                train_step.microbatch(model, settings, rules.without_devices(other, model.d_model))
             except UserError:  # what does not divide is no candidate
                 continue
             for remat in REMAT:
                 yield Job(
                     model=dataclasses.replace(model, remat=remat),
-                    mesh=mesh,
+                    mesh=other,
                     batch_size=train.batch_size,
                     microbatch_size=microbatch,
                     accumulation_dtype=train.accumulation_dtype,
                 )
 
 
-def ranked(model: ModelConfig, train: TrainConfig, gpus: int, cluster: ClusterConfig, plan: PlanConfig) -> tuple[list[Candidate], int]:
+def ranked(
+    model: ModelConfig, train: TrainConfig, mesh: MeshConfig, gpus: int, cluster: ClusterConfig, plan: PlanConfig
+) -> tuple[list[Candidate], int]:
     """The layouts that fit, fastest first, and how many there were in all.
 
     Raises:
         UserError: none divides, or none fits.
     """
-    every = [judge(job, cluster, plan) for job in jobs(model, train, gpus)]
+    every = [judge(job, cluster, plan) for job in jobs(model, train, mesh, gpus)]
     if not every:
         raise UserError(
             f"got {gpus} GPUs for {model.num_layers} layers, {model.num_heads} heads and train.batch_size={train.batch_size}; "
@@ -81,8 +85,10 @@ def ranked(model: ModelConfig, train: TrainConfig, gpus: int, cluster: ClusterCo
 
 def remedies(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> list[Candidate]:
     """Layouts that differ in one respect (remat, microbatch, one axis against `data`, ZeRO) and fit, fastest first."""
-    train = TrainConfig(steps=1, batch_size=job.batch_size, accumulation_dtype=job.accumulation_dtype)
-    near = [judge(other, cluster, plan) for other in jobs(job.model, train, job.devices) if _differences(job, other) == 1]
+    train = TrainConfig(
+        steps=1, batch_size=job.batch_size, microbatch_size=int(job.microbatch_size), accumulation_dtype=job.accumulation_dtype
+    )
+    near = [judge(other, cluster, plan) for other in jobs(job.model, train, job.mesh, job.devices) if _differences(job, other) == 1]
     return sorted(
         (candidate for candidate in near if fits(candidate.memory, cluster, plan, plan.spare)), key=lambda candidate: candidate.times.step
     )
@@ -90,7 +96,7 @@ def remedies(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> list[Candida
 
 def bindings(job: Job) -> dict[str, object]:
     """What to write into a run's gin file to get this layout."""
-    mesh = {f"mesh.{name}": getattr(job.mesh, name) for name in ("data", "pipe", "tensor", "interleave", "zero")}
+    mesh = {f"mesh.{name}": getattr(job.mesh, name) for name in MESH}
     return {**mesh, "train.microbatch_size": job.microbatch_size, "model.remat": job.model.remat}
 
 
@@ -100,13 +106,15 @@ def _differences(job: Job, other: Job) -> int:
     return sum(own[name] != others[name] for name in own if name != "mesh.data")
 
 
-def _meshes(model: ModelConfig, gpus: int) -> Iterator[MeshConfig]:
+def _meshes(model: ModelConfig, mesh: MeshConfig, gpus: int) -> Iterator[MeshConfig]:
     for tensor in _divisors(gpus, model.num_kv_heads):
         for pipe in _divisors(gpus // tensor, model.num_layers):
             data = gpus // tensor // pipe
-            for interleave in _divisors(model.num_layers // pipe, LARGEST_INTERLEAVE) if pipe > 1 else (1,):
-                for zero in SHARDED if data > 1 else (1,):
-                    yield MeshConfig(data=data, pipe=pipe, tensor=tensor, interleave=interleave, zero=zero)
+            chunks = {*_divisors(model.num_layers // pipe, LARGEST_INTERLEAVE), mesh.interleave} if pipe > 1 else {1}
+            for interleave in chunks:
+                for zero in {*SHARDED, mesh.zero} if data > 1 else {mesh.zero}:
+                    sizes = {"data": data, "pipe": pipe, "tensor": tensor, "interleave": interleave}
+                    yield MeshConfig(**sizes, sequence_parallel=mesh.sequence_parallel, zero=zero)
 
 
 def _divisors(number: int, largest: int) -> list[int]:

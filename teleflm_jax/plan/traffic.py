@@ -4,6 +4,7 @@ The program's own text is read in `hlo.py`; both agree within 5 % (tests/plan). 
 """
 
 import dataclasses
+import math
 
 from sharding.config import MeshConfig
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
@@ -18,7 +19,7 @@ TENSOR_SUMS = {"none": 4, "qkv_gate_up": 4, "qkv": 4, "full": 5}
 
 
 def closed_form(job: Job) -> dict[tuple[str, str], float]:
-    """(mesh axis, kind of collective) -> bytes that one device of a ring sends in one step; on the last stage of a pipeline."""
+    """(mesh axis, kind of collective) -> bytes that one device of a ring sends in one step; a stage's layers, and both ends."""
     found = _over_data(job) | _over_pipe(job) | _over_tensor(job)
     return {key: size for key, size in found.items() if size}
 
@@ -26,7 +27,7 @@ def closed_form(job: Job) -> dict[tuple[str, str], float]:
 def _over_data(job: Job) -> dict[tuple[str, str], float]:
     layers, ends = job.layers * job.layer_weights * job.padding, 2 * job.end_weights * job.padding
     share, c, k = ring(job.mesh.data), job.compute_bytes, job.accumulator_bytes
-    if job.mesh.zero == 0:
+    if job.mesh.zero == 0:  # with a pipeline the GPU compiler joins the sums of embedding and head over data and pipe, and sends less
         return {("data", REDUCE): 2 * share * k * (layers + ends)}
     if job.mesh.zero == 1:
         return {("data", GATHER): share * c * (layers + ends), ("data", SCATTER): share * k * (layers + ends)}
@@ -59,17 +60,24 @@ class Path:
     """How the groups of a mesh axis lie on the nodes."""
 
     members: int
-    """Of a group on one node."""
+    """Of a group on one node, at least."""
     crosses_nodes: bool
 
-    def rate(self, cluster: ClusterConfig, plan: PlanConfig) -> float:
-        """Bytes/s that each device of a ring gets: NVLink's, or those of as many network adapters as the group has members on a node."""
+    def rate(self, cluster: ClusterConfig, plan: PlanConfig, kind: str = GATHER) -> float:
+        """Bytes/s that each device gets: NVLink's; between nodes those of as many network adapters as a ring has members on a node.
+
+        A hand-over (collective-permute) has one adapter: only one member of a group on a node sends to another node.
+        """
         inside = cluster.link_rate * plan.link_efficiency
-        return min(inside, self.members * cluster.network_rate * plan.network_efficiency) if self.crosses_nodes else inside
+        adapters = 1 if kind == PERMUTE else self.members
+        return min(inside, adapters * cluster.network_rate * plan.network_efficiency) if self.crosses_nodes else inside
 
 
 def path(axis: str, mesh: MeshConfig, gpus_per_node: int) -> Path:
     """Where the groups of one axis lie: `tensor` changes fastest, then `data`, then `pipe` (sharding/mesh.py)."""
     inner = {"tensor": 1, "data": mesh.tensor, "pipe": mesh.tensor * mesh.data}[axis]
-    size = getattr(mesh, axis)
-    return Path(members=max(1, min(size, gpus_per_node // inner)), crosses_nodes=inner * size > gpus_per_node and size > 1)
+    size, devices = getattr(mesh, axis), mesh.data * mesh.pipe * mesh.tensor
+    inside = size == 1 or devices <= gpus_per_node or gpus_per_node % (inner * size) == 0
+    # a group that does not line up with the nodes may have a single member on some
+    members = math.gcd(gpus_per_node // inner, size) if gpus_per_node % inner == 0 else 1
+    return Path(members=size if inside else members, crosses_nodes=not inside)

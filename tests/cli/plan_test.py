@@ -112,15 +112,18 @@ def test_what_does_not_fit_is_one_line_with_what_helps(folder):
     [
         (["--gin_file", "configs/runs/pretrain_52b.gin"], "got no cluster; allowed: a100x128"),
         ([*LARGE[:2], "--cluster", "a800"], "change it to --cluster a800x896"),
-        ([*LARGE[:2], "--cluster", "gone.gin"], "gone.gin, which is not there"),
+        ([*LARGE[:2], "--cluster", "gone.gin"], "got the unknown cluster 'gone.gin'"),
         ([*LARGE, "--gpus", "1000"], "got --gpus 1000 on a800x896, which has 112 x 8 = 896"),
         ([*LARGE[:2], "--cluster", "h100x64"], "a mesh of 112 x 2 x 4 = 896 GPUs on h100x64"),
         ([*LARGE, "--gpus", "0"], "'0' is no whole number from 1"),
         ([*LARGE, "--gin_param", "plan.spair = 0.2"], "change it to plan.spare"),
-        ([*LARGE, "--gin_param", "plan.goodput = 0.0"], "got plan.goodput=0.0; allowed: above 0, up to 1"),
-        ([*LARGE, "--gin_param", "cluster.link_rate = -1"], "got cluster.link_rate=-1.0; allowed: finite and above 0"),
-        ([*LARGE, "--gin_param", "cluster.product_efficiency = 1.5"], "got cluster.product_efficiency=1.5; allowed: above 0, up to 1"),
+        ([*LARGE, "--gin_param", "plan.goodput = 0.0"], "got plan.goodput=0.0; allowed: 0.001 to 1"),
+        ([*LARGE, "--gin_param", "cluster.link_rate = -1"], "got cluster.link_rate=-1.0; allowed: 1 or more"),
+        ([*LARGE, "--gin_param", "cluster.product_efficiency = 1.5"], "got cluster.product_efficiency=1.5; allowed: 0.001 to 1"),
         ([*LARGE, "--gin_param", "cluster.compute_capability = 'x'"], "got cluster.compute_capability='x'"),
+        ([*LARGE, "--gin_param", "cluster.memory_rate = 1e300"], "got cluster.memory_rate=1e+300; allowed: up to 1e+18"),
+        ([*LARGE, "--out", "README.md"], "got --out 'README.md', where README.md is no place to write to"),
+        ([*LARGE, "--out", ""], "got --out ''"),
     ],
 )
 def test_wrong_requests_are_one_line(capsys, monkeypatch, arguments, expected):

@@ -62,11 +62,11 @@ def test_what_a_search_finds_is_what_the_compiler_says(run, cluster, gpus):
     compiled = [layout for layout in facts["layouts"] if layout["memory"]["compiled"]]
     assert len(compiled) >= 4
     for layout in compiled:
-        assert layout["memory"]["fits"]
+        assert layout["memory"]["spare"] >= 0.12
         agree(layout)
 
 
-def test_what_does_not_fit_is_seen(capsys):
+def test_what_does_not_fit_is_seen():
     remat = ("--gin_param", "model.remat = 'none'")
     facts = plan("--gin_file", "configs/runs/pretrain_52b.gin", "--cluster", "a800x896", *remat, code=2)
     assert not facts["layouts"][0]["memory"]["fits"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import published_runs
@@ -32,14 +33,15 @@ def test_two_rows_are_fitted_and_the_shipped_clusters_have_what_they_ask_for():
     assert all(abs(row["error"]) < 0.005 for row in fitted)  # the clusters state three digits
 
 
-def test_most_other_published_runs_are_within_15_percent():
+def test_other_published_runs_are_predicted_as_the_docs_say():
     judged = [row for row in ROWS if not row["fitted"]]
     near = [row for row in judged if abs(row["error"]) <= 0.15]
-    assert len(judged) >= 10
-    assert len(near) >= 7
-    assert {row["cluster"].split()[1] for row in near} == {"A100", "A800", "H100"}
-    # what docs/plan.md names and explains, all of it faster in prediction than in life
-    assert all(0 < row["error"] < 0.4 for row in judged if row not in near)
+    assert len(judged) >= 15
+    assert len(near) >= 9
+    assert all(row in near for row in judged if row["cluster"].split()[1] in ("A100", "A800"))
+    assert {"Megatron 3D, Llama-3.1-70B", "MaxText FSDP, Llama-3-70B"} <= {row["name"] for row in near}
+    # what docs/plan.md names and explains: on H100, all of it faster in prediction than in life
+    assert all(0 < row["error"] < 0.6 for row in judged if row not in near)
 
 
 def test_the_report_s_run_takes_about_two_months(report):
@@ -68,10 +70,28 @@ def test_time_goes_down_as_a_rate_goes_up(report):
     for name in ("bf16_flops", "memory_rate", "link_rate", "network_rate"):
         faster = dataclasses.replace(cluster, **{name: 2 * getattr(cluster, name)})
         assert roofline.predict(job, faster, PlanConfig()).step < base, name
-    endless = dataclasses.replace(cluster, memory_rate=1e20, link_rate=1e20, network_rate=1e20, product_efficiency=1.0)
+    endless = dataclasses.replace(cluster, memory_rate=1e18, link_rate=1e18, network_rate=1e18, product_efficiency=1.0)
     times = roofline.predict(job, endless, PlanConfig())
     useful, _ = roofline.product_flops(job)
     assert times.products == pytest.approx(useful / cluster.bf16_flops)
+
+
+def test_a_hand_over_has_one_adapter_and_a_ring_as_many_as_it_has_members_on_a_node(report):
+    _, cluster = report
+    pipe = traffic.path("pipe", MeshConfig(data=1, pipe=4, tensor=4), 8)
+    one = cluster.network_rate * PlanConfig().network_efficiency
+    assert pipe.rate(cluster, PlanConfig(), traffic.PERMUTE) == one
+    assert pipe.rate(cluster, PlanConfig(), traffic.REDUCE) == 2 * one
+
+
+def test_what_a_compiled_program_sends_is_what_is_timed(report):
+    job, cluster = report
+    sent = traffic.closed_form(job)
+    base, same = (roofline.predict(job, cluster, PlanConfig(), given) for given in (None, sent))
+    assert base == same
+    more = roofline.predict(job, cluster, PlanConfig(), sent | {("data", "all-gather"): 2 * sent["data", "all-gather"]})
+    assert more.data > 1.3 * base.data
+    assert more.products == base.products
 
 
 def test_goodput_stretches_the_run_and_not_the_step(report):
@@ -90,9 +110,15 @@ def test_goodput_stretches_the_run_and_not_the_step(report):
         ((8, 1, 1), 8, {"data": (8, False)}),
         ((64, 1, 1), 8, {"data": (8, True)}),
         ((2, 2, 2), 8, {"tensor": (2, False), "data": (2, False), "pipe": (2, False)}),
+        ((6, 4, 1), 8, {"data": (2, True), "pipe": (1, True)}),  # 6 of 8: the second group lies on two nodes
+        ((4, 1, 3), 8, {"tensor": (1, True), "data": (1, True)}),
+        ((1, 4, 4), 8, {"tensor": (4, False), "pipe": (2, True)}),
     ],
 )
 def test_which_axes_cross_nodes(mesh, per_node, expected):
     config = MeshConfig(**dict(zip(("data", "pipe", "tensor"), mesh, strict=True)))
+    where = np.arange(config.data * config.pipe * config.tensor).reshape(config.pipe, config.data, config.tensor) // per_node
     for axis, (members, crosses) in expected.items():
+        groups = np.moveaxis(where, ("pipe", "data", "tensor").index(axis), -1).reshape(-1, getattr(config, axis))
+        assert crosses == any(len(set(group)) > 1 for group in groups.tolist()), axis
         assert traffic.path(axis, config, per_node) == traffic.Path(members=members, crosses_nodes=crosses), axis

@@ -20,7 +20,7 @@ def setting():
 
 def ranked(setting, gpus=64, **cluster):
     changed = dataclasses.replace(setting["cluster"], **cluster)
-    return search.ranked(setting["model"], setting["train"], gpus, changed, setting["plan"])
+    return search.ranked(setting["model"], setting["train"], setting["mesh"], gpus, changed, setting["plan"])
 
 
 def test_the_fastest_that_fits_comes_first(setting):
@@ -33,18 +33,20 @@ def test_the_fastest_that_fits_comes_first(setting):
 
 
 def test_every_candidate_uses_all_gpus_and_divides(setting):
-    for job in search.jobs(setting["model"], setting["train"], 48):
+    for job in search.jobs(setting["model"], setting["train"], setting["mesh"], 48):
         assert job.devices == 48
         train = dataclasses.replace(setting["train"], microbatch_size=job.microbatch_size)
         train_step.microbatch(job.model, train, rules.without_devices(job.mesh, job.model.d_model))  # raises where not
-    meshes = {(job.mesh.data, job.mesh.pipe, job.mesh.tensor) for job in search.jobs(setting["model"], setting["train"], 64)}
+    meshes = {
+        (job.mesh.data, job.mesh.pipe, job.mesh.tensor) for job in search.jobs(setting["model"], setting["train"], setting["mesh"], 64)
+    }
     assert {(64, 1, 1), (16, 2, 2), (2, 1, 32), (8, 8, 1), (2, 32, 1)} <= meshes
 
 
 def test_the_run_s_own_layout_is_among_them(setting):
-    own = {"mesh.data": 8, "mesh.pipe": 1, "mesh.tensor": 1, "mesh.interleave": 1, "mesh.zero": 3}
+    own = {"mesh.data": 8, "mesh.pipe": 1, "mesh.tensor": 1, "mesh.interleave": 1, "mesh.sequence_parallel": True, "mesh.zero": 3}
     wanted = own | {"train.microbatch_size": 4, "model.remat": "qkv"}
-    assert wanted in [search.bindings(job) for job in search.jobs(setting["model"], setting["train"], 8)]
+    assert wanted in [search.bindings(job) for job in search.jobs(setting["model"], setting["train"], setting["mesh"], 8)]
 
 
 def test_bindings_give_the_layout_back(setting):
@@ -54,6 +56,17 @@ def test_bindings_give_the_layout_back(setting):
     assert parsed["mesh"] == best.mesh
     assert parsed["model"] == best.model
     assert parsed["train"].microbatch_size == best.microbatch_size
+
+
+def test_what_is_not_searched_is_kept(setting):
+    for change in ({"sequence_parallel": False}, {"zero": 0, "interleave": 16, "pipe": 2}):
+        mesh = dataclasses.replace(setting["mesh"], **change)
+        train = dataclasses.replace(setting["train"], microbatch_size=64)
+        found = list(search.jobs(setting["model"], train, mesh, 16))
+        assert {job.mesh.sequence_parallel for job in found} == {mesh.sequence_parallel}
+        assert mesh.zero in {job.mesh.zero for job in found}
+        assert 64 in {job.microbatch_size for job in found}
+        assert mesh.interleave in {job.mesh.interleave for job in found}
 
 
 def test_less_memory_leaves_fewer_and_slower(setting):
@@ -74,7 +87,7 @@ def test_remedies_fit_and_change_one_thing(setting):
     model = dataclasses.replace(setting["model"], remat="none")
     job = next(
         job
-        for job in search.jobs(model, setting["train"], 8)
+        for job in search.jobs(model, setting["train"], setting["mesh"], 8)
         if job.mesh.zero == 3 and job.mesh.data == 8 and job.microbatch_size == 16 and job.model.remat == "none"
     )
     assert not search.fits(search.judge(job, setting["cluster"], setting["plan"]).memory, setting["cluster"], setting["plan"])

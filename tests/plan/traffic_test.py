@@ -1,34 +1,12 @@
 """What a step sends is what docs/parallelism.md says it sends: the closed form, against the compiled program's text."""
 
-import jax
 import pytest
 
-from sharding import rules
-from sharding.config import MeshConfig
-from teleflm_jax import passes
 from teleflm_jax.plan import hlo, traffic
 from teleflm_jax.plan.compiled import turns
-from teleflm_jax.plan.job import Job
-from tests import tiny
+from tests.plan import jobs
 
-ROWS, FLOAT = 32, 4
-CONFIG = tiny.config(num_layers=4, d_model=64, d_ff=128, vocab_size=512, context_length=32)
-
-
-def compiled(config, microbatch_size: int, mesh: dict) -> tuple[rules.Layout, str]:
-    layout = rules.layout(MeshConfig(**mesh), config.d_model)
-    shapes = jax.eval_shape(lambda: tiny.model(config))
-    placed = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(layout.physical, shapes), layout.shardings(shapes)
-    )
-    sharding = jax.sharding.NamedSharding(layout.mesh, rules.BATCH)
-    kinds = {"tokens": "int32", "targets": "int32", "segments": "int32", "weights": "float32"}
-    batch = {name: jax.ShapeDtypeStruct((ROWS, config.context_length), kind, sharding=sharding) for name, kind in kinds.items()}
-    return layout, jax.jit(passes.gradients(layout, microbatch_size)).lower(placed, batch).compile().as_text()
-
-
-def job_of(config, layout: rules.Layout, microbatch_size: int, mesh: dict) -> Job:
-    return Job(model=config, mesh=MeshConfig(**mesh | {"data": layout.data}), batch_size=ROWS, microbatch_size=microbatch_size)
+FLOAT = 4
 
 
 @pytest.mark.parametrize(
@@ -47,12 +25,12 @@ def job_of(config, layout: rules.Layout, microbatch_size: int, mesh: dict) -> Jo
         ({"pipe": 2, "interleave": 2}, 2, "none"),
         ({"pipe": 2, "tensor": 2}, 2, "none"),
         ({"pipe": 2, "tensor": 2}, 2, "qkv"),
+        ({"pipe": 2, "zero": 0}, 2, "qkv"),
     ],
 )
 def test_bytes_over_each_axis_are_the_closed_form(mesh, microbatch_size, remat):
-    config = tiny.config(**(vars(CONFIG) | {"remat": remat}))
-    layout, text = compiled(config, microbatch_size, mesh)
-    job = job_of(config, layout, microbatch_size, mesh)
+    job, layout = jobs.job(mesh, microbatch_size=microbatch_size, remat=remat, context_length=32)
+    text = jobs.traced(job, layout).lower().compile().as_text()
     found = hlo.Program(text, layout.mesh, turns(job)).sent()
     for key, wanted in traffic.closed_form(job).items():
         least = 0.005 * sum(found.values())  # gradients of the norms' gains, which the closed form leaves out
@@ -62,8 +40,9 @@ def test_bytes_over_each_axis_are_the_closed_form(mesh, microbatch_size, remat):
 
 
 def test_no_message_is_as_large_as_the_logits_of_a_microbatch():
-    config = tiny.config(**(vars(CONFIG) | {"vocab_size": 8192, "num_layers": 2, "num_heads": 8, "num_kv_heads": 8}))
-    _, text = compiled(config, 4, {"tensor": 8})
+    shape = {"vocab_size": 8192, "num_layers": 2, "num_heads": 8, "num_kv_heads": 8, "context_length": 32}
+    job, layout = jobs.job({"tensor": 8}, microbatch_size=4, **shape)
+    text, config = jobs.traced(job, layout).lower().compile().as_text(), job.model
     largest = max(hlo.message_bytes(found) for line in text.splitlines() if (found := hlo.COLLECTIVE.search(line)))
     activations = 4 * config.context_length * config.d_model * FLOAT
     assert largest == activations < 4 * config.context_length * config.vocab_size * FLOAT / 10

@@ -196,9 +196,8 @@ def _dimensions(text: str) -> tuple[int, ...]:
 def message_bytes(collective: re.Match) -> int:
     """Bytes of a collective's result; one that is started apart names its operands as well, in front, unless it reduces in place."""
     types, kind, started = collective.groups()
-    found = [nbytes(shape) for shape in arrays(types)]
-    if kind == "collective-permute":
-        return found[0]
+    flags = [("u32", ())] if kind == "collective-permute" else []
+    found = [nbytes(shape) for shape in arrays(types) if shape not in flags]
     if started and kind != "all-reduce":
         found = found[len(found) // 2 :]
     return sum(found)

@@ -7,7 +7,9 @@ from sharding.config import MeshConfig, padded_vocab_size
 from sharding.pipeline import Schedule
 from teleflm_jax.model.config import ModelConfig
 
-BYTES = {"float32": 4, "bfloat16": 2}
+FLOAT = 4
+"""Bytes of a float32."""
+BYTES = {"float32": FLOAT, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

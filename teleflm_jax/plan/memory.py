@@ -6,9 +6,7 @@ Derivation in docs/plan.md. Letters: h width, f feed-forward, t tensor ways, c b
 import dataclasses
 
 from teleflm_jax.model.attention import QUERY_BLOCK
-from teleflm_jax.plan.job import Job
-
-FLOAT = 4
+from teleflm_jax.plan.job import FLOAT, Job
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,15 @@
 """The picture of a plan: memory of one GPU by kind under the card's capacity, and what a step's time goes to."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
 
-KINDS = ("state", "weights", "gradients", "activations", "temporaries")
+from teleflm_jax.plan.memory import Memory
+
+KINDS = tuple(field.name for field in dataclasses.fields(Memory))
 
 
 def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from teleflm_jax.model import size
 from teleflm_jax.plan import traffic
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
-from teleflm_jax.plan.job import Job, ring
+from teleflm_jax.plan.job import FLOAT, Job, ring
 
-FLOAT = 4
 DAY = 86_400.0
 Sent = Mapping[tuple[str, str], float]
 """(mesh axes, kind of collective) -> bytes."""

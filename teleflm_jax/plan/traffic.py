@@ -8,9 +8,8 @@ import math
 
 from sharding.config import MeshConfig
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
-from teleflm_jax.plan.job import Job, ring
+from teleflm_jax.plan.job import FLOAT, Job, ring
 
-FLOAT = 4
 GATHER, SCATTER, REDUCE, PERMUTE = "all-gather", "reduce-scatter", "all-reduce", "collective-permute"
 TENSOR_PASSES = {"none": (4, 4), "qkv_gate_up": (6, 4), "qkv": (6, 4), "full": (6, 5)}
 """Remat policy -> gathers and reduce-scatters of the residual stream that one layer takes for one microbatch, forward and backward."""

@@ -1,6 +1,7 @@
 """What is planned is the step that is trained, and the compiler's figures are the closed forms'."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -60,10 +61,18 @@ def printed(traced: jax.stages.Traced) -> str:
     return re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
 
 
-@pytest.mark.parametrize(("mesh", "model"), MESHES)
-def test_memory_by_kind_is_the_closed_form(mesh, model):
+@functools.cache
+def found_for(number: int):
+    """Job, layout and what the compiler says of one of MESHES; compiled once for all tests."""
+    mesh, model = MESHES[number]
     job, layout = jobs.job(mesh, **model)
-    found = compiled.compile_step(jobs.traced(job, layout), job, layout)
+    return job, layout, compiled.compile_step(jobs.traced(job, layout), job, layout)
+
+
+@pytest.mark.parametrize("number", range(len(MESHES)))
+@pytest.mark.xdist_group("compiled")
+def test_memory_by_kind_is_the_closed_form(number):
+    job, layout, found = found_for(number)
     wanted = memory.closed_form(job)
     # 3 %: norm gains, which the closed form leaves out, are not few beside weights as small as these
     numbers = 4 * jobs.ROWS * job.model.context_length / layout.data
@@ -73,10 +82,10 @@ def test_memory_by_kind_is_the_closed_form(mesh, model):
     assert found.memory.temporaries > 0
 
 
-@pytest.mark.parametrize(("mesh", "model"), MESHES)
-def test_products_are_the_closed_form_and_none_is_done_twice_unless_asked(mesh, model):
-    job, layout = jobs.job(mesh, **model)
-    found = compiled.compile_step(jobs.traced(job, layout), job, layout)
+@pytest.mark.parametrize("number", range(len(MESHES)))
+@pytest.mark.xdist_group("compiled")
+def test_products_are_the_closed_form_and_none_is_done_twice_unless_asked(number):
+    job, _, found = found_for(number)
     useful, again = roofline.product_flops(job)
     # the xla kernel's products count here: queries times keys, weights times values; two for each in a backward pass
     seen = (job.model.context_length + QUERY_BLOCK) / 2 * job.model.d_model / job.mesh.tensor

@@ -25,6 +25,7 @@ from teleflm_jax.train import hardware
 from teleflm_jax.train import step as train_step
 
 TRIES = 4
+"""Layouts that a search compiles in vain, at most, for each that it is to compile."""
 HERE = "here"
 """The backend of `train.py --dry_run`: the devices that this process has."""
 NOTES = {

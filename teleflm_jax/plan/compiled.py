@@ -30,7 +30,7 @@ class Compiled:
     """The compiler's figures for one device; with a pipeline, for a stage's layers and both ends, embedding and head."""
 
     seconds: float
-    """It took to trace and compile."""
+    """It took to compile."""
     memory: Memory
     sent: dict[tuple[str, str], float]
     """(mesh axes, kind of collective) -> bytes a step."""
@@ -45,7 +45,7 @@ class Compiled:
 def trace(
     model: ModelConfig, rule: mup.MupConfig, optimizer: OptimizerConfig, train: TrainConfig, layout: rules.Layout
 ) -> jax.stages.Traced:
-    """The same step, traced: `train.step.make`'s, with the shapes that `train.loop` calls it with."""
+    """Trace the training step from shapes alone: `train.step.make`'s, with those that `train.loop` calls it with."""
     width = mup.at_width(rule, model.d_model)
     update = update_rule.make(optimizer, width)
     state = jax.eval_shape(lambda: layout.physical(new_state(model, width, update, 0)))

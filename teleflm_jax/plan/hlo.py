@@ -13,10 +13,11 @@ import numpy as np
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
 BYTES |= {"s64": 8, "u64": 8, "f64": 8}
 ARRAY = re.compile(rf"({'|'.join(BYTES)})\[([\d,]*)\]")
-COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(-start)?\(")
+KINDS = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
+COLLECTIVE = re.compile(rf" = (.*?) ({KINDS})(-start)?\(")
 PRODUCT = re.compile(r' = (.*?) (?:dot\((.*?)\)|custom-call\((.*?)\), custom_call_target="__(?:cublas|onednn)[^"]*")')
-STARTED = re.compile(r"\s*%([\w.\-]+) = .*? (?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)-start\(")
-DONE = re.compile(r"\s*(?:ROOT )?%[\w.\-]+ = .*? (?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)-done\(%([\w.\-]+)")
+STARTED = re.compile(rf"\s*%([\w.\-]+) = .*? (?:{KINDS})-start\(")
+DONE = re.compile(rf"\s*(?:ROOT )?%[\w.\-]+ = .*? (?:{KINDS})-done\(%([\w.\-]+)")
 FLASH = re.compile(r'custom_call_target="__cudnn\$fmhaSoftmax(Backward)?"')
 LOOP = re.compile(r" = (\(.*?\)) while\(")
 CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][\[{]"?([\d",]*)[\]}]')
@@ -96,21 +97,27 @@ class Program:
         """(mesh axes, kind of collective) -> bytes that one device of a ring sends in one step."""
         total = collections.Counter()
         for computation, line in self._instructions():
-            if found := COLLECTIVE.search(line):
-                axes, size = _axes(line, self.mesh)
-                total[axes, found[2]] += self.runs(computation, line) * _cost(found[2], message_bytes(found), size)
+            if COLLECTIVE.search(line):
+                axes, kind, bytes_ = self._message(line)
+                total[axes, kind] += self.runs(computation, line) * bytes_
         return dict(total)
+
+    def _message(self, line: str) -> tuple[str, str, float]:
+        """Of a collective: mesh axes, kind, and the bytes that one device of a ring sends each time."""
+        found = COLLECTIVE.search(line)
+        axes, size = _axes(line, self.mesh)
+        return axes, found[2], _cost(found[2], message_bytes(found), size)
 
     def product_flops(self) -> float:
         """Floating-point operations of all matrix products of one device in one step; attention kernels are none."""
-        return sum(self._product(at, line) * self.runs(at, line) for at, line in self._instructions() if PRODUCT.search(line))
+        return sum(flops * self.runs(at, line) for at, line in self._instructions() if (flops := self._product(at, line)))
 
     def _product(self, computation: str, line: str) -> float:
         """Operations of one instruction; 0 if it is no matrix product."""
         found = PRODUCT.search(line)
         if not found:
             return 0.0
-        left = self._shape(computation, re.findall(r"%([\w.\-]+)", found[2] or found[3])[0])
+        left = self._shapes[computation][re.findall(r"%([\w.\-]+)", found[2] or found[3])[0]]
         contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", CONTRACTED.search(line)[1]))
         return 2.0 * math.prod(arrays(found[1])[0][1]) * contracted
 
@@ -124,13 +131,12 @@ class Program:
                     begun[started[1]] = number
                 if (done := DONE.match(line)) and done[1] in begun:
                     start = lines[begun[done[1]]]
-                    collective = COLLECTIVE.search(start)
-                    axes, size = _axes(start, self.mesh)
+                    axes, _, bytes_ = self._message(start)
                     between = lines[begun[done[1]] + 1 : number]
                     found.append(
                         Beside(
                             axes=axes,
-                            bytes_=_cost(collective[2], message_bytes(collective), size),
+                            bytes_=bytes_,
                             runs=self.runs(computation, start),
                             product_flops=sum(self._product(computation, other) for other in between),
                             attention_flops=sum(map(_attention, between)),
@@ -142,15 +148,10 @@ class Program:
         """How often custom calls of this name run in one step."""
         return sum(self.runs(at, line) for at, line in self._instructions() if f'custom_call_target="{name}"' in line)
 
-    def _shape(self, computation: str, name: str) -> Shape:
-        """The first array of what an instruction defines."""
-        if computation not in self._definitions:
-            self._definitions[computation] = _defined(self.computations[computation])
-        return self._definitions[computation][name]
-
     @functools.cached_property
-    def _definitions(self) -> dict[str, dict[str, Shape]]:
-        return {}
+    def _shapes(self) -> dict[str, dict[str, Shape]]:
+        """By computation and instruction, the first array of what it defines."""
+        return {name: _defined(lines) for name, lines in self.computations.items()}
 
     def loops(self) -> list[collections.Counter[Shape]]:
         """The arrays that each loop carries, how often: what lives through a step is among them. Those that carry most come first."""

@@ -69,10 +69,10 @@ def assumptions(question: Question) -> dict:
 
 def remedies(job: Job, question: Question) -> list[dict]:
     """The fastest layouts that fit and differ from this one in one respect, each as what to bind."""
-    own, near = search.bindings(job), search.remedies(job, question.cluster, question.plan)[:REMEDIES]
+    near = search.remedies(job, question.cluster, question.plan)[:REMEDIES]
     return [
         {
-            "change": {name: value for name, value in search.bindings(other.job).items() if value != own[name]},
+            "change": search.changes(job, other.job),
             "needed": other.memory.total + question.plan.allowance_bytes,
             "step": other.times.step,
         }

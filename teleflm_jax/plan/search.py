@@ -19,6 +19,9 @@ LARGEST_MICROBATCH = 16
 SHARDED = (1, 3)
 MESH = ("data", "pipe", "tensor", "interleave", "sequence_parallel", "zero")
 
+FOLLOWS = {"mesh.data"}
+"""From the other axes and the number of GPUs, so that its change is none of its own."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -88,7 +91,11 @@ def remedies(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> list[Candida
     train = TrainConfig(
         steps=1, batch_size=job.batch_size, microbatch_size=int(job.microbatch_size), accumulation_dtype=job.accumulation_dtype
     )
-    near = [judge(other, cluster, plan) for other in jobs(job.model, train, job.mesh, job.devices) if _differences(job, other) == 1]
+    near = [
+        judge(other, cluster, plan)
+        for other in jobs(job.model, train, job.mesh, job.devices)
+        if len(changes(job, other).keys() - FOLLOWS) == 1
+    ]
     return sorted(
         (candidate for candidate in near if fits(candidate.memory, cluster, plan, plan.spare)), key=lambda candidate: candidate.times.step
     )
@@ -100,10 +107,10 @@ def bindings(job: Job) -> dict[str, object]:
     return {**mesh, "train.microbatch_size": job.microbatch_size, "model.remat": job.model.remat}
 
 
-def _differences(job: Job, other: Job) -> int:
-    """In how many respects; `data` follows from the other axes."""
-    own, others = bindings(job), bindings(other)
-    return sum(own[name] != others[name] for name in own if name != "mesh.data")
+def changes(job: Job, other: Job) -> dict[str, object]:
+    """What to bind otherwise to get from one layout to another."""
+    own = bindings(job)
+    return {name: value for name, value in bindings(other).items() if value != own[name]}
 
 
 def _meshes(model: ModelConfig, mesh: MeshConfig, gpus: int) -> Iterator[MeshConfig]:

@@ -1,7 +1,12 @@
 """A small run on real text (the interpreter's own library), shared by tests that call the commands as a user does."""
 
+import os
 import pathlib
 import sysconfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BARE = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
+"""The environment of a command that a test starts: without what tests/conftest.py sets for its own process."""
 
 GIN = """
 model.num_layers = {layers}

@@ -1,8 +1,6 @@
 """`plan` and `train.py --dry_run`, as a user calls them."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,9 +8,8 @@ import pytest
 
 from teleflm_jax.cli import main, options
 from tests import job
+from tests.job import BARE, ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BARE = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
 LAPTOP = """
 cluster.gpu = 'toy'
 cluster.nodes = 2

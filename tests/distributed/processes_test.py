@@ -16,11 +16,10 @@ import pytest
 from teleflm_jax import checkpoint
 from teleflm_jax.train import run_log
 from tests import job
+from tests.job import BARE, ROOT
 
 pytestmark = pytest.mark.distributed
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BARE = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
 TRAIN = """
 train.steps = 12
 train.batch_size = 16

@@ -22,6 +22,7 @@ class Model:
     domains: tuple[str, ...] = ()
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
     paths: dict[str, str] = dataclasses.field(default_factory=dict)
+    span: tuple[int, int] | None = None
 
     def __post_init__(self):
         if self.width % self.layers:
@@ -81,6 +82,14 @@ def test_bindings_macros_blocks_and_includes_make_dataclasses(write):
         "train": Train(steps=2_500_000_000_000),
         "mesh": Mesh(),
     }
+
+
+def test_a_section_may_be_spelled_like_the_class_that_gin_names(write):
+    write("base.gin", "Model.width = 4\nModel:\n  layers = 2\n  span = (10, 13)\ntrain.steps = 1")
+    run = write("run.gin", "include 'base.gin'\nTrain.steps = 2\nmodel.layers = 1")
+    parsed = config.parse([run], ["Model.width = 6", "Mesh.data = 3"], SECTIONS)
+    assert parsed == {"model": Model(width=6, layers=1, span=(10, 13)), "train": Train(steps=2), "mesh": Mesh(data=3)}
+    refused("mesh.data twice", bindings=["Mesh.data = 1", "mesh.data = 1"])
 
 
 def test_an_include_is_found_beside_its_file_from_here_and_in_the_repository(write):
@@ -171,6 +180,14 @@ def test_an_override_leaves_a_macro_of_the_file_used(write):
         ("model.name = 4", ("text in quotes or None",)),
         ("model.domains = 'en'", ("a list [text in quotes, ...]",)),
         ("model.domains = ('en', 4)", ("model.domains[1] = 4", "text in quotes")),
+        ("model.span = (1, 2, 3)", ("model.span = (1, 2, 3) (run.gin:3)", "a list [a whole number, a whole number] or None")),
+        ("model.span = (1, 'b')", ("a list [a whole number, a whole number] or None",)),
+        ("Mesh.data = '4'", ("got mesh.data = '4' (run.gin:3)",)),
+        ("Mesh.dta = 4", ("unknown field mesh.dta", "change it to mesh.data")),
+        ("Modle.width = 4", ("'modle'", "change it to model.width")),
+        ("MESH.data = 4", ("'mESH'", "change it to mesh.data")),
+        ("Model.width = 4", ("model.width twice (run.gin:1 and run.gin:3)",)),
+        ("Mesh:\n  data = 1\nmesh:\n  data = 1", ("mesh.data twice (run.gin:4 and run.gin:6)",)),
         ("model.weights = {'en': '4'}", ("model.weights['en'] = '4'", "a number")),
         ("model.weights = {4: 4}", ("a key of model.weights = 4",)),
         ("model.weights = {'en': 4, 'zh': 1, 'en': 4}", ("'en' stands twice",)),
@@ -260,6 +277,7 @@ floats = st.floats(allow_nan=False) | st.sampled_from([5e-324, 1.797693134862315
         domains=st.lists(texts, max_size=3).map(tuple),
         weights=st.dictionaries(texts, floats, max_size=3),
         paths=st.dictionaries(texts, texts, max_size=3),
+        span=st.none() | st.tuples(st.integers(), st.integers()),
     ),
     train=st.builds(Train, steps=st.integers(min_value=-(2**70), max_value=2**70), rate=floats),
 )

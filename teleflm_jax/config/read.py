@@ -129,13 +129,14 @@ class Reader:
             raise UserError(
                 f"got {statement.format()!r} ({place}); allowed: bindings, macros and includes, as nothing reads imports; remove it"
             )
-        name = f"{statement.selector}.{statement.arg_name}" if statement.arg_name else statement.selector
+        section = statement.selector[:1].lower() + statement.selector[1:]  # gin names classes, and people write Train.steps as there
+        name = f"{section}.{statement.arg_name}" if statement.arg_name else statement.selector
         if statement.scope:
             raise UserError(
                 f"got the scope of {statement.scope}/{name} ({place}); allowed: no scopes, as nothing reads them; change it to {name}"
             )
         if statement.arg_name:
-            self._check_name(statement.selector, statement.arg_name, place)
+            self._check_name(section, statement.arg_name, place)
         for leaf in leaves(statement.value):
             if isinstance(leaf, _Reference):
                 raise UserError(f"got the reference @{leaf.name} ({place}); allowed: plain values and %macros; change {name}")

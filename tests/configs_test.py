@@ -28,6 +28,13 @@ def test_a_run_file_is_whole_and_repeats_itself_from_what_is_saved(path, tmp_pat
     assert config.parse([str(saved)], [], options.SECTIONS) == sections
 
 
+def test_a_configuration_from_before_a_section_was_there_is_read(tmp_path):
+    sections = load(CONFIGS / "runs/quickstart.gin")
+    saved = tmp_path / "config.gin"
+    saved.write_text(config.dump({name: section for name, section in sections.items() if name not in ("telemetry", "profile")}))
+    assert load(saved) == sections
+
+
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_part_binds_whole_sections(path):
     sections = options.SECTIONS | SECTIONS

@@ -24,7 +24,7 @@ from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import MupConfig
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.tokenizer.config import TokenizerConfig
-from teleflm_jax.train.config import TrainConfig
+from teleflm_jax.train.config import ProfileConfig, TelemetryConfig, TrainConfig
 
 SECTIONS = {
     "model": ModelConfig,
@@ -36,6 +36,8 @@ SECTIONS = {
     "mesh": MeshConfig,
     "train": TrainConfig,
     "evaluation": EvaluationConfig,
+    "telemetry": TelemetryConfig,
+    "profile": ProfileConfig,
 }
 """Section of a configuration -> its dataclass."""
 
@@ -79,6 +81,8 @@ class Run:
     mesh: MeshConfig
     train: TrainConfig | None = None
     evaluation: EvaluationConfig
+    telemetry: TelemetryConfig
+    profile: ProfileConfig
 
 
 def make_parser(prog: str, description: str, example: str = "--gin_file configs/runs/quickstart.gin") -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -20,6 +20,9 @@ from teleflm_jax.errors import UserError
 
 METRICS, EVALS, EVENTS = "metrics.jsonl", "evals.jsonl", "events.jsonl"
 
+Publish = Callable[[Mapping[str, Any]], None]
+"""Called with each row of metrics.jsonl and evals.jsonl: numbers by name, `step` among them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunLog:
@@ -29,6 +32,8 @@ class RunLog:
     tensorboard: EventsWriter | None
     """None: this process leaves writing to another. Writes in our thread: tensorboardX's own background writer, when its disk is full,
     blocks the run for ever without a word."""
+    publish: Publish
+    """Where rows go beside the folder."""
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """One training step."""
@@ -54,15 +59,15 @@ class RunLog:
         append(self.folder / file, row)
         for name, value in row.items():
             if name != "step":
-                summary = scalar(name if "/" in name else f"train/{name}", value)
-                self.tensorboard.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
+                self.tensorboard.write_event(Event(wall_time=time.time(), step=row["step"], summary=scalar(tag(name), value)))
         self.tensorboard.flush()
+        self.publish(row)
 
 
-def open_log(folder: pathlib.Path, step: int, *, quiet: bool = False) -> RunLog:
-    """Open a run's logs to go on after `step` updates; a quiet process's writes nothing."""
+def open_log(folder: pathlib.Path, step: int, *, quiet: bool = False, publish: Publish = lambda row: None) -> RunLog:
+    """Open a run's logs to go on after `step` updates; a quiet process's writes nothing, and publishes nothing."""
     if quiet:
-        return RunLog(folder=folder, tensorboard=None)
+        return RunLog(folder=folder, tensorboard=None, publish=publish)
     for file in (METRICS, EVALS):
         keep_until(folder / file, step)
     repair(folder / EVENTS)
@@ -70,7 +75,12 @@ def open_log(folder: pathlib.Path, step: int, *, quiet: bool = False) -> RunLog:
     tensorboard = EventsWriter(str(folder / "tensorboard" / f"events-{time.time_ns()}"))
     # tells TensorBoard to forget what an abandoned future wrote
     tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-    return RunLog(folder=folder, tensorboard=tensorboard)
+    return RunLog(folder=folder, tensorboard=tensorboard, publish=publish)
+
+
+def tag(name: str) -> str:
+    """The name of a figure where those of steps and of evaluations stand together: `loss/english` is held out, `train/loss` is not."""
+    return name if "/" in name else f"train/{name}"
 
 
 def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:

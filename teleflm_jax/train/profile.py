@@ -41,7 +41,7 @@ class Profiler:
     def __init__(self, wanted: tuple[int, int] | None, folder: pathlib.Path, say: Callable[[str], None]):
         self._wanted, self._asked = wanted, False
         self._folder, self._say = folder, say
-        self._left, self._target = 0, folder
+        self._left, self._target, self._unwritten = 0, folder, False
         self._step = contextlib.ExitStack()
 
     def ask(self, *_: Any) -> None:
@@ -81,6 +81,8 @@ class Profiler:
         return count
 
     def _start(self, step: int, count: int) -> None:
+        if self._unwritten:  # jax holds on to such a trace, and begins no other before it is written
+            self._stop()
         part = f"-process-{jax.process_index()}" if jax.process_count() > 1 else ""
         self._target = self._folder / FOLDER / f"step-{step}{part}"
         try:
@@ -92,9 +94,11 @@ class Profiler:
         self._left = count
 
     def _stop(self) -> None:
+        self._unwritten = True
         try:
             jax.profiler.stop_trace()
         except Exception as error:
             self._say(f"no profile in {self._target}: {error}; the run goes on")
             return
+        self._unwritten = False
         self._say(f"profile in {self._target}; to look at it: pip install xprof; xprof --logdir {self._target.parent}")

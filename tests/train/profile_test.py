@@ -95,12 +95,12 @@ def test_a_folder_that_cannot_be_made_is_a_message(tmp_path):
     assert len(said) == 1 and said[0].startswith(f"no profile in {tmp_path / profile.FOLDER}/step-2: ")
 
 
-def test_a_trace_that_cannot_be_written_is_a_message(tmp_path):
-    said = []
-    with mock.patch("jax.profiler.stop_trace", side_effect=OSError(28, "No space left on device")):
-        run(tmp_path, 4, wanted=(2, 3), say=said.append)
-    jax.profiler.stop_trace()
-    assert len(said) == 1 and "No space left on device" in said[0]
+def test_a_trace_that_cannot_be_written_is_a_message_and_is_written_before_the_next(tmp_path):
+    said, full = [], OSError(28, "No space left on device")
+    with mock.patch("jax.profiler.stop_trace", wraps=jax.profiler.stop_trace, side_effect=[full, mock.DEFAULT, mock.DEFAULT]):
+        run(tmp_path, 9, wanted=(2, 3), at=5, say=said.append)
+    assert traced(tmp_path) == {"step-2": [2, 3], "step-5": [5, 6, 7]}
+    assert ["No space left on device" in line for line in said] == [True, False, False]
 
 
 def test_another_trace_in_progress_is_a_message(tmp_path):

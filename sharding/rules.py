@@ -99,11 +99,19 @@ class Layout:
         sharding = NamedSharding(self.mesh, BATCH)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])), batch)
 
-    def place_flags(self, flag: bool) -> jax.Array:
-        """One int32 for each device of the mesh, this process's from `flag`: what any process may say, whatever rows it shares."""
+    def place_words(self, words: tuple[float, ...]) -> jax.Array:
+        """A float32 row for each device of the mesh, this process's from `words`: what each process has to say, whatever rows it shares."""
         sharding = NamedSharding(self.mesh, P(device_mesh.AXES))
-        own = np.full(len(self.mesh.local_devices), flag, np.int32)
-        return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size,))
+        own = np.tile(np.array(words, np.float32), (len(self.mesh.local_devices), 1))
+        return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size, len(words)))
+
+    def processes(self) -> np.ndarray:
+        """The process of each device, in the order of `place_words`; int64 [devices]."""
+        return np.array([device.process_index for device in self.mesh.devices.flat])
+
+    def layer_order(self, layers: int) -> np.ndarray:
+        """Which layer each of the stacked ones is in physical form."""
+        return self._by_stage(layers) if self.interleave > 1 else np.arange(layers)
 
     def padded(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> tuple[int, ...]:
         """The physical shape of a logical one."""

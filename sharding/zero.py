@@ -32,6 +32,11 @@ def gathers_layers(layout: Layout) -> bool:
     return layout.zero == 3 and layout.data > 1
 
 
+def whole(layout: Layout, weights: Any) -> list[jax.Array]:
+    """Those of the working weights that every group holds: under ZeRO 3 all but the layers'."""
+    return [x for x in jax.tree.leaves(each(lambda x, axes: None if _is_split(layout, x, axes) else x, weights)) if x is not None]
+
+
 def layer(layout: Layout, weights: Any) -> Any:
     """One layer's working weights at the moment of their use: whole."""
     return each(lambda x, axes: _gathered(layout, x, axes), weights) if gathers_layers(layout) else weights

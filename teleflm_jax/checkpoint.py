@@ -1,32 +1,59 @@
-"""Checkpoints: Orbax behind one small face, with a comparison of trees that is really strict.
+"""Checkpoints: Orbax behind one small face, with a comparison that is really strict and checksums of our own.
 
-A checkpoint holds two trees of arrays, `model` and `optimizer`, which load apart, and a JSON object of counters. Saving is asynchronous and
-atomic: a folder `<step>` either is whole or does not exist under that name.
+A checkpoint holds two trees of arrays, `model` and `optimizer`, which load apart, and a record: counters, mixture history, what the arrays
+belong to, and the shape, dtype and checksum of every array, all under a seal. Saving is asynchronous and atomic: a folder `<step>` either
+is whole or does not exist under that name. What the disk does to it afterwards is found on restoring: Orbax alone would load a flipped bit.
 """
 
 import contextlib
 import dataclasses
+import gc
+import hashlib
+import json
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+import tensorstore
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from teleflm_jax import checksum
 from teleflm_jax.errors import UserError
 
 FOLDER = "checkpoints"
 """Where they lie in a run's folder."""
 PARTS = ("model", "optimizer")
 MARKER = "_CHECKPOINT_METADATA"
-"""What Orbax writes last into a finished checkpoint."""
-METRIC = "bpb"
-"""Name of the metric by which the best checkpoints are kept; lower is better."""
+"""What Orbax writes last into a finished checkpoint; our record lies in it."""
+VERSION = 1
+LISTED = 10
+"""Differences that an error names."""
 
-_policies = ocp.training.preservation_policies
+
+class Damaged(UserError):
+    """A checkpoint that its disk has not kept as it was written."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a checkpoint says of itself; JSON."""
+
+    counters: Mapping[str, int]
+    mixture: Sequence = ()
+    """`data.mixture.History` up to here."""
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the arrays belong to: the model's shape, the tokenizer's hash, the packed data."""
+    bpb: float | None = None
+    """Weighted bits per byte at this step, where it was measured; lower is better."""
+    arrays: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Path -> {"is": "dtype[shape]", "checksum": of the values}."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,82 +65,89 @@ class Retention:
     """Multiples of this step; 0: none."""
     best: int
 
-    def policy(self):
-        """The same in Orbax's terms."""
-        rules = [_policies.LatestN(self.last)]
-        if self.every:
-            rules.append(_policies.EveryNSteps(self.every))
-        if self.best:
-            rules.append(
-                _policies.BestN(get_metric_fn=lambda m: m[METRIC], reverse=True, n=self.best, keep_checkpoints_without_metrics=False)
-            )
-        return _policies.AnyPreservationPolicy(rules)
+    def kept(self, bpbs: Mapping[int, float | None]) -> set[int]:
+        """Steps to keep of those that are there, each with its bits per byte."""
+        by_bpb = sorted((bpb, step) for step, bpb in bpbs.items() if bpb is not None)
+        multiples = {step for step in bpbs if self.every and step % self.every == 0}
+        return {*sorted(bpbs)[-self.last :], *multiples, *(step for _, step in by_bpb[: self.best])}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Keep:
+    """The same in Orbax's terms."""
+
+    retention: Retention
+    bpbs: dict[int, float | None]
+    """Of every checkpoint that is there or on its way."""
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        kept = self.retention.kept({found.step: self.bpbs.get(found.step) for found in checkpoints})
+        return [found.step in kept for found in checkpoints]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Writer:
+    """A run's checkpoints, open for saving; from `writer`."""
+
+    orbax: ocp.training.Checkpointer
+    folder: pathlib.Path
+    keep: _Keep
+
+    def save(self, step: int, arrays: Mapping[str, Any], record: Record, sums: Mapping[str, int]) -> None:
+        """Begin to save; returns when the arrays may be changed again, and goes on writing in the background.
+
+        Args:
+            step: optimizer updates done.
+            arrays: a tree under each name of `PARTS`.
+            record: all but `arrays`, which is filled in here.
+            sums: of `checksum.of_tree(arrays)`.
+        """
+        self.keep.bpbs[step] = record.bpb
+        described = {path: {"is": kind, "checksum": sums[path]} for path, kind in _signature(arrays).items()}
+        sealed = _seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
+        self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step, or one on its way."""
+        return any(found.step == step for found in self.orbax.checkpoints)
+
+    def is_among_the_best(self, bpb: float) -> bool:
+        """Whether a checkpoint with this figure would be one of the best that are kept."""
+        there = {found.step for found in self.orbax.checkpoints}
+        better = [kept for step, kept in self.keep.bpbs.items() if step in there and kept is not None and kept <= bpb]
+        return len(better) < self.keep.retention.best
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more; raises what the writing met."""
+        with _disk_errors(self.folder):
+            self.orbax.wait()
 
 
 @contextlib.contextmanager
-def writer(folder: pathlib.Path, retention: Retention) -> Iterator[ocp.training.Checkpointer]:
+def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
     """Open a run's checkpoints for saving; on leaving, unfinished saves are waited for. Remains of a killed save are removed.
 
     Raises:
         OSError: the disk is full or fails, also where a save in the background met it; finished checkpoints are unharmed.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each of its phases there, and errors that it raises as well
+    _quiet()
+    keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-    options = {"save_decision_policy": every_call, "preservation_policy": retention.policy()}
-    try:
-        with ocp.training.Checkpointer(folder.resolve(), cleanup_tmp_directories=True, **options) as checkpointer:
-            yield checkpointer
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's form of an OSError
-        if not code:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
-
-
-def save(
-    checkpointer: ocp.training.Checkpointer, step: int, arrays: Mapping[str, Any], counters: Mapping[str, Any], bpb: float | None
-) -> None:
-    """Begin to save; returns when the arrays may be changed again, and goes on writing in the background.
-
-    Args:
-        checkpointer: from `writer`.
-        step: optimizer updates done.
-        arrays: a tree under each name of `PARTS`.
-        counters: a JSON object stored with the checkpoint.
-        bpb: weighted bits per byte at this step, where it was measured.
-    """
-    metrics = None if bpb is None else {METRIC: bpb}
-    checkpointer.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=dict(counters), metrics=metrics)
-
-
-def metrics(checkpointer: ocp.training.Checkpointer) -> list[float]:
-    """Weighted bits per byte of the checkpoints that are there, of those saved with it."""
-    return [found.metrics[METRIC] for found in checkpointer.checkpoints if found.metrics]
+    options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
+    with _disk_errors(folder), ocp.training.Checkpointer(folder.resolve(), **options) as checkpointer:
+        yield Writer(orbax=checkpointer, folder=folder, keep=keep)
 
 
 def steps(folder: pathlib.Path) -> list[int]:
     """Steps of the finished checkpoints, ascending; empty where there is no folder."""
+    return [step for step in numbered(folder) if (folder / str(step) / MARKER).exists()]
+
+
+def numbered(folder: pathlib.Path) -> list[int]:
+    """Steps that have a folder, ascending: finished ones, and what damage or a killed deletion has left of others."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in _numbered(folder) if (path / MARKER).exists())
-
-
-def refuse_damaged(folder: pathlib.Path) -> None:
-    """Refuse a checkpoint that lost its marker, newer than every whole one; older ones are what a killed deletion left.
-
-    Raises:
-        UserError: names the folder; to go on from an older checkpoint is for a person to decide.
-    """
-    newest = max(steps(folder), default=-1)
-    for path in _numbered(folder) if folder.is_dir() else ():
-        if int(path.name) > newest:
-            raise UserError(
-                f"got the checkpoint {path} without {MARKER}; allowed: a whole one; restore it, or remove it to go on from an older one"
-            )
-
-
-def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [path for path in folder.iterdir() if path.name.isdecimal() and str(int(path.name)) == path.name]
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and str(int(path.name)) == path.name)
 
 
 def choose(folder: pathlib.Path, step: int | None = None) -> int:
@@ -132,53 +166,220 @@ def choose(folder: pathlib.Path, step: int | None = None) -> int:
     return found[-1] if step is None else step
 
 
-def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Load parts of a checkpoint, which must have exactly the given trees.
+def read(folder: pathlib.Path, step: int) -> Record:
+    """A checkpoint's record.
+
+    Raises:
+        Damaged: it is missing or not as it was sealed.
+        OSError: it may not be read.
+    """
+    path = folder / str(step)
+    try:
+        text = (path / MARKER).read_text(encoding="utf-8")
+        sealed = json.loads(text)["custom_metadata"]
+        if sealed != _seal(sealed["record"]) or not isinstance(sealed["record"], dict):
+            raise ValueError("its seal does not fit")
+        return Record(**sealed["record"])
+    except PermissionError:
+        raise
+    except FileNotFoundError as error:
+        raise _damaged(path, f"{MARKER} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"{MARKER} is not as it was written") from error
+
+
+def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any], identity: Mapping[str, Any]) -> tuple[dict[str, Any], Record]:
+    """Load parts of a checkpoint, which must be exactly the given ones; every process of a run calls it and learns the same.
 
     Args:
         folder: a run's `checkpoints`.
-        step: one of `steps(folder)`.
+        step: one of `numbered(folder)`.
         shapes: for each wanted part, its tree of `jax.ShapeDtypeStruct` with the shardings to load into.
+        identity: what the record's must agree with, in every name that both have.
 
     Returns:
-        The arrays by part, and the counters.
+        The arrays by part, and the record.
 
     Raises:
-        UserError: the checkpoint's tree, a shape or a dtype differs; names the first ten. Orbax itself would load what matches.
+        UserError: a tree, shape, dtype or an entry of the identity differs; names the first ten. Orbax itself would load what matches.
+        Damaged: a file is missing, cannot be read, or gives other values than were saved.
     """
-    path = (folder / str(step)).resolve()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports there what it raises as well
+    path = folder / str(step)
+    record = _together(path, lambda: read(folder, step))
+    _refuse_unlike(path, record, shapes, identity)
+    arrays = _together(path, lambda: _load(path.resolve(), shapes))
+    found, _ = checksum.of_tree(arrays)
+    if wrong := [name for name, value in found.items() if value != record.arrays[name]["checksum"]]:
+        raise _damaged(path, f"{len(wrong)} array(s) are not as they were saved: {', '.join(wrong[:LISTED])}")
+    return arrays, record
+
+
+def set_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Rename a damaged checkpoint, so that its step is free; nothing is deleted. Returns where it lies now."""
+    path = folder / f"{step}.damaged"
+    number = 2
+    while path.exists():
+        path, number = folder / f"{step}.damaged-{number}", number + 1
+    os.rename(folder / str(step), path)
+    return path
+
+
+def verify(folder: pathlib.Path, step: int) -> Record:
+    """Read every array of a checkpoint, block by block, and compare it with its checksum; memory is bounded by what a device wrote at once.
+
+    Raises:
+        Damaged: the first array that is not as it was saved.
+    """
+    record, path = read(folder, step), folder / str(step)
+    _verify_metadata(path, record)
+    for array, described in record.arrays.items():
+        try:
+            found = _sum_of_file(path.resolve(), array, described["is"])
+        except (ValueError, OSError) as error:  # TensorStore knows no others
+            raise _damaged(path, f"{array} cannot be read: {_reason(error)}") from error
+        if found != described["checksum"]:
+            raise _damaged(path, f"{array} is not as it was saved")
+    return record
+
+
+def _verify_metadata(path: pathlib.Path, record: Record) -> None:
+    """Orbax needs these to load, beside the arrays themselves."""
+    _quiet()
     try:
-        saved = ocp.checkpointables_metadata(path)
-        for part, wanted in shapes.items():
-            _compare(f"{path} ({part})", _signature(saved.metadata[part]), _signature(wanted))
-        return ocp.load_checkpointables(path, dict(shapes)), dict(saved.custom_metadata or {})
-    except UserError:
-        raise
-    except Exception as error:  # Orbax and TensorStore have no common class for what a damaged file makes them raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(
-            f"got the checkpoint {path}, which cannot be read ({reason}); "
-            "allowed: a whole one; restore it, or remove it to go on from an older one"
-        ) from error
+        for file in (*path.glob("*/_METADATA"), *path.glob("*/array_metadatas/*")):
+            json.loads(file.read_text(encoding="utf-8"))
+        found = _signature(dict(ocp.checkpointables_metadata(path.resolve()).metadata))
+    except Exception as error:  # as in `_together`
+        raise _damaged(path, f"metadata cannot be read: {_reason(error)}") from error
+    if found != {name: kept["is"] for name, kept in record.arrays.items()}:
+        raise _damaged(path, "its metadata tell of other arrays than its record")
 
 
-def _signature(tree: Any) -> dict[str, str]:
-    """Path -> "dtype[shape]" of every array."""
-    is_leaf = lambda node: hasattr(node, "shape") and hasattr(node, "dtype")  # noqa: E731
-    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
+def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
+    part, _, name = array.partition("/")
+    base = {"driver": "ocdbt", "base": f"file://{path / part}/", "path": name.replace("/", ".") + "/"}
+    store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
+    if f"{store.dtype.name}{list(store.shape)}" != kind:
+        raise ValueError(f"it is {store.dtype.name}{list(store.shape)}, not {kind}")
+    block = store.chunk_layout.read_chunk.shape or ()
+    total = 0
+    for index in np.ndindex(*(-(-n // b) for n, b in zip(store.shape, block, strict=True))):
+        start = tuple(i * b for i, b in zip(index, block, strict=True))
+        ends = (min(s + b, n) for s, b, n in zip(start, block, store.shape, strict=True))
+        values = store[tuple(slice(s, e) for s, e in zip(start, ends, strict=True))].read().result()
+        total += checksum.of_block(np.asarray(values), start)
+    return total % 2**32
 
 
-def _compare(what: str, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+def _load(path: pathlib.Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """This process's shards. Orbax's barriers are left out: where one process fails, they would keep the others waiting."""
+    _quiet()
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"restoring alone {index}"
+    )
+    context = ocp.Context(multiprocessing_options=alone) if jax.process_count() > 1 else contextlib.nullcontext()
+    with context:
+        return ocp.load_checkpointables(path, dict(shapes))
+
+
+def _together(path: pathlib.Path, read: Any) -> Any:
+    """Do something with this process's disk; if any process fails, all raise `Damaged`, each with what it knows."""
+    found, failure = None, None
+    with _without_noise():
+        try:
+            found = read()
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # Orbax and TensorStore have no common class for what a damaged file makes them raise
+            failure = error if isinstance(error, UserError | PermissionError) else _damaged(path, _reason(error))
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None)))
+    if failure is not None:
+        raise failure
+    if failed.size:
+        raise _damaged(path, f"process {', '.join(map(str, failed))} could not read it")
+    return found
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Orbax leaves coroutines behind when a load fails, whose ends Python reports on stderr; we raise what they met."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = before
+
+
+def _refuse_unlike(path: pathlib.Path, record: Record, shapes: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    saved = {name: kept["is"] for name, kept in record.arrays.items() if name.partition("/")[0] in shapes}
+    wanted = _signature(shapes)
+    common = record.identity.keys() & identity.keys()
+    saved |= {name: record.identity[name] for name in common}
+    wanted |= json.loads(json.dumps({name: identity[name] for name in common}))
     different = [
         f"{p} is {saved.get(p, 'absent')} there and {wanted.get(p, 'absent')} here"
-        for p in sorted({*saved, *wanted})
+        for p in sorted({*saved, *wanted}, key=lambda name: (name not in identity, name))
         if saved.get(p) != wanted.get(p)
     ]
     if different:
-        more = f" and {len(different) - 10} more" if len(different) > 10 else ""
+        more = f" and {len(different) - LISTED} more" if len(different) > LISTED else ""
         raise UserError(
-            f"got the checkpoint {what} of another shape: {'; '.join(different[:10])}{more}; "
-            "allowed: the very arrays of this configuration; change model.* or the checkpoint"
+            f"got the checkpoint {path} of another run: {'; '.join(different[:LISTED])}{more}; "
+            "allowed: the very arrays, tokenizer and data of this configuration; change the configuration or the checkpoint"
         )
+
+
+def _signature(tree: Any) -> dict[str, str]:
+    """Path -> "dtype[shape]" of every array, or whatever has both."""
+    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape") and hasattr(node, "dtype"))
+    return {checksum.name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
+
+
+def _seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(record))
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return {"version": VERSION, "record": plain, "sha256": digest}
+
+
+def _bpb(folder: pathlib.Path, step: int) -> float | None:
+    try:
+        return read(folder, step).bpb
+    except Damaged:
+        return None
+
+
+def _damaged(path: pathlib.Path, reason: str) -> Damaged:
+    return Damaged(
+        f"got the damaged checkpoint {path} ({reason}); allowed: a whole one; restore it from a copy, or use another step "
+        "(python -m teleflm_jax checkpoints lists them)"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first line, and of TensorStore's long ones the part that says what happened."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    causes = [cause for cause in (error.__cause__, error.__context__) if cause is not None]
+    if "TensorStore" in text or "incompatible handler" in text:
+        text = _reason(causes[0]) if causes else text
+    return re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", text)[:160]
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: pathlib.Path) -> Iterator[None]:
+    """Give TensorStore's form of an OSError its class."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
+
+
+def _quiet() -> None:
+    """Orbax logs each of its phases, and errors that it raises as well; so does asyncio for its coroutines."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

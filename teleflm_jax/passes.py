@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from sharding import pipeline, zero
+from sharding import mesh, pipeline, zero
 from sharding.rules import BATCH, Layout
-from teleflm_jax import losses
+from teleflm_jax import checksum, losses
 from teleflm_jax.model.attention import kernel
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.layers import rotation
@@ -38,10 +38,11 @@ class _Ahead(NamedTuple):
 
 
 def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32") -> Callable:
-    """`(model, batch) -> (loss, gradient)` on global arrays: mean loss in nats per weighted target of the batch, and its gradient.
+    """`(model, batch, check) -> (loss, gradient, copies)` on global arrays: mean loss in nats per weighted target, and its gradient.
 
-    Sums are divided by the targets of the whole update only at the end, so that any split into microbatches and groups gives what one
-    large batch gives.
+    `copies`, uint32 of each device, are checksums of the weights that the step works with and that other groups hold as well; 0 where
+    `check` is false. Sums are divided by the targets of the whole update only at the end, so that any split into microbatches and groups
+    gives what one large batch gives.
 
     Args:
         layout: the mesh and its use; the model is in physical form, and so is the gradient.
@@ -49,10 +50,11 @@ def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "f
         accumulation_dtype: of the gradients' sums over microbatches and groups.
     """
 
-    def function(model: Transformer, batch: Batch):
+    def function(model: Transformer, batch: Batch, check: jax.Array | bool = False):
         specs = layout.specs(model)
-        inner = lambda model, batch: _gradients(model, batch, layout, microbatch_size, accumulation_dtype)  # noqa: E731
-        return jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH), out_specs=(P(), specs), check_vma=False)(model, batch)
+        inner = lambda *arguments: _gradients(*arguments, layout, microbatch_size, accumulation_dtype)  # noqa: E731
+        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P()), out_specs=(P(), specs, P(mesh.AXES)), check_vma=False)
+        return mapped(model, batch, check)
 
     return function
 
@@ -64,15 +66,32 @@ def token_losses(layout: Layout) -> Callable:
     """
 
     def function(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
-        inner = lambda *arguments: _token_losses(*arguments, layout)  # noqa: E731
-        specs = (layout.specs(model), BATCH, BATCH)
-        found = jax.shard_map(inner, mesh=layout.mesh, in_specs=specs, out_specs=BATCH, check_vma=False)(model, tokens_BT, targets_BT)
+        one = jnp.ones(tokens_BT.shape, jnp.int32)
+        inner = lambda *arguments: _token_losses(*arguments, layout, tokens_BT.shape[0] // layout.data // layout.pipe)[0]  # noqa: E731
+        specs = (layout.specs(model), BATCH, BATCH, BATCH)
+        found = jax.shard_map(inner, mesh=layout.mesh, in_specs=specs, out_specs=BATCH, check_vma=False)(model, tokens_BT, targets_BT, one)
         return jax.lax.with_sharding_constraint(found, layout.replicated())
 
     return jax.jit(function)
 
 
-def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size: int, dtype: str):
+def health(layout: Layout, microbatch_size: int) -> Callable:
+    """`(model, batch) -> (bool [layers], float32 [B, T])`: layers whose output is not finite, in physical order, and each token's loss.
+
+    For a batch whose training step was not finite. Every process gets all of it.
+    """
+
+    def function(model: Transformer, batch: Batch):
+        inner = lambda *arguments: _token_losses(*arguments, layout, microbatch_size, watch=True)  # noqa: E731
+        specs = (layout.specs(model), BATCH, BATCH, BATCH)
+        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=specs, out_specs=(BATCH, P("pipe")), check_vma=False)
+        losses_BT, bad = mapped(model, batch["tokens"], batch["targets"], batch["segments"])
+        return jax.lax.with_sharding_constraint((bad, losses_BT), layout.replicated())
+
+    return jax.jit(function)
+
+
+def _gradients(model: Transformer, batch: Batch, check: jax.Array, layout: Layout, microbatch_size: int, dtype: str):
     """What one device does."""
     config, group, width = model.config, layout.tensor, layout.width
     rows = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), dict(batch))
@@ -180,33 +199,56 @@ def _gradients(model: Transformer, batch: Batch, layout: Layout, microbatch_size
         totals = _with(totals, blocks=give(totals.blocks, ahead.sending, 0, None)[0])
     targets = jax.lax.psum(batch["weights"].sum(), "data")
     gradient = jax.tree.map(lambda x: x / targets, zero.finish(layout, totals))
-    return jax.lax.psum(loss, ("data", "pipe")) / targets, gradient
+    return jax.lax.psum(loss, ("data", "pipe")) / targets, gradient, _copies(layout, weights, check)
 
 
-def _token_losses(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array, layout: Layout) -> jax.Array:
-    """What one device does; as many microbatches as stages."""
+def _copies(layout: Layout, weights: Transformer, check: jax.Array) -> jax.Array:
+    """One number of this device; devices that differ in `data` alone must have the same."""
+    held = zero.whole(layout, weights)
+    total = lambda: sum(checksum.of_device(x) for x in held)  # noqa: E731
+    return jax.lax.cond(check, total, lambda: jnp.uint32(0))[None] if layout.data > 1 else jnp.zeros(1, jnp.uint32)
+
+
+def _token_losses(
+    model: Transformer,
+    tokens_BT: jax.Array,
+    targets_BT: jax.Array,
+    segments_BT: jax.Array,
+    layout: Layout,
+    microbatch_size: int,
+    watch: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """What one device does: the tokens' losses, and of its layers those whose output is not finite, if they are watched."""
     config, group, shape = model.config, layout.tensor, tokens_BT.shape
-    schedule = pipeline.Schedule(stages=layout.pipe, chunks=layout.interleave, microbatches=layout.pipe)
-    tokens, targets = (x.reshape(layout.pipe, -1, x.shape[1]) for x in (tokens_BT, targets_BT))
+    tokens, targets, segments = (x.reshape(-1, microbatch_size, x.shape[1]) for x in (tokens_BT, targets_BT, segments_BT))
+    schedule = pipeline.Schedule(stages=layout.pipe, chunks=layout.interleave, microbatches=tokens.shape[0])
     weights = zero.working(layout, model, config.compute_dtype)
     turn = rotation(jnp.arange(shape[1])[None], config)
-    attend = kernel(config, jnp.ones(tokens.shape[1:], jnp.int32))
     per_chunk = _length(weights.blocks) // schedule.chunks
 
-    def forward(found, unit, x_BTD):
+    def forward(carry, unit, x_BTD):
+        found, bad = carry
         x_BTD = _input(layout, weights, unit, _at(tokens, unit.microbatch), x_BTD)
-        layer = lambda j, x: zero.layer(layout, _at(weights.blocks, unit.chunk * per_chunk + j))(x, turn, attend, group)  # noqa: E731
-        y_BTD = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, x_BTD)
+        attend = kernel(config, _at(segments, unit.microbatch))
+
+        def layer(j, held):
+            x_BTD, bad = held
+            place = unit.chunk * per_chunk + j
+            y_BTD = zero.layer(layout, _at(weights.blocks, place))(x_BTD, turn, attend, group)
+            return y_BTD, bad.at[place].max(~jnp.isfinite(y_BTD).all()) if watch else bad
+
+        y_BTD, bad = jax.lax.fori_loop(0, pipeline.turns(unit.on, per_chunk), layer, (x_BTD, bad))
 
         def head(found):
             z_BTD = group.whole(weights.final(y_BTD))
             return _put(found, losses.token_losses(z_BTD, _head(weights, layout), _at(targets, unit.microbatch)), unit.microbatch)
 
-        return pipeline.when(unit.last, head, found), y_BTD
+        return (pipeline.when(unit.last, head, found), bad), y_BTD
 
     x_BTD = _between(layout, config, tokens.shape[1:])
-    found = pipeline.run_forward(schedule, forward, jnp.zeros(tokens.shape), x_BTD)
-    return jax.lax.psum(found, "pipe").reshape(shape)
+    carry = jnp.zeros(tokens.shape), jnp.zeros(_length(weights.blocks), bool)
+    found, bad = pipeline.run_forward(schedule, forward, carry, x_BTD)
+    return jax.lax.psum(found, "pipe").reshape(shape), jax.lax.psum(bad.astype(jnp.int32), ("data", "tensor")) > 0
 
 
 def _input(layout: Layout, weights: Transformer, unit: pipeline.Unit, tokens_BT: jax.Array, x_BTD: jax.Array) -> jax.Array:

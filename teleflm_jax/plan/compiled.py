@@ -55,10 +55,14 @@ def trace(
     kinds = {"tokens": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for name, kind in kinds.items()}
     every_device = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(device_mesh.AXES))
-    asked = jax.ShapeDtypeStruct((layout.mesh.size,), jnp.int32, sharding=every_device)
-    rates = {role: jax.ShapeDtypeStruct((), jnp.float32) for role in width.rules}
+    orders = train_step.Orders(
+        rates={role: jax.ShapeDtypeStruct((train_step.AHEAD,), jnp.float32) for role in width.rules},
+        updates=jax.ShapeDtypeStruct((), jnp.int32),
+        words=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.WORDS)), jnp.float32, sharding=every_device),
+        check=jax.ShapeDtypeStruct((), jnp.bool_),
+    )
     microbatch = train_step.microbatch(model, train, layout)
-    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, rates, asked)
+    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, orders)
 
 
 def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> Compiled:

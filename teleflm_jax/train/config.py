@@ -76,3 +76,43 @@ class ProfileConfig:
     def __post_init__(self):
         if self.steps is not None and not 1 <= self.steps[0] <= self.steps[1]:
             raise UserError(f"got profile.steps={self.steps}; allowed: the first step, 1 or more, and the last; change profile.steps")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What a run does by itself when something goes wrong (docs/reliability.md). Source: our choice; the report names no thresholds."""
+
+    max_skips: int = 5
+    """Updates in a row that may be skipped because loss or gradient is not finite; one more rewinds. A bad batch or two heal by skipping,
+    a broken state does not."""
+    max_rewinds: int = 2
+    """Times that the run may go back to one checkpoint before it gives up: a third divergence from there is no accident of the data."""
+    spike_sigmas: float = 6.0
+    """A loss so many robust standard deviations above the recent median is a spike; noise alone passes 6 about never."""
+    rise_steps: int = 20
+    """Steps over whose median a rise is judged, so that single spikes do not count."""
+    rise_sigmas: float = 3.0
+    """A rise: their median loss is so many robust standard deviations above the one before."""
+    rise_norm: float = 2.0
+    """And their median gradient norm is so many times the one before; a loss that rises under a normal norm is left alone."""
+    rewind_on_rise: bool = False
+    """Go back to the newest checkpoint and skip the data in between, instead of a warning alone."""
+    copies_every: int = 100
+    """Steps between comparisons of the weights that data-parallel groups hold alike, beside those before a save; 0: never."""
+    recompute_every: int = 0
+    """Steps between gradients that are computed twice more and compared bit by bit; each costs two steps. 0: never."""
+    probe_every: int = 100
+    """Steps between short measurements of each process's device, by which slow ones are named; 0: never."""
+    slow_ratio: float = 1.3
+    """A process is slow whose probe takes so many times the median of all."""
+    hang_factor: float = 10.0
+    """A step that takes so many times the median of the recent ones has hung."""
+    hang_floor_seconds: float = 120.0
+    """But never in less than this: a disk or a network may pause for a minute and come back."""
+    hang_other_seconds: float = 3600.0
+    """Limit of what is no step: restoring, compiling, an evaluation, a save; 0 turns the watchdog off."""
+
+    def __post_init__(self):
+        refuse_outside("guard", self, max_skips=0, max_rewinds=0, rise_steps=1, copies_every=0, recompute_every=0, probe_every=0)
+        refuse_outside("guard", self, spike_sigmas=1, rise_sigmas=0, rise_norm=1, slow_ratio=1, hang_factor=1)
+        refuse_outside("guard", self, hang_floor_seconds=0, hang_other_seconds=0)

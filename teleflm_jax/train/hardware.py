@@ -38,6 +38,16 @@ def memory_rate(size: int = 1 << 25) -> float:
     return 2 * 4 * size / _seconds(jax.jit(lambda x, _: x + 1), jnp.ones(size)) / sharers
 
 
+def probe(size: int = 1024, times: int = 5) -> float:
+    """Seconds that this process's slowest device takes for a small matrix product, at best of a few; no collective is in it."""
+    product = jax.jit(jnp.matmul)
+    found = []
+    for device in jax.local_devices():
+        x = jax.device_put(jnp.ones((size, size)), device)
+        found.append(_seconds(product, x, times))
+    return max(found)
+
+
 def _measure(size: int = 2048) -> float:
     return 2 * size**3 / _seconds(jax.jit(jnp.matmul), jnp.ones((size, size)))
 

@@ -23,8 +23,8 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def shown(done: int, total: int, *, quiet: bool = False) -> Iterator[tuple[Report, Callable[[str], None]]]:
-    """Show progress from `done` to `total` updates; yields (report a row, print a message). Quiet processes of a run show nothing."""
+def shown(total: int, *, quiet: bool = False) -> Iterator[tuple[Report, Callable[[str], None]]]:
+    """Show progress towards `total` updates; yields (report a row, print a message). Quiet processes of a run show nothing."""
     if quiet:
         yield (lambda row: None), (lambda message: None)
         return
@@ -32,7 +32,7 @@ def shown(done: int, total: int, *, quiet: bool = False) -> Iterator[tuple[Repor
     if console.is_terminal:
         text = TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s")
         with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), console=console) as bar:
-            task = bar.add_task("", total=total, completed=done, loss=float("nan"), speed=0.0)
+            task = bar.add_task("", total=total, loss=float("nan"), speed=0.0)
             yield (
                 lambda row: bar.update(task, completed=row["step"], loss=row["loss"], speed=row["tokens_per_second"]),
                 lambda message: bar.console.print(message, markup=False),

@@ -29,6 +29,10 @@ class RunLog:
     """Open files of one run's folder; from `open_log`."""
 
     folder: pathlib.Path
+    began: float
+    """When the process began, by the monotonic clock: wall clocks jump."""
+    dropped: tuple[Mapping[str, Any], ...]
+    """Rows of metrics.jsonl past the step that the run goes on from: steps to be done again."""
     tensorboard: EventsWriter | None
     """None: this process leaves writing to another. Writes in our thread: tensorboardX's own background writer, when its disk is full,
     blocks the run for ever without a word."""
@@ -36,27 +40,27 @@ class RunLog:
     """Where rows go beside the folder."""
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        """One training step."""
-        self._write(METRICS, row)
+        """One training step; its line also says when that was, in seconds since the process began."""
+        self._write(METRICS, row, elapsed=round(time.monotonic() - self.began, 3))
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """One evaluation."""
         self._write(EVALS, row)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Something that happened: start, resume, save, eval, stop, diverged, done."""
+        """Something that happened; docs/reliability.md lists the names. `elapsed`: seconds since the process began."""
         if self.tensorboard:
-            append(self.folder / EVENTS, {"event": name, "time": round(time.time(), 3), **fields})
+            note(self.folder, name, self.began, **fields)
 
     def close(self) -> None:
         """Flush TensorBoard's files; the others are flushed line by line."""
         if self.tensorboard:
             self.tensorboard.close()
 
-    def _write(self, file: str, row: Mapping[str, Any]) -> None:
+    def _write(self, file: str, row: Mapping[str, Any], **more: float) -> None:
         if not self.tensorboard:
             return
-        append(self.folder / file, row)
+        append(self.folder / file, {**row, **more})
         for name, value in row.items():
             if name != "step":
                 self.tensorboard.write_event(Event(wall_time=time.time(), step=row["step"], summary=scalar(tag(name), value)))
@@ -64,18 +68,18 @@ class RunLog:
         self.publish(row)
 
 
-def open_log(folder: pathlib.Path, step: int, *, quiet: bool = False, publish: Publish = lambda row: None) -> RunLog:
+def open_log(folder: pathlib.Path, step: int, *, began: float, quiet: bool = False, publish: Publish = lambda row: None) -> RunLog:
     """Open a run's logs to go on after `step` updates; a quiet process's writes nothing, and publishes nothing."""
     if quiet:
-        return RunLog(folder=folder, tensorboard=None, publish=publish)
-    for file in (METRICS, EVALS):
-        keep_until(folder / file, step)
+        return RunLog(folder=folder, began=began, dropped=(), tensorboard=None, publish=publish)
+    dropped = keep_until(folder / METRICS, step)
+    keep_until(folder / EVALS, step)
     repair(folder / EVENTS)
     (folder / "tensorboard").mkdir(exist_ok=True)
     tensorboard = EventsWriter(str(folder / "tensorboard" / f"events-{time.time_ns()}"))
     # tells TensorBoard to forget what an abandoned future wrote
     tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-    return RunLog(folder=folder, tensorboard=tensorboard, publish=publish)
+    return RunLog(folder=folder, began=began, dropped=tuple(dropped), tensorboard=tensorboard, publish=publish)
 
 
 def tag(name: str) -> str:
@@ -87,6 +91,12 @@ def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
     """Add one JSON object as a line, in one write, so that a kill tears at most the last line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def note(folder: pathlib.Path, event: str, began: float, **fields: Any) -> None:
+    """Add an event to a run's ledger; for whoever has no `RunLog` at hand."""
+    when = {"time": round(time.time(), 3), "elapsed": round(time.monotonic() - began, 3)}
+    append(folder / EVENTS, {"event": event, **when, **fields})
 
 
 def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -105,9 +115,11 @@ def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def keep_until(path: pathlib.Path, step: int) -> None:
-    """Drop a torn last line and every row past `step`."""
-    _rewrite(path, [row for row in rows(path) if row.get("step", 0) <= step])
+def keep_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
+    """Drop a torn last line and every row past `step`; returns those rows."""
+    found = list(rows(path))
+    _rewrite(path, [row for row in found if row.get("step", 0) <= step])
+    return [row for row in found if row.get("step", 0) > step]
 
 
 def repair(path: pathlib.Path) -> None:

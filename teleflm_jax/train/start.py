@@ -1,8 +1,10 @@
-"""Where a run begins: fresh weights, another run's weights, or its own newest checkpoint."""
+"""Where a run begins: fresh weights, another run's weights, or its own newest sound checkpoint."""
 
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,11 +16,29 @@ from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import Mup
+from teleflm_jax.train import run_log
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
 
 NONE = -1
 """No checkpoint."""
+DATA = "data/"
+"""What the names of packed data begin with in a checkpoint's identity."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a run goes on from."""
+
+    state: TrainState
+    """In the layout's physical form."""
+    counters: Counters
+    mixture: tuple = ()
+    """`data.mixture.History` of the checkpoint; empty for a fresh run."""
+    rewinds: int = 0
+    """How often the run has gone back to this very checkpoint."""
+    set_aside: tuple[tuple[int, str], ...] = ()
+    """Damaged checkpoints that were newer: step, and what was wrong."""
 
 
 def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
@@ -26,48 +46,101 @@ def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation
     return layout.stored(jax.eval_shape(lambda: new_state(model, mup, optimizer, seed=0)))
 
 
-def state(
-    folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, train: TrainConfig, layout: Layout
-) -> tuple[TrainState, Counters]:
-    """The state to go on from, in the layout's physical form: the newest checkpoint of FOLDER if there is one, else step 0.
+def begin(
+    folder: pathlib.Path,
+    model: ModelConfig,
+    mup: Mup,
+    optimizer: optax.GradientTransformation,
+    train: TrainConfig,
+    layout: Layout,
+    identity: Mapping[str, Any],
+) -> Beginning:
+    """Find what to go on from: the newest sound checkpoint of FOLDER if there is any, else step 0. All processes call it together.
+
+    Newer checkpoints that are damaged are renamed, once a sound one is loaded. Where the run has rewound since that checkpoint was saved,
+    data go on behind what the rewind skipped.
 
     Raises:
-        UserError: the checkpoint, or the one that `train.init_from` names, has other arrays than this model; the disk is too full for one.
+        UserError: a checkpoint, or the one that `train.init_from` names, is another model's or tokenizer's; no checkpoint is sound; the
+            disk is too full for one.
     """
     logical = shapes(model, mup, optimizer, layout)
     _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(logical)))
-    checkpoints = folder / checkpoint.FOLDER
-    checkpoint.refuse_damaged(checkpoints)
-    step = agreed(max(checkpoint.steps(checkpoints), default=NONE))
-    if step != NONE:
-        arrays, counters = checkpoint.restore(checkpoints, step, to_arrays(logical))
-        return layout.physical(from_arrays(arrays, logical)), _counters(checkpoints / str(step), counters)
+    checkpoints, damaged = folder / checkpoint.FOLDER, []
+    candidates = checkpoint.numbered(checkpoints)
+    while (step := agreed(max(candidates, default=NONE))) != NONE:
+        candidates = [older for older in candidates if older < step]
+        try:
+            arrays, record = checkpoint.restore(checkpoints, step, to_arrays(logical), identity)
+        except checkpoint.Damaged as error:
+            damaged.append((step, str(error)))
+            continue
+        _set_aside(checkpoints, [number for number, _ in damaged])
+        rewinds, data_step = _rewinds(folder, step)
+        return Beginning(
+            state=layout.physical(from_arrays(arrays, logical)),
+            counters=_drawn(Counters(**record.counters), data_step, train, model),
+            mixture=tuple((since, dict(weights)) for since, weights in record.mixture),
+            rewinds=rewinds,
+            set_aside=tuple(damaged),
+        )
+    if damaged:
+        raise UserError(
+            f"got no sound checkpoint in {checkpoints}: {'; '.join(text.partition(';')[0] for _, text in damaged)}; allowed: at least one; "
+            "restore one from a copy, or start a new run in another --workdir; nothing was changed"
+        )
+    rewinds, data_step = _rewinds(folder, 0)
+    fresh = _fresh(model, mup, optimizer, train, layout, logical, identity)
+    return Beginning(state=fresh, counters=_drawn(Counters(), data_step, train, model), rewinds=rewinds)
+
+
+def _fresh(
+    model: ModelConfig,
+    mup: Mup,
+    optimizer: optax.GradientTransformation,
+    train: TrainConfig,
+    layout: Layout,
+    logical: TrainState,
+    identity: Mapping[str, Any],
+) -> TrainState:
     build = lambda: layout.physical(new_state(model, mup, optimizer, train.seed))  # noqa: E731
     fresh = jax.jit(build, out_shardings=layout.shardings(logical))()
     if train.init_from is None:
-        return fresh, Counters()
+        return fresh
     other, step = other_run(train.init_from)
-    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(logical)["model"]})
-    borrowed = layout.physical(with_weights(logical.model, weights["model"]))
-    return TrainState(model=borrowed, optimizer=fresh.optimizer), Counters()
+    same = {name: value for name, value in identity.items() if not name.startswith(DATA)}
+    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(logical)["model"]}, same)
+    return TrainState(model=layout.physical(with_weights(logical.model, weights["model"])), optimizer=fresh.optimizer)
+
+
+def _drawn(counters: Counters, data_step: int, train: TrainConfig, model: ModelConfig) -> Counters:
+    """Counters with the data behind what a rewind skipped."""
+    if data_step <= counters.data_step:
+        return counters
+    return dataclasses.replace(counters, data_step=data_step, tokens=data_step * train.batch_size * model.context_length)
+
+
+def _rewinds(folder: pathlib.Path, step: int) -> tuple[int, int]:
+    """How often the run has rewound since it saved `step`, and the data step up to which that skipped (0: none); the ledger knows."""
+    since = []
+    for event in run_log.rows(folder / run_log.EVENTS) if jax.process_index() == 0 else ():
+        if event.get("event") == "save" and event.get("step") == step:
+            since = []
+        elif event.get("event") == "rewind":
+            since.append(event["data_step"] if event["skip_data"] else 0)
+    return agreed(len(since)), agreed(max(since, default=0))
+
+
+def _set_aside(folder: pathlib.Path, steps: list[int]) -> None:
+    for step in steps if jax.process_index() == 0 else ():
+        checkpoint.set_aside(folder, step)
+    if steps:
+        agreed(0)  # none opens the folder before that is done
 
 
 def agreed(found: int) -> int:
     """What the first process found, told to all: a shared disk may show the others an older state."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-
-
-def _counters(path: pathlib.Path, saved: dict) -> Counters:
-    names = [field.name for field in dataclasses.fields(Counters)]
-    if (
-        sorted(saved) != sorted(names)
-        or not all(type(saved[name]) is int and saved[name] >= 0 for name in names)
-        or str(saved["updates"]) != path.name
-    ):
-        raise UserError(
-            f"got the checkpoint {path} without its counters; allowed: a whole one; restore it, or remove it to go on from an older one"
-        )
-    return Counters(**saved)
 
 
 def other_run(init_from: str) -> tuple[pathlib.Path, int]:

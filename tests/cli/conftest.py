@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from teleflm_jax import checkpoint, config
+from teleflm_jax import checkpoint, checksum, config
 from teleflm_jax.cli import options
 from teleflm_jax.corpus import pack
 from teleflm_jax.corpus.config import PackConfig
@@ -40,7 +40,8 @@ def trained(tmp_path_factory):
     model = tiny.model(shape)
     with checkpoint.writer(folder / "checkpoints", checkpoint.Retention(last=2, every=0, best=0)) as writer:
         for step in (5, 10):
-            checkpoint.save(writer, step, {"model": weights_of(model)}, {}, None)
+            arrays = {"model": weights_of(model)}
+            writer.save(step, arrays, checkpoint.Record(counters={"updates": step}), checksum.of_tree(arrays)[0])
     return types.SimpleNamespace(folder=folder, run=run, model=model, tokenizer=load.load(tokenizer), path=str(folder))
 
 

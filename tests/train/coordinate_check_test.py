@@ -34,11 +34,12 @@ def scales(width: int, base_width: int) -> dict[str, float]:
         "segments": np.ones((8, 16), np.int32),
         "weights": np.ones((8, 16), np.float32),
     }
-    rates = {role: np.float32(r.learning_rate) for role, r in rule.rules.items()}
+    rates = {role: (r.learning_rate,) * train_step.AHEAD for role, r in rule.rules.items()}
+    orders = train_step.orders(layout, rates=rates, updates=0, words=(0, 0), check=False)
 
     before = activations(state.model, batch["tokens"])
     for _ in range(STEPS):
-        state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), rates, layout.place_flags(False))
+        state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), orders)
     after = activations(state.model, batch["tokens"])
     rms = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x))))  # noqa: E731
     changes = {f"{name} change": rms(after[name] - before[name]) for name in before}

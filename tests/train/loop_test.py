@@ -34,7 +34,7 @@ def batch(step: int) -> dict[str, np.ndarray]:
 
 def plan(folder, *, kill_at=None, before=None, evaluate=None, poison_at=None, **train) -> loop.Plan:
     @contextlib.contextmanager
-    def batches(first):
+    def batches(first, history):
         def draw():
             step = first
             while True:
@@ -84,7 +84,7 @@ def test_a_run_writes_one_row_a_step_and_keeps_the_last_checkpoints(uninterrupte
     assert (uninterrupted / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert list((uninterrupted / "tensorboard").iterdir())
     events = [row["event"] for row in run_log.rows(uninterrupted / run_log.EVENTS)]
-    assert events == ["start", "save", "save", "save", "done"]
+    assert events == ["start", "compile", "save", "save", "save", "saved", "done"]
 
 
 def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(uninterrupted, tmp_path):
@@ -105,7 +105,7 @@ def saved_arrays(folder, step):
     shapes = jax.eval_shape(lambda: state.new_state(tiny.CONFIG, plan(folder).mup, optimizer.make(OptimizerConfig(), plan(folder).mup), 0))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state.to_arrays(shapes))
-    return checkpoint.restore(folder / "checkpoints", step, placed)[0]
+    return checkpoint.restore(folder / "checkpoints", step, placed, {})[0]
 
 
 def test_a_finished_run_stays_as_it_is(uninterrupted):

@@ -35,9 +35,9 @@ def saved(folder, chosen: rules.Layout) -> dict:
     """What the folder's newest checkpoint holds, as this layout restores it, on the host and in logical form."""
     rule = mup.at_width(tiny.WIDE, CONFIG.d_model)
     optimizer = update_rule.make(OptimizerConfig(), rule)
-    found, counters = start.state(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen)
+    found = start.begin(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
     like = start.shapes(CONFIG, rule, optimizer, chosen)
-    return jax.tree.map(np.asarray, to_arrays(chosen.to_logical(like)(found))) | {"counters": vars(counters)}
+    return jax.tree.map(np.asarray, to_arrays(chosen.to_logical(like)(found.state))) | {"counters": vars(found.counters)}
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_a_device_without_an_entry_is_measured_and_says_so():
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
-    with progress.shown(0, 2) as (report, say):
+    with progress.shown(2) as (report, say):
         report({"step": 2, "loss": 1.5, "grad_norm": 0.1, "tokens_per_second": 1000.0, "mfu": 0.5, "step_seconds": 2.0})
         say("saved")
     assert "step 2/2  loss 1.5000" in capsys.readouterr().err
@@ -44,7 +44,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
 
 
 def test_a_full_disk_under_tensorboard_is_an_error_and_not_a_hang(tmp_path):
-    log = run_log.open_log(tmp_path, 0)
+    log = run_log.open_log(tmp_path, 0, began=0.0)
     writer = log.tensorboard._py_recordio_writer
     with open("/dev/full", "wb", buffering=0) as full, contextlib.closing(writer._writer):
         writer._writer = full

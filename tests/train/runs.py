@@ -20,7 +20,7 @@ def plan(folder: pathlib.Path, config: ModelConfig, layout: rules.Layout, *, ste
     """`steps` updates of 24 rows, the same whatever the mesh; by default in microbatches of one row of each group."""
 
     @contextlib.contextmanager
-    def batches(first):
+    def batches(first, history):
         yield (batch(config, step) for step in range(first, steps))
 
     folder.mkdir(exist_ok=True)

@@ -1,0 +1,402 @@
+"""One way of a run: from a beginning, step by step, to the end, a signal, or a rewind."""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sharding import rules
+from teleflm_jax import checkpoint, checksum
+from teleflm_jax.model import size
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.transformer import Transformer
+from teleflm_jax.mup import MATRIX, VECTOR, Mup
+from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.train import curves, diagnose, guard, hardware, profile, progress, run_log, start, watchdog
+from teleflm_jax.train import step as train_step
+from teleflm_jax.train.config import GuardConfig, ProfileConfig, TelemetryConfig, TrainConfig
+from teleflm_jax.train.state import Counters, TrainState, to_arrays
+
+DONE, DIVERGED, STOPPED = 0, 3, 75
+"""Exit codes of a run."""
+SLOW_PROBES = 3
+"""In a row, before a process is called slow."""
+RECENT = 50
+"""Steps from which the watchdog learns how long one takes."""
+
+Evaluator = Callable[[int, Transformer], dict[str, float]]
+"""(step, model) -> figures by name; the weighted bits per byte under `bpb`."""
+History = tuple
+"""`data.mixture.History`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that a run needs; `train` adds nothing of its own."""
+
+    folder: pathlib.Path
+    model: ModelConfig
+    mup: Mup
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    guard: GuardConfig = GuardConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    profile: ProfileConfig = ProfileConfig()
+    layout: rules.Layout
+    batches: Callable[[int, History], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
+    """Opens an iterator over this process's rows of batch(first), batch(first + 1), … under a mixture history."""
+    mixture: Callable[[History, int], History] = lambda saved, data_step: saved
+    """The history to go on with from a data step, of a checkpoint's history (empty: a fresh run)."""
+    records: Callable[[int, History], list] = lambda data_step, history: []
+    """Where each row of batch(data_step) comes from, as JSON."""
+    evaluate: Evaluator | None = None
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What checkpoints belong to: the model's shape, the tokenizer, the data."""
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    """When the process did, by the monotonic clock."""
+
+
+class Rewind(Exception):
+    """The run goes back to its newest sound checkpoint."""
+
+
+class GaveUp(Exception):
+    """Going back has not helped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What is made once, and outlives a rewind."""
+
+    step: Callable
+    to_logical: Callable[[TrainState], TrainState]
+    """From the form that steps work on to the one that is saved."""
+    fingerprint: Callable
+    diagnose: Callable
+    peak: hardware.Peak
+    hosts: list[str]
+    """Name of each process's machine."""
+    report: progress.Report
+    say: Callable[[str], None]
+    publish: run_log.Publish
+    profiler: profile.Profiler
+    asked_to_stop: Callable[[], bool]
+    dog: watchdog.Watchdog
+
+
+@dataclasses.dataclass(kw_only=True)
+class Attempt:
+    """One way from a beginning to the end or to a rewind."""
+
+    plan: Plan
+    parts: Parts
+    log: run_log.RunLog
+    checkpoints: checkpoint.Writer
+    beginning: start.Beginning
+    history: History
+    counters: Counters
+    """Of steps whose figures are known."""
+    memory: guard.Memory = guard.Memory()
+    mark: float = 0.0
+    """When the last known step was done."""
+    taken: list[float] = dataclasses.field(default_factory=list)
+    """Seconds of recent steps."""
+    skipped: int = 0
+    """Updates in a row, up to now."""
+    risen: int = 0
+    """Update at which a rise was last told."""
+    saved: bool = False
+    """Whether a checkpoint was saved on this way."""
+    slow: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Process -> probes in a row at which it was slow."""
+    drawn: int = 0
+    """Batches, those under way included."""
+    compiled: bool = False
+
+    def go_on(self, state: TrainState, batches: Iterator) -> int:
+        """The loop. A step's figures are read only when the next step is under way, so that the devices never wait for the host."""
+        settings = self.plan.train
+        self.memory, self.drawn = self._remembered(), self.counters.data_step
+        if self.counters.updates >= settings.steps:
+            self.parts.say(f"step {self.counters.updates} of {settings.steps} is done already; raise train.steps to go on")
+        if self.counters.updates and self._is_due_for_evaluation(self.counters.updates) and not start.agreed(self._is_evaluated()):
+            self._evaluate(state)  # a signal came between that step and its evaluation
+        pending, self.mark = None, time.monotonic()
+        while self.counters.updates < settings.steps:
+            expected = self.counters.updates + (pending is not None) + 1
+            saving = expected == settings.steps or _due(expected, settings.checkpoint_every)
+            self.parts.profiler.before(expected, state)
+            state, current = self._advance(state, batches, expected, pending is not None, saving)
+            self.parts.profiler.after(state)
+            stopping, pending = self._settle(pending, state), current
+            if stopping or saving or self._is_due_for_evaluation(expected) or self._is_due_for_probe(expected):
+                stopping, pending = self._settle(pending, state) or stopping, None
+                if self._rest(state, stopping):
+                    return STOPPED
+        self._finish()
+        return DONE
+
+    def _rest(self, state: TrainState, stopping: bool) -> bool:
+        """Between two steps, with none under way: probe, evaluate, save; says whether the run is to leave now."""
+        done = self.counters.updates
+        last = done == self.plan.train.steps
+        fresh = self.skipped == 0  # else the state is that of the last rest, or of an update that was not due
+        saving = fresh and (last or _due(done, self.plan.train.checkpoint_every))
+        evaluating = fresh and self._is_due_for_evaluation(done) and (last or not stopping)
+        if fresh and self._is_due_for_probe(done):
+            self._probe()
+        if saving or evaluating or stopping:
+            self.parts.dog.expect(f"taking checksums after step {done}", self._patience())
+            arrays = to_arrays(self.parts.to_logical(state))
+            sums, finite = checksum.of_tree(arrays)
+            if not finite:
+                self._go_back("weights or optimizer state are not finite", skip_data=True)
+            bpb = self._evaluate(state) if evaluating else None
+            best = bpb is not None and self.checkpoints.is_among_the_best(bpb)
+            if (saving or stopping or best) and not self.checkpoints.holds(done):
+                self._save(arrays, sums, bpb)
+        if stopping and not last:
+            self.parts.dog.expect(f"writing the checkpoint of step {done}", self._patience())
+            self.checkpoints.wait()
+            self.log.event("stop", step=done)
+            self.parts.say(f"stopped by a signal after saving step {done}; the same command goes on from there")
+            return True
+        self.mark = time.monotonic()
+        return False
+
+    def _advance(self, state: TrainState, batches: Iterator, expected: int, ahead: bool, saving: bool) -> tuple[TrainState, dict]:
+        """Begin one update; returns before the devices have done it. `ahead`: whether the one before it is not known yet.
+
+        What each process has to say, such as that it was asked to stop, is sent along with the step, so that all learn of it at the same
+        one and nothing waits for it.
+        """
+        plan, known = self.plan, self.counters
+        self.parts.dog.expect(f"waiting for the data of step {expected}", self._patience())
+        began = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - began
+        tokens = plan.train.batch_size * batch["tokens"].shape[1]
+        rates = [
+            # the schedule counts updates, so that a skipped one leaves it where it was
+            update_rule.rates(plan.optimizer, plan.mup, tokens=(known.updates + i) * tokens, tokens_per_step=tokens)
+            for i in range(train_step.AHEAD)
+        ]
+        checking = saving or _due(expected, plan.guard.copies_every)
+        orders = train_step.orders(
+            plan.layout,
+            rates={role: tuple(one[role] for one in rates) for role in rates[0]},
+            updates=known.updates,
+            words=(float(self.parts.asked_to_stop()), waited),
+            check=checking and plan.guard.copies_every > 0,
+        )
+        placed = plan.layout.place_batch(batch, plan.train.batch_size)
+        if _due(expected, plan.guard.recompute_every):
+            self._recompute(state, placed)
+        if not self.compiled:
+            self.parts.dog.expect("compiling the training step", self._patience())
+        began = time.monotonic()
+        state, figures = self.parts.step(state, placed, orders)
+        if not self.compiled:
+            self.compiled, now = True, time.monotonic()
+            self.log.event("compile", step=known.updates, seconds=now - began)
+            self.mark = now - waited
+        self.parts.dog.expect(f"{_joint(plan.layout)} of step {expected - ahead}", guard.hang_limit(plan.guard, self.taken))
+        self.drawn += 1
+        asked = {"batch": placed, "base": known.updates, "rates": rates, "step_tokens": tokens, "data_wait_seconds": waited}
+        return state, figures | asked
+
+    def _settle(self, pending: dict | None, state: TrainState) -> bool:
+        """Wait for a step's figures and log them, or what was wrong; says whether any process was asked to stop."""
+        if pending is None:
+            return False
+        loss, norm, words = float(pending["loss"]), float(pending["grad_norm"]), np.asarray(pending["words"])
+        done, known = time.monotonic(), self.counters
+        seconds, self.mark = done - self.mark, done
+        updated = math.isfinite(loss) and math.isfinite(norm)
+        self.counters = Counters(
+            updates=known.updates + updated, data_step=known.data_step + 1, tokens=known.tokens + pending["step_tokens"]
+        )
+        self._refuse_odd_copies(np.asarray(pending["copies"]))
+        if not updated:
+            self._skip(pending, state, loss, norm, seconds)
+            return bool(words[:, 0].any())
+        self.skipped = 0
+        self.taken = [*self.taken, seconds][-RECENT:]
+        rates = pending["rates"][known.updates - pending["base"]]
+        speed = self.plan.train.batch_size * self.plan.model.context_length / seconds
+        peak = self.parts.peak.flops * jax.device_count()
+        row = {
+            "step": self.counters.updates,
+            "tokens": self.counters.tokens,
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": rates[VECTOR],
+            "matrix_learning_rate": rates[MATRIX],
+            "data_wait_seconds": pending["data_wait_seconds"],
+            "step_seconds": seconds,
+            "tokens_per_second": speed,
+            "mfu": speed * size.flops_per_token(self.plan.model)["causal"] / peak,
+        }
+        self.log.metrics(row)
+        self.parts.report(row)
+        self._judge(loss, norm)
+        return bool(words[:, 0].any())
+
+    def _skip(self, pending: dict, state: TrainState, loss: float, norm: float, seconds: float) -> None:
+        """The devices have left the state as it was; find out why, and go back if that does not help."""
+        self.skipped += 1
+        self.parts.dog.expect("finding out what is not finite", self._patience())
+        findings = self.parts.diagnose(state, pending["batch"], pending["bad"])
+        data_step, why = self.counters.data_step - 1, diagnose.summary(findings)
+        if jax.process_index() == 0:
+            diagnose.write(self.plan.folder, data_step, findings, self.plan.records(data_step, self.history))
+        figures = {"loss": str(loss), "grad_norm": str(norm)}
+        self.log.event("skip", step=self.counters.updates, data_step=data_step, seconds=seconds, **figures, why=why)
+        told = f"update {self.counters.updates + 1} is skipped, {self.skipped} in a row: loss {loss}, gradient norm {norm}; {why}"
+        self.parts.say(f"{told}; its records: {self.plan.folder / diagnose.FOLDER / f'{data_step}.json'}")
+        if findings["weights"]:
+            self._go_back(why, skip_data=True)
+        if self.skipped > self.plan.guard.max_skips:
+            self._go_back(f"{self.skipped} updates in a row had no finite loss or gradient", skip_data=True)
+        self.mark = time.monotonic()
+
+    def _go_back(self, reason: str, *, skip_data: bool) -> None:
+        """Leave for the newest sound checkpoint, or give up; the ledger remembers, should the process die on the way."""
+        self.parts.dog.expect("waiting for what is still being written", self._patience())
+        before = 0 if self.saved else self.beginning.rewinds
+        if before >= self.plan.guard.max_rewinds:
+            self.log.event("diverged", step=self.counters.updates, reason=reason)
+            raise GaveUp(f"{reason}, after going back {before} time(s) to the same checkpoint")
+        self.log.event("rewind", step=self.counters.updates, data_step=self.drawn, skip_data=skip_data, reason=reason)
+        self.parts.say(f"{reason}: going back to the newest sound checkpoint" + (", past the data in between" if skip_data else ""))
+        raise Rewind
+
+    def _judge(self, loss: float, norm: float) -> None:
+        """Spikes are recorded and left alone; a rise is told, and heeded if that is asked for."""
+        verdict = guard.judge(self.plan.guard, self.memory, loss, norm)
+        self.memory, step = self.memory.with_step(loss, norm), self.counters.updates
+        if verdict is None or (verdict.event == guard.RISE and step - self.risen < self.plan.guard.rise_steps):
+            return
+        self.log.event(verdict.event, step=step, **verdict.figures)
+        if verdict.event == guard.RISE:
+            self.risen = step
+            figures = verdict.figures
+            told = f"loss {figures['usual_loss']:.3f} -> {figures['loss']:.3f} and gradient norm {figures['usual_grad_norm']:.3f} -> "
+            told = f"step {step}: a sustained rise, {told}{figures['grad_norm']:.3f}"
+            if self.plan.guard.rewind_on_rise:
+                self._go_back(told, skip_data=True)
+            self.parts.say(f"{told}; guard.rewind_on_rise = True would go back and skip the data since the newest checkpoint")
+
+    def _refuse_odd_copies(self, copies: np.ndarray) -> None:
+        """Weights that groups hold alike must be alike; data are not at fault, so they are drawn again."""
+        layout = self.plan.layout
+        odd = guard.odd_copies(copies, tuple(layout.mesh.shape.values()), layout.processes())
+        if odd:
+            self._corrupted("copies of the weights differ between data-parallel groups", odd)
+
+    def _recompute(self, state: TrainState, batch: Any) -> None:
+        """Compute the batch's gradients twice; bits that differ are the hardware's doing."""
+        self.parts.dog.expect("computing a step's gradients twice", self._patience())
+        once, again = (jax.device_get(self.parts.fingerprint(state.model, batch)) for _ in range(2))
+        odd = sorted(set(map(int, self.plan.layout.processes()[once[1] != again[1]])))
+        if odd or not np.array_equal(once[0], again[0], equal_nan=True):
+            self._corrupted("the same gradients, computed twice, differ", odd)
+
+    def _corrupted(self, what: str, processes: list[int]) -> None:
+        named = ", ".join(f"{process} ({self.parts.hosts[process]})" for process in processes) or "unknown"
+        self.log.event("corruption", step=self.counters.updates, what=what, processes=processes)
+        self._go_back(f"{what}; suspect: process {named}", skip_data=False)
+
+    def _probe(self) -> None:
+        """Measure every process's device, and name those that are slow at three probes in a row."""
+        self.parts.dog.expect("measuring the devices", self._patience())
+        seconds = np.asarray(multihost_utils.process_allgather(np.float32(hardware.probe()))).reshape(-1)
+        found = guard.slow(self.plan.guard, seconds)
+        self.slow = {process: self.slow.get(process, 0) + 1 for process in found}
+        for process in (process for process, times in self.slow.items() if times == SLOW_PROBES):
+            self.log.event("slow", step=self.counters.updates, process=process, host=self.parts.hosts[process], times=found[process])
+            self.parts.say(
+                f"process {process} ({self.parts.hosts[process]}) is slow: its devices take {found[process]:.2f} times the median"
+            )
+
+    def _is_due_for_evaluation(self, step: int) -> bool:
+        """Whether the held-out sets are measured after a step."""
+        settings = self.plan.train
+        return self.plan.evaluate is not None and (step == settings.steps or _due(step, settings.eval_every))
+
+    def _is_due_for_probe(self, step: int) -> bool:
+        return jax.process_count() > 1 and _due(step, self.plan.guard.probe_every)
+
+    def _is_evaluated(self) -> bool:
+        """Whether the log has this step's evaluation; only the first process, which writes it, looks."""
+        evaluated = (row["step"] for row in run_log.rows(self.plan.folder / run_log.EVALS))
+        return jax.process_index() == 0 and self.counters.updates in evaluated
+
+    def _remembered(self) -> guard.Memory:
+        """The figures of the steps before, as the first process's log has them."""
+        rows = list(run_log.rows(self.plan.folder / run_log.METRICS))[-guard.WINDOW :] if jax.process_index() == 0 else []
+        table = np.full((guard.WINDOW, 2), np.nan, np.float32)
+        for i, row in enumerate(rows):
+            table[i] = row["loss"], row["grad_norm"]
+        table = np.asarray(multihost_utils.broadcast_one_to_all(table), np.float64)
+        table = table[~np.isnan(table[:, 0])]
+        return guard.Memory(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
+
+    def _evaluate(self, state: TrainState) -> float | None:
+        """Run the evaluator and log what it found; returns the weighted bits per byte."""
+        step = self.counters.updates
+        self.parts.dog.expect(f"evaluating after step {step}", self._patience())
+        began = time.monotonic()
+        figures = self.plan.evaluate(step, state.model)
+        self.log.evaluation({"step": step, "tokens": self.counters.tokens, **figures})
+        self._draw()
+        self.log.event("eval", step=step, seconds=time.monotonic() - began)
+        self.parts.say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("bpb")))
+        return figures.get("bpb")
+
+    def _save(self, arrays: Mapping[str, Any], sums: Mapping[str, int], bpb: float | None) -> None:
+        """Begin to write a checkpoint."""
+        step = self.counters.updates
+        self.parts.dog.expect(f"beginning to save step {step}", self._patience())
+        began = time.monotonic()
+        counters, history = dataclasses.asdict(self.counters), [[since, dict(weights)] for since, weights in self.history]
+        record = checkpoint.Record(counters=counters, mixture=history, identity=self.plan.identity, bpb=bpb)
+        self.checkpoints.save(step, arrays, record, sums)
+        self.saved = True
+        self.log.event("save", step=step, seconds=time.monotonic() - began)
+
+    def _finish(self) -> None:
+        """Wait for the last save, draw the curves, close the ledger."""
+        self.parts.dog.expect("writing the last checkpoint", self._patience())
+        began = time.monotonic()
+        self.checkpoints.wait()
+        self.log.event("saved", step=self.counters.updates, seconds=time.monotonic() - began)
+        if self.plan.evaluate is None:  # the last evaluation drew them else
+            self._draw()
+        self.log.event("done", step=self.counters.updates, tokens=self.counters.tokens)
+
+    def _draw(self) -> None:
+        if jax.process_index() == 0:
+            curves.draw(self.plan.folder)
+
+    def _patience(self) -> float:
+        """Seconds that anything but a step may take."""
+        return self.plan.guard.hang_other_seconds or math.inf
+
+
+def _joint(layout: rules.Layout) -> str:
+    """What all processes do together in a step, for a report of what hangs."""
+    sizes = ", ".join(f"{axis} {size}" for axis, size in layout.mesh.shape.items() if size > 1)
+    return f"waiting for the collectives over {sizes}" if sizes else "waiting for the device"
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -9,20 +9,21 @@
 #SBATCH --time=7-00:00:00
 #SBATCH --requeue
 # ten minutes before the end, so that the run saves and is put back into the queue
-#SBATCH --signal=B:TERM@600
+#SBATCH --signal=B:USR1@600
 #SBATCH --open-mode=append
 
 run=${1:-configs/runs/pretrain_52b.gin}
 workdir=${2:-runs/52b}
 
-# When a process dies, jax ends the others within two minutes: srun need not, and would hide their exit code.
+# When a process dies, the others end by themselves, those of a hung step with 70: srun need not kill them, and would hide their exit code.
 # The container or environment that launch/Containerfile makes has to be the same on every node.
 # And the first to leave with 75 must not have the others killed. Cores have to be asked for again since Slurm 22.05.
+# launch --preflight -- train.py ... first measures every node, and ends with 1 and the names of slow ones.
 srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     python -m teleflm_jax launch -- train.py --gin_file "$run" --workdir "$workdir" &
 step=$!
 asked=
-trap 'asked=1; kill -TERM $step' TERM
+trap 'asked=1; kill -USR1 $step' USR1 # srun hands it on; at a SIGTERM it would kill its processes before they have saved
 wait $step
 code=$?
 while kill -0 $step 2>/dev/null; do # the trap ended the first wait; the run is saving
@@ -30,6 +31,10 @@ while kill -0 $step 2>/dev/null; do # the trap ended the first wait; the run is 
     code=$?
 done
 
-# 75: stopped after saving; the same command goes on. Stopped by hand, it stays stopped.
-if [ "$code" -eq 75 ] && [ -n "$asked" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+again=
+case "$code" in
+75) again=$asked ;; # stopped after saving, the same command goes on; stopped by hand, it stays stopped
+70 | 13[4-9]) again=1 ;; # hung, or a process died of a signal: it goes on from the newest checkpoint
+esac
+if [ -n "$again" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

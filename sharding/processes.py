@@ -7,8 +7,12 @@ import dataclasses
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Mapping
+from typing import NoReturn
 
+from sharding import rendezvous
 from teleflm_jax.errors import UserError
 
 PORTS = range(61_440, 65_536)
@@ -18,6 +22,15 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 
 ORDERLY = (0, 75)
 """Exit codes at which all processes leave together: done, or stopped after saving."""
+HUNG = 70
+"""Exit code: a start or a step that did not come to its end; whoever started the processes should start them again."""
+
+START_TIMEOUT, START_SECONDS = "TELEFLM_START_TIMEOUT", 300
+"""Variable: how many seconds the processes wait for each other at the start, and what it is by default."""
+HEARTBEAT_SECONDS = 600
+"""After so long without a sign of life from a process, jax aborts all the others; long, so that whoever watches the steps speaks first."""
+NOTICE_SECONDS = 2.0
+"""Before a process repeats what process 0 said; a launcher ends it within that time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,15 +85,45 @@ def find(
 
 
 def join(place: Place | None) -> None:
-    """Connect to the other processes; returns when all are there. Nothing to do for a run of one."""
+    """Connect to the other processes; returns when all are there, and ends this one with `HUNG` when they do not come.
+
+    Nothing to do for a run of one. The time to wait is `TELEFLM_START_TIMEOUT`.
+    """
     if place is None:
         return
+    seconds = _start_seconds(os.environ)
+    # jax's own name for the case that process 0 listens elsewhere than where the others look for it
+    bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", place.coordinator) if place.index == 0 else place.coordinator
+    try:
+        problem = rendezvous.meet(bind, place.count, place.index, seconds, _say)
+    except OSError as error:
+        raise UserError(
+            f"got {bind}, where process 0 cannot listen ({error.strerror}); allowed: a free port of its host; change {ADDRESS}"
+        ) from error
+    if problem:
+        time.sleep(NOTICE_SECONDS * (place.index > 0))
+        _end_hung(problem)
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM away from whoever handles it
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of CPU devices only; GPUs use NCCL
     own = None if place.gpu is None else [place.gpu]
-    jax.distributed.initialize(place.coordinator, place.count, place.index, local_device_ids=own, cluster_detection_method="deactivate")
+    stuck = (
+        f"got all {place.count} processes, but no connection to jax's service at {place.coordinator} in {seconds} s; allowed: all of them"
+    )
+    alarm = threading.Timer(seconds, _end_hung, [f"{stuck}; look at the others' logs and start them again"])
+    alarm.daemon = True
+    alarm.start()
+    jax.distributed.initialize(
+        place.coordinator,
+        place.count,
+        place.index,
+        local_device_ids=own,
+        cluster_detection_method="deactivate",
+        initialization_timeout=2 * seconds,  # it would abort; the alarm comes before it
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+    alarm.cancel()
 
 
 def leave(code: int, place: Place | None) -> int:
@@ -93,6 +136,24 @@ def leave(code: int, place: Place | None) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _start_seconds(environment: Mapping[str, str]) -> int:
+    seconds = _of(environment, START_TIMEOUT, START_SECONDS)
+    if not seconds:
+        raise UserError(f"got {START_TIMEOUT}=0; allowed: 1 second or more; change {START_TIMEOUT}")
+    return seconds
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _end_hung(problem: str) -> NoReturn:
+    """Not by an exception: jax may be waiting in this process, and its orderly end would wait for the others."""
+    _say(f"error: {problem}")
+    sys.stdout.flush()
+    os._exit(HUNG)
 
 
 def _checked(given: Mapping[str, object], coordinator: str | None, count: int | None, index: int | None) -> Place:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import pathlib
 import signal
@@ -12,13 +13,19 @@ import threading
 import time
 
 from sharding import processes, xla
+from teleflm_jax.cli import preflight
 from teleflm_jax.errors import UserError
 
 HELP = "start several processes of a command on this machine, or one of a cluster's, with XLA's GPU settings"
 
 GRACE_SECONDS = 10
-"""After one process has failed, the others get so long to leave by themselves."""
+"""After one process has failed, or after a second signal to leave, the others get so long to leave by themselves."""
 HOLD_SECONDS = 0.5
+LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals at which a process saves and leaves, and at a second one leaves at once; SIGUSR1 is what Slurm's `--signal` sends."""
+GOES_ON = "the same command goes on from the newest checkpoint"
+PASSED_ON = (*LEAVE, signal.SIGUSR2)
+"""SIGUSR2 asks for a profile."""
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -31,16 +38,24 @@ def arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--devices_per_process", type=int, metavar="K", help="use the CPU, as so many devices a process; default: whatever jax finds"
     )
+    parser.add_argument(
+        "--preflight", action="store_true", help="first measure every process, and start nothing if one is slow; COMMAND may be left out"
+    )
+    preflight.add_tolerance(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a script of this project and its arguments")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code, of several processes' the first that is not 0."""
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not command:
-        raise UserError("got no command; allowed: -- and a script with its arguments; add, for instance, -- train.py --help")
-    if command[0] != "-m" and not pathlib.Path(command[0]).is_file():
-        raise UserError(f"got the script {command[0]!r}, which is not there; allowed: train.py, eval.py or another; change it")
+    preflight.refuse_tolerance(args)
+    if command or not args.preflight:
+        _refuse_no_script(command)
+    if args.preflight and any(word.startswith("--coordinator") for word in command):
+        raise UserError(
+            f"got --preflight and --coordinator; allowed: places that the environment tells; change --coordinator to {processes.ADDRESS}, "
+            f"{processes.COUNT} and {processes.INDEX}"
+        )
     if args.n < 1 or (args.devices_per_process is not None and args.devices_per_process < 1):
         raise UserError(f"got -n {args.n} --devices_per_process {args.devices_per_process}; allowed: 1 or more; change them")
     environment = dict(os.environ)
@@ -50,49 +65,93 @@ def main(args: argparse.Namespace) -> int:
         environment["XLA_FLAGS"] = " ".join([*kept, f"--xla_force_host_platform_device_count={args.devices_per_process}"])
     else:
         environment |= xla.gpu_settings(environment)
+    if args.preflight:
+        tolerance = [] if args.preflight_tolerance is None else [preflight.TOLERANCE, str(args.preflight_tolerance)]
+        measure = ["-m", "teleflm_jax", "preflight", *tolerance]
+        code = _run(measure, _environments(args.n, environment))
+        if code or not command:
+            return code
     if args.n == 1:
         os.execvpe(sys.executable, [sys.executable, *command], environment)
-    return _several(args.n, command, environment)
+    return _run(command, _environments(args.n, environment))
 
 
-def _several(count: int, command: list[str], environment: dict[str, str]) -> int:
-    """Start the processes, pass signals on, and see all of them to their end."""
+def _refuse_no_script(command: list[str]) -> None:
+    if not command:
+        raise UserError("got no command; allowed: -- and a script with its arguments; add, for instance, -- train.py --help")
+    if command[0] != "-m" and not pathlib.Path(command[0]).is_file():
+        raise UserError(f"got the script {command[0]!r}, which is not there; allowed: train.py, eval.py or another; change it")
+
+
+def _environments(count: int, environment: dict[str, str]) -> list[dict[str, str]]:
+    """Of each process; where it is the only one here, it may be one of a cluster's and knows its place."""
+    if count == 1:
+        return [environment]
     address = f"localhost:{_free_port()}"
+    return [
+        environment | {processes.ADDRESS: address, processes.COUNT: str(count), processes.INDEX: str(i), "JAX_LOCAL_DEVICE_IDS": str(i)}
+        for i in range(count)
+    ]
+
+
+def _run(command: list[str], environments: list[dict[str, str]]) -> int:
+    """Start the processes, pass signals on, and see all of them to their end."""
     started: list[subprocess.Popen] = []
-    for index in range(count):
-        own = {processes.ADDRESS: address, processes.COUNT: str(count), processes.INDEX: str(index), "JAX_LOCAL_DEVICE_IDS": str(index)}
+    asked: list[float] = []
+    """When signals to leave came."""
+
+    def pass_on(number: int, _) -> None:
+        if number in LEAVE:
+            asked.append(time.monotonic())
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    for index, environment in enumerate(environments):
         errors = subprocess.STDOUT if index else None  # the first speaks for the run, to a terminal if there is one
         pipes = {"stdout": subprocess.PIPE, "stderr": errors}
         # a group of its own: Ctrl-C would reach it twice, from the terminal and from here, and the second one ends it without saving
-        started.append(subprocess.Popen([sys.executable, *command], env=environment | own, process_group=0, **pipes))
+        started.append(subprocess.Popen([sys.executable, *command], env=environment, process_group=0, **pipes))
     failed = threading.Event()
     echoes = [threading.Thread(target=_echo, args=(index, process, failed), daemon=True) for index, process in enumerate(started)]
     for echo in echoes:
         echo.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: [process.send_signal(number) for process in started if process.poll() is None])
-    cause, deadline = None, 0.0
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    cause, deadline = None, math.inf
     while any(process.poll() is None for process in started):
-        codes = [process.poll() for process in started]
-        if cause is None and any(code not in (None, *processes.ORDERLY) for code in codes):
-            first, cause = next((i, code) for i, code in enumerate(codes) if code not in (None, *processes.ORDERLY))
+        if cause is None and (cause := _failure([process.poll() for process in started])):
             failed.set()
             deadline = time.monotonic() + GRACE_SECONDS
             for process in started:
                 process.terminate()
-        if cause is not None and time.monotonic() > deadline:
+        if len(asked) > 1:
+            deadline = min(deadline, asked[1] + GRACE_SECONDS)
+        if time.monotonic() > deadline:
             for process in started:
                 process.kill()
         time.sleep(0.05)
     for echo in echoes:
         echo.join(timeout=2 * HOLD_SECONDS)
-    if cause is not None and cause < 0:
-        print(
-            f"process {first} was killed by signal {-cause}, so all were ended; the same command goes on from the newest checkpoint",
-            file=sys.stderr,
-        )
-    cause = cause or next((process.returncode for process in started if process.returncode), 0)
-    return cause if cause >= 0 else 128 - cause
+    codes = [process.returncode for process in started]
+    cause = cause or _failure(codes)
+    if cause is None:
+        return max(codes)
+    first, code = cause
+    if code == processes.HUNG:
+        print(f"process {first} ended a start or a step that had hung ({code}), so all were ended; {GOES_ON}", file=sys.stderr)
+    elif code < 0:
+        print(f"process {first} was killed by signal {-code}, so all were ended; {GOES_ON}", file=sys.stderr)
+    return code if code >= 0 else 128 - code
+
+
+def _failure(codes: list[int | None]) -> tuple[int, int] | None:
+    """The first process that failed, and its exit code; None while none has.
+
+    Of several that failed since the last look, one killed by a signal or with another code is likelier to have followed from one that hung.
+    """
+    failures = [(index, code) for index, code in enumerate(codes) if code not in (None, *processes.ORDERLY)]
+    return min(failures, key=lambda failure: (failure[1] != processes.HUNG, failure[1] < 0, failure[0]), default=None)
 
 
 def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "pack": "teleflm_jax.cli.pack",
     "generate": "teleflm_jax.cli.generate",
     "launch": "teleflm_jax.cli.launch",
+    "preflight": "teleflm_jax.cli.preflight",
     "plan": "teleflm_jax.cli.plan",
 }
 """Command -> module with `HELP`, `arguments(parser)`, which may also set `parser.epilog` to another example, and `main(args)`."""

@@ -35,7 +35,7 @@ def peak() -> Peak:
 def memory_rate(size: int = 1 << 25) -> float:
     """Bytes/s that one device reads and writes, measured by adding to a large float32 array; CPU devices share their machine's."""
     sharers = jax.local_device_count() if jax.devices()[0].platform == "cpu" else 1
-    return 2 * 4 * size / _seconds(jax.jit(lambda x, _: x + 1), jnp.ones(size)) / sharers
+    return 2 * 4 * size / seconds(jax.jit(lambda x, _: x + 1), jnp.ones(size)) / sharers
 
 
 def probe(size: int = 1024, times: int = 5) -> float:
@@ -49,15 +49,15 @@ def probe(size: int = 1024, times: int = 5) -> float:
 
 
 def _measure(size: int = 2048) -> float:
-    return 2 * size**3 / _seconds(jax.jit(jnp.matmul), jnp.ones((size, size)))
+    return 2 * size**3 / seconds(jax.jit(jnp.matmul), jnp.ones((size, size)))
 
 
-def _seconds(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, times: int = 3) -> float:
+def seconds(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, times: int = 3) -> float:
     """The shortest of a few calls, after one that compiles."""
     jax.block_until_ready(function(x, x))
-    seconds = []
+    taken = []
     for _ in range(times):
         began = time.perf_counter()
         jax.block_until_ready(function(x, x))
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+        taken.append(time.perf_counter() - began)
+    return min(taken)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from sharding import xla
+from teleflm_jax.cli import launch as command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -59,6 +60,52 @@ def test_a_signal_reaches_every_process(script):
     assert process.returncode == 75
 
 
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
+def test_signals_to_save_and_to_profile_are_passed_on(script, name):
+    path = script(f"signal.signal(signal.{name}, lambda *_: sys.exit(75))\nprint('ready', flush=True)\ntime.sleep(60)")
+    process = launch("-n", 2, "--devices_per_process", 1, "--", path)
+    assert process.stdout.readline() == "ready\n" and process.stderr.readline().endswith("ready\n")
+    process.send_signal(getattr(signal, name))
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
+def test_a_second_signal_leaves_at_once_and_a_third_is_not_needed(script):
+    path = script(
+        "def first(number, _):\n    signal.signal(number, signal.SIG_DFL)\n    print('saving', flush=True)\n"
+        "signal.signal(signal.SIGTERM, first)\nprint('ready', flush=True)\nwhile True:\n    time.sleep(1)"
+    )
+    process = launch("-n", 2, "--devices_per_process", 1, "--", path)
+    for word in ("ready\n", "saving\n"):
+        assert process.stdout.readline() == word and process.stderr.readline().endswith(word)
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM and "was killed by signal 15" in err
+
+
+def test_a_hung_process_is_the_cause_and_one_that_is_stopped_is_killed(script):
+    path = script(
+        "index = os.environ['JAX_PROCESS_ID']\n"
+        "if index == '0': os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "if index == '1': time.sleep(1); os._exit(70)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os.abort())\n"  # as jax does when it loses the others
+        "time.sleep(60)"
+    )
+    began = time.monotonic()
+    code, _, err = run("-n", 3, "--devices_per_process", 1, "--", path)
+    assert code == 70 and time.monotonic() - began < 30
+    assert err.splitlines()[-1] == (
+        "process 1 ended a start or a step that had hung (70), so all were ended; the same command goes on from the newest checkpoint"
+    )
+
+
+def test_of_several_failures_the_hung_one_is_the_cause_then_the_one_that_was_not_killed():
+    assert command._failure([None, 0, 75]) is None
+    assert command._failure([-6, 1, 70]) == (2, 70)
+    assert command._failure([-6, 1, None]) == (1, 1)
+    assert command._failure([0, -9, -6]) == (1, -9)
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -67,6 +114,8 @@ def test_a_signal_reaches_every_process(script):
         (("--devices_per_process", 0, "--", "train.py"), "--devices_per_process 0"),
         (("--", "trane.py"), "got the script 'trane.py'"),
         (("-n", "x", "--", "train.py"), "invalid int value"),
+        (("--preflight", "--", "train.py", "--coordinator", "a:1"), "got --preflight and --coordinator"),
+        (("--preflight", "--preflight_tolerance", 1.5), "got --preflight_tolerance 1.5; allowed: 0 to 1"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, words):

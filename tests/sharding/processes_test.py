@@ -1,10 +1,17 @@
+import concurrent.futures
 import glob
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
-from sharding import processes, xla
+from sharding import processes, rendezvous, xla
 from sharding.processes import Place
 from teleflm_jax.errors import UserError
+from tests.job import ROOT
 
 SLURM = {
     "SLURM_JOB_ID": "70001",
@@ -82,3 +89,82 @@ def test_gpu_settings_leave_what_the_user_set_in_force(monkeypatch):
     assert xla.gpu_settings(own) == {}
     monkeypatch.setattr(glob, "glob", lambda pattern: ["/dev/nvidia0"])
     assert xla.gpu_settings({"JAX_PLATFORMS": "cpu"}) == {} and xla.gpu_settings({}) == xla.settings({})
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def meet(indices, count, seconds, port=None):
+    """What `rendezvous.meet` answers these processes of `count`."""
+    address = f"localhost:{port or free_port()}"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda index: rendezvous.meet(address, count, index, seconds, print), indices))
+
+
+def test_processes_meet_in_whatever_order_they_come():
+    assert meet([2, 1, 3, 0], 4, 20) == [None] * 4
+
+
+def test_process_0_names_who_is_missing_and_tells_those_who_came(monkeypatch, capsys):
+    monkeypatch.setattr(rendezvous, "REPORT_SECONDS", 0.4)
+    first, other = meet([0, 2], 4, 1)
+    assert first == (
+        "got 2 of 4 processes after 1 s; missing: processes 1 and 3; allowed: all of them; start it, or look at its log and its host"
+    )
+    assert other == f"process 0 ended the start: {first}"
+    assert capsys.readouterr().out.splitlines()[-1] == "waiting for 2 of 4 processes since 1 s: processes 1 and 3"
+
+
+def test_a_process_that_leaves_again_is_missing_and_strangers_do_not_count():
+    port = free_port()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(rendezvous.meet, f"localhost:{port}", 3, 0, 2, print)
+        for said in (b"3 1\n", b"GET / HTTP/1.1\r\n", b"5 2\n"):
+            while True:
+                try:
+                    stranger = socket.create_connection(("localhost", port))
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+            with stranger:
+                stranger.sendall(said)
+                time.sleep(0.1)
+        assert "got 1 of 3" in first.result() and "processes 1 and 2" in first.result()
+
+
+def test_a_process_without_a_coordinator_says_where_it_looked():
+    port = free_port()
+    (alone,) = meet([1], 2, 1, port)
+    assert alone.startswith(f"got no answer from process 0 at localhost:{port} in 1 s (Connection refused); allowed: ")
+    assert "got no answer from process 0 at no.such.host:1 in" in rendezvous.meet("no.such.host:1", 2, 1, 0.5, print)
+
+
+def test_of_many_missing_processes_a_few_are_named():
+    assert rendezvous.names([3]) == "process 3" and rendezvous.names({5, 3}) == "processes 3 and 5"
+    assert rendezvous.names(range(100), most=3) == "processes 0, 1, 2 and 97 more"
+    assert rendezvous.split("[::1]:80") == ("::1", 80)
+
+
+def test_a_start_that_never_completes_ends_with_70_and_one_line():
+    script = "import os\nfrom sharding import processes\nprocesses.join(processes.find(os.environ))"
+    run = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "3", "JAX_PLATFORMS": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environments = [os.environ | run | {"JAX_PROCESS_ID": str(index), "TELEFLM_START_TIMEOUT": "3"} for index in (0, 2)]
+    two = [subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=ROOT, **pipes) for environment in environments]
+    said = [process.communicate(timeout=60) for process in two]
+    assert [process.returncode for process in two] == [processes.HUNG] * 2 == [70] * 2, said
+    assert said[0] == (
+        "",
+        "error: got 2 of 3 processes after 3 s; missing: process 1; allowed: all of them; start it, or look at its log and its host\n",
+    )
+    assert said[1][1].count("\n") == 1
+
+
+def test_the_time_to_wait_is_a_whole_number_above_0(monkeypatch):
+    for wrong in ("0", "-1", "soon"):
+        monkeypatch.setenv(processes.START_TIMEOUT, wrong)
+        with pytest.raises(UserError, match="got TELEFLM_START_TIMEOUT="):
+            processes.join(Place(coordinator="localhost:1", count=2, index=1))

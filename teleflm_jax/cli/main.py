@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "teleflm_jax.cli.generate",
     "launch": "teleflm_jax.cli.launch",
     "plan": "teleflm_jax.cli.plan",
+    "report": "teleflm_jax.cli.report",
 }
 """Command -> module with `HELP`, `arguments(parser)`, which may also set `parser.epilog` to another example, and `main(args)`."""
 

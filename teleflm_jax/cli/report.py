@@ -59,8 +59,8 @@ def main(args: argparse.Namespace):
     console = make_console()
     for table in tables:
         show(console, table)
-    report_page.write(page, f"Report of {', '.join(args.runs)}", tables, figures(runs))
-    console.print(f"Drawn in {page}", markup=False)
+    report_page.write(page, printable(f"Report of {', '.join(args.runs)}"), tables, figures(runs))
+    console.print(f"Drawn in {printable(str(page))}", markup=False)
 
 
 def read(name: str) -> Run:
@@ -91,7 +91,7 @@ def figures(runs: Sequence[Run]) -> list:
     """Captions and pictures."""
     drawn = [curves.Run(label=run.name if len(runs) > 1 else "", history=run.ledger.history, evals=run.evals) for run in runs]
     return [
-        ("Where the seconds went", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
+        ("Time line", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
         ("Loss and gradient norm", curves.losses(drawn)),
         ("Speed", curves.speeds(drawn)),
     ]
@@ -177,7 +177,7 @@ def _events(run: Run, name: str) -> Table:
 
 
 def _event(event: ledger.Event) -> tuple[str, ...]:
-    fields = {key: value for key, value in event.items() if key not in ("event", "time", "elapsed", "step")}
+    fields = {key: value for key, value in event.items() if key not in ("event", "time", "elapsed", "step") and value is not None}
     what = "  ".join(f"{key}={f'{value:.6g}' if isinstance(value, float) else value}" for key, value in fields.items())
     return _clock(event), str(event.get("step", "")), printable(event["event"]), printable(what)
 

@@ -29,6 +29,8 @@ COLORS = {
     "other": "#b4b8bf",
 }
 """Of the time line."""
+SHOWN = 60
+"""Sessions of a run in the time line; of more, neighbours are drawn as one."""
 UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 
 _HEAD = """<!doctype html>
@@ -73,7 +75,10 @@ def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequ
 
 
 def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> plt.Figure:
-    """Where the seconds went: one bar a run, in it session after session and the pauses between them; the caller closes the figure."""
+    """Where the seconds went: one bar a run, session after session with the pauses between them; the caller closes the figure.
+
+    Inside a session the categories stand in their order, not in that of the events.
+    """
     with matplotlib.rc_context(curves.STYLE | {"axes.grid.axis": "x", "axes.axisbelow": True}):
         figure, axes = plt.subplots(figsize=(15, 1.6 + 0.5 * len(runs)), layout="constrained")
     longest = max((sum(sum(session.seconds.values()) for session in sessions) for _, sessions in runs), default=0.0)
@@ -82,14 +87,21 @@ def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> plt.Figure:
         axes.barh(0, 0, color=COLORS[category], label=category)
     for i, (_, sessions) in enumerate(runs):
         at = 0.0
-        for session in sessions:
-            for category in sorted(session.seconds, key=lambda category: category == "down"):
-                axes.barh(i, session.seconds[category] / unit, left=at, height=0.6, color=COLORS[category])
-                at += session.seconds[category] / unit
+        for seconds in _together(sessions):
+            for category in sorted(seconds, key=lambda category: category == "down"):
+                axes.barh(i, seconds[category] / unit, left=at, height=0.6, color=COLORS[category])
+                at += seconds[category] / unit
     axes.set_yticks(range(len(runs)), [curves.plain(name) for name, _ in runs])
     axes.set(xlabel=f"{name} since the first start", ylim=(len(runs) - 0.4, -0.6))
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, ncols=len(CATEGORIES), loc="outside lower left")
     return figure
+
+
+def _together(sessions: Sequence[Session]) -> list[dict[str, float]]:
+    """Seconds by category, those of neighbouring sessions summed where there are more than the eye tells apart."""
+    size = -(-len(sessions) // SHOWN)
+    groups = [sessions[i : i + size] for i in range(0, len(sessions), size)]
+    return [{category: sum(session.seconds[category] for session in group) for category in CATEGORIES} for group in groups]
 
 
 def _table(table: Table) -> str:

@@ -58,7 +58,7 @@ def losses(runs: Sequence[Run]) -> plt.Figure:
     validation.set(title="validation loss, held-out text", xlabel="tokens", ylabel="nats per token")
     _curves(gradient, runs, "tokens", "grad_norm", "tab:red")
     gradient.set(title="gradient norm before clipping", xlabel="tokens", yscale="log")
-    for axes in (training, validation, gradient):
+    for axes in (training, validation, gradient) if validation.lines else (training, gradient):
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 

@@ -113,7 +113,7 @@ class Ledger:
     @property
     def end(self) -> str | None:
         """How it ended: `done`, `stop`, `diverged`; None while it is going on, or where it was killed."""
-        last = self.events[-1]["event"] if self.events else None
+        last = next((event["event"] for event in reversed(self.events) if event["event"] in (*BEGINNINGS, *ENDS)), None)
         return last if last in ENDS else None
 
     def _useful(self) -> tuple[float, float]:

@@ -99,7 +99,7 @@ def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> plt.Figure:
 
 def _together(sessions: Sequence[Session]) -> list[dict[str, float]]:
     """Seconds by category, those of neighbouring sessions summed where there are more than the eye tells apart."""
-    size = -(-len(sessions) // SHOWN)
+    size = max(1, -(-len(sessions) // SHOWN))
     groups = [sessions[i : i + size] for i in range(0, len(sessions), size)]
     return [{category: sum(session.seconds[category] for session in group) for category in CATEGORIES} for group in groups]
 

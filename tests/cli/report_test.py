@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 
 from teleflm_jax import config
-from teleflm_jax.cli import main, options
-from teleflm_jax.train import run_log
+from teleflm_jax.cli import main, options, report_page
+from teleflm_jax.train import ledger, run_log
 from tests import job
 from tests.cli.options_test import SHAPE
 
@@ -153,6 +154,17 @@ def test_a_run_that_has_only_begun_and_one_of_before_the_ledger(report, tmp_path
         code, out, err = report(write(tmp_path / name, **files))
         assert (code, err) == (0, ""), name
         assert "total" in out and (tmp_path / name / "report.html").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, report_page.SHOWN, 500])
+def test_the_bars_of_the_time_line_are_as_long_as_the_run(count):
+    sessions = [ledger.Session(step=0, seconds={name: float(i) for i, name in enumerate(ledger.CATEGORIES)})] * count
+    figure = report_page.timeline([("long", sessions), ("empty", [])])
+    bars, name = figure.axes[0].patches, figure.axes[0].get_xlabel().split()[0]
+    unit = {name: seconds for seconds, name in report_page.UNITS}[name]
+    assert sum(bar.get_width() for bar in bars) * unit == pytest.approx(36 * count)
+    assert len(bars) <= (report_page.SHOWN + 1) * len(ledger.CATEGORIES)
+    plt.close(figure)
 
 
 def test_a_torn_last_line_is_no_error(report, tmp_path):

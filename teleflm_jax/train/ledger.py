@@ -145,16 +145,17 @@ def account(events: Sequence[Event], kept: History) -> Ledger:
         kept: the rows of metrics.jsonl; a step that was done again is there once.
     """
     parts = _split(events)
-    owners = _owners(kept["step"], [_number(part[0], "step") if part else 0.0 for part in parts])
+    owners = _owners(kept["step"], [_earliest(part) for part in parts])
     booked = [_book(part) for part in parts]
     steps, last = _of_rows(kept, owners, len(parts))
     for book, (waited, worked) in zip(booked, steps, strict=True):
         book["data wait"], book["steps"] = waited, worked
-    known = [max(last[i], _known(part), _previous(parts[i + 1]) if i + 1 < len(parts) else 0.0) for i, part in enumerate(parts)]
+    known = [max(last[i], _known(part), _heard(part, parts[i + 1]) if i + 1 < len(parts) else 0.0) for i, part in enumerate(parts)]
     for book, length in zip(booked, known, strict=True):
         book["other"] = max(0.0, length - sum(book.values()))
-    for i in range(1, len(parts)):
-        _charge(booked[:i], _number(parts[i][0], "lost_seconds"))
+    for i, part in enumerate(parts):
+        _charge(booked[:i], sum(_number(event, "lost_seconds") for event in part if event["event"] in BEGINNINGS))
+        _charge(booked[: i + 1], sum(_number(event, "lost_seconds") for event in part if event["event"] == "rewind"))
     remarks = [remark for i, part in enumerate(parts, start=1) for remark in _moved(part, i)]
     for i in range(1, len(parts)):
         pause = _begin(parts[i]) - _end(parts[i - 1], booked[i - 1])
@@ -207,19 +208,23 @@ def _book(part: Sequence[Event]) -> dict[str, float]:
             book["start-up"] += _number(event, "seconds")
         elif event["event"] in _BOOKED:
             book[_BOOKED[event["event"]]] += _number(event, "seconds")
-        if event["event"] == "rewind":
-            book["lost"] += _number(event, "lost_seconds")
     return book
 
 
-def _charge(earlier: Sequence[dict[str, float]], lost: float) -> None:
-    """Book steps that a resume threw away to the sessions that did them: the latest that have so much time unaccounted for."""
-    for book in reversed(earlier):
+def _charge(sessions: Sequence[dict[str, float]], lost: float) -> None:
+    """Book steps that were thrown away to the sessions that did them: the latest that have so much time unaccounted for."""
+    for book in reversed(sessions):
         taken = min(lost, book["other"])
         book["lost"] += taken
         book["other"] -= taken
         lost -= taken
-    earlier[-1]["lost"] += lost
+    if sessions:
+        sessions[-1]["lost"] += lost
+
+
+def _earliest(part: Sequence[Event]) -> float:
+    """The step that a session went back to at most, when it began or by a rewind."""
+    return min((_number(event, "step") for event in part if event["event"] in (*BEGINNINGS, "rewind")), default=0.0)
 
 
 def _known(part: Sequence[Event]) -> float:
@@ -227,9 +232,11 @@ def _known(part: Sequence[Event]) -> float:
     return max((_elapsed(event, part[0]) for event in part), default=0.0)
 
 
-def _previous(part: Sequence[Event]) -> float:
-    """Seconds that the session before had lasted when it did the last of the steps that were thrown away."""
-    return _number(part[0], "previous_elapsed")
+def _heard(part: Sequence[Event], following: Sequence[Event]) -> float:
+    """Seconds that a session had lasted when it did the last of the steps that the following one threw away, if it did that step."""
+    dropped = number(following[0].get("lost_steps"))
+    is_its_own = math.isnan(dropped) or _number(following[0], "step") + dropped > _earliest(part)
+    return _number(following[0], "previous_elapsed") if is_its_own else 0.0
 
 
 def _elapsed(event: Event, first: Event) -> float:

@@ -11,7 +11,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.train import history, ledger, run_log
 
 TOKENS = 1_000
-SEEDS = range(40)
+SEEDS = range(60)
 
 
 def rows_of(rows):
@@ -27,9 +27,8 @@ class Trainer:
     elapsed: float = 0.0
     events: list = dataclasses.field(default_factory=list)
     rows: list = dataclasses.field(default_factory=list)
-    saved: int = 0
+    saved: list = dataclasses.field(default_factory=lambda: [0])
     truth: dict = dataclasses.field(default_factory=lambda: dict.fromkeys(ledger.CATEGORIES, 0.0))
-    session: int = 0
 
     def spend(self, category, most):
         seconds = self.random.uniform(0.1, most)
@@ -41,7 +40,10 @@ class Trainer:
         self.events.append({"event": name, "time": self.wall, "elapsed": self.elapsed, **fields})
 
     def drop(self):
-        dropped = [row for row in self.rows if row["step"] > self.saved]
+        """Go back to the newest checkpoint, or to one before it."""
+        if len(self.saved) > 1 and self.random.random() < 0.3:
+            self.saved.pop()
+        dropped = [row for row in self.rows if row["step"] > self.saved[-1]]
         self.rows = self.rows[: len(self.rows) - len(dropped)]
         for row in dropped:
             self.truth["lost"] += row["step_seconds"]
@@ -52,12 +54,11 @@ class Trainer:
     def begin(self):
         self.elapsed = 0.0
         lost, dropped = self.drop()
-        previous = max((row["elapsed"] for row in dropped if row["session"] == self.session), default=None)
-        self.session += 1
+        previous = dropped[-1]["elapsed"] if dropped else None
         seconds = self.spend("start-up", 30)
         more = {"previous_elapsed": previous, **lost} if self.events else {}
-        self.event("resume" if self.saved else "start", step=self.saved, seconds=seconds, **more)
-        self.event("compile", step=self.saved, seconds=self.spend("compile", 60))
+        self.event("resume" if self.saved[-1] else "start", step=self.saved[-1], seconds=seconds, **more)
+        self.event("compile", step=self.saved[-1], seconds=self.spend("compile", 60))
 
     def step(self):
         waited = self.spend("data wait", 0.5)
@@ -65,18 +66,18 @@ class Trainer:
         number = len(self.rows) + 1
         row = {"step": number, "tokens": number * TOKENS, "loss": 2.0, "grad_norm": 1.0, "data_wait_seconds": waited, "mfu": 0.5}
         row |= {"step_seconds": waited + worked, "tokens_per_second": TOKENS / (waited + worked)}
-        self.rows.append(row | {"elapsed": self.elapsed, "session": self.session})
+        self.rows.append(row | {"elapsed": self.elapsed})
 
     def save(self):
         self.event("save", step=len(self.rows), seconds=self.spend("checkpoint", 3))
-        self.saved = len(self.rows)
+        self.saved.append(len(self.rows))
 
     def skip(self):
         self.event("skip", step=len(self.rows), data_step=len(self.rows), seconds=self.spend("lost", 4), loss=9.0, grad_norm=90.0)
 
     def rewind(self):
         lost, _ = self.drop()
-        self.event("rewind", step=self.saved, seconds=self.spend("lost", 9), reason="spike", **lost)
+        self.event("rewind", step=self.saved[-1], seconds=self.spend("lost", 9), reason="spike", **lost)
 
     def evaluate(self):
         self.event("eval", step=len(self.rows), seconds=self.spend("validation", 20))
@@ -89,15 +90,14 @@ class Trainer:
         self.spend("other", 10)
 
     def kill(self):
-        """Between steps, so that the truth is known to the last second."""
+        """After a step or an event, so that the truth is known to the last second."""
         self.wall += (pause := self.random.uniform(0, 1_000))
         self.truth["down"] += pause
         self.begin()
 
     def write(self, folder):
         folder.mkdir(exist_ok=True)
-        rows = [{key: value for key, value in row.items() if key != "session"} for row in self.rows]
-        for file, lines in ((run_log.EVENTS, self.events), (run_log.METRICS, rows)):
+        for file, lines in ((run_log.EVENTS, self.events), (run_log.METRICS, self.rows)):
             (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
 
@@ -112,7 +112,8 @@ def lived(seed, *, jumps=True):
         trainer.random.choice(deeds)()
         if trainer.random.random() < 0.05:
             trainer.step()
-            trainer.kill()
+            for _ in range(trainer.random.choice([1, 1, 2])):
+                trainer.kill()
     trainer.step()
     return trainer
 

@@ -1,13 +1,27 @@
-"""Tables on the terminal, as `info` and `plan` print them."""
+"""Tables on the terminal, as `info`, `plan` and `report` print them."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 import rich.box
 import rich.console
+import rich.markup
 import rich.table
 
 PIPED_WIDTH = 120
 """Columns where the output is no terminal."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of plain text, for the terminal or a page."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    text: bool = False
+    """Whether its columns are flush left: words, not figures."""
 
 
 def make_console() -> rich.console.Console:
@@ -25,12 +39,24 @@ def _raise_again():
 
 def print_table(console: rich.console.Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], note: str = ""):
     """Print a title, a table whose columns but the first are flush right, and a note."""
+    _print(console, Table(title, columns, list(rows), note))
+
+
+def show(console: rich.console.Console, table: Table):
+    """Print a table whose words come from outside: none of them is markup."""
+    escape = rich.markup.escape
+    rows = [[escape(cell) for cell in row] for row in table.rows]
+    columns = [escape(column) for column in table.columns]
+    _print(console, dataclasses.replace(table, title=escape(table.title), columns=columns, rows=rows, note=escape(table.note)))
+
+
+def _print(console: rich.console.Console, content: Table):
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
-    for row in rows:
+    for i, column in enumerate(content.columns):
+        table.add_column(column, justify="right" if i and not content.text else "left", overflow="fold")
+    for row in content.rows:
         table.add_row(*row)
-    console.print(title, style="bold")
+    console.print(content.title, style="bold")
     console.print(table)
-    if note:
-        console.print(note + "\n")
+    if content.note:
+        console.print(content.note + "\n")

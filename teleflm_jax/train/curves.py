@@ -1,43 +1,93 @@
-"""The picture of a run: training and validation loss, and gradient norm, against tokens. Source: report, figure 2."""
+"""The pictures of runs: losses and gradient norm against tokens, speed against steps. Source of the first: report, figure 2.
 
+Every curve is drawn by at most 4,000 points (`history.extremes`): a run of millions of steps looks the same and is drawn at once.
+"""
+
+import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
+from teleflm_jax.train import history
 from teleflm_jax.train.run_log import EVALS, METRICS, rows
+
+STYLE = {"backend": "agg", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is drawn of a run."""
+
+    label: str
+    """Empty where it is the only one."""
+    history: history.History
+    evals: Sequence[Mapping[str, Any]]
+    """The rows of evals.jsonl."""
 
 
 def draw(folder: pathlib.Path) -> pathlib.Path:
     """Draw FOLDER/curves.png from the run's logs; returns its path."""
-    steps, evals = list(rows(folder / METRICS)), list(rows(folder / EVALS))
-    with matplotlib.rc_context(
-        {"backend": "agg", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        figure, (training, validation, gradient) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
-    tokens, loss, norm = (np.array([row[name] for row in steps]) for name in ("tokens", "loss", "grad_norm"))
-    training.plot(tokens, loss, linewidth=0.6, alpha=0.35, color="tab:blue")
-    training.plot(tokens, _smooth(loss), linewidth=1.5, color="tab:blue")
-    training.set(title="training loss", xlabel="tokens", ylabel="nats per token")
-    for name in sorted({name for row in evals for name in row if name.startswith("loss/")}):
-        points = [(row["tokens"], row[name]) for row in evals if name in row]
-        validation.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.removeprefix("loss/"))
-    if validation.lines:
-        validation.legend(frameon=False)
-    validation.set(title="validation loss, held-out text", xlabel="tokens", ylabel="nats per token")
-    gradient.plot(tokens, norm, linewidth=0.6, alpha=0.35, color="tab:red")
-    gradient.plot(tokens, _smooth(norm), linewidth=1.5, color="tab:red")
-    gradient.set(title="gradient norm before clipping", xlabel="tokens", yscale="log")
+    run = Run(label="", history=history.read(folder / METRICS), evals=list(rows(folder / EVALS)))
     path = folder / "curves.png"
+    figure = losses([run])
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over the last twentieth of the steps so far."""
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(0, end - np.maximum(1, len(values) // 20))
-    return (sums[end] - sums[start]) / (end - start)
+def losses(runs: Sequence[Run]) -> plt.Figure:
+    """Training and validation loss, and gradient norm, against tokens; the caller closes the figure."""
+    with matplotlib.rc_context(STYLE):
+        figure, (training, validation, gradient) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    _curves(training, runs, "tokens", "loss", "tab:blue")
+    training.set(title="training loss", xlabel="tokens", ylabel="nats per token")
+    for i, run in enumerate(runs):
+        for kind, name in enumerate(sorted({name for row in run.evals for name in row if name.startswith("loss/")})):
+            points = np.array([(history.number(row.get("tokens")), history.number(row[name])) for row in run.evals if name in row])
+            # one run: a colour a domain; several: a colour a run, and a line style a domain
+            look = {"color": f"C{i}", "linestyle": ("-", "--", ":", "-.")[kind % 4]} if run.label else {}
+            label = plain(" ".join(filter(None, (run.label, name.removeprefix("loss/")))))
+            validation.plot(*points.T, marker="o", markersize=3, label=label, **look)
+    if validation.lines:
+        validation.legend(frameon=False)
+    validation.set(title="validation loss, held-out text", xlabel="tokens", ylabel="nats per token")
+    _curves(gradient, runs, "tokens", "grad_norm", "tab:red")
+    gradient.set(title="gradient norm before clipping", xlabel="tokens", yscale="log")
+    for axes in (training, validation, gradient) if validation.lines else (training, gradient):
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def speeds(runs: Sequence[Run]) -> plt.Figure:
+    """Tokens per second and MFU against steps; the caller closes the figure."""
+    with matplotlib.rc_context(STYLE):
+        figure, (speed, mfu) = plt.subplots(1, 2, figsize=(15, 3.6), layout="constrained")
+    _curves(speed, runs, "step", "tokens_per_second", "tab:green")
+    speed.set(title="tokens per second", xlabel="step", ylim=(0, None))
+    _curves(mfu, runs, "step", "mfu", "tab:purple")
+    mfu.set(title="MFU", xlabel="step", ylim=(0, None))
+    speed.yaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def plain(label: str) -> str:
+    """A label as matplotlib prints it: no formula, no letter that its font may lack, and shown though it begin with `_`."""
+    text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in label)
+    return text.replace("$", r"\$") if not text.startswith("_") else " " + text.replace("$", r"\$")
+
+
+def _curves(axes: plt.Axes, runs: Sequence[Run], x: str, y: str, color: str) -> None:
+    """Every run's values, faint, and their running mean; the only run in a colour of its own."""
+    for i, run in enumerate(runs):
+        known = np.isfinite(run.history[x]) & np.isfinite(run.history[y])
+        place, values = run.history[x][known], run.history[y][known]
+        look = {"color": f"C{i}" if run.label else color}
+        axes.plot(*history.extremes(place, values), linewidth=0.6, alpha=0.35, **look)
+        axes.plot(*history.extremes(place, history.smooth(values)), linewidth=1.5, label=plain(run.label), **look)
+    if any(run.label for run in runs):
+        axes.legend(frameon=False)

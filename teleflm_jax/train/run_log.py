@@ -103,16 +103,17 @@ def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a file of JSON objects; nothing where there is no file."""
     if not path.exists():
         return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise _damaged(path, number) from error
-        if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
-            raise _damaged(path, number)
-        yield row
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise _damaged(path, number) from error
+            if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
+                raise _damaged(path, number)
+            yield row
 
 
 def keep_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:

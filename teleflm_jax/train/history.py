@@ -1,0 +1,61 @@
+"""A run's logs as columns of numbers: eight bytes a value, so that the millions of steps of a long run are read in one pass."""
+
+import array
+import math
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from teleflm_jax.train.run_log import rows
+
+History = Mapping[str, np.ndarray]
+"""Column of metrics.jsonl -> a number a row; NaN where an older trainer wrote none."""
+
+COLUMNS = ("step", "tokens", "loss", "grad_norm", "data_wait_seconds", "step_seconds", "tokens_per_second", "mfu", "elapsed")
+POINTS = 4_000
+"""Of a drawn curve: more than a screen has columns, and few enough to draw at once."""
+
+_LARGEST = 1e300
+
+
+def read(path: pathlib.Path) -> History:
+    """The columns of metrics.jsonl; empty ones where there is no file.
+
+    Raises:
+        UserError: a line is no row of this log.
+    """
+    columns = {name: array.array("d") for name in COLUMNS}
+    for row in rows(path):
+        for name, column in columns.items():
+            column.append(number(row.get(name)))
+    return {name: np.array(column, np.float64) for name, column in columns.items()}
+
+
+def number(value: object) -> float:
+    """What a log holds as a finite number; NaN for anything else."""
+    return float(value) if isinstance(value, int | float) and -_LARGEST < value < _LARGEST else math.nan
+
+
+def extremes(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """A curve of at most so many points that looks the same: of each stretch of rows its lowest and its highest.
+
+    Every spike stays; what is between them goes.
+    """
+    if len(x) <= points:
+        return x, y
+    starts = np.linspace(0, len(x), points // 2 + 1).astype(int)
+    chosen = [start + place for start, end in zip(starts, starts[1:], strict=False) for place in _ends(y[start:end])]
+    return x[chosen], y[chosen]
+
+
+def _ends(values: np.ndarray) -> list[int]:
+    return sorted((int(values.argmin()), int(values.argmax())))
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean over the last twentieth of the steps so far."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(0, end - np.maximum(1, len(values) // 20))
+    return (sums[end] - sums[start]) / (end - start)

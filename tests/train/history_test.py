@@ -1,0 +1,35 @@
+import math
+
+import numpy as np
+import pytest
+
+from teleflm_jax.train import history, run_log
+
+
+def test_a_curve_of_many_points_keeps_its_spikes_and_its_order():
+    x = np.arange(100_003.0)
+    y = np.sin(x / 9_000)
+    y[[0, 777, 50_000, 100_002]] = [-9, 9, -8, 8]
+    thin_x, thin_y = history.extremes(x, y)
+    assert len(thin_x) <= history.POINTS and {-9, 9, -8, 8} <= set(thin_y)
+    assert (np.diff(thin_x) >= 0).all() and (y[thin_x.astype(int)] == thin_y).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, history.POINTS])
+def test_a_short_curve_stays_as_it_is(rows):
+    x = np.arange(float(rows))
+    assert all((found == x).all() for found in history.extremes(x, x))
+
+
+def test_the_running_mean_spans_the_last_twentieth():
+    assert history.smooth(np.arange(40.0))[[0, 1, 39]] == pytest.approx([0, 0.5, 38.5])
+    assert len(history.smooth(np.array([]))) == 0
+
+
+def test_columns_have_a_number_a_row_or_nan(tmp_path):
+    assert all(len(column) == 0 for column in history.read(tmp_path / run_log.METRICS).values())
+    for row in ({"step": 1, "tokens": 8, "loss": 2.5}, {"step": 2, "loss": "high", "mfu": 1e999}):
+        run_log.append(tmp_path / run_log.METRICS, row)
+    found = history.read(tmp_path / run_log.METRICS)
+    assert found["step"].tolist() == [1, 2] and found["loss"][0] == 2.5
+    assert all(math.isnan(value) for value in (found["loss"][1], found["tokens"][1], found["mfu"][1], found["elapsed"][0]))

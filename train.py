@@ -1,8 +1,11 @@
 """Train a model: `python train.py --gin_file configs/runs/quickstart.gin --workdir runs/quickstart`; the same command again goes on."""
 
 import sys
+import time
 
 from teleflm_jax.cli import options
+
+BEGAN = time.monotonic()
 
 if __name__ == "__main__":
 
@@ -15,7 +18,7 @@ if __name__ == "__main__":
         args = parser.parse_args()
         from teleflm_jax.cli import training  # after parsing, so that --help and mistakes need no jax
 
-        return training.main(args)
+        return training.main(args, BEGAN)
 
     EXAMPLE = "--gin_file configs/runs/quickstart.gin --workdir runs/quickstart"
     sys.exit(options.run_command(main))

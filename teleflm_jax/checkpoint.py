@@ -33,12 +33,21 @@ PARTS = ("model", "optimizer")
 MARKER = "_CHECKPOINT_METADATA"
 """What Orbax writes last into a finished checkpoint; our record lies in it."""
 VERSION = 1
+ASIDE = ".damaged"
+"""In the names of checkpoints that were found damaged."""
 LISTED = 10
 """Differences that an error names."""
 
 
 class Damaged(UserError):
     """A checkpoint that its disk has not kept as it was written."""
+
+    def __init__(self, path: pathlib.Path, reason: str):
+        super().__init__(
+            f"got the damaged checkpoint {path} ({reason}); allowed: a whole one; restore it from a copy, or use another step "
+            "(python -m teleflm_jax checkpoints lists them)"
+        )
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,9 +192,9 @@ def read(folder: pathlib.Path, step: int) -> Record:
     except PermissionError:
         raise
     except FileNotFoundError as error:
-        raise _damaged(path, f"{MARKER} is missing") from error
+        raise Damaged(path, f"{MARKER} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"{MARKER} is not as it was written") from error
+        raise Damaged(path, f"{MARKER} is not as it was written") from error
 
 
 def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any], identity: Mapping[str, Any]) -> tuple[dict[str, Any], Record]:
@@ -210,16 +219,15 @@ def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any], identity
     arrays = _together(path, lambda: _load(path.resolve(), shapes))
     found, _ = checksum.of_tree(arrays)
     if wrong := [name for name, value in found.items() if value != record.arrays[name]["checksum"]]:
-        raise _damaged(path, f"{len(wrong)} array(s) are not as they were saved: {', '.join(wrong[:LISTED])}")
+        raise Damaged(path, f"{len(wrong)} array(s) are not as they were saved: {', '.join(wrong[:LISTED])}")
     return arrays, record
 
 
 def set_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
     """Rename a damaged checkpoint, so that its step is free; nothing is deleted. Returns where it lies now."""
-    path = folder / f"{step}.damaged"
-    number = 2
+    path, number = folder / f"{step}{ASIDE}", 1
     while path.exists():
-        path, number = folder / f"{step}.damaged-{number}", number + 1
+        path, number = folder / f"{step}{ASIDE}-{number + 1}", number + 1
     os.rename(folder / str(step), path)
     return path
 
@@ -236,9 +244,9 @@ def verify(folder: pathlib.Path, step: int) -> Record:
         try:
             found = _sum_of_file(path.resolve(), array, described["is"])
         except (ValueError, OSError) as error:  # TensorStore knows no others
-            raise _damaged(path, f"{array} cannot be read: {_reason(error)}") from error
+            raise Damaged(path, f"{array} cannot be read: {_reason(error)}") from error
         if found != described["checksum"]:
-            raise _damaged(path, f"{array} is not as it was saved")
+            raise Damaged(path, f"{array} is not as it was saved")
     return record
 
 
@@ -250,9 +258,9 @@ def _verify_metadata(path: pathlib.Path, record: Record) -> None:
             json.loads(file.read_text(encoding="utf-8"))
         found = _signature(dict(ocp.checkpointables_metadata(path.resolve()).metadata))
     except Exception as error:  # as in `_together`
-        raise _damaged(path, f"metadata cannot be read: {_reason(error)}") from error
+        raise Damaged(path, f"metadata cannot be read: {_reason(error)}") from error
     if found != {name: kept["is"] for name, kept in record.arrays.items()}:
-        raise _damaged(path, "its metadata tell of other arrays than its record")
+        raise Damaged(path, "its metadata tell of other arrays than its record")
 
 
 def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
@@ -292,12 +300,12 @@ def _together(path: pathlib.Path, read: Any) -> Any:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # Orbax and TensorStore have no common class for what a damaged file makes them raise
-            failure = error if isinstance(error, UserError | PermissionError) else _damaged(path, _reason(error))
+            failure = error if isinstance(error, UserError | PermissionError) else Damaged(path, _reason(error))
     failed = np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None)))
     if failure is not None:
         raise failure
     if failed.size:
-        raise _damaged(path, f"process {', '.join(map(str, failed))} could not read it")
+        raise Damaged(path, f"process {', '.join(map(str, failed))} could not read it")
     return found
 
 
@@ -349,13 +357,6 @@ def _bpb(folder: pathlib.Path, step: int) -> float | None:
         return read(folder, step).bpb
     except Damaged:
         return None
-
-
-def _damaged(path: pathlib.Path, reason: str) -> Damaged:
-    return Damaged(
-        f"got the damaged checkpoint {path} ({reason}); allowed: a whole one; restore it from a copy, or use another step "
-        "(python -m teleflm_jax checkpoints lists them)"
-    )
 
 
 def _reason(error: Exception) -> str:

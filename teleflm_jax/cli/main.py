@@ -21,6 +21,7 @@ COMMANDS = {
     "launch": "teleflm_jax.cli.launch",
     "preflight": "teleflm_jax.cli.preflight",
     "plan": "teleflm_jax.cli.plan",
+    "checkpoints": "teleflm_jax.cli.checkpoints",
     "report": "teleflm_jax.cli.report",
 }
 """Command -> module with `HELP`, `arguments(parser)`, which may also set `parser.epilog` to another example, and `main(args)`."""

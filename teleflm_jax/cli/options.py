@@ -24,7 +24,7 @@ from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import MupConfig
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.tokenizer.config import TokenizerConfig
-from teleflm_jax.train.config import ProfileConfig, TelemetryConfig, TrainConfig
+from teleflm_jax.train.config import GuardConfig, ProfileConfig, TelemetryConfig, TrainConfig
 
 SECTIONS = {
     "model": ModelConfig,
@@ -36,6 +36,7 @@ SECTIONS = {
     "mesh": MeshConfig,
     "train": TrainConfig,
     "evaluation": EvaluationConfig,
+    "guard": GuardConfig,
     "telemetry": TelemetryConfig,
     "profile": ProfileConfig,
 }
@@ -81,6 +82,7 @@ class Run:
     mesh: MeshConfig
     train: TrainConfig | None = None
     evaluation: EvaluationConfig
+    guard: GuardConfig
     telemetry: TelemetryConfig
     profile: ProfileConfig
 

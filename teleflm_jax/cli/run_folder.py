@@ -11,6 +11,7 @@ from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.attention import refuse_absent
+from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.tokenizer import load
 from teleflm_jax.train.state import new_model, weights_of, with_weights
@@ -18,10 +19,10 @@ from teleflm_jax.train.state import new_model, weights_of, with_weights
 TOKENIZER = "tokenizer.json"
 FREE = {
     "model": ("remat", "attention", "loss_chunk_tokens"),
-    "data": ("tokenizer", "packed", "sources", "max_epochs"),
+    "data": ("tokenizer", "packed", "sources", "max_epochs", "proportions", "change_proportions"),
     "train": ("steps", "microbatch_size", "eval_every", "eval_bytes", "checkpoint_every", "keep_last", "keep_every", "keep_best"),
 }
-"""Fields that may change when a run goes on (of the tokenizer its path, not its content)."""
+"""Fields that may change when a run goes on (of the tokenizer its path, not its content; proportions if `change_proportions` says so)."""
 
 
 def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
@@ -45,6 +46,12 @@ def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
                 )
 
 
+def identity(model: ModelConfig, tokenizer: pathlib.Path) -> dict[str, object]:
+    """What a checkpoint's arrays belong to: numbers of the model that no shape shows, and the meaning of its ids."""
+    shape = {f"model.{field.name}": getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in FREE["model"]}
+    return shape | {"tokenizer": load.sha256(str(tokenizer))}
+
+
 def choose_step(folder: pathlib.Path, step: int | None) -> int:
     """The given step, or the newest; raises a `UserError` if there is no such checkpoint."""
     return checkpoint.choose(folder / checkpoint.FOLDER, step)
@@ -65,7 +72,8 @@ def load_model(folder: pathlib.Path, run: options.Run, step: int, place: Callabl
     refuse_absent(run.model)
     refuse_change(folder, {"model": run.model, "mup": run.mup})
     model = jax.eval_shape(lambda: new_model(run.model, mup.at_width(run.mup, run.model.d_model), seed=0))
-    arrays, _ = checkpoint.restore(folder / checkpoint.FOLDER, step, {"model": weights_of(place(model))})
+    belongs = identity(run.model, folder / TOKENIZER)
+    arrays, _ = checkpoint.restore(folder / checkpoint.FOLDER, step, {"model": weights_of(place(model))}, belongs)
     return with_weights(model, arrays["model"])
 
 

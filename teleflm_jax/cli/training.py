@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from sharding import mesh, processes, rules
 from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import options, planning, run_folder
-from teleflm_jax.data import loader
+from teleflm_jax.data import loader, mixture
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents
 from teleflm_jax.model.attention import refuse_absent
@@ -30,12 +30,12 @@ HESITATE = 2.0
 """Seconds."""
 
 
-def main(args: argparse.Namespace) -> int:
-    """Train as the options say; returns the exit code."""
+def main(args: argparse.Namespace, began: float) -> int:
+    """Train as the options say; returns the exit code. `began`: when the process did, by the monotonic clock."""
     if args.dry_run:
         train = functools.partial(_dry_run, args)
     else:
-        train = functools.partial(_train, options.load(args), _folder(args))
+        train = functools.partial(_train, options.load(args), _folder(args), began)
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
     try:
@@ -72,21 +72,22 @@ def _readiness(run: options.Run) -> str:
     return f"ready, {len(run.data.proportions)} domain(s) for {run.train.steps:,} steps"
 
 
-def _open_data(run: options.Run) -> loader.Loader:
+def _open_data(run: options.Run, history: mixture.History = ()) -> loader.Loader:
     return loader.open_run(
         run.data,
         sequence_length=run.model.context_length,
         vocab_size=run.model.vocab_size,
         batch_size=run.train.batch_size,
         steps=run.train.steps,
+        history=history or None,
         verify=jax.process_index() == 0,
     )
 
 
-def _train(run: options.Run, folder: pathlib.Path) -> int:
+def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
     """Train with the other processes, if there are any."""
     layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
-    data = _open_data(run)
+    data = _open_data(run, _mixture_so_far(run, folder))
     evaluate = _evaluator(run, layout)
     _refuse_what_cannot_train(run, width, layout)
     part, parts = mesh.data_share(layout.mesh)
@@ -97,8 +98,15 @@ def _train(run: options.Run, folder: pathlib.Path) -> int:
         optimizer=run.optimizer,
         train=run.train,
         layout=layout,
-        batches=lambda step: data.iterate(step, process=part, num_processes=parts),
+        guard=run.guard,
+        telemetry=run.telemetry,
+        profile=run.profile,
+        batches=lambda step, history: data.under(history).iterate(step, process=part, num_processes=parts),
+        mixture=functools.partial(mixture.go_on, weights=run.data.proportions, change=run.data.change_proportions),
+        records=lambda step, history: data.under(history).origins(step),
         evaluate=evaluate,
+        identity=run_folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity(),
+        began=began,
     )
     first = jax.process_index() == 0
     with _alone_in(folder) if first else contextlib.nullcontext():
@@ -107,6 +115,16 @@ def _train(run: options.Run, folder: pathlib.Path) -> int:
         multihost_utils.sync_global_devices("the run's folder is written")
         _refuse_another_folder(folder, run)
         return loop.train(plan)
+
+
+def _mixture_so_far(run: options.Run, folder: pathlib.Path) -> mixture.History:
+    """The history that the newest readable checkpoint leads to, to check the data against before anything is written."""
+    for number in reversed(checkpoint.steps(folder / checkpoint.FOLDER)):
+        with contextlib.suppress(checkpoint.Damaged):
+            record = checkpoint.read(folder / checkpoint.FOLDER, number)
+            saved = tuple((since, dict(weights)) for since, weights in record.mixture)
+            return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+    return ()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ class DataConfig:
     """Folder with one packed data set per domain: PACKED/<domain>/."""
     proportions: dict[str, float]
     """Domain -> sampling weight; weights are normalised to 1, so the report's percentages stand as printed."""
+    change_proportions: bool = False
+    """Let a run that goes on draw by other proportions than so far, from its next batch on; each domain goes on from where it was."""
     max_epochs: dict[str, float] = dataclasses.field(default_factory=dict)
     """Domain -> how often its records may be drawn at most; a domain not named may be repeated without limit."""
     sources: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -21,6 +21,8 @@ from teleflm_jax.tokenizer import layout, load
 READ_THREADS = 2
 """Threads that make batches ahead of the training step; decoding is a fraction of a millisecond per sequence."""
 BATCHES_AHEAD = 4
+ENDLESS = 2**31 - 1
+"""Batches; more than any run draws."""
 
 Batch = dict[str, np.ndarray]
 """tokens, targets, segments int32 [B, S], weights float32 [B, S]; see docs/architecture.md."""
@@ -41,10 +43,34 @@ class Loader:
     """The training data of one run, checked and open."""
 
     order: mixture.Mixture
+    data: DataConfig
+    manifests: Mapping[str, manifest.Manifest]
     domains: Mapping[str, grain.MapDataset]
     """Encoded records of each domain in the domain's own order: reshuffled every epoch, without end."""
     batch_size: int
-    steps: int
+
+    def under(self, history: mixture.History) -> "Loader":
+        """The same data in another order: under a checkpoint's mixture history."""
+        return dataclasses.replace(self, order=mixture.build(history, batch_size=self.batch_size, seed=self.data.seed))
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint says of the training data, by domain: another text of the same size is not noticed, another size is."""
+        parts = {domain: known.train for domain, known in self.manifests.items()}
+        return {f"data/{domain}": f"{part.records} records of {part.num_bytes} bytes of text" for domain, part in parts.items()}
+
+    def origins(self, step: int) -> list[dict[str, int | str]]:
+        """Where each row of the batch of `step` comes from: domain, epoch, shard and record in it."""
+        chosen, positions = self.order.locate(step, range(self.batch_size))
+        return [self._origin(self.order.domains[domain], position) for domain, position in zip(chosen, positions, strict=True)]
+
+    def _origin(self, domain: str, position: int) -> dict[str, int | str]:
+        part = self.manifests[domain].train
+        record = int(_shuffled(grain.MapDataset.range(part.records), self.data.seed, domain)[position])
+        for shard in part.shards:
+            if record < shard.records:
+                return {"domain": domain, "epoch": position // part.records, "shard": shard.path, "record": record}
+            record -= shard.records
+        raise AssertionError("a manifest's shards hold all of its records")
 
     def batch(self, step: int, *, process: int = 0, num_processes: int = 1) -> Batch:
         """Make one process's rows of the batch of `step`."""
@@ -55,9 +81,12 @@ class Loader:
 
     @contextlib.contextmanager
     def iterate(self, first_step: int = 0, *, process: int = 0, num_processes: int = 1) -> Iterator[Iterator[Batch]]:
-        """Open an iterator over the batches of steps `first_step` to the last, made ahead by threads that end with the context."""
+        """Open an iterator over the batches from `first_step` on, without end, made ahead by threads that end with the context.
+
+        How many a run draws is not known before: an update that is skipped draws one more.
+        """
         self._rows(process, num_processes)
-        made = grain.MapDataset.range(first_step, self.steps).map(
+        made = grain.MapDataset.range(first_step, ENDLESS).map(
             lambda step: self.batch(int(step), process=process, num_processes=num_processes)
         )
         batches = iter(made.to_iter_dataset(grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=BATCHES_AHEAD)))
@@ -75,9 +104,10 @@ class Loader:
         try:
             return records.decode(self.domains[domain][position])
         except RuntimeError as error:  # what the reader raises on a checksum that does not match
+            place = self._origin(domain, position)
             raise UserError(
-                f"got a damaged record in the packed data of {domain} ({error}); allowed: the files that pack wrote; restore them, or run "
-                "`python -m teleflm_jax pack --force`"
+                f"got a damaged record in {place['shard']} (record {place['record']} of the shard: {error}); allowed: the files that pack "
+                "wrote; restore that file from a copy, or run `python -m teleflm_jax pack --force`; then the same command goes on"
             ) from error
 
     def _rows(self, process: int, num_processes: int) -> range:
@@ -134,11 +164,8 @@ def open_run(
     order = mixture.build(history or ((0, dict(data.proportions)),), batch_size=batch_size, seed=data.seed)
     counts = {domain: known.train.records for domain, known in manifests.items()}
     mixture.refuse_exhaustion(order, steps=steps, records=counts, max_epochs=data.max_epochs)
-    domains = {
-        domain: grain.MapDataset.source(_open(known.train)).shuffle(seed=_domain_seed(data.seed, domain))
-        for domain, known in manifests.items()
-    }
-    return Loader(order=order, domains=domains, batch_size=batch_size, steps=steps)
+    domains = {domain: _shuffled(grain.MapDataset.source(_open(known.train)), data.seed, domain) for domain, known in manifests.items()}
+    return Loader(order=order, data=data, manifests=manifests, domains=domains, batch_size=batch_size)
 
 
 def heldout(data: DataConfig, domain: str, *, vocab_size: int) -> Iterator[records.HeldOut]:
@@ -173,6 +200,10 @@ def join(rows: list[records.Record]) -> Batch:
 def _open(part: manifest.Part) -> grain.sources.ArrayRecordDataSource:
     """Make a data set's records accessible; shards are opened as they are needed."""
     return grain.sources.ArrayRecordDataSource([Slice(shard.path, 0, shard.records, shard.records) for shard in part.shards])
+
+
+def _shuffled(records: grain.MapDataset, seed: int, domain: str) -> grain.MapDataset:
+    return records.shuffle(seed=_domain_seed(seed, domain))
 
 
 def _domain_seed(seed: int, domain: str) -> int:

@@ -93,12 +93,28 @@ def build(history: History, *, batch_size: int, seed: int) -> Mixture:
     return Mixture(domains=domains, batch_size=batch_size, offset=offset, phases=tuple(phases))
 
 
-def extend(history: History, step: int, weights: Mapping[str, float]) -> History:
-    """Say that `weights` are in force from `step` on; what an abandoned future said is dropped, and equal weights change nothing."""
-    past = tuple((since, dict(before)) for since, before in history if since <= step)
-    if past and past[-1][1] == dict(weights):
-        return past
-    return (*(entry for entry in past if entry[0] < step), (step, dict(weights)))
+def go_on(history: History, step: int, weights: Mapping[str, float], *, change: bool) -> History:
+    """The history of a run that goes on from data step `step`, with `weights` in force from there on if they are other ones.
+
+    Args:
+        history: of the checkpoint; empty for a fresh run.
+        step: of data.
+        weights: of the configuration.
+        change: whether another mixture than before is meant.
+
+    Raises:
+        UserError: the weights are others than those in force, and a change is not asked for.
+    """
+    if not history:
+        return ((0, dict(weights)),)
+    if dict(history[-1][1]) == dict(weights):
+        return history
+    if not change:
+        raise UserError(
+            f"got data.proportions={dict(weights)}, where the run drew by {dict(history[-1][1])} so far; allowed: the same, or a change on "
+            "purpose; change them back, or add --gin_param 'data.change_proportions = True'"
+        )
+    return (*(entry for entry in history if entry[0] < step), (step, dict(weights)))
 
 
 def refuse_exhaustion(mixture: Mixture, *, steps: int, records: Mapping[str, int], max_epochs: Mapping[str, float]) -> None:

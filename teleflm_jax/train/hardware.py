@@ -44,7 +44,7 @@ def probe(size: int = 1024, times: int = 5) -> float:
     found = []
     for device in jax.local_devices():
         x = jax.device_put(jnp.ones((size, size)), device)
-        found.append(_seconds(product, x, times))
+        found.append(seconds(product, x, times))
     return max(found)
 
 

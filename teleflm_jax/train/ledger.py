@@ -39,7 +39,7 @@ LONGEST_PAUSE = 365 * 86_400.0
 MOVED = 60.0
 """Seconds by which the wall clock and the monotonic one may part in a session without a word."""
 
-_BOOKED = {"compile": "compile", "save": "checkpoint", "saved": "checkpoint", "eval": "validation", "skip": "lost", "rewind": "lost"}
+_BOOKED = {"compile": "compile", "save": "checkpoint", "saved": "checkpoint", "eval": "validation", "skip": "lost", "rewound": "lost"}
 """Event -> category of its `seconds`."""
 
 Event = Mapping[str, Any]
@@ -155,7 +155,7 @@ def account(events: Sequence[Event], kept: History) -> Ledger:
         book["other"] = max(0.0, length - sum(book.values()))
     for i, part in enumerate(parts):
         _charge(booked[:i], sum(_number(event, "lost_seconds") for event in part if event["event"] in BEGINNINGS))
-        _charge(booked[: i + 1], sum(_number(event, "lost_seconds") for event in part if event["event"] == "rewind"))
+        _charge(booked[: i + 1], sum(_number(event, "lost_seconds") for event in part if event["event"] == "rewound"))
     remarks = [remark for i, part in enumerate(parts, start=1) for remark in _moved(part, i)]
     for i in range(1, len(parts)):
         pause = _begin(parts[i]) - _end(parts[i - 1], booked[i - 1])
@@ -224,7 +224,7 @@ def _charge(sessions: Sequence[dict[str, float]], lost: float) -> None:
 
 def _earliest(part: Sequence[Event]) -> float:
     """The step that a session went back to at most, when it began or by a rewind."""
-    return min((_number(event, "step") for event in part if event["event"] in (*BEGINNINGS, "rewind")), default=0.0)
+    return min((_number(event, "step") for event in part if event["event"] in (*BEGINNINGS, "rewound")), default=0.0)
 
 
 def _known(part: Sequence[Event]) -> float:

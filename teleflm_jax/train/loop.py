@@ -96,14 +96,16 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
                 step=counters.updates,
                 seconds=time.monotonic() - plan.began,
                 **lost,
-                previous_elapsed=max((row.get("elapsed", 0.0) for row in log.dropped), default=None),
+                previous_elapsed=log.dropped[-1].get("elapsed") if log.dropped else None,
                 devices=jax.device_count(),
                 peak_flops=parts.peak.flops,
                 peak_source=parts.peak.source,
             )
         for step, reason in beginning.set_aside:
             log.event("damaged", step=step, reason=reason)
-            parts.say(f"{reason.partition(';')[0]}; it was renamed, and the run goes on from step {counters.updates}")
+            parts.say(
+                f"the checkpoint of step {step} is damaged ({reason}); it was set aside, and the run goes on from step {counters.updates}"
+            )
         if beginning.mixture and history != beginning.mixture:
             log.event("mixture", step=counters.updates, data_step=counters.data_step, proportions=dict(history[-1][1]))
             parts.say(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")

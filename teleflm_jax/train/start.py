@@ -38,7 +38,7 @@ class Beginning:
     rewinds: int = 0
     """How often the run has gone back to this very checkpoint."""
     set_aside: tuple[tuple[int, str], ...] = ()
-    """Damaged checkpoints that were newer: step, and what was wrong."""
+    """Damaged checkpoints that were newer: step, and what is wrong with it."""
 
 
 def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
@@ -73,7 +73,7 @@ def begin(
         try:
             arrays, record = checkpoint.restore(checkpoints, step, to_arrays(logical), identity)
         except checkpoint.Damaged as error:
-            damaged.append((step, str(error)))
+            damaged.append((step, error.reason))
             continue
         _set_aside(checkpoints, [number for number, _ in damaged])
         rewinds, data_step = _rewinds(folder, step)
@@ -86,7 +86,7 @@ def begin(
         )
     if damaged:
         raise UserError(
-            f"got no sound checkpoint in {checkpoints}: {'; '.join(text.partition(';')[0] for _, text in damaged)}; allowed: at least one; "
+            f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; allowed: one or more; "
             "restore one from a copy, or start a new run in another --workdir; nothing was changed"
         )
     rewinds, data_step = _rewinds(folder, 0)

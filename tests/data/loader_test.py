@@ -54,8 +54,7 @@ def test_a_process_opens_only_the_shards_of_its_own_rows(copy, tmp_path):
 def test_iterating_from_any_step_equals_random_access(packed, first):
     run, again = open_run(packed), open_run(packed)
     with run.iterate(first, process=1, num_processes=2) as batches:
-        made = list(batches)
-    assert len(made) == STEPS - first
+        made = [next(batches) for _ in range(5)]
     for step, batch in enumerate(made, first):
         assert same(batch, again.batch(step, process=1, num_processes=2))
 

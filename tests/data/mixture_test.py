@@ -105,14 +105,15 @@ def test_the_order_of_names_in_a_configuration_does_not_matter():
     assert list(draws(forth, 0, 50)) == list(draws(back, 0, 50))
 
 
-def test_extend_keeps_drops_and_adds():
+def test_a_mixture_changes_on_purpose_alone():
     a, b = {"x": 1.0}, {"x": 1.0, "y": 1.0}
-    assert mixture.extend((), 0, a) == ((0, a),)
-    assert mixture.extend(((0, a),), 50, a) == ((0, a),)
-    assert mixture.extend(((0, a),), 50, b) == ((0, a), (50, b))
-    assert mixture.extend(((0, a), (50, b)), 50, a) == ((0, a), (50, a))
-    assert mixture.extend(((0, a), (50, b)), 20, a) == ((0, a),)
-    assert mixture.extend(((0, a),), 0, b) == ((0, b),)
+    assert mixture.go_on((), 0, a, change=False) == ((0, a),)
+    assert mixture.go_on(((0, a),), 50, a, change=True) == ((0, a),)
+    assert mixture.go_on(((0, a),), 50, b, change=True) == ((0, a), (50, b))
+    assert mixture.go_on(((0, a), (50, b)), 50, a, change=True) == ((0, a), (50, a))
+    assert mixture.go_on(((0, a),), 0, b, change=True) == ((0, b),)
+    with pytest.raises(UserError, match="data.change_proportions = True"):
+        mixture.go_on(((0, a),), 50, b, change=False)
 
 
 def test_a_domain_that_would_run_out_is_named_with_step_and_remedy():

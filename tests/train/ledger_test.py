@@ -77,7 +77,7 @@ class Trainer:
 
     def rewind(self):
         lost, _ = self.drop()
-        self.event("rewind", step=self.saved[-1], seconds=self.spend("lost", 9), reason="spike", **lost)
+        self.event("rewound", step=self.saved[-1], seconds=self.spend("lost", 9), reason="spike", **lost)
 
     def evaluate(self):
         self.event("eval", step=len(self.rows), seconds=self.spend("validation", 20))

@@ -23,9 +23,9 @@ GRACE_SECONDS = 10
 HOLD_SECONDS = 0.5
 LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals at which a process saves and leaves, and at a second one leaves at once; SIGUSR1 is what Slurm's `--signal` sends."""
-GOES_ON = "the same command goes on from the newest checkpoint"
 PASSED_ON = (*LEAVE, signal.SIGUSR2)
 """SIGUSR2 asks for a profile."""
+GOES_ON = "the same command goes on from the newest checkpoint"
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -97,8 +97,7 @@ def _environments(count: int, environment: dict[str, str]) -> list[dict[str, str
 def _run(command: list[str], environments: list[dict[str, str]]) -> int:
     """Start the processes, pass signals on, and see all of them to their end."""
     started: list[subprocess.Popen] = []
-    asked: list[float] = []
-    """When signals to leave came."""
+    asked: list[float] = []  # when signals to leave came
 
     def pass_on(number: int, _) -> None:
         if number in LEAVE:
@@ -116,8 +115,7 @@ def _run(command: list[str], environments: list[dict[str, str]]) -> int:
     echoes = [threading.Thread(target=_echo, args=(index, process, failed), daemon=True) for index, process in enumerate(started)]
     for echo in echoes:
         echo.start()
-    for number in PASSED_ON:
-        signal.signal(number, pass_on)
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     cause, deadline = None, math.inf
     while any(process.poll() is None for process in started):
         if cause is None and (cause := _failure([process.poll() for process in started])):
@@ -133,6 +131,8 @@ def _run(command: list[str], environments: list[dict[str, str]]) -> int:
         time.sleep(0.05)
     for echo in echoes:
         echo.join(timeout=2 * HOLD_SECONDS)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     codes = [process.returncode for process in started]
     cause = cause or _failure(codes)
     if cause is None:

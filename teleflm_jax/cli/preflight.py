@@ -1,6 +1,7 @@
 """`preflight`: measure every process of a run before it starts, and name those that would hold up the others."""
 
 import argparse
+import functools
 import math
 import os
 import sys
@@ -35,7 +36,7 @@ def add_tolerance(parser: argparse.ArgumentParser):
         TOLERANCE,
         type=float,
         metavar="PART",
-        help="of the median over all: what is slower stops the run; default: 0.85 on GPUs, 0.5 on CPUs",
+        help="of the median over all: what is slower stops the run; default: 0.85 on GPUs, 0.3 on CPUs",
     )
 
 
@@ -50,10 +51,9 @@ def main(args: argparse.Namespace) -> int:
     refuse_tolerance(args)
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
+    measure = functools.partial(_measure, args.preflight_tolerance)
     try:
-        return _measure(args.preflight_tolerance)
-    except UserError:  # all processes say the same
-        raise
+        return processes.leave(options.run_command(measure, processes.NOTICE_SECONDS * (place is not None and place.index > 0)), place)
     except BaseException:
         if place is not None:
             traceback.print_exc()

@@ -41,7 +41,7 @@ class Sizes:
 
 GPU = Sizes(dtype="bfloat16", width=8192, repeats=32, memory=1 << 30, message=1 << 28, times=8, tolerance=0.85)
 """Healthy GPUs of one kind differ by less than 10 %."""
-CPU = Sizes(dtype="float32", width=512, repeats=4, memory=1 << 25, message=1 << 21, times=40, tolerance=0.5)
+CPU = Sizes(dtype="float32", width=512, repeats=4, memory=1 << 25, message=1 << 21, times=40, tolerance=0.3)
 """Processes on one machine take its cores from each other, so that only a large difference says something; short, as their turns are."""
 
 

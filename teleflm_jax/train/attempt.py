@@ -155,14 +155,16 @@ class Attempt:
             self._probe()
         if saving or evaluating or stopping:
             self.parts.dog.expect(f"taking checksums after step {done}", self._patience())
+            began = time.monotonic()
             arrays = to_arrays(self.parts.to_logical(state))
             sums, finite = checksum.of_tree(arrays)
             if not finite:
                 self._go_back("weights or optimizer state are not finite", skip_data=True)
+            taken = time.monotonic() - began
             bpb = self._evaluate(state) if evaluating else None
             best = bpb is not None and self.checkpoints.is_among_the_best(bpb)
             if (saving or stopping or best) and not self.checkpoints.holds(done):
-                self._save(arrays, sums, bpb)
+                self._save(arrays, sums, bpb, taken)
         if stopping and not last:
             self.parts.dog.expect(f"writing the checkpoint of step {done}", self._patience())
             self.checkpoints.wait()
@@ -362,8 +364,8 @@ class Attempt:
         self.parts.say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("bpb")))
         return figures.get("bpb")
 
-    def _save(self, arrays: Mapping[str, Any], sums: Mapping[str, int], bpb: float | None) -> None:
-        """Begin to write a checkpoint."""
+    def _save(self, arrays: Mapping[str, Any], sums: Mapping[str, int], bpb: float | None, taken: float) -> None:
+        """Begin to write a checkpoint, whose checksums have taken some seconds."""
         step = self.counters.updates
         self.parts.dog.expect(f"beginning to save step {step}", self._patience())
         began = time.monotonic()
@@ -371,7 +373,7 @@ class Attempt:
         record = checkpoint.Record(counters=counters, mixture=history, identity=self.plan.identity, bpb=bpb)
         self.checkpoints.save(step, arrays, record, sums)
         self.saved = True
-        self.log.event("save", step=step, seconds=time.monotonic() - began)
+        self.log.event("save", step=step, seconds=taken + time.monotonic() - began)
 
     def _finish(self) -> None:
         """Wait for the last save, draw the curves, close the ledger."""

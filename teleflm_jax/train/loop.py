@@ -13,9 +13,9 @@ from teleflm_jax import checkpoint
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.train import diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.attempt import DIVERGED, DONE, STOPPED, Attempt, GaveUp, Parts, Plan, Rewind
+from teleflm_jax.train.attempt import DIVERGED, DONE, STOPPED, Attempt, Evaluator, GaveUp, Parts, Plan, Rewind
 
-__all__ = ["DIVERGED", "DONE", "STOPPED", "Plan", "train"]
+__all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
 
 HOST_NAME_BYTES = 64
 

@@ -86,8 +86,8 @@ def begin(
         )
     if damaged:
         raise UserError(
-            f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; allowed: one or more; "
-            "restore one from a copy, or start a new run in another --workdir; nothing was changed"
+            f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; "
+            "allowed: one that is whole; restore one from a copy, or start a new run in another --workdir; nothing was changed"
         )
     rewinds, data_step = _rewinds(folder, 0)
     fresh = _fresh(model, mup, optimizer, train, layout, logical, identity)

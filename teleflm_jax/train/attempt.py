@@ -115,6 +115,8 @@ class Attempt:
     """Update at which a rise was last told."""
     saved: bool = False
     """Whether a checkpoint was saved on this way."""
+    waits: list[np.ndarray] = dataclasses.field(default_factory=list)
+    """Of each device's process for data, in seconds, at the steps since the last probe."""
     slow: dict[int, int] = dataclasses.field(default_factory=dict)
     """Process -> probes in a row at which it was slow."""
     drawn: int = 0
@@ -231,6 +233,7 @@ class Attempt:
             self._skip(pending, state, loss, norm, seconds)
             return bool(words[:, 0].any())
         self.skipped = 0
+        self.waits.append(words[:, 1])
         self.taken = [*self.taken, seconds][-RECENT:]
         rates = pending["rates"][known.updates - pending["base"]]
         speed = self.plan.train.batch_size * self.plan.model.context_length / seconds

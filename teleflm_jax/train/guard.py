@@ -16,6 +16,8 @@ WINDOW = 200
 """Steps that are looked back on."""
 ENOUGH = 50
 """Steps before anything is judged."""
+STARVED = 0.1
+"""Part of a step."""
 SPIKE, RISE = "spike", "rise"
 """Names of events."""
 SIGMA = 1.4826
@@ -86,6 +88,17 @@ def slow(config: GuardConfig, seconds: np.ndarray) -> dict[int, float]:
     """Processes whose probe took much longer than the median, and how many times as long; `seconds` has one of each process."""
     usual = float(np.median(seconds))
     return {process: float(taken / usual) for process, taken in enumerate(seconds) if usual > 0 and taken > config.slow_ratio * usual}
+
+
+def starved(waits: np.ndarray, processes: np.ndarray, step_seconds: float) -> list[int]:
+    """Processes that wait for their data for a tenth of a step or more, and all others with them.
+
+    Args:
+        waits: mean seconds a step, of each device's process.
+        processes: of each device.
+        step_seconds: that a step takes.
+    """
+    return sorted(set(map(int, processes[waits > STARVED * step_seconds])))
 
 
 def hang_limit(config: GuardConfig, recent: Sequence[float]) -> float:

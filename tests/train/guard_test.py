@@ -72,6 +72,11 @@ def test_slow_is_measured_against_the_median():
     assert guard.slow(CONFIG, np.array([1.0])) == {}
 
 
+def test_a_process_that_waits_for_its_data_is_named():
+    assert guard.starved(np.array([0.0, 0.0, 0.3, 0.3, 0.1, 0.1]), PROCESSES, 2.0) == [1]
+    assert guard.starved(np.array([0.0, 0.01]), np.arange(2), 1.0) == []
+
+
 def test_the_limit_of_a_step_is_learnt_and_never_below_the_floor():
     assert guard.hang_limit(CONFIG, []) == CONFIG.hang_other_seconds
     assert guard.hang_limit(CONFIG, [1.0] * 50) == CONFIG.hang_floor_seconds

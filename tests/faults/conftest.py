@@ -33,13 +33,16 @@ def whole(small):
 
 @pytest.fixture(scope="session")
 def half(small):
-    """Folder of a run of so many processes that was stopped at step 30, to be copied."""
+    """Folder of a run of so many processes that was stopped half way, to be copied."""
     made = {}
 
     def folder(processes: int):
         if processes not in made:
             made[processes] = small.root / f"half-{processes}"
-            small.run(made[processes], processes, "train.steps = 30")
+            process = small.start(made[processes], processes)
+            assert commands.until(process, lambda: commands.num_rows(made[processes]) >= commands.STEPS // 2), process.communicate()
+            process.terminate()
+            commands.ended(process, 75)
         return made[processes]
 
     return folder

@@ -111,7 +111,7 @@ class Attempt:
     """Seconds of recent steps."""
     skipped: int = 0
     """Updates in a row, up to now."""
-    risen: int = 0
+    risen: float = -math.inf
     """Update at which a rise was last told."""
     saved: bool = False
     """Whether a checkpoint was saved on this way."""

@@ -36,11 +36,16 @@ def orders(layout: rules.Layout, updates: int, words=(0, 0), check: bool = False
     return train_step.orders(layout, rates={role: (rate, rate) for role, rate in RATES.items()}, updates=updates, words=words, check=check)
 
 
-def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) -> tuple[list, TrainState]:
-    layout, optimizer = layout_of(devices), update_rule.make(OptimizerConfig(), RULES)
+def begin(layout: rules.Layout, microbatch_size: int, config=tiny.CONFIG):
+    optimizer = update_rule.make(OptimizerConfig(), RULES)
     build = lambda: layout.physical(new_state(config, RULES, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
-    step = train_step.make(optimizer, layout, microbatch_size)
+    return state, train_step.make(optimizer, layout, microbatch_size)
+
+
+def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) -> tuple[list, TrainState]:
+    layout = layout_of(devices)
+    state, step = begin(layout, microbatch_size, config)
     figures = []
     for seed in range(steps):
         state, out = step(state, layout.place_batch(batch(seed), 8), orders(layout, seed, words=(seed, 1)))
@@ -105,3 +110,30 @@ def test_a_batch_that_does_not_fit_says_what_does():
         rules.microbatch(10, 0, layout_of(8))
     with pytest.raises(UserError, match="microbatch_size=3; allowed: a divisor of the 4"):
         rules.microbatch(8, 3, layout_of(2))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_leaves_weights_moments_and_count_as_they_were(value):
+    layout = layout_of(2)
+    state, step = begin(layout, 2)
+    state, _ = step(state, layout.place_batch(batch(), 8), orders(layout, 0))
+    before = [np.array(x) for x in jax.tree.leaves(state)]
+    broken = batch(1)
+    broken["weights"][1, 3] = value
+    state, figures = step(state, layout.place_batch(broken, 8), orders(layout, 1))
+    assert not np.isfinite(float(figures["loss"])) and np.any(jax.tree.leaves(figures["bad"])[0])
+    for old, new in zip(before, jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(old, np.asarray(new))
+
+
+def test_the_rate_follows_the_updates_that_were_done():
+    layout = layout_of(1)
+    state, step = begin(layout, 8)
+    rising = {role: (0.0, rate) for role, rate in RATES.items()}
+    given = train_step.orders(layout, rates=rising, updates=0, words=(0, 0), check=False)
+    start = [np.array(x) for x in jax.tree.leaves(state.model)]
+    state, _ = step(state, layout.place_batch(batch(), 8), given)
+    for old, new in zip(start, jax.tree.leaves(state.model), strict=True):
+        np.testing.assert_array_equal(old, np.asarray(new))
+    state, _ = step(state, layout.place_batch(batch(1), 8), given)  # the host still knows of none, the state of one
+    assert all((old != np.asarray(new)).any() for old, new in zip(start, jax.tree.leaves(state.model), strict=True))

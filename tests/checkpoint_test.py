@@ -1,0 +1,153 @@
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teleflm_jax import checkpoint, checksum
+from teleflm_jax.cli import main as commands
+from teleflm_jax.errors import UserError
+
+IDENTITY = {"model.num_heads": 4, "tokenizer": "abc"}
+KEEP = checkpoint.Retention(last=9, every=0, best=0)
+
+
+def arrays(seed: int = 0) -> dict:
+    weights = {"blocks": {"query": jax.random.normal(jax.random.key(seed), (2, 24, 24))}, "gain": jnp.ones(7)}
+    return {"model": weights, "optimizer": {"count": jnp.int32(seed), "mu": jax.tree.map(jnp.zeros_like, weights)}}
+
+
+def save(folder: pathlib.Path, *steps: int, retention=KEEP, bpbs=()) -> None:
+    with checkpoint.writer(folder, retention) as writer:
+        for step, bpb in zip(steps, bpbs or [None] * len(steps), strict=True):
+            record = checkpoint.Record(counters={"updates": step, "tokens": 10 * step}, identity=IDENTITY, bpb=bpb)
+            writer.save(step, arrays(step), record, checksum.of_tree(arrays(step))[0])
+
+
+def shapes(tree=None) -> dict:
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree or arrays())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    save(folder, 3, 6)
+    return folder
+
+
+def test_what_was_saved_comes_back(saved):
+    assert checkpoint.steps(saved) == [3, 6]
+    found, record = checkpoint.restore(saved, 6, shapes(), IDENTITY)
+    jax.tree.map(np.testing.assert_array_equal, found, arrays(6))
+    assert record.counters == {"updates": 6, "tokens": 60} and record.identity == IDENTITY
+    assert checkpoint.verify(saved, 6).counters == record.counters
+    part, _ = checkpoint.restore(saved, 3, {"model": shapes()["model"]}, {})
+    jax.tree.map(np.testing.assert_array_equal, part, {"model": arrays(3)["model"]})
+
+
+def damages(path: pathlib.Path):
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    yield "truncated", lambda: path.write_bytes(whole[: len(whole) // 2])
+    yield "flipped", lambda: path.write_bytes(bytes(flipped))
+    yield "removed", path.unlink
+
+
+def test_whatever_is_damaged_is_noticed_or_has_done_no_harm(saved, tmp_path):
+    """Every file of a checkpoint, in three ways; arrays, record and what Orbax needs to find them must be noticed."""
+    noticed = set()
+    folder = tmp_path / "checkpoints"
+    names = sorted(path.relative_to(saved) for path in (saved / "6").rglob("*") if path.is_file())
+    for name in names:
+        for how in range(3):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(saved, folder)
+            kind, damage = list(damages(folder / name))[how]
+            damage()
+            try:
+                found, _ = checkpoint.restore(folder, 6, shapes(), IDENTITY)
+            except checkpoint.Damaged as error:
+                assert str(folder / "6") in str(error) and error.reason
+                noticed.add((name.name if "d" not in name.parts else "data", kind))
+            else:
+                jax.tree.map(np.testing.assert_array_equal, found, arrays(6))
+            jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(folder, 3, shapes(), IDENTITY)[0], arrays(3))
+    for file in (checkpoint.MARKER, "_METADATA", "manifest.ocdbt", "data"):
+        assert {(file, kind) for kind in ("truncated", "flipped", "removed")} <= noticed
+    assert len(names) > 12
+
+
+def test_a_flipped_bit_in_an_array_is_named_by_restore_and_by_verify(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    data = max((folder / "6" / "model").rglob("d/*"), key=lambda file: file.stat().st_size)
+    whole = bytearray(data.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    data.write_bytes(whole)
+    with pytest.raises(checkpoint.Damaged, match="model/blocks/query"):
+        checkpoint.restore(folder, 6, shapes(), IDENTITY)
+    with pytest.raises(checkpoint.Damaged, match="model/blocks/query"):
+        checkpoint.verify(folder, 6)
+    checkpoint.restore(folder, 6, {"optimizer": shapes()["optimizer"]}, IDENTITY)
+
+
+def test_a_record_that_was_edited_breaks_its_seal(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    marker = folder / "6" / checkpoint.MARKER
+    content = json.loads(marker.read_text())
+    content["custom_metadata"]["record"]["counters"]["tokens"] = 61
+    marker.write_text(json.dumps(content))
+    with pytest.raises(checkpoint.Damaged, match="not as it was written"):
+        checkpoint.read(folder, 6)
+
+
+def test_differences_are_all_found_and_ten_are_named(saved):
+    wanted = shapes()
+    wanted["model"]["gain"] = shapes({"x": jnp.ones(8)})["x"]
+    wanted["model"]["more"] = {f"w{i:02}": wanted["model"]["gain"] for i in range(12)}
+    with pytest.raises(
+        UserError, match=r"model/gain is float32\[7\] there and float32\[8\] here; model/more/w00 is absent there.* and 3 more"
+    ):
+        checkpoint.restore(saved, 6, wanted, IDENTITY)
+    with pytest.raises(UserError, match="model.num_heads is 4 there and 8 here"):
+        checkpoint.restore(saved, 6, shapes(), IDENTITY | {"model.num_heads": 8})
+    fewer = shapes()
+    del fewer["optimizer"]["mu"]
+    with pytest.raises(UserError, match="optimizer/mu/gain is .* there and absent here"):
+        checkpoint.restore(saved, 6, fewer, IDENTITY)
+
+
+def test_retention_keeps_the_last_the_best_and_the_multiples(tmp_path):
+    bpbs = [5.0, 1.0, 4.0, None, 2.0, 3.0]
+    save(tmp_path / "c", 10, 20, 30, 40, 50, 60, retention=checkpoint.Retention(last=1, every=30, best=2), bpbs=bpbs)
+    assert checkpoint.steps(tmp_path / "c") == [20, 30, 50, 60]
+
+
+def test_a_damaged_checkpoint_frees_its_step_and_is_not_deleted(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    before = sorted(path.name for path in (folder / "6").iterdir())
+    assert checkpoint.set_aside(folder, 6).name == "6.damaged"
+    save(folder, 6)
+    assert checkpoint.set_aside(folder, 6).name == "6.damaged-2"
+    assert checkpoint.steps(folder) == [3] and sorted(path.name for path in (folder / "6.damaged").iterdir()) == before
+
+
+def test_the_command_lists_and_verifies(saved, tmp_path, capsys):
+    assert commands.main(["checkpoints", str(saved.parent), "--verify"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("sound: every array") == 2 and "60" in printed
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    (folder / "6" / "model" / "manifest.ocdbt").write_bytes(b"")
+    assert commands.main(["checkpoints", str(tmp_path)]) == 0
+    assert commands.main(["checkpoints", str(tmp_path), "--verify"]) == 1
+    assert "damaged: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="without checkpoints/"):
+        commands.main(["checkpoints", str(tmp_path / "nowhere")])

@@ -1,5 +1,6 @@
 """Starting, watching and killing real runs of `train.py`, of one process or of several."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -56,7 +57,11 @@ class Job:
 def ended(process: subprocess.Popen, code: int) -> str:
     """Wait for a process, which must leave with this code and leave nobody behind; returns its stderr."""
     started = members(process)
-    out, err = process.communicate(timeout=HANGING)
+    try:
+        out, err = process.communicate(timeout=HANGING)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
     assert process.returncode == code, (process.returncode, out, err)
     assert not any(map(alive, started))
     return err
@@ -92,7 +97,8 @@ def alive(pid: int) -> bool:
 def kill(process: subprocess.Popen) -> None:
     """All of it, with -9."""
     for pid in members(process):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=HANGING)
 
 
@@ -102,7 +108,9 @@ def until(process: subprocess.Popen, happened: Callable[[], bool]) -> bool:
     while not happened():
         if process.poll() is not None:
             return False
-        assert time.monotonic() < deadline, "it does not happen"
+        if time.monotonic() > deadline:
+            kill(process)
+            raise AssertionError("it does not happen")
         time.sleep(0.001)
     return True
 

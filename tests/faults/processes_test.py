@@ -22,7 +22,7 @@ def under_way(small, folder: pathlib.Path, *more):
 
 
 def test_a_process_that_is_stopped_ends_all_with_70_after_the_stacks_are_written(small, whole, tmp_path, happened):
-    hanging = ("guard.hang_floor_seconds = 5", "guard.hang_factor = 1")
+    hanging = ("guard.hang_floor_seconds = 5", "guard.hang_factor = 1", "guard.hang_other_seconds = 60")
     process = under_way(small, tmp_path / "run", *hanging)
     stopped = commands.workers(process)[1]
     os.kill(stopped, signal.SIGSTOP)
@@ -35,7 +35,7 @@ def test_a_process_that_is_stopped_ends_all_with_70_after_the_stacks_are_written
     )
     (hung,) = [line for line in said.splitlines() if line.startswith("process 0 hangs: ")]
     (stacks,) = (tmp_path / "run" / "hangs").iterdir()
-    assert str(stacks) in hung and "waiting for the collectives over data 2 of step " in hung and "attempt.py" in stacks.read_text()
+    assert str(stacks) in hung and "attempt.py" in stacks.read_text()
     commands.sound(tmp_path / "run")
     small.run(tmp_path / "run", 2, *hanging)
     commands.assert_same_run(tmp_path / "run", whole(2))
@@ -67,11 +67,9 @@ def test_a_signal_to_one_saves_all_and_a_second_one_leaves_at_once(small, whole,
     assert commands.until(process, lambda: commands.count(folder, "compile") > 1), process.communicate()
     before = commands.sound(folder)[-1]
     worker = commands.workers(process)[1]
-    os.kill(worker, number)
-    os.kill(worker, number)  # may be merged with the first
-    time.sleep(0.01)
-    if commands.alive(worker):
+    while commands.alive(worker):  # those that come before the first is heard count as one
         os.kill(worker, number)
+        time.sleep(0.02)
     said = commands.ended(process, 128 + number)
     assert "a second signal: leaving at once; the same command goes on from the newest checkpoint" in said
     assert commands.sound(folder)[-1] >= before
@@ -116,7 +114,9 @@ def test_the_one_that_never_comes_is_named(small, tmp_path, happened):
     place = ["--coordinator", f"localhost:{port}", "--num_processes", 3]
     command = ["train.py", "--gin_file", small.gin, "--workdir", tmp_path / "run", *place, "--process_id"]
     both = [small.python(*command, i, TELEFLM_START_TIMEOUT="5") for i in (0, 2)]
-    first, other = (commands.one_line(commands.ended(process, 70)) for process in both)
-    assert "got 2 of 3 processes after 5 s; missing: process 1; allowed: all of them" in first and "missing: process 1" in other
+    first, other = (commands.ended(process, 70) for process in both)
+    first = commands.one_line(first)
+    assert other.startswith("error: process 0 ended the start: got 2 of 3 processes") and other.count("\n") == 1
+    assert "got 2 of 3 processes after 5 s; missing: process 1; allowed: all of them" in first
     assert not (tmp_path / "run").exists()
     happened("1 of 3 processes never comes", f"`{first}`", 70, "none yet")

@@ -27,7 +27,7 @@ from teleflm_jax.train.state import Counters, TrainState, to_arrays
 
 DONE, DIVERGED, STOPPED = 0, 3, 75
 """Exit codes of a run."""
-SLOW_PROBES = 3
+LATE_PROBES = 3
 """In a row, before a process is called slow."""
 RECENT = 50
 """Steps from which the watchdog learns how long one takes."""
@@ -115,7 +115,9 @@ class Attempt:
     """Update at which a rise was last told."""
     saved: bool = False
     """Whether a checkpoint was saved on this way."""
-    slow: dict[int, int] = dataclasses.field(default_factory=dict)
+    waits: list[np.ndarray] = dataclasses.field(default_factory=list)
+    """Of each device's process for data, in seconds, at the steps since the last probe."""
+    late: dict[int, int] = dataclasses.field(default_factory=dict)
     """Process -> probes in a row at which it was slow."""
     drawn: int = 0
     """Batches, those under way included."""
@@ -181,7 +183,7 @@ class Attempt:
         one and nothing waits for it.
         """
         plan, known = self.plan, self.counters
-        self.parts.dog.expect(f"waiting for the data of step {expected}", self._patience())
+        self.parts.dog.expect(f"waiting for the data of step {expected}", guard.hang_limit(plan.guard, self.taken))
         began = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - began
@@ -202,15 +204,14 @@ class Attempt:
         placed = plan.layout.place_batch(batch, plan.train.batch_size)
         if _due(expected, plan.guard.recompute_every):
             self._recompute(state, placed)
-        if not self.compiled:
-            self.parts.dog.expect("compiling the training step", self._patience())
+        doing = f"{_joint(plan.layout)} of step {expected - ahead}" if self.compiled else "compiling the training step"
+        self.parts.dog.expect(doing, guard.hang_limit(plan.guard, self.taken))
         began = time.monotonic()
         state, figures = self.parts.step(state, placed, orders)
         if not self.compiled:
             self.compiled, now = True, time.monotonic()
             self.log.event("compile", step=known.updates, seconds=now - began)
             self.mark = now - waited
-        self.parts.dog.expect(f"{_joint(plan.layout)} of step {expected - ahead}", guard.hang_limit(plan.guard, self.taken))
         self.drawn += 1
         asked = {"batch": placed, "base": known.updates, "rates": rates, "step_tokens": tokens, "data_wait_seconds": waited}
         return state, figures | asked
@@ -231,6 +232,7 @@ class Attempt:
             self._skip(pending, state, loss, norm, seconds)
             return bool(words[:, 0].any())
         self.skipped = 0
+        self.waits.append(words[:, 1])
         self.taken = [*self.taken, seconds][-RECENT:]
         rates = pending["rates"][known.updates - pending["base"]]
         speed = self.plan.train.batch_size * self.plan.model.context_length / seconds
@@ -289,10 +291,7 @@ class Attempt:
             return
         self.log.event(verdict.event, step=step, **verdict.figures)
         if verdict.event == guard.RISE:
-            self.risen = step
-            figures = verdict.figures
-            told = f"loss {figures['usual_loss']:.3f} -> {figures['loss']:.3f} and gradient norm {figures['usual_grad_norm']:.3f} -> "
-            told = f"step {step}: a sustained rise, {told}{figures['grad_norm']:.3f}"
+            self.risen, told = step, f"step {step}: {verdict.text}"
             if self.plan.guard.rewind_on_rise:
                 self._go_back(told, skip_data=True)
             self.parts.say(f"{told}; guard.rewind_on_rise = True would go back and skip the data since the newest checkpoint")
@@ -321,13 +320,12 @@ class Attempt:
         """Measure every process's device, and name those that are slow at three probes in a row."""
         self.parts.dog.expect("measuring the devices", self._patience())
         seconds = np.asarray(multihost_utils.process_allgather(np.float32(hardware.probe()))).reshape(-1)
-        found = guard.slow(self.plan.guard, seconds)
-        self.slow = {process: self.slow.get(process, 0) + 1 for process in found}
-        for process in (process for process, times in self.slow.items() if times == SLOW_PROBES):
-            self.log.event("slow", step=self.counters.updates, process=process, host=self.parts.hosts[process], times=found[process])
-            self.parts.say(
-                f"process {process} ({self.parts.hosts[process]}) is slow: its devices take {found[process]:.2f} times the median"
-            )
+        waits = np.mean(self.waits, axis=0)[np.unique(self.plan.layout.processes(), return_index=True)[1]]
+        found = guard.late(self.plan.guard, seconds, waits, float(np.median(self.taken)))
+        self.waits, self.late = [], {process: self.late.get(process, 0) + 1 for process in found}
+        for process in (process for process, times in self.late.items() if times == LATE_PROBES):
+            self.log.event("slow", step=self.counters.updates, process=process, host=self.parts.hosts[process], why=found[process])
+            self.parts.say(f"process {process} ({self.parts.hosts[process]}) is slow: {found[process]}")
 
     def _is_due_for_evaluation(self, step: int) -> bool:
         """Whether the held-out sets are measured after a step."""
@@ -362,7 +360,8 @@ class Attempt:
         self._draw()
         self.log.event("eval", step=step, seconds=time.monotonic() - began)
         self.parts.say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("bpb")))
-        return figures.get("bpb")
+        bpb = figures.get("bpb", math.nan)
+        return bpb if math.isfinite(bpb) else None
 
     def _save(self, arrays: Mapping[str, Any], sums: Mapping[str, int], bpb: float | None, taken: float) -> None:
         """Begin to write a checkpoint, whose checksums have taken some seconds."""

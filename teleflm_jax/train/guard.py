@@ -16,6 +16,8 @@ WINDOW = 200
 """Steps that are looked back on."""
 ENOUGH = 50
 """Steps before anything is judged."""
+STARVED = 0.1
+"""Part of a step."""
 SPIKE, RISE = "spike", "rise"
 """Names of events."""
 SIGMA = 1.4826
@@ -41,6 +43,13 @@ class Verdict:
     event: str
     """SPIKE or RISE."""
     figures: Mapping[str, float | str]
+
+    @property
+    def text(self) -> str:
+        """The figures in words."""
+        loss, usual_loss, norm, usual_norm = (self.figures[name] for name in ("loss", "usual_loss", "grad_norm", "usual_grad_norm"))
+        kind = "a sustained rise" if self.event == RISE else "a spike"
+        return f"{kind}, loss {usual_loss:.3f} -> {loss:.3f} and gradient norm {usual_norm:.3f} -> {norm:.3f}"
 
 
 def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> Verdict | None:
@@ -82,10 +91,25 @@ def odd_copies(copies: np.ndarray, shape: Sequence[int], processes: np.ndarray) 
     return sorted(map(int, found))
 
 
-def slow(config: GuardConfig, seconds: np.ndarray) -> dict[int, float]:
-    """Processes whose probe took much longer than the median, and how many times as long; `seconds` has one of each process."""
-    usual = float(np.median(seconds))
-    return {process: float(taken / usual) for process, taken in enumerate(seconds) if usual > 0 and taken > config.slow_ratio * usual}
+def late(config: GuardConfig, probes: np.ndarray, waits: np.ndarray, step_seconds: float) -> dict[int, str]:
+    """Processes that others wait for, and why.
+
+    Args:
+        config: its ratio.
+        probes: seconds that each process's devices took for the same small task.
+        waits: mean seconds a step that each process waits for its data.
+        step_seconds: that a step takes.
+    """
+    usual = float(np.median(probes))
+    slow = {
+        i: f"its devices take {taken / usual:.2f} times the median" for i, taken in enumerate(probes) if taken > config.slow_ratio * usual
+    }
+    starved = {
+        i: f"it waits {wait:.2f} s of {step_seconds:.2f} s a step for its data"
+        for i, wait in enumerate(waits)
+        if wait > STARVED * step_seconds
+    }
+    return slow | starved
 
 
 def hang_limit(config: GuardConfig, recent: Sequence[float]) -> float:

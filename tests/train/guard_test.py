@@ -67,9 +67,11 @@ def test_of_two_groups_that_differ_both_are_named():
     assert guard.odd_copies(np.array([7, 8, 7, 9], np.uint32), (2, 2, 1), np.arange(4)) == [1, 3]
 
 
-def test_slow_is_measured_against_the_median():
-    assert guard.slow(CONFIG, np.array([1.0, 1.1, 0.9, 2.0])) == {3: pytest.approx(2.0 / 1.05)}
-    assert guard.slow(CONFIG, np.array([1.0])) == {}
+def test_a_process_is_late_whose_devices_are_slow_or_whose_data_are():
+    probes, waits = np.array([1.0, 1.1, 0.9, 2.0]), np.array([0.0, 0.3, 0.1, 0.0])
+    found = guard.late(CONFIG, probes, waits, 2.0)
+    assert list(found) == [3, 1] and "1.90 times the median" in found[3] and "waits 0.30 s of 2.00 s" in found[1]
+    assert guard.late(CONFIG, np.array([1.0]), np.array([0.0]), 1.0) == {}
 
 
 def test_the_limit_of_a_step_is_learnt_and_never_below_the_floor():

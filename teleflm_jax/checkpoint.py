@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -317,7 +318,9 @@ def _without_noise() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "coroutine … was never awaited"
+            gc.collect()
         sys.unraisablehook = before
 
 

@@ -18,9 +18,12 @@ def disk(tmp_path):
     """A small disk, and how to mount it anew with other options."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = lambda options, *what: subprocess.run(["mount", "-o", options, *what, str(place)], check=False, capture_output=True)  # noqa: E731
+
+    def mount(options, *what):
+        return subprocess.run(["mount", "-o", options, *what, str(place)], check=False, capture_output=True)
+
     if os.geteuid() or mount("size=6m", "-t", "tmpfs", "none").returncode:
-        pytest.skip("mounting a disk needs root")
+        pytest.skip("mounting a disk needs root and the right to mount")
     yield place, mount
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 

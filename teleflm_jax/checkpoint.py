@@ -319,7 +319,7 @@ def _without_noise() -> Iterator[None]:
         yield
     finally:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # "coroutine … was never awaited"
+            warnings.simplefilter("ignore")  # of coroutines that were never awaited
             gc.collect()
         sys.unraisablehook = before
 

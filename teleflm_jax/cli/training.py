@@ -109,7 +109,7 @@ def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
         began=began,
     )
     first = jax.process_index() == 0
-    with _alone_in(folder) if first else contextlib.nullcontext():
+    with _naming(folder), _alone_in(folder) if first else contextlib.nullcontext():
         if first:
             _write_folder(folder, run)
         multihost_utils.sync_global_devices("the run's folder is written")
@@ -139,6 +139,17 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
                 f"got {folder}, into which another process trains; allowed: one at a time; wait for it, or change --workdir"
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def _naming(folder: pathlib.Path) -> Iterator[None]:
+    """Give an error of the disk the folder's name where it has none, as when a file that is open cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        raise
 
 
 def _refuse_another_folder(folder: pathlib.Path, run: options.Run) -> None:

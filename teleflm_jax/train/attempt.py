@@ -108,7 +108,11 @@ class Attempt:
     mark: float = 0.0
     """When the last known step was done."""
     taken: list[float] = dataclasses.field(default_factory=list)
-    """Seconds of recent steps."""
+    """Seconds of recent steps; from these, and the next two, the watchdog learns."""
+    summed: list[float] = dataclasses.field(default_factory=list)
+    """Seconds of recent checksums of the state."""
+    evaluated: list[float] = dataclasses.field(default_factory=list)
+    """Seconds of recent evaluations."""
     skipped: int = 0
     """Updates in a row, up to now."""
     risen: float = -math.inf
@@ -156,13 +160,14 @@ class Attempt:
         if fresh and self._is_due_for_probe(done):
             self._probe()
         if saving or evaluating or stopping:
-            self.parts.dog.expect(f"taking checksums after step {done}", self._patience())
+            self.parts.dog.expect(f"taking checksums after step {done}", guard.hang_limit(self.plan.guard, self.summed))
             began = time.monotonic()
             arrays = to_arrays(self.parts.to_logical(state))
             sums, finite = checksum.of_tree(arrays)
             if not finite:
                 self._go_back("weights or optimizer state are not finite", skip_data=True)
             taken = time.monotonic() - began
+            self.summed = [*self.summed, taken][-RECENT:]
             bpb = self._evaluate(state) if evaluating else None
             best = bpb is not None and self.checkpoints.is_among_the_best(bpb)
             if (saving or stopping or best) and not self.checkpoints.holds(done):
@@ -353,12 +358,13 @@ class Attempt:
     def _evaluate(self, state: TrainState) -> float | None:
         """Run the evaluator and log what it found; returns the weighted bits per byte."""
         step = self.counters.updates
-        self.parts.dog.expect(f"evaluating after step {step}", self._patience())
+        self.parts.dog.expect(f"evaluating after step {step}", guard.hang_limit(self.plan.guard, self.evaluated))
         began = time.monotonic()
         figures = self.plan.evaluate(step, state.model)
         self.log.evaluation({"step": step, "tokens": self.counters.tokens, **figures})
         self._draw()
-        self.log.event("eval", step=step, seconds=time.monotonic() - began)
+        self.evaluated = [*self.evaluated, time.monotonic() - began][-RECENT:]
+        self.log.event("eval", step=step, seconds=self.evaluated[-1])
         self.parts.say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("bpb")))
         bpb = figures.get("bpb", math.nan)
         return bpb if math.isfinite(bpb) else None

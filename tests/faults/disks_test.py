@@ -61,7 +61,7 @@ def test_a_disk_that_others_fill_is_one_line(small, whole, disk, happened):
     assert commands.until(process, lambda: commands.num_rows(folder) > 8), process.communicate()
     fill(place / "ballast")
     line = commands.one_line("".join(f"{said}\n" for said in commands.ended(process, 2).splitlines() if said.startswith("error")))
-    assert "No space left on device" in line
+    assert f"got {folder}" in line and "No space left on device" in line
     again = commands.one_line(small.run(folder, code=2))
     commands.sound(folder)
     (place / "ballast").unlink()

@@ -1,10 +1,10 @@
-# make quickstart · test · test-slow · test-distributed · test-plan-gpu · lint · bench; everything happens in .venv, made from the
+# make quickstart · test · test-slow · test-distributed · test-faults · test-plan-gpu · lint · bench; everything happens in .venv, made from the
 # project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart test test-slow test-distributed test-plan-gpu lint format bench clean
+.PHONY: setup setup-dev quickstart test test-slow test-distributed test-faults test-plan-gpu lint format bench clean
 
 setup: .venv/runtime
 setup-dev: .venv/dev
@@ -33,6 +33,9 @@ test-slow: setup-dev
 
 test-distributed: setup-dev
 	$(BIN)/python -m pytest -n 2 -q -m distributed $(TESTS)
+
+test-faults: setup-dev
+	$(BIN)/python -m pytest -n 2 -q -m faults $(TESTS)
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu

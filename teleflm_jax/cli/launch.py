@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import ctypes
 import math
 import os
 import pathlib
@@ -25,6 +26,8 @@ LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals at which a process saves and leaves, and at a second one leaves at once; SIGUSR1 is what Slurm's `--signal` sends."""
 PASSED_ON = (*LEAVE, signal.SIGUSR2)
 """SIGUSR2 asks for a profile."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent dies."""
 GOES_ON = "the same command goes on from the newest checkpoint"
 
 
@@ -110,7 +113,7 @@ def _run(command: list[str], environments: list[dict[str, str]]) -> int:
         errors = subprocess.STDOUT if index else None  # the first speaks for the run, to a terminal if there is one
         pipes = {"stdout": subprocess.PIPE, "stderr": errors}
         # a group of its own: Ctrl-C would reach it twice, from the terminal and from here, and the second one ends it without saving
-        started.append(subprocess.Popen([sys.executable, *command], env=environment, process_group=0, **pipes))
+        started.append(subprocess.Popen([sys.executable, *command], env=environment, process_group=0, preexec_fn=_follow, **pipes))
     failed = threading.Event()
     echoes = [threading.Thread(target=_echo, args=(index, process, failed), daemon=True) for index, process in enumerate(started)]
     for echo in echoes:
@@ -143,6 +146,12 @@ def _run(command: list[str], environments: list[dict[str, str]]) -> int:
     elif code < 0:
         print(f"process {first} was killed by signal {-code}, so all were ended; {GOES_ON}", file=sys.stderr)
     return code if code >= 0 else 128 - code
+
+
+def _follow() -> None:
+    """In a new process: be told to save and leave when the launcher dies without a word, or the run would go on with nobody to end it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _failure(codes: list[int | None]) -> tuple[int, int] | None:

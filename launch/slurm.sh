@@ -36,5 +36,6 @@ case "$code" in
 75) again=$asked ;; # stopped after saving, the same command goes on; stopped by hand, it stays stopped
 70 | 13[4-9]) again=1 ;; # hung, or a process died of a signal: it goes on from the newest checkpoint
 esac
+if [ -e "$workdir/.ended" ]; then again=; fi # some process says that starting again does not help; srun reports the highest code
 if [ -n "$again" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

@@ -7,6 +7,7 @@ is whole or does not exist under that name. What the disk does to it afterwards 
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import hashlib
 import json
@@ -15,8 +16,9 @@ import os
 import pathlib
 import re
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +38,10 @@ MARKER = "_CHECKPOINT_METADATA"
 VERSION = 1
 ASIDE = ".damaged"
 """In the names of checkpoints that were found damaged."""
+TRIES, RETRY_SECONDS = 3, 1.0
+"""A shared disk may need a moment to show what another machine wrote."""
+NOISE_SECONDS = 0.2
+"""In which the threads of a load that failed come to their ends."""
 LISTED = 10
 """Differences that an error names."""
 
@@ -141,7 +147,7 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
         OSError: the disk is full or fails, also where a save in the background met it; finished checkpoints are unharmed.
     """
     _quiet()
-    keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})
+    keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})  # asked for by the first process alone
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
     with _disk_errors(folder), ocp.training.Checkpointer(folder.resolve(), **options) as checkpointer:
@@ -190,11 +196,9 @@ def read(folder: pathlib.Path, step: int) -> Record:
         if sealed != _seal(sealed["record"]) or not isinstance(sealed["record"], dict):
             raise ValueError("its seal does not fit")
         return Record(**sealed["record"])
-    except PermissionError:
-        raise
     except FileNotFoundError as error:
         raise Damaged(path, f"{MARKER} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Damaged(path, f"{MARKER} is not as it was written") from error
 
 
@@ -212,7 +216,8 @@ def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any], identity
 
     Raises:
         UserError: a tree, shape, dtype or an entry of the identity differs; names the first ten. Orbax itself would load what matches.
-        Damaged: a file is missing, cannot be read, or gives other values than were saved.
+        Damaged: a file is missing, is not what its format says, or gives other values than were saved.
+        OSError: some process's disk refuses to be read, which says nothing of the checkpoint.
     """
     path = folder / str(step)
     record = _together(path, lambda: read(folder, step))
@@ -266,7 +271,7 @@ def _verify_metadata(path: pathlib.Path, record: Record) -> None:
 
 def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
     part, _, name = array.partition("/")
-    base = {"driver": "ocdbt", "base": f"file://{path / part}/", "path": name.replace("/", ".") + "/"}
+    base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / part}/"}, "path": name.replace("/", ".") + "/"}
     store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
     if f"{store.dtype.name}{list(store.shape)}" != kind:
         raise ValueError(f"it is {store.dtype.name}{list(store.shape)}, not {kind}")
@@ -292,22 +297,45 @@ def _load(path: pathlib.Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
         return ocp.load_checkpointables(path, dict(shapes))
 
 
-def _together(path: pathlib.Path, read: Any) -> Any:
-    """Do something with this process's disk; if any process fails, all raise `Damaged`, each with what it knows."""
+def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+    """Read with every process's disk; where any fails, all raise: what speaks of damage before what speaks of the disk or the mount."""
     found, failure = None, None
-    with _without_noise():
-        try:
-            found = read()
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise
-        except Exception as error:  # Orbax and TensorStore have no common class for what a damaged file makes them raise
-            failure = error if isinstance(error, UserError | PermissionError) else Damaged(path, _reason(error))
-    failed = np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None)))
-    if failure is not None:
-        raise failure
-    if failed.size:
-        raise Damaged(path, f"process {', '.join(map(str, failed))} could not read it")
+    for attempt in range(TRIES):
+        time.sleep(attempt * RETRY_SECONDS)
+        with _without_noise():
+            try:
+                found, failure = read(), None
+                break
+            except Exception as error:  # Orbax and TensorStore have no common class for what a damaged file makes them raise
+                failure = error
+                time.sleep(NOISE_SECONDS)
+    kinds = [_is_damage, lambda error: error is not None and not _is_damage(error)]
+    damaged, refused = (
+        np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None and kind(failure)))) for kind in kinds
+    )
+    if damaged.size:
+        if isinstance(failure, Damaged):
+            raise failure
+        raise Damaged(path, _reason(failure) if failure else f"process {_names(damaged)} could not read it") from failure
+    if refused.size:
+        if isinstance(failure, OSError) and failure.errno:
+            raise failure
+        reason = _reason(failure) if failure else "another process could not read it"
+        raise OSError(errno.EIO, f"process {_names(refused)} cannot read it ({reason})", str(path)) from failure
     return found
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error speaks of the files; others speak of a disk, a mount, a process without memory."""
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or (
+        isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    ):
+        return False
+    return not re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|os_error_code='(?!2')", _reason(error))
+
+
+def _names(processes: np.ndarray) -> str:
+    return ", ".join(map(str, processes[:LISTED])) + (", …" if len(processes) > LISTED else "")
 
 
 @contextlib.contextmanager
@@ -376,6 +404,8 @@ def _disk_errors(folder: pathlib.Path) -> Iterator[None]:
     """Give TensorStore's form of an OSError its class."""
     try:
         yield
+    except TimeoutError as error:  # Orbax's, which has no errno
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(folder)) from error
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:

@@ -65,6 +65,12 @@ _REMEDIES = {
     errno.ENAMETOOLONG: ("a shorter name", "change the path"),
     errno.ENOSPC: ("a disk with room left", "free some space or choose a folder on another disk"),
     errno.EDQUOT: ("a disk with room left", "free some of your quota or choose a folder on another disk"),
+    errno.EIO: ("a disk that answers", "look at the machine and its mounts, then give the same command again"),
+    errno.ESTALE: ("a disk that answers", "look at the machine and its mounts, then give the same command again"),
+    errno.ETIMEDOUT: (
+        "a save within twenty minutes by a clock that does not jump",
+        "look at the disk and the clock, then give the same command again; finished checkpoints are unharmed",
+    ),
     errno.EROFS: ("a disk that can be written", "choose a folder on another disk"),
 }
 

@@ -117,12 +117,12 @@ def _summary(runs: Sequence[Run], names: Sequence[str], now: float) -> Table:
 
 def _facts(run: Run, now: float) -> dict[str, str]:
     book = run.ledger
-    left = max(0, run.planned_tokens - book.tokens)
+    left = max(0, run.planned_steps - book.step) * run.planned_tokens // run.planned_steps  # those of skipped updates were drawn as well
     start = next((event for event in reversed(book.events) if event["event"] in ledger.BEGINNINGS), {})
     return {
         "state": _state(book, now),
         "steps": f"{book.step:,} of {run.planned_steps:,}",
-        "tokens": f"{book.tokens:,} of {run.planned_tokens:,} ({book.tokens / run.planned_tokens:.1%})",
+        "tokens drawn": f"{book.tokens:,} of {run.planned_tokens:,} ({book.tokens / run.planned_tokens:.1%})",
         "devices": _devices(start),
         "sessions": f"{len(book.sessions):,}",
         "wall time": duration(book.total),

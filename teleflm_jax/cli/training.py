@@ -24,22 +24,24 @@ from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.optim import optimizer
 from teleflm_jax.plan.config import SECTIONS as PLANNING
 from teleflm_jax.tokenizer import load, pieces
-from teleflm_jax.train import loop, start, step
+from teleflm_jax.train import guard, loop, start, step, watchdog
 
-HESITATE = 2.0
-"""Seconds."""
+ENDED = ".ended"
+"""In a run's folder, once it has ended for a reason that starting it again does not mend: the exit code, for schedulers."""
 
 
 def main(args: argparse.Namespace, began: float) -> int:
     """Train as the options say; returns the exit code. `began`: when the process did, by the monotonic clock."""
-    if args.dry_run:
-        train = functools.partial(_dry_run, args)
-    else:
-        train = functools.partial(_train, options.load(args), _folder(args), began)
+    folder = None if args.dry_run else _folder(args)
+    train = functools.partial(_train, options.load(args), folder, began) if folder else functools.partial(_dry_run, args)
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
     try:
-        return processes.leave(options.run_command(train, HESITATE * (place is not None and place.index > 0)), place)
+        code = options.run_command(train, processes.NOTICE_SECONDS * (place is not None and place.index > 0))
+        if code in (options.WRONG_INPUT, loop.DIVERGED) and folder and folder.is_dir():
+            with contextlib.suppress(OSError):
+                (folder / ENDED).write_text(f"{code}\n")
+        return processes.leave(code, place)
     except BaseException:
         if place is not None:
             traceback.print_exc()
@@ -87,9 +89,12 @@ def _open_data(run: options.Run, history: mixture.History = ()) -> loader.Loader
 def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
     """Train with the other processes, if there are any."""
     layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
-    data = _open_data(run, _mixture_so_far(run, folder))
-    evaluate = _evaluator(run, layout)
-    _refuse_what_cannot_train(run, width, layout)
+    with watchdog.watching(folder, jax.process_index(), began) as dog:
+        dog.expect("opening the data", guard.hang_limit(run.guard, []))
+        data = _open_data(run, _mixture_so_far(run, folder))
+        evaluate = _evaluator(run, layout)
+        _refuse_what_cannot_train(run, width, layout)
+        multihost_utils.sync_global_devices("the data are open")
     part, parts = mesh.data_share(layout.mesh)
     plan = loop.Plan(
         folder=folder,
@@ -107,14 +112,23 @@ def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
         evaluate=evaluate,
         identity=run_folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity(),
         began=began,
+        prepare=functools.partial(_prepare, folder, run),
     )
     first = jax.process_index() == 0
     with _naming(folder), _alone_in(folder) if first else contextlib.nullcontext():
         if first:
-            _write_folder(folder, run)
-        multihost_utils.sync_global_devices("the run's folder is written")
-        _refuse_another_folder(folder, run)
+            (folder / ENDED).unlink(missing_ok=True)
+            _refuse_changes(folder, run)
+        multihost_utils.sync_global_devices("nothing speaks against the run")
         return loop.train(plan)
+
+
+def _prepare(folder: pathlib.Path, run: options.Run) -> None:
+    """Write the configuration and the tokenizer, and see on every process that they are there."""
+    if jax.process_index() == 0:
+        _write_folder(folder, run)
+    multihost_utils.sync_global_devices("the run's folder is written")
+    _refuse_another_folder(folder, run)
 
 
 def _mixture_so_far(run: options.Run, folder: pathlib.Path) -> mixture.History:
@@ -211,18 +225,22 @@ def _folder(args: argparse.Namespace) -> pathlib.Path:
     return folder
 
 
+def _refuse_changes(folder: pathlib.Path, run: options.Run) -> None:
+    """Refuse to go on under a configuration that would make other numbers."""
+    if not checkpoint.numbered(folder / checkpoint.FOLDER):  # before the first one, there is nothing to be unlike
+        return
+    run_folder.refuse_change(folder, {name: getattr(run, name) for name in options.SECTIONS})
+    if (folder / run_folder.TOKENIZER).read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
+        raise UserError(
+            f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
+            "change it back, or start a new run in another --workdir"
+        )
+
+
 def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
-    """Write config.gin and the tokenizer, before step 0; refuse to go on under a configuration that would make other numbers."""
-    sections = {name: getattr(run, name) for name in options.SECTIONS}
-    if checkpoint.steps(folder / checkpoint.FOLDER):  # before the first one, there is nothing to be unlike
-        run_folder.refuse_change(folder, sections)
-        if (folder / run_folder.TOKENIZER).read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
-            raise UserError(
-                f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
-                "change it back, or start a new run in another --workdir"
-            )
+    """Write config.gin and the tokenizer, before step 0."""
     for name, content in (
-        (options.SAVED_CONFIG, config.dump(sections).encode()),
+        (options.SAVED_CONFIG, config.dump({name: getattr(run, name) for name in options.SECTIONS}).encode()),
         (run_folder.TOKENIZER, pathlib.Path(run.data.tokenizer).read_bytes()),
     ):
         temporary = folder / f".{name}.tmp"

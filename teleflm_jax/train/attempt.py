@@ -58,6 +58,8 @@ class Plan:
     records: Callable[[int, History], list] = lambda data_step, history: []
     """Where each row of batch(data_step) comes from, as JSON."""
     evaluate: Evaluator | None = None
+    prepare: Callable[[], None] = lambda: None
+    """Called by every process once it is known what to go on from, before anything is written."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What checkpoints belong to: the model's shape, the tokenizer, the data."""
     began: float = dataclasses.field(default_factory=time.monotonic)
@@ -119,8 +121,10 @@ class Attempt:
     """Update at which a rise was last told."""
     saved: bool = False
     """Whether a checkpoint was saved on this way."""
-    waits: list[np.ndarray] = dataclasses.field(default_factory=list)
-    """Of each device's process for data, in seconds, at the steps since the last probe."""
+    waited: np.ndarray | float = 0.0
+    """Seconds that each device's process has waited for data since the last probe."""
+    waits: int = 0
+    """Steps since then."""
     late: dict[int, int] = dataclasses.field(default_factory=dict)
     """Process -> probes in a row at which it was slow."""
     drawn: int = 0
@@ -130,7 +134,7 @@ class Attempt:
     def go_on(self, state: TrainState, batches: Iterator) -> int:
         """The loop. A step's figures are read only when the next step is under way, so that the devices never wait for the host."""
         settings = self.plan.train
-        self.memory, self.drawn = self._remembered(), self.counters.data_step
+        self.drawn = self.counters.data_step
         if self.counters.updates >= settings.steps:
             self.parts.say(f"step {self.counters.updates} of {settings.steps} is done already; raise train.steps to go on")
         if self.counters.updates and self._is_due_for_evaluation(self.counters.updates) and not start.agreed(self._is_evaluated()):
@@ -139,9 +143,10 @@ class Attempt:
         while self.counters.updates < settings.steps:
             expected = self.counters.updates + (pending is not None) + 1
             saving = expected == settings.steps or _due(expected, settings.checkpoint_every)
+            self.parts.dog.expect("beginning a profile", self._patience())
             self.parts.profiler.before(expected, state)
             state, current = self._advance(state, batches, expected, pending is not None, saving)
-            self.parts.profiler.after(state)
+            self.parts.profiler.after(state, lambda: self.parts.dog.expect("writing a profile", self._patience()))
             stopping, pending = self._settle(pending, state), current
             if stopping or saving or self._is_due_for_evaluation(expected) or self._is_due_for_probe(expected):
                 stopping, pending = self._settle(pending, state) or stopping, None
@@ -170,7 +175,8 @@ class Attempt:
             self.summed = [*self.summed, taken][-RECENT:]
             bpb = self._evaluate(state) if evaluating else None
             best = bpb is not None and self.checkpoints.is_among_the_best(bpb)
-            if (saving or stopping or best) and not self.checkpoints.holds(done):
+            # every process must save or none, and each sees the disk for itself
+            if start.agreed((saving or stopping or best) and not self.checkpoints.holds(done)):
                 self._save(arrays, sums, bpb, taken)
         if stopping and not last:
             self.parts.dog.expect(f"writing the checkpoint of step {done}", self._patience())
@@ -198,7 +204,7 @@ class Attempt:
             update_rule.rates(plan.optimizer, plan.mup, tokens=(known.updates + i) * tokens, tokens_per_step=tokens)
             for i in range(train_step.AHEAD)
         ]
-        checking = saving or _due(expected, plan.guard.copies_every)
+        checking = saving or self._is_due_for_evaluation(expected) or _due(expected, plan.guard.copies_every)
         orders = train_step.orders(
             plan.layout,
             rates={role: tuple(one[role] for one in rates) for role in rates[0]},
@@ -218,7 +224,14 @@ class Attempt:
             self.log.event("compile", step=known.updates, seconds=now - began)
             self.mark = now - waited
         self.drawn += 1
-        asked = {"batch": placed, "base": known.updates, "rates": rates, "step_tokens": tokens, "data_wait_seconds": waited}
+        asked = {
+            "checked": bool(orders.check),
+            "batch": placed,
+            "base": known.updates,
+            "rates": rates,
+            "step_tokens": tokens,
+            "data_wait_seconds": waited,
+        }
         return state, figures | asked
 
     def _settle(self, pending: dict | None, state: TrainState) -> bool:
@@ -227,17 +240,19 @@ class Attempt:
             return False
         loss, norm, words = float(pending["loss"]), float(pending["grad_norm"]), np.asarray(pending["words"])
         done, known = time.monotonic(), self.counters
+        self.parts.dog.expect(f"logging step {known.updates + 1}", self._patience())
         seconds, self.mark = done - self.mark, done
         updated = math.isfinite(loss) and math.isfinite(norm)
         self.counters = Counters(
             updates=known.updates + updated, data_step=known.data_step + 1, tokens=known.tokens + pending["step_tokens"]
         )
-        self._refuse_odd_copies(np.asarray(pending["copies"]))
+        if pending["checked"]:
+            self._refuse_odd_copies(np.asarray(pending["copies"]))
         if not updated:
             self._skip(pending, state, loss, norm, seconds)
             return bool(words[:, 0].any())
         self.skipped = 0
-        self.waits.append(words[:, 1])
+        self.waited, self.waits = self.waited + words[:, 1], self.waits + 1
         self.taken = [*self.taken, seconds][-RECENT:]
         rates = pending["rates"][known.updates - pending["base"]]
         speed = self.plan.train.batch_size * self.plan.model.context_length / seconds
@@ -284,7 +299,9 @@ class Attempt:
         if before >= self.plan.guard.max_rewinds:
             self.log.event("diverged", step=self.counters.updates, reason=reason)
             raise GaveUp(f"{reason}, after going back {before} time(s) to the same checkpoint")
-        self.log.event("rewind", step=self.counters.updates, data_step=self.drawn, skip_data=skip_data, reason=reason)
+        history = [[since, dict(weights)] for since, weights in self.history]
+        what = {"data_step": self.drawn, "skip_data": skip_data, "mixture": history, "reason": reason}
+        self.log.event("rewind", step=self.counters.updates, **what)
         self.parts.say(f"{reason}: going back to the newest sound checkpoint" + (", past the data in between" if skip_data else ""))
         raise Rewind
 
@@ -319,15 +336,15 @@ class Attempt:
     def _corrupted(self, what: str, processes: list[int]) -> None:
         named = ", ".join(f"{process} ({self.parts.hosts[process]})" for process in processes) or "unknown"
         self.log.event("corruption", step=self.counters.updates, what=what, processes=processes)
-        self._go_back(f"{what}; suspect: process {named}", skip_data=False)
+        self._go_back(f"{what}; suspect: process {named}; leave its machine out if that comes again", skip_data=False)
 
     def _probe(self) -> None:
         """Measure every process's device, and name those that are slow at three probes in a row."""
         self.parts.dog.expect("measuring the devices", self._patience())
         seconds = np.asarray(multihost_utils.process_allgather(np.float32(hardware.probe()))).reshape(-1)
-        waits = np.mean(self.waits, axis=0)[np.unique(self.plan.layout.processes(), return_index=True)[1]]
+        waits = (self.waited / self.waits)[np.unique(self.plan.layout.processes(), return_index=True)[1]]
         found = guard.late(self.plan.guard, seconds, waits, float(np.median(self.taken)))
-        self.waits, self.late = [], {process: self.late.get(process, 0) + 1 for process in found}
+        self.waited, self.waits, self.late = 0.0, 0, {process: self.late.get(process, 0) + 1 for process in found}
         for process in (process for process, times in self.late.items() if times == LATE_PROBES):
             self.log.event("slow", step=self.counters.updates, process=process, host=self.parts.hosts[process], why=found[process])
             self.parts.say(f"process {process} ({self.parts.hosts[process]}) is slow: {found[process]}")
@@ -344,16 +361,6 @@ class Attempt:
         """Whether the log has this step's evaluation; only the first process, which writes it, looks."""
         evaluated = (row["step"] for row in run_log.rows(self.plan.folder / run_log.EVALS))
         return jax.process_index() == 0 and self.counters.updates in evaluated
-
-    def _remembered(self) -> guard.Memory:
-        """The figures of the steps before, as the first process's log has them."""
-        rows = list(run_log.rows(self.plan.folder / run_log.METRICS))[-guard.WINDOW :] if jax.process_index() == 0 else []
-        table = np.full((guard.WINDOW, 2), np.nan, np.float32)
-        for i, row in enumerate(rows):
-            table[i] = row["loss"], row["grad_norm"]
-        table = np.asarray(multihost_utils.broadcast_one_to_all(table), np.float64)
-        table = table[~np.isnan(table[:, 0])]
-        return guard.Memory(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
 
     def _evaluate(self, state: TrainState) -> float | None:
         """Run the evaluator and log what it found; returns the weighted bits per byte."""
@@ -396,7 +403,7 @@ class Attempt:
 
     def _patience(self) -> float:
         """Seconds that anything but a step may take."""
-        return self.plan.guard.hang_other_seconds or math.inf
+        return guard.hang_limit(self.plan.guard, [])
 
 
 def _joint(layout: rules.Layout) -> str:

@@ -30,7 +30,8 @@ def make(layout: Layout, microbatch_size: int) -> Callable[[TrainState, Any, Any
     """
     forward = passes.health(layout, microbatch_size)
     weights_not_finite = jax.jit(
-        lambda state: (train_step.not_finite(state.model), jax.tree.map(lambda x: ~jnp.isfinite(x).all(), state.optimizer))
+        lambda state: (train_step.not_finite(state.model), jax.tree.map(lambda x: ~jnp.isfinite(x).all(), state.optimizer)),
+        out_shardings=layout.replicated(),
     )
 
     def findings(state: TrainState, batch: Any, bad: Any) -> dict:

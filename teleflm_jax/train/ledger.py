@@ -100,7 +100,7 @@ class Ledger:
 
     @property
     def tokens(self) -> int:
-        """That the run has been trained on, those of steps done again counted once."""
+        """That the run has drawn, those of skipped updates included, those of steps done again counted once."""
         return int(self._last("tokens"))
 
     @property

@@ -1,7 +1,8 @@
 """The training loop: batches in, updates, logs, evaluations and checkpoints out; the same at every scale."""
 
+import collections
 import contextlib
-import socket
+import pathlib
 import time
 from collections.abc import Iterator
 
@@ -18,8 +19,6 @@ from teleflm_jax.train.state import to_arrays
 
 __all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
 
-HOST_NAME_BYTES = 64
-
 
 def train(plan: Plan) -> int:
     """Run, or go on with, the training that the plan describes, until its last step or a signal.
@@ -35,13 +34,12 @@ def train(plan: Plan) -> int:
     settings, quiet = plan.train, jax.process_index() > 0
     microbatch = train_step.microbatch(plan.model, settings, plan.layout)
     optimizer = update_rule.make(plan.optimizer, plan.mup)
-    log_hang = lambda doing, seconds, path: run_log.note(plan.folder, "hang", plan.began, doing=doing, seconds=seconds, stacks=path)  # noqa: E731
     with (
         progress.shown(settings.steps, quiet=quiet) as (report, say),
         telemetry.opened(plan.telemetry, plan.folder, say, quiet) as publish,
         profile.on_request(plan.profile, plan.folder, say) as profiler,
         stop.on_signals() as asked_to_stop,
-        watchdog.watching(plan.folder, jax.process_index(), log_hang) as dog,
+        watchdog.watching(plan.folder, jax.process_index(), plan.began) as dog,
     ):
         parts = Parts(
             step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype),
@@ -49,7 +47,7 @@ def train(plan: Plan) -> int:
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype),
             diagnose=diagnose.make(plan.layout, microbatch),
             peak=hardware.peak(),
-            hosts=_hosts(),
+            hosts=hardware.hosts(),
             report=report,
             say=say,
             publish=publish,
@@ -59,11 +57,13 @@ def train(plan: Plan) -> int:
         )
         said = f"{jax.device_count()} device(s), each {parts.peak.flops / 1e12:.3g} TFLOP/s at best ({parts.peak.source})"
         say(f"{said}; MFU counts causal FLOPs")
+        start.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         rewound = False
         while True:
             dog.expect("restoring or initialising the state", guard.hang_limit(plan.guard, []))
             began = time.monotonic()
             beginning = start.begin(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout, plan.identity)
+            plan.prepare()
             checksum.of_tree(to_arrays(parts.to_logical(beginning.state)))  # compiled now, so that the first save is as quick as the others
             try:
                 with _opened(plan, beginning, parts, rewound, began) as (run, batches):
@@ -81,6 +81,7 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
     settings, counters = plan.train, beginning.counters
     retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)
     history = plan.mixture(beginning.mixture, counters.data_step)
+    changed = bool(beginning.mixture) and history != beginning.mixture
     with (
         contextlib.closing(
             run_log.open_log(plan.folder, counters.updates, began=plan.began, quiet=jax.process_index() > 0, publish=parts.publish)
@@ -108,19 +109,21 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
             parts.say(
                 f"the checkpoint of step {step} is damaged ({reason}); it was set aside, and the run goes on from step {counters.updates}"
             )
-        if beginning.mixture and history != beginning.mixture:
+        if changed:
             log.event("mixture", step=counters.updates, data_step=counters.data_step, proportions=dict(history[-1][1]))
             parts.say(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
-        yield (
-            Attempt(plan=plan, parts=parts, log=log, checkpoints=checkpoints, beginning=beginning, history=history, counters=counters),
-            batches,
-        )
+        known = {"beginning": beginning, "history": history, "counters": counters, "compiled": rewound}
+        # under another mixture other losses are usual
+        memory = guard.Memory() if changed else _remembered(plan.folder)
+        yield Attempt(plan=plan, parts=parts, log=log, checkpoints=checkpoints, memory=memory, **known), batches
 
 
-def _hosts() -> list[str]:
-    """The machine of each process."""
-    name = np.zeros(HOST_NAME_BYTES, np.uint8)
-    own = socket.gethostname().encode()[:HOST_NAME_BYTES]
-    name[: len(own)] = np.frombuffer(own, np.uint8)
-    names = np.asarray(multihost_utils.process_allgather(name)).reshape(-1, HOST_NAME_BYTES)
-    return [bytes(row[row > 0]).decode(errors="replace") for row in names]
+def _remembered(folder: pathlib.Path) -> guard.Memory:
+    """The figures of the steps before, as the first process's log has them."""
+    rows = collections.deque(run_log.rows(folder / run_log.METRICS), guard.WINDOW) if jax.process_index() == 0 else []
+    table = np.full((guard.WINDOW, 2), np.nan, np.float32)
+    for i, row in enumerate(rows):
+        table[i] = row["loss"], row["grad_norm"]
+    table = np.asarray(multihost_utils.broadcast_one_to_all(table), np.float64)
+    table = table[~np.isnan(table[:, 0])]
+    return guard.Memory(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))

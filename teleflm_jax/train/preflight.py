@@ -1,9 +1,7 @@
 """How fast each process of a run is, measured before it starts, and which of them would hold up the others."""
 
-import concurrent.futures
 import dataclasses
 import math
-import socket
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -15,9 +13,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.train import hardware
-
-HOST_BYTES = 64
-"""Of a host's name, which the processes tell each other."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,10 +78,10 @@ def measure(sizes: Sizes) -> list[Rates]:
         UserError: a process has fewer devices than another.
     """
     devices = _grid()
-    hosts = _hosts()
-    matmul = _of_each_device(lambda device: _matmul_rate(device, sizes))
+    hosts = hardware.hosts()
+    matmul = hardware.of_each_device(lambda device: _matmul_rate(device, sizes))
     multihost_utils.sync_global_devices("products are measured")
-    memory = _of_each_device(lambda device: _memory_rate(device, sizes))
+    memory = hardware.of_each_device(lambda device: _memory_rate(device, sizes))
     mesh = Mesh(devices, ("process", "device"))
     own = [*matmul, *memory, _network_rate(mesh, hosts, sizes), _all_reduce_rate(mesh, sizes)]
     gathered = np.asarray(multihost_utils.process_allgather(np.array(own, np.float32))).reshape(len(hosts), -1)
@@ -152,25 +147,9 @@ def _grid() -> np.ndarray:
     return np.array(rows)
 
 
-def _hosts() -> list[str]:
-    name = socket.gethostname().encode()[:HOST_BYTES]
-    gathered = multihost_utils.process_allgather(np.frombuffer(name.ljust(HOST_BYTES, b"\0"), np.uint8))
-    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in np.asarray(gathered).reshape(-1, HOST_BYTES)]
-
-
-def _of_each_device(rate: Callable[[jax.Device], float]) -> list[float]:
-    """GPUs all at once, since they share power and cooling; CPU devices are the same cores, so one after the other."""
-    devices = jax.local_devices()
-    with concurrent.futures.ThreadPoolExecutor(1 if devices[0].platform == "cpu" else len(devices)) as pool:
-        return list(pool.map(rate, devices))
-
-
 def _matmul_rate(device: jax.Device, sizes: Sizes) -> float:
-    # numbers that stay of one size, and no ones or zeros, with which a GPU needs less power than in training
-    values = np.random.default_rng(0).standard_normal((sizes.width, sizes.width), np.float32) / math.sqrt(sizes.width)
-    matrix = jax.device_put(jnp.asarray(values, sizes.dtype), device)
-    chain = jax.jit(lambda x, y: _repeat(sizes, lambda z: z @ x, y))
-    return sizes.repeats * 2 * sizes.width**3 / hardware.seconds(chain, matrix, sizes.times)
+    taken = hardware.products(device, dtype=sizes.dtype, width=sizes.width, repeats=sizes.repeats, times=sizes.times)
+    return sizes.repeats * 2 * sizes.width**3 / taken
 
 
 def _memory_rate(device: jax.Device, sizes: Sizes) -> float:

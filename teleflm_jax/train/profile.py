@@ -56,10 +56,11 @@ class Profiler:
         if self._left:
             self._step.enter_context(jax.profiler.StepTraceAnnotation("train", step_num=step))
 
-    def after(self, state: Any) -> None:
-        """Call once the step is under way; `state` is what it makes, and is waited for where the trace ends."""
+    def after(self, state: Any, warn: Callable[[], None] = lambda: None) -> None:
+        """Call once the step is under way; `state` is what it makes, and is waited for where the trace ends; `warn` is called first."""
         self._step.close()
         if self._left == 1:
+            warn()
             jax.block_until_ready(state)
             self._stop()
         self._left = max(0, self._left - 1)

@@ -1,6 +1,7 @@
 """Where a run begins: fresh weights, another run's weights, or its own newest sound checkpoint."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -61,11 +62,9 @@ def begin(
     data go on behind what the rewind skipped.
 
     Raises:
-        UserError: a checkpoint, or the one that `train.init_from` names, is another model's or tokenizer's; no checkpoint is sound; the
-            disk is too full for one.
+        UserError: a checkpoint, or the one that `train.init_from` names, is another model's or tokenizer's; no checkpoint is sound.
     """
     logical = shapes(model, mup, optimizer, layout)
-    _refuse_small_disk(folder, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(logical)))
     checkpoints, damaged = folder / checkpoint.FOLDER, []
     candidates = checkpoint.numbered(checkpoints)
     while (step := agreed(max(candidates, default=NONE))) != NONE:
@@ -75,13 +74,16 @@ def begin(
         except checkpoint.Damaged as error:
             damaged.append((step, error.reason))
             continue
+        if record.counters.keys() != vars(Counters()).keys():
+            damaged.append((step, "its record lacks a counter"))
+            continue
         _set_aside(checkpoints, [number for number, _ in damaged])
-        rewinds, data_step = _rewinds(folder, step)
+        rewound = _rewound(folder, step)
         return Beginning(
             state=layout.physical(from_arrays(arrays, logical)),
-            counters=_drawn(Counters(**record.counters), data_step, train, model),
-            mixture=tuple((since, dict(weights)) for since, weights in record.mixture),
-            rewinds=rewinds,
+            counters=_drawn(Counters(**record.counters), rewound["data_step"], train, model),
+            mixture=tuple((since, dict(weights)) for since, weights in rewound["mixture"] or record.mixture),
+            rewinds=rewound["times"],
             set_aside=tuple(damaged),
         )
     if damaged:
@@ -89,9 +91,11 @@ def begin(
             f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; "
             "allowed: one that is whole; restore one from a copy, or start a new run in another --workdir; nothing was changed"
         )
-    rewinds, data_step = _rewinds(folder, 0)
+    rewound = _rewound(folder, 0)
     fresh = _fresh(model, mup, optimizer, train, layout, logical, identity)
-    return Beginning(state=fresh, counters=_drawn(Counters(), data_step, train, model), rewinds=rewinds)
+    counters = _drawn(Counters(), rewound["data_step"], train, model)
+    mixture = tuple((since, dict(weights)) for since, weights in rewound["mixture"])
+    return Beginning(state=fresh, counters=counters, mixture=mixture, rewinds=rewound["times"])
 
 
 def _fresh(
@@ -120,15 +124,20 @@ def _drawn(counters: Counters, data_step: int, train: TrainConfig, model: ModelC
     return dataclasses.replace(counters, data_step=data_step, tokens=data_step * train.batch_size * model.context_length)
 
 
-def _rewinds(folder: pathlib.Path, step: int) -> tuple[int, int]:
-    """How often the run has rewound since it saved `step`, and the data step up to which that skipped (0: none); the ledger knows."""
-    since = []
+def _rewound(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """What the ledger knows of rewinds since the run saved `step`: how many `times`, behind which `data_step`, under which `mixture`."""
+    found = {"times": 0, "data_step": 0, "mixture": []}
     for event in run_log.rows(folder / run_log.EVENTS) if jax.process_index() == 0 else ():
         if event.get("event") == "save" and event.get("step") == step:
-            since = []
+            found = {"times": 0, "data_step": 0, "mixture": []}
         elif event.get("event") == "rewind":
-            since.append(event["data_step"] if event["skip_data"] else 0)
-    return agreed(len(since)), agreed(max(since, default=0))
+            found["times"] += 1
+            if event["skip_data"]:
+                found |= {"data_step": event["data_step"], "mixture": event["mixture"]}
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    told = np.zeros(agreed(len(text)), np.uint8)
+    told[: len(text)] = text[: len(told)]
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(told))))
 
 
 def _set_aside(folder: pathlib.Path, steps: list[int]) -> None:
@@ -138,7 +147,7 @@ def _set_aside(folder: pathlib.Path, steps: list[int]) -> None:
         agreed(0)  # none opens the folder before that is done
 
 
-def agreed(found: int) -> int:
+def agreed(found: int | bool) -> int:
     """What the first process found, told to all: a shared disk may show the others an older state."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(found)))
 
@@ -153,9 +162,11 @@ def other_run(init_from: str) -> tuple[pathlib.Path, int]:
     return pathlib.Path(run), checkpoint.choose(pathlib.Path(run) / checkpoint.FOLDER, int(step))
 
 
-def _refuse_small_disk(folder: pathlib.Path, state_bytes: int) -> None:
+def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> None:
+    """Refuse to begin on a disk that has no room for a checkpoint, as the first process sees it."""
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes(model, mup, optimizer, layout)))
     free = shutil.disk_usage(folder).free
-    if free < state_bytes:
+    if agreed(free < state_bytes):
         raise UserError(
             f"got {free / 1e9:.1f} GB of free disk for {folder}; allowed: at least one checkpoint, {state_bytes / 1e9:.1f} GB; "
             "free some space or choose another --workdir"

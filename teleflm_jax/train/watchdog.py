@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from sharding.processes import HUNG
+from teleflm_jax.train import run_log
 
 FOLDER = "hangs"
 """In a run's folder."""
@@ -29,37 +30,42 @@ class Watchdog:
 
     def __init__(self, report: Callable[[str, float], None]):
         self._report = report
-        self._doing, self._began, self._limit = "starting", time.monotonic(), math.inf
+        self._state = "starting", time.monotonic(), math.inf  # replaced as a whole, by one thread; read by the other
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
 
     def expect(self, doing: str, limit: float) -> None:
         """From now on the process is `doing` something that may take `limit` seconds."""
-        self._doing, self._began, self._limit = doing, time.monotonic(), limit
+        self._state = doing, time.monotonic(), limit
 
     def _look(self) -> None:
-        looked = time.monotonic()
+        looked, excused = time.monotonic(), 0.0
+        known = self._state
         while not self._over.wait(LOOK_SECONDS):
-            now = time.monotonic()
+            now, state = time.monotonic(), self._state
+            excused = 0.0 if state is not known else excused
             if now - looked > STOPPED_SECONDS:  # this process was stopped itself, as schedulers do to suspend a job
-                self._began += now - looked
-            looked, doing, waited = now, self._doing, now - self._began
-            if waited > self._limit and doing == self._doing:
-                self._report(doing, waited)
-                os._exit(HUNG)
+                excused += now - looked
+            looked, known = now, state
+            doing, began, limit = state
+            if now - began - excused > limit and state is self._state:
+                try:
+                    self._report(doing, now - began)
+                finally:
+                    os._exit(HUNG)
 
 
 @contextlib.contextmanager
-def watching(folder: pathlib.Path, process: int, note: Callable[[str, float, str], None]) -> Iterator[Watchdog]:
+def watching(folder: pathlib.Path, process: int, began: float) -> Iterator[Watchdog]:
     """Watch until the context ends.
 
     Args:
-        folder: of the run; all threads' stacks are written to FOLDER/hangs/.
+        folder: of the run; all threads' stacks are written to FOLDER/hangs/, by the first process also an event.
         process: this one's number.
-        note: called with what hung, seconds and the stacks' path; may write to the log.
+        began: when the process did, by the monotonic clock.
     """
 
-    def report(doing: str, seconds: float) -> None:
+    def write(doing: str, seconds: float) -> None:
         path = folder / FOLDER / f"process-{process}-{time.time_ns()}.txt"
         print(
             f"process {process} hangs: {doing}, for {seconds:.0f} s now; stacks go to {path}; it leaves with {HUNG}, and the same command "
@@ -67,19 +73,20 @@ def watching(folder: pathlib.Path, process: int, note: Callable[[str, float, str
             file=sys.stderr,
             flush=True,
         )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            file.write(f"process {process}, pid {os.getpid()}, {doing}, for {seconds:.1f} s\n\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
+        if process == 0:
+            run_log.note(folder, "hang", began, doing=doing, seconds=seconds, stacks=str(path))
 
-        def write() -> None:
-            path.parent.mkdir(exist_ok=True)
-            with path.open("w", encoding="utf-8") as file:
-                file.write(f"process {process}, pid {os.getpid()}, {doing}, for {seconds:.1f} s\n\n")
-                file.flush()
-                faulthandler.dump_traceback(file, all_threads=True)
-            note(doing, seconds, str(path))
-
-        writing = threading.Thread(target=write, daemon=True)
+    def report(doing: str, seconds: float) -> None:
+        writing = threading.Thread(
+            target=write, args=(doing, seconds), daemon=True
+        )  # its disk, and whoever reads stderr, may be what hangs
         writing.start()
         writing.join(WRITING_SECONDS)
-        sys.stderr.flush()
 
     dog = Watchdog(report)
     dog._thread.start()

@@ -64,7 +64,7 @@ def test_the_figures_of_a_run(report, tmp_path):
     lines = [[cell.strip() for cell in line] for line in cells(out)]
     for line in (
         ["steps", "5 of 10"],
-        ["tokens", "160 of 320 (50.0%)"],
+        ["tokens drawn", "160 of 320 (50.0%)"],
         ["sessions", "2"],
         ["wall time", "0:03:28"],
         ["goodput", "24.0%"],

@@ -8,14 +8,14 @@ import time
 import pytest
 
 from sharding.processes import HUNG
-from teleflm_jax.train import watchdog
+from teleflm_jax.train import run_log, watchdog
 from tests.job import BARE
 
 HANG = """
 import pathlib, sys, time
 from teleflm_jax.train import watchdog
 folder = pathlib.Path(sys.argv[1])
-with watchdog.watching(folder, 3, lambda *told: (folder / "told").write_text(repr(told))) as dog:
+with watchdog.watching(folder, int(sys.argv[2]), time.monotonic()) as dog:
     dog.expect("waiting for the collectives of step 7", 1.0)
     def deep_inside():
         time.sleep(600)
@@ -34,22 +34,23 @@ with stop.on_signals() as asked:
 
 
 def test_a_hang_is_written_down_and_ended_with_70(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path], env=BARE, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path, "0"], env=BARE, capture_output=True, text=True, timeout=120)
     assert ended.returncode == HUNG
-    assert "process 3 hangs: waiting for the collectives of step 7" in ended.stderr and "the same command goes on" in ended.stderr
+    assert "process 0 hangs: waiting for the collectives of step 7" in ended.stderr and "the same command goes on" in ended.stderr
     (report,) = (tmp_path / watchdog.FOLDER).iterdir()
     assert "deep_inside" in report.read_text() and "step 7" in report.read_text()
-    assert str(report) in (tmp_path / "told").read_text()
+    (event,) = run_log.rows(tmp_path / run_log.EVENTS)
+    assert event["event"] == "hang" and event["stacks"] == str(report)
 
 
 def test_a_folder_that_cannot_be_written_does_not_keep_it(tmp_path):
     (tmp_path / watchdog.FOLDER).write_text("in the way")
-    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path], env=BARE, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path, "1"], env=BARE, capture_output=True, text=True, timeout=120)
     assert ended.returncode == HUNG
 
 
 def test_a_process_that_was_stopped_itself_is_not_blamed(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HANG.replace("1.0)", "4.0)"), tmp_path], env=BARE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", HANG.replace("1.0)", "4.0)"), tmp_path, "1"], env=BARE, stderr=subprocess.DEVNULL)
     time.sleep(2)
     process.send_signal(signal.SIGSTOP)
     time.sleep(watchdog.STOPPED_SECONDS + 2)
@@ -60,7 +61,7 @@ def test_a_process_that_was_stopped_itself_is_not_blamed(tmp_path):
 
 
 def test_nothing_happens_where_each_thing_takes_less_than_its_limit(tmp_path):
-    with watchdog.watching(tmp_path, 0, lambda *_: None) as dog:
+    with watchdog.watching(tmp_path, 0, 0.0) as dog:
         for step in range(20):
             dog.expect(f"step {step}", 1.0)
             time.sleep(0.1)

@@ -6,6 +6,7 @@ the processes meet here first, on the coordinator's port, which is free again be
 
 import contextlib
 import re
+import resource
 import selectors
 import socket
 import time
@@ -54,6 +55,8 @@ def names(processes: Collection[int], most: int = 10) -> str:
 def _receive(port: int, count: int, seconds: float, say: Callable[[str], None]) -> str | None:
     """Process 0: take note of who comes, then send all of them on, or tell them who is missing."""
     began = time.monotonic()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each process holds a connection; the usual limit is 1,024 files
     with contextlib.ExitStack() as opened:
         listener = opened.enter_context(_listen(port, began + seconds))
         selector = opened.enter_context(selectors.DefaultSelector())

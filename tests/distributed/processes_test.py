@@ -151,6 +151,15 @@ def test_an_error_of_one_process_is_one_line_and_ends_all(root, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_that_is_not_finite_is_skipped_by_a_pipeline_over_processes(tmp_path):
+    launch(2, 1, pathlib.Path(__file__).parent / "poisoned.py", tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 7))
+    (skip,) = (row for row in run_log.rows(tmp_path / "run" / run_log.EVENTS) if row["event"] == "skip")
+    assert (skip["step"], skip["data_step"]) == (3, 3) and "blocks/attention/query of layer 3" in (
+        tmp_path / "run" / "skipped" / "3.json"
+    ).read_text()
+
+
 def test_a_process_that_dies_ends_all_and_the_same_command_goes_on(root, one_process):
     folder = root / "died"
     command = ["train.py", "--gin_file", root / "run.gin", "--workdir", folder, *ALL_THREE]

@@ -1,11 +1,9 @@
 """One way of a run: from a beginning, step by step, to the end, a signal, or a rewind."""
 
-import contextlib
 import dataclasses
 import math
-import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,14 +13,11 @@ from jax.experimental import multihost_utils
 from sharding import rules
 from teleflm_jax import checkpoint, checksum
 from teleflm_jax.model import size
-from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.model.transformer import Transformer
-from teleflm_jax.mup import MATRIX, VECTOR, Mup
+from teleflm_jax.mup import MATRIX, VECTOR
 from teleflm_jax.optim import optimizer as update_rule
-from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.train import curves, diagnose, guard, hardware, profile, progress, run_log, start, watchdog
+from teleflm_jax.train import curves, diagnose, guard, hardware, run_log, start
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.config import GuardConfig, ProfileConfig, TelemetryConfig, TrainConfig
+from teleflm_jax.train.parts import History, Parts, Plan
 from teleflm_jax.train.state import Counters, TrainState, to_arrays
 
 DONE, DIVERGED, STOPPED = 0, 3, 75
@@ -32,39 +27,6 @@ LATE_PROBES = 3
 RECENT = 50
 """Steps from which the watchdog learns how long one takes."""
 
-Evaluator = Callable[[int, Transformer], dict[str, float]]
-"""(step, model) -> figures by name; the weighted bits per byte under `bpb`."""
-History = tuple
-"""`data.mixture.History`."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that a run needs; `train` adds nothing of its own."""
-
-    folder: pathlib.Path
-    model: ModelConfig
-    mup: Mup
-    optimizer: OptimizerConfig
-    train: TrainConfig
-    guard: GuardConfig = GuardConfig()
-    telemetry: TelemetryConfig = TelemetryConfig()
-    profile: ProfileConfig = ProfileConfig()
-    layout: rules.Layout
-    batches: Callable[[int, History], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
-    """Opens an iterator over this process's rows of batch(first), batch(first + 1), … under a mixture history."""
-    mixture: Callable[[History, int], History] = lambda saved, data_step: saved
-    """The history to go on with from a data step, of a checkpoint's history (empty: a fresh run)."""
-    records: Callable[[int, History], list] = lambda data_step, history: []
-    """Where each row of batch(data_step) comes from, as JSON."""
-    evaluate: Evaluator | None = None
-    prepare: Callable[[], None] = lambda: None
-    """Called by every process once it is known what to go on from, before anything is written."""
-    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What checkpoints belong to: the model's shape, the tokenizer, the data."""
-    began: float = dataclasses.field(default_factory=time.monotonic)
-    """When the process did, by the monotonic clock."""
-
 
 class Rewind(Exception):
     """The run goes back to its newest sound checkpoint."""
@@ -72,26 +34,6 @@ class Rewind(Exception):
 
 class GaveUp(Exception):
     """Going back has not helped."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What is made once, and outlives a rewind."""
-
-    step: Callable
-    to_logical: Callable[[TrainState], TrainState]
-    """From the form that steps work on to the one that is saved."""
-    fingerprint: Callable
-    diagnose: Callable
-    peak: hardware.Peak
-    hosts: list[str]
-    """Name of each process's machine."""
-    report: progress.Report
-    say: Callable[[str], None]
-    publish: run_log.Publish
-    profiler: profile.Profiler
-    asked_to_stop: Callable[[], bool]
-    dog: watchdog.Watchdog
 
 
 @dataclasses.dataclass(kw_only=True)

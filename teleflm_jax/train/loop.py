@@ -14,7 +14,8 @@ from teleflm_jax import checkpoint, checksum
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.train import diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.attempt import DIVERGED, DONE, STOPPED, Attempt, Evaluator, GaveUp, Parts, Plan, Rewind
+from teleflm_jax.train.attempt import DIVERGED, DONE, STOPPED, Attempt, GaveUp, Rewind
+from teleflm_jax.train.parts import Evaluator, Parts, Plan
 from teleflm_jax.train.state import to_arrays
 
 __all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]

@@ -9,9 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import gc
-import hashlib
 import json
-import logging
 import os
 import pathlib
 import re
@@ -23,19 +21,19 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorstore
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from teleflm_jax import checksum
+from teleflm_jax.checkpoint.record import MARKER, Damaged, Record, quiet, read, seal, signature, why
+from teleflm_jax.checkpoint.verify import verify
 from teleflm_jax.errors import UserError
+
+__all__ = ["MARKER", "Damaged", "Record", "read", "verify"]
 
 FOLDER = "checkpoints"
 """Where they lie in a run's folder."""
 PARTS = ("model", "optimizer")
-MARKER = "_CHECKPOINT_METADATA"
-"""What Orbax writes last into a finished checkpoint; our record lies in it."""
-VERSION = 1
 ASIDE = ".damaged"
 """In the names of checkpoints that were found damaged."""
 TRIES, RETRY_SECONDS = 3, 1.0
@@ -44,32 +42,6 @@ NOISE_SECONDS = 0.2
 """In which the threads of a load that failed come to their ends."""
 LISTED = 10
 """Differences that an error names."""
-
-
-class Damaged(UserError):
-    """A checkpoint that its disk has not kept as it was written."""
-
-    def __init__(self, path: pathlib.Path, reason: str):
-        super().__init__(
-            f"got the damaged checkpoint {path} ({reason}); allowed: a whole one; restore it from a copy, or use another step "
-            "(python -m teleflm_jax checkpoints lists them)"
-        )
-        self.reason = reason
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a checkpoint says of itself; JSON."""
-
-    counters: Mapping[str, int]
-    mixture: Sequence = ()
-    """`data.mixture.History` up to here."""
-    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What the arrays belong to: the model's shape, the tokenizer's hash, the packed data."""
-    bpb: float | None = None
-    """Weighted bits per byte at this step, where it was measured; lower is better."""
-    arrays: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """Path -> {"is": "dtype[shape]", "checksum": of the values}."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,8 +91,8 @@ class Writer:
             sums: of `checksum.of_tree(arrays)`.
         """
         self.keep.bpbs[step] = record.bpb
-        described = {path: {"is": kind, "checksum": sums[path]} for path, kind in _signature(arrays).items()}
-        sealed = _seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
+        described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
+        sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
         self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
 
     def holds(self, step: int) -> bool:
@@ -146,7 +118,7 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
     Raises:
         OSError: the disk is full or fails, also where a save in the background met it; finished checkpoints are unharmed.
     """
-    _quiet()
+    quiet()
     keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})  # asked for by the first process alone
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
@@ -180,26 +152,6 @@ def choose(folder: pathlib.Path, step: int | None = None) -> int:
     if step is not None and step not in found:
         raise UserError(f"got step {step}; allowed: {', '.join(map(str, found))}; change the step")
     return found[-1] if step is None else step
-
-
-def read(folder: pathlib.Path, step: int) -> Record:
-    """A checkpoint's record.
-
-    Raises:
-        Damaged: it is missing or not as it was sealed.
-        OSError: it may not be read.
-    """
-    path = folder / str(step)
-    try:
-        text = (path / MARKER).read_text(encoding="utf-8")
-        sealed = json.loads(text)["custom_metadata"]
-        if sealed != _seal(sealed["record"]) or not isinstance(sealed["record"], dict):
-            raise ValueError("its seal does not fit")
-        return Record(**sealed["record"])
-    except FileNotFoundError as error:
-        raise Damaged(path, f"{MARKER} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(path, f"{MARKER} is not as it was written") from error
 
 
 def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any], identity: Mapping[str, Any]) -> tuple[dict[str, Any], Record]:
@@ -238,56 +190,9 @@ def set_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
     return path
 
 
-def verify(folder: pathlib.Path, step: int) -> Record:
-    """Read every array of a checkpoint, block by block, and compare it with its checksum; memory is bounded by what a device wrote at once.
-
-    Raises:
-        Damaged: the first array that is not as it was saved.
-    """
-    record, path = read(folder, step), folder / str(step)
-    _verify_metadata(path, record)
-    for array, described in record.arrays.items():
-        try:
-            found = _sum_of_file(path.resolve(), array, described["is"])
-        except (ValueError, OSError) as error:  # TensorStore knows no others
-            raise Damaged(path, f"{array} cannot be read: {_reason(error)}") from error
-        if found != described["checksum"]:
-            raise Damaged(path, f"{array} is not as it was saved")
-    return record
-
-
-def _verify_metadata(path: pathlib.Path, record: Record) -> None:
-    """Orbax needs these to load, beside the arrays themselves."""
-    _quiet()
-    try:
-        for file in (*path.glob("*/_METADATA"), *path.glob("*/array_metadatas/*")):
-            json.loads(file.read_text(encoding="utf-8"))
-        found = _signature(dict(ocp.checkpointables_metadata(path.resolve()).metadata))
-    except Exception as error:  # as in `_together`
-        raise Damaged(path, f"metadata cannot be read: {_reason(error)}") from error
-    if found != {name: kept["is"] for name, kept in record.arrays.items()}:
-        raise Damaged(path, "its metadata tell of other arrays than its record")
-
-
-def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
-    part, _, name = array.partition("/")
-    base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / part}/"}, "path": name.replace("/", ".") + "/"}
-    store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
-    if f"{store.dtype.name}{list(store.shape)}" != kind:
-        raise ValueError(f"it is {store.dtype.name}{list(store.shape)}, not {kind}")
-    block = store.chunk_layout.read_chunk.shape or ()
-    total = 0
-    for index in np.ndindex(*(-(-n // b) for n, b in zip(store.shape, block, strict=True))):
-        start = tuple(i * b for i, b in zip(index, block, strict=True))
-        ends = (min(s + b, n) for s, b, n in zip(start, block, store.shape, strict=True))
-        values = store[tuple(slice(s, e) for s, e in zip(start, ends, strict=True))].read().result()
-        total += checksum.of_block(np.asarray(values), start)
-    return total % 2**32
-
-
 def _load(path: pathlib.Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """This process's shards. Orbax's barriers are left out: where one process fails, they would keep the others waiting."""
-    _quiet()
+    quiet()
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"restoring alone {index}"
@@ -316,11 +221,11 @@ def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     if damaged.size:
         if isinstance(failure, Damaged):
             raise failure
-        raise Damaged(path, _reason(failure) if failure else f"process {_names(damaged)} could not read it") from failure
+        raise Damaged(path, why(failure) if failure else f"process {_names(damaged)} could not read it") from failure
     if refused.size:
         if isinstance(failure, OSError) and failure.errno:
             raise failure
-        reason = _reason(failure) if failure else "another process could not read it"
+        reason = why(failure) if failure else "another process could not read it"
         raise OSError(errno.EIO, f"process {_names(refused)} cannot read it ({reason})", str(path)) from failure
     return found
 
@@ -331,7 +236,7 @@ def _is_damage(error: Exception) -> bool:
         isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     ):
         return False
-    return not re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|os_error_code='(?!2')", _reason(error))
+    return not re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|os_error_code='(?!2')", why(error))
 
 
 def _names(processes: np.ndarray) -> str:
@@ -354,7 +259,7 @@ def _without_noise() -> Iterator[None]:
 
 def _refuse_unlike(path: pathlib.Path, record: Record, shapes: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     saved = {name: kept["is"] for name, kept in record.arrays.items() if name.partition("/")[0] in shapes}
-    wanted = _signature(shapes)
+    wanted = signature(shapes)
     common = record.identity.keys() & identity.keys()
     saved |= {name: record.identity[name] for name in common}
     wanted |= json.loads(json.dumps({name: identity[name] for name in common}))
@@ -371,32 +276,11 @@ def _refuse_unlike(path: pathlib.Path, record: Record, shapes: Mapping[str, Any]
         )
 
 
-def _signature(tree: Any) -> dict[str, str]:
-    """Path -> "dtype[shape]" of every array, or whatever has both."""
-    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape") and hasattr(node, "dtype"))
-    return {checksum.name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
-
-
-def _seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    plain = json.loads(json.dumps(record))
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    return {"version": VERSION, "record": plain, "sha256": digest}
-
-
 def _bpb(folder: pathlib.Path, step: int) -> float | None:
     try:
         return read(folder, step).bpb
     except Damaged:
         return None
-
-
-def _reason(error: Exception) -> str:
-    """The first line, and of TensorStore's long ones the part that says what happened."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    causes = [cause for cause in (error.__cause__, error.__context__) if cause is not None]
-    if "TensorStore" in text or "incompatible handler" in text:
-        text = _reason(causes[0]) if causes else text
-    return re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", text)[:160]
 
 
 @contextlib.contextmanager
@@ -411,9 +295,3 @@ def _disk_errors(folder: pathlib.Path) -> Iterator[None]:
         if not code:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
-
-
-def _quiet() -> None:
-    """Orbax logs each of its phases, and errors that it raises as well; so does asyncio for its coroutines."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,58 @@
+"""Reading all of a checkpoint, without the devices that wrote it."""
+
+import json
+import pathlib
+
+import numpy as np
+import tensorstore
+from orbax.checkpoint import v1 as ocp
+
+from teleflm_jax import checksum
+from teleflm_jax.checkpoint.record import Damaged, Record, quiet, read, signature, why
+
+
+def verify(folder: pathlib.Path, step: int) -> Record:
+    """Read every array of a checkpoint, block by block, and compare it with its checksum; memory is bounded by what a device wrote at once.
+
+    Raises:
+        Damaged: the first array that is not as it was saved.
+    """
+    record, path = read(folder, step), folder / str(step)
+    _verify_metadata(path, record)
+    for array, described in record.arrays.items():
+        try:
+            found = _sum_of_file(path.resolve(), array, described["is"])
+        except (ValueError, OSError) as error:  # TensorStore knows no others
+            raise Damaged(path, f"{array} cannot be read: {why(error)}") from error
+        if found != described["checksum"]:
+            raise Damaged(path, f"{array} is not as it was saved")
+    return record
+
+
+def _verify_metadata(path: pathlib.Path, record: Record) -> None:
+    """Orbax needs these to load, beside the arrays themselves."""
+    quiet()
+    try:
+        for file in (*path.glob("*/_METADATA"), *path.glob("*/array_metadatas/*")):
+            json.loads(file.read_text(encoding="utf-8"))
+        found = signature(dict(ocp.checkpointables_metadata(path.resolve()).metadata))
+    except Exception as error:  # as in `_together`
+        raise Damaged(path, f"metadata cannot be read: {why(error)}") from error
+    if found != {name: kept["is"] for name, kept in record.arrays.items()}:
+        raise Damaged(path, "its metadata tell of other arrays than its record")
+
+
+def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
+    part, _, name = array.partition("/")
+    base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / part}/"}, "path": name.replace("/", ".") + "/"}
+    store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
+    if f"{store.dtype.name}{list(store.shape)}" != kind:
+        raise ValueError(f"it is {store.dtype.name}{list(store.shape)}, not {kind}")
+    block = store.chunk_layout.read_chunk.shape or ()
+    total = 0
+    for index in np.ndindex(*(-(-n // b) for n, b in zip(store.shape, block, strict=True))):
+        start = tuple(i * b for i, b in zip(index, block, strict=True))
+        ends = (min(s + b, n) for s, b, n in zip(start, block, store.shape, strict=True))
+        values = store[tuple(slice(s, e) for s, e in zip(start, ends, strict=True))].read().result()
+        total += checksum.of_block(np.asarray(values), start)
+    return total % 2**32

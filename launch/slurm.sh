@@ -19,6 +19,8 @@ workdir=${2:-runs/52b}
 # The container or environment that launch/Containerfile makes has to be the same on every node.
 # And the first to leave with 75 must not have the others killed. Cores have to be asked for again since Slurm 22.05.
 # launch --preflight -- train.py ... first measures every node, and ends with 1 and the names of slow ones.
+export TELEFLM_FINAL_FILE=$PWD/.final-$SLURM_JOB_ID
+rm -f "$TELEFLM_FINAL_FILE"
 srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     python -m teleflm_jax launch -- train.py --gin_file "$run" --workdir "$workdir" &
 step=$!
@@ -36,6 +38,6 @@ case "$code" in
 75) again=$asked ;; # stopped after saving, the same command goes on; stopped by hand, it stays stopped
 70 | 13[4-9]) again=1 ;; # hung, or a process died of a signal: it goes on from the newest checkpoint
 esac
-if [ -e "$workdir/.ended" ]; then again=; fi # some process says that starting again does not help; srun reports the highest code
+if [ -e "$TELEFLM_FINAL_FILE" ]; then again=; fi # srun reports the highest code: some process has left with 2 or 3
 if [ -n "$again" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

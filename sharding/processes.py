@@ -3,8 +3,10 @@
 Reading a place imports no jax; `join` does. Devices must not have been asked for before.
 """
 
+import contextlib
 import dataclasses
 import os
+import pathlib
 import re
 import sys
 import threading
@@ -22,6 +24,10 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 
 ORDERLY = (0, 75)
 """Exit codes at which all processes leave together: done, or stopped after saving."""
+FINAL = (2, 3)
+"""Exit codes of what starting again does not mend: wrong input, and a run that diverged."""
+FINAL_FILE = "TELEFLM_FINAL_FILE"
+"""Environment: where a process that leaves with one of these says so, since srun reports the highest code of all processes."""
 HUNG = 70
 """Exit code: a start or a step that did not come to its end; whoever started the processes should start them again."""
 
@@ -131,6 +137,9 @@ def leave(code: int, place: Place | None) -> int:
 
     An orderly end would wait for the others, which wait for this one.
     """
+    if code in FINAL and FINAL_FILE in os.environ:
+        with contextlib.suppress(OSError):
+            pathlib.Path(os.environ[FINAL_FILE]).write_text(f"{code}\n")
     if place is not None and code not in ORDERLY:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -26,22 +26,17 @@ from teleflm_jax.plan.config import SECTIONS as PLANNING
 from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import guard, loop, start, step, watchdog
 
-ENDED = ".ended"
-"""In a run's folder, once it has ended for a reason that starting it again does not mend: the exit code, for schedulers."""
-
 
 def main(args: argparse.Namespace, began: float) -> int:
     """Train as the options say; returns the exit code. `began`: when the process did, by the monotonic clock."""
-    folder = None if args.dry_run else _folder(args)
-    train = functools.partial(_train, options.load(args), folder, began) if folder else functools.partial(_dry_run, args)
+    if args.dry_run:
+        train = functools.partial(_dry_run, args)
+    else:
+        train = functools.partial(_train, options.load(args), _folder(args), began)
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
     try:
-        code = options.run_command(train, processes.NOTICE_SECONDS * (place is not None and place.index > 0))
-        if code in (options.WRONG_INPUT, loop.DIVERGED) and folder and folder.is_dir():
-            with contextlib.suppress(OSError):
-                (folder / ENDED).write_text(f"{code}\n")
-        return processes.leave(code, place)
+        return processes.leave(options.run_command(train, processes.NOTICE_SECONDS * (place is not None and place.index > 0)), place)
     except BaseException:
         if place is not None:
             traceback.print_exc()
@@ -117,7 +112,6 @@ def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
     first = jax.process_index() == 0
     with _naming(folder), _alone_in(folder) if first else contextlib.nullcontext():
         if first:
-            (folder / ENDED).unlink(missing_ok=True)
             _refuse_changes(folder, run)
         multihost_utils.sync_global_devices("nothing speaks against the run")
         return loop.train(plan)

@@ -94,7 +94,7 @@ def test_the_machine_s_refusals_are_one_line(capsys, number):
 
 
 @pytest.mark.parametrize(
-    "bug", [ValueError("x"), KeyError("x"), OSError(errno.EIO, "x"), ConnectionResetError("x"), BrokenPipeError("a worker's")]
+    "bug", [ValueError("x"), KeyError("x"), OSError(errno.EBADF, "x"), ConnectionResetError("x"), BrokenPipeError("a worker's")]
 )
 def test_a_bug_keeps_its_traceback(bug):
     def fail():

@@ -168,3 +168,11 @@ def test_the_time_to_wait_is_a_whole_number_above_0(monkeypatch):
         monkeypatch.setenv(processes.START_TIMEOUT, wrong)
         with pytest.raises(UserError, match="got TELEFLM_START_TIMEOUT="):
             processes.join(Place(coordinator="localhost:1", count=2, index=1))
+
+
+@pytest.mark.parametrize("code, said", [(0, None), (2, "2\n"), (3, "3\n"), (70, None), (75, None)])
+def test_what_starting_again_does_not_mend_is_said_where_a_scheduler_looks(tmp_path, monkeypatch, code, said):
+    file = tmp_path / "final"
+    monkeypatch.setenv(processes.FINAL_FILE, str(file))
+    assert processes.leave(code, None) == code
+    assert (file.read_text() if file.exists() else None) == said

@@ -114,13 +114,13 @@ def test_prometheus_serves_the_newest_figures_until_the_run_ends(tmp_path):
 
 def test_the_run_log_publishes_what_it_has_written(tmp_path):
     seen = []
-    log = run_log.open_log(tmp_path, 0, publish=lambda row: seen.append((row, (tmp_path / run_log.METRICS).exists())))
+    log = run_log.open_log(tmp_path, 0, began=0.0, publish=lambda row: seen.append((row, (tmp_path / run_log.METRICS).exists())))
     with contextlib.closing(log):
         log.metrics({"step": 1, "loss": 2.0})
         log.evaluation({"step": 1, "bpb/english": 1.0})
         log.event("save", step=1)
     assert seen == [({"step": 1, "loss": 2.0}, True), ({"step": 1, "bpb/english": 1.0}, True)]
-    with contextlib.closing(run_log.open_log(tmp_path, 1, quiet=True, publish=pytest.fail)) as log:
+    with contextlib.closing(run_log.open_log(tmp_path, 1, began=0.0, quiet=True, publish=pytest.fail)) as log:
         log.metrics({"step": 2, "loss": 2.0})
 
 

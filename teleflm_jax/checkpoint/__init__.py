@@ -289,7 +289,7 @@ def _disk_errors(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:  # Orbax's, which has no errno
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(folder)) from error
+        raise OSError(errno.ETIMEDOUT, "saving took too long", str(folder)) from error
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:

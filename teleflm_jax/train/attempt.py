@@ -165,6 +165,7 @@ class Attempt:
             self.compiled, now = True, time.monotonic()
             self.log.event("compile", step=known.updates, seconds=now - began)
             self.mark = now - waited
+            checksum.of_tree(to_arrays(self.parts.to_logical(state)))  # compiled now, so that the first save is as quick as the others
         self.drawn += 1
         asked = {
             "checked": bool(orders.check),

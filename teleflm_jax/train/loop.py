@@ -10,13 +10,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from teleflm_jax import checkpoint, checksum
+from teleflm_jax import checkpoint
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.train import diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.attempt import DIVERGED, DONE, STOPPED, Attempt, GaveUp, Rewind
 from teleflm_jax.train.parts import Evaluator, Parts, Plan
-from teleflm_jax.train.state import to_arrays
 
 __all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
 
@@ -65,7 +64,6 @@ def train(plan: Plan) -> int:
             began = time.monotonic()
             beginning = start.begin(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout, plan.identity)
             plan.prepare()
-            checksum.of_tree(to_arrays(parts.to_logical(beginning.state)))  # compiled now, so that the first save is as quick as the others
             try:
                 with _opened(plan, beginning, parts, rewound, began) as (run, batches):
                     return run.go_on(beginning.state, batches)

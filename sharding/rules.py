@@ -109,10 +109,6 @@ class Layout:
         """The process of each device, in the order of `place_words`; int64 [devices]."""
         return np.array([device.process_index for device in self.mesh.devices.flat])
 
-    def layer_order(self, layers: int) -> np.ndarray:
-        """Which layer each of the stacked ones is in physical form."""
-        return self._by_stage(layers) if self.interleave > 1 else np.arange(layers)
-
     def padded(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> tuple[int, ...]:
         """The physical shape of a logical one."""
         if axes is None:
@@ -134,7 +130,7 @@ class Layout:
             padded = self.padded(x.shape, axes)
             if padded != x.shape:
                 x = jnp.pad(x, [(0, n - old) for n, old in zip(padded, x.shape, strict=True)])
-            return x[self._by_stage(x.shape[0])] if self._is_sorted(x, axes) else x
+            return x[self.layer_order(x.shape[0])] if self._is_sorted(x, axes) else x
 
         if not self.changes(tree):
             return tree
@@ -148,7 +144,7 @@ class Layout:
         """
 
         def convert(tree):
-            back = each(lambda x, axes: x[np.argsort(self._by_stage(x.shape[0]))] if self._is_sorted(x, axes) else x, tree)
+            back = each(lambda x, axes: x[np.argsort(self.layer_order(x.shape[0]))] if self._is_sorted(x, axes) else x, tree)
             return jax.tree.map(lambda x, y: jax.lax.slice(x, (0,) * x.ndim, y.shape), back, like)
 
         if not self.changes(like):
@@ -180,8 +176,11 @@ class Layout:
     def _is_sorted(self, x: Any, axes: tuple[str, ...] | None) -> bool:
         return self.interleave > 1 and axes is not None and x.ndim > len(axes)
 
-    def _by_stage(self, layers: int) -> np.ndarray:
-        """Order of the layers in physical form: stage by stage, of each its chunks. Chunk c of stage i is the (c · pipe + i)-th of all."""
+    def layer_order(self, layers: int) -> np.ndarray:
+        """Which layer each of the stacked ones is in physical form: stage by stage, of each its chunks.
+
+        Chunk c of stage i is the (c · pipe + i)-th of all.
+        """
         return np.arange(layers).reshape(self.interleave, self.pipe, -1).swapaxes(0, 1).reshape(-1)
 
 

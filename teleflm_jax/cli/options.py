@@ -12,8 +12,10 @@ import pathlib
 import select
 import sys
 import time
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from sharding import processes
 from sharding.config import MeshConfig
 from teleflm_jax import config
 from teleflm_jax.corpus.config import PackConfig
@@ -230,6 +232,17 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     time.sleep(hesitate)
     print("error: " + " ".join(message.splitlines()), file=sys.stderr)
     return WRONG_INPUT
+
+
+def run_process(main: Callable[[], int | None], place: processes.Place | None) -> int:
+    """`run_command` in one of a run's processes, which have joined; one that fails leaves without waiting for the others."""
+    try:
+        return processes.leave(run_command(main, processes.NOTICE_SECONDS * (place is not None and place.index > 0)), place)
+    except BaseException:
+        if place is not None:
+            traceback.print_exc()
+        processes.leave(1, place)
+        raise
 
 
 def _stdout_is_closed() -> bool:

@@ -5,7 +5,6 @@ import functools
 import math
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -52,13 +51,7 @@ def main(args: argparse.Namespace) -> int:
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
     measure = functools.partial(_measure, args.preflight_tolerance)
-    try:
-        return processes.leave(options.run_command(measure, processes.NOTICE_SECONDS * (place is not None and place.index > 0)), place)
-    except BaseException:
-        if place is not None:
-            traceback.print_exc()
-        processes.leave(1, place)
-        raise
+    return options.run_process(measure, place)
 
 
 def _measure(tolerance: float | None) -> int:

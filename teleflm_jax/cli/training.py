@@ -8,7 +8,6 @@ import os
 import pathlib
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 
 import jax
@@ -35,13 +34,7 @@ def main(args: argparse.Namespace, began: float) -> int:
         train = functools.partial(_train, options.load(args), _folder(args), began)
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
-    try:
-        return processes.leave(options.run_command(train, processes.NOTICE_SECONDS * (place is not None and place.index > 0)), place)
-    except BaseException:
-        if place is not None:
-            traceback.print_exc()
-        processes.leave(1, place)
-        raise
+    return options.run_process(train, place)
 
 
 def _dry_run(args: argparse.Namespace) -> None:

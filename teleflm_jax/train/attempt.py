@@ -242,8 +242,7 @@ class Attempt:
         if before >= self.plan.guard.max_rewinds:
             self.log.event("diverged", step=self.counters.updates, reason=reason)
             raise GaveUp(f"{reason}, after going back {before} time(s) to the same checkpoint")
-        history = [[since, dict(weights)] for since, weights in self.history]
-        what = {"data_step": self.drawn, "skip_data": skip_data, "mixture": history, "reason": reason}
+        what = {"data_step": self.drawn, "skip_data": skip_data, "mixture": self.history, "reason": reason}
         self.log.event("rewind", step=self.counters.updates, **what)
         self.parts.say(f"{reason}: going back to the newest sound checkpoint" + (", past the data in between" if skip_data else ""))
         raise Rewind
@@ -324,8 +323,8 @@ class Attempt:
         step = self.counters.updates
         self.parts.dog.expect(f"beginning to save step {step}", self._patience())
         began = time.monotonic()
-        counters, history = dataclasses.asdict(self.counters), [[since, dict(weights)] for since, weights in self.history]
-        record = checkpoint.Record(counters=counters, mixture=history, identity=self.plan.identity, bpb=bpb)
+        counters = dataclasses.asdict(self.counters)
+        record = checkpoint.Record(counters=counters, mixture=self.history, identity=self.plan.identity, bpb=bpb)
         self.checkpoints.save(step, arrays, record, sums)
         self.saved = True
         self.log.event("save", step=step, seconds=taken + time.monotonic() - began)

@@ -5,17 +5,16 @@ import json
 import pathlib
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
-import jax
 import tokenizers
 
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
-from teleflm_jax.generate import decode, text
+from teleflm_jax.generate import engine, text
+from teleflm_jax.generate.request import Piece, Request
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import layout
-from teleflm_jax.tokenizer.pieces import piece_bytes
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code, as a shell reports it."""
@@ -31,43 +30,69 @@ def arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; repeatable")
     parser.add_argument("--prompt_file", action="append", default=[], metavar="FILE", help="a UTF-8 file, all of it one prompt; repeatable")
     parser.add_argument("--max_tokens", type=int, default=128, help="new tokens per prompt (%(default)s)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the text before this; repeatable")
+    parser.add_argument("--slots", type=int, default=16, help="prompts that are continued at one time (%(default)s)")
+    parser.add_argument("--logprobs", type=int, help="with --json: log-probabilities, and so many of the likeliest tokens beside each")
+    parser.add_argument("--json", action="store_true", help="print one JSON object when all is done")
+    add_sampling(parser)
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how tokens are chosen."""
     parser.add_argument("--temperature", type=float, default=Sampling.temperature, help="0: always the likeliest token (%(default)s)")
     parser.add_argument("--top_k", type=int, default=Sampling.top_k, help="choose from so many likeliest tokens; 0: all (%(default)s)")
-    parser.add_argument(
-        "--top_p", type=float, default=Sampling.top_p, help="choose from the likeliest tokens of this probability (%(default)s)"
-    )
+    parser.add_argument("--top_p", type=float, default=Sampling.top_p, help="choose from the likeliest of this probability (%(default)s)")
+    parser.add_argument("--min_p", type=float, default=Sampling.min_p, help="and at least this share as likely as the first (%(default)s)")
     parser.add_argument("--repetition_penalty", type=float, default=Sampling.repetition_penalty, help="1: none (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object when all is done")
+
+
+def sampling(args: argparse.Namespace) -> Sampling:
+    """What `add_sampling`'s options say; raises a `UserError` for numbers out of range."""
+    return Sampling(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Continue the prompts; one streams, several are printed in turn. Returns the exit code."""
-    settings = {
-        "sampling": Sampling(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, repetition_penalty=args.repetition_penalty),
-        "max_tokens": args.max_tokens,
-        "seed": args.seed,
-    }
+    choosing = sampling(args)
     prompts = [_argument(prompt) for prompt in args.prompt] + [_file(path) for path in args.prompt_file]
+    if not prompts:
+        raise UserError("got no prompt; allowed: one or more; add --prompt TEXT")
     run = options.load(args, optional=("data", "train"))
     folder = options.workdir(args)
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
-    texts = [encode(tokenizer, prompt) for prompt in prompts]
-    decode.check(run.model.context_length, texts, args.max_tokens, args.seed)  # before the weights, which may take minutes
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    place = lambda model: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), model)  # noqa: E731
-    model = run_folder.load_model(folder, run, step, place)
-    chunks = decode.stream(model, texts, **settings)
+    requests = [
+        Request(
+            prompt=tuple(encode(tokenizer, prompt)),
+            max_tokens=args.max_tokens,
+            sampling=choosing,
+            seed=args.seed,
+            number=number,
+            stop=tuple(args.stop),
+            stop_ids=(layout.EOS,),
+            logprobs=args.logprobs,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    for request in requests:  # before the weights, which may take minutes
+        request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
+    running = engine.Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=args.slots)
     sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
     if len(prompts) == 1 and not args.json:
-        return _print_stream(prompts[0], (row for (row,) in chunks), piece_bytes(tokenizer))
-    completions = _complete(prompts, chunks, piece_bytes(tokenizer))
+        return _print_stream(prompts[0], running, requests[0])
+    found = engine.run(running, requests)
     if args.json:
-        print(json.dumps({"step": step, "completions": completions}))
+        print(json.dumps({"step": step, "completions": [_described(*both) for both in zip(prompts, found, strict=True)]}))
         return 0
-    for completion in completions:
-        print(text.printable(completion["prompt"] + completion["text"]), end="\n\n")
+    for prompt, piece in zip(prompts, found, strict=True):
+        print(text.printable(prompt + piece.text), end="\n\n")
     return 0
 
 
@@ -76,11 +101,13 @@ def encode(tokenizer: tokenizers.Tokenizer, prompt: str) -> list[int]:
     return [layout.BOS, *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
-def _print_stream(prompt: str, chunks: Iterable[list[int]], pieces: list[bytes]) -> int:
+def _print_stream(prompt: str, running: engine.Engine, request: Request) -> int:
     print(text.printable(prompt), end="", flush=True)
+    running.add(request)
     try:
-        for new in text.decode(chunks, pieces):
-            print(text.printable(new), end="", flush=True)
+        while not running.idle:
+            for piece in running.step().values():
+                print(text.printable(piece.text), end="", flush=True)
     except KeyboardInterrupt:  # the reader has seen enough
         return INTERRUPTED
     finally:
@@ -88,20 +115,13 @@ def _print_stream(prompt: str, chunks: Iterable[list[int]], pieces: list[bytes])
     return 0
 
 
-def _complete(prompts: list[str], chunks: Iterator[list[list[int]]], pieces: list[bytes]) -> list[dict]:
-    rows = [[] for _ in prompts]
-    for new in chunks:
-        for row, ids in zip(rows, new, strict=True):
-            row += ids
-    return [
-        {
-            "prompt": prompt,
-            "text": "".join(text.decode([row], pieces)),
-            "tokens": len(row),
-            "finish": "stop" if row[-1] == layout.EOS else "length",
-        }
-        for prompt, row in zip(prompts, rows, strict=True)
-    ]
+def _described(prompt: str, piece: Piece) -> dict:
+    found = {"prompt": prompt, "text": piece.text, "tokens": len(piece.tokens), "finish": piece.finish}
+    return found | ({"logprobs": _logprobs(piece.tokens)} if piece.tokens[0].logprob is not None else {})
+
+
+def _logprobs(tokens: Sequence) -> list[dict]:
+    return [{"id": token.id, "logprob": token.logprob, "alternatives": dict(token.alternatives)} for token in tokens]
 
 
 def _argument(prompt: str) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 import jax
 import tokenizers
 
+from sharding import decoding
 from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
+from teleflm_jax.generate import decoder
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
@@ -75,6 +77,12 @@ def load_model(folder: pathlib.Path, run: options.Run, step: int, place: Callabl
     belongs = identity(run.model, folder / TOKENIZER)
     arrays, _ = checkpoint.restore(folder / checkpoint.FOLDER, step, {"model": weights_of(place(model))}, belongs)
     return with_weights(model, arrays["model"])
+
+
+def load_decoder(folder: pathlib.Path, run: options.Run, step: int) -> decoder.Decoder:
+    """A checkpoint's weights laid out for decoding over all devices that are here; arguments and errors as of `load_model`."""
+    layout = decoding.layout(run.model.d_model, run.model.num_kv_heads)
+    return decoder.decoder(load_model(folder, run, step, layout.stored), layout)
 
 
 def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenizer:

@@ -1,20 +1,23 @@
-"""Logits to the next token: repetition penalty, temperature, top-k, top-p, in this order."""
+"""Logits to the next token: repetition penalty, temperature, top-k, top-p, min-p, in this order; each row has its own settings."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from teleflm_jax.errors import UserError
 
 GREEDY_BELOW = 1e-6
 """Temperatures below it choose the likeliest token: float32 could not divide by them."""
+LARGEST = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen."""
+    """How the tokens of a text are chosen."""
 
     temperature: float = 0.8
     """Divides the logits; 0: always the likeliest token."""
@@ -22,29 +25,43 @@ class Sampling:
     """Likeliest tokens to choose from; 0: all."""
     top_p: float = 0.95
     """Choose from the fewest likeliest tokens that have at least this probability together."""
+    min_p: float = 0.0
+    """Choose from tokens at least this share as likely as the likeliest."""
     repetition_penalty: float = 1.0
     """Above 1, tokens that the text already has become less likely; below 1, likelier."""
 
     def __post_init__(self):
         for name, right, allowed in (
             ("temperature", 0 <= self.temperature < math.inf, "a number from 0 (greedy) up"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("top_k", 0 <= self.top_k <= LARGEST, "0 (all) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "0 (all) to 1 (the likeliest alone)"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a number above 0 (1: no penalty)"),
         ):
             if not right:
-                raise UserError(f"got {name} {getattr(self, name)}; allowed: {allowed}; change --{name}")
+                raise UserError(f"got {name} {getattr(self, name)}; allowed: {allowed}; change {name}")
 
 
-def penalise(logits_BV: jax.Array, seen_BV: jax.Array, penalty: float) -> jax.Array:
+GREEDY = Sampling(temperature=0.0)
+"""Always the likeliest token."""
+
+
+def settings(rows: Sequence[Sampling]) -> dict[str, np.ndarray]:
+    """Field -> float32 or int32 [B], for `choose`."""
+    kinds = {field.name: np.int32 if field.name == "top_k" else np.float32 for field in dataclasses.fields(Sampling)}
+    return {name: np.array([getattr(row, name) for row in rows], kind) for name, kind in kinds.items()}
+
+
+def penalise(logits_BV: jax.Array, seen_BV: jax.Array, penalty_B: jax.Array) -> jax.Array:
     """Make tokens that were seen less likely: positive logits ÷ penalty, negative ones × penalty.
 
     Source: CTRL (Keskar et al., 2019), section 4.1, in the form that negative logits need.
     """
-    return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
+    penalty_B1 = penalty_B[:, None]
+    return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
 
 
-def truncate(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
+def truncate(logits_BV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
     """Set to -inf what is not among the `top_k` likeliest (0: all), then what is not needed for a probability of `top_p` among those.
 
     The likeliest token always stays. Of equally likely tokens the one with the smaller id counts as likelier.
@@ -52,30 +69,35 @@ def truncate(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
     """
     order_BV = jnp.argsort(logits_BV, axis=-1, descending=True, stable=True)
     sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
-    if top_k:
-        sorted_BV = jnp.where(jnp.arange(sorted_BV.shape[-1]) < top_k, sorted_BV, -jnp.inf)
+    rank_V, top_k_B1 = jnp.arange(logits_BV.shape[-1]), top_k_B[:, None]
+    sorted_BV = jnp.where((rank_V < top_k_B1) | (top_k_B1 == 0), sorted_BV, -jnp.inf)
     share_BV = jax.nn.softmax(sorted_BV, axis=-1)
     before_BV = jnp.cumsum(share_BV, axis=-1) - share_BV
-    stays = (before_BV < top_p) | (jnp.arange(sorted_BV.shape[-1]) == 0)  # a top_p that float32 rounds to 0 would leave nothing
+    # float32 may sum to 1 before the last token, which a top_p of 1 must not cut; and it may round a tiny top_p to 0, which would cut all
+    stays = (before_BV < top_p_B[:, None]) | (top_p_B[:, None] >= 1) | (rank_V == 0)
     sorted_BV = jnp.where(stays, sorted_BV, -jnp.inf)
     return jnp.put_along_axis(logits_BV, order_BV, sorted_BV, axis=-1, inplace=False)
 
 
-def choose(keys_B: jax.Array, logits_BV: jax.Array, seen_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """Choose one token per row, int32 [B].
+def choose(keys_B: jax.Array, logits_BV: jax.Array, seen_BV: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
+    """Choose one token per row, int32 [B]. What no row asks for is not computed.
 
     Args:
         keys_B: a random key per row, so that a row's text does not depend on its neighbours.
         logits_BV: float32.
         seen_BV: tokens that the row's text, prompt included, has had.
-        sampling: fixed when compiled.
+        rows: of `settings`.
     """
-    if sampling.repetition_penalty != 1:
-        logits_BV = penalise(logits_BV, seen_BV, sampling.repetition_penalty)
-    if sampling.temperature < GREEDY_BELOW:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    # less the maximum, so that a low temperature cannot overflow
-    logits_BV = (logits_BV - logits_BV.max(axis=-1, keepdims=True)) / sampling.temperature
-    if sampling.top_k or sampling.top_p < 1:
-        logits_BV = truncate(logits_BV, sampling.top_k, sampling.top_p)
-    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+    penalty_B = rows["repetition_penalty"]
+    logits_BV = jax.lax.cond((penalty_B != 1).any(), lambda: penalise(logits_BV, seen_BV, penalty_B), lambda: logits_BV)
+    greedy_B, likeliest_B = rows["temperature"] < GREEDY_BELOW, jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+    def draw():
+        # less the maximum, so that a low temperature cannot overflow
+        tempered_BV = (logits_BV - logits_BV.max(axis=-1, keepdims=True)) / jnp.where(greedy_B, 1, rows["temperature"])[:, None]
+        cuts = ~greedy_B & ((rows["top_k"] > 0) | (rows["top_p"] < 1))
+        kept_BV = jax.lax.cond(cuts.any(), lambda: truncate(tempered_BV, rows["top_k"], rows["top_p"]), lambda: tempered_BV)
+        kept_BV = jnp.where(tempered_BV >= jnp.log(rows["min_p"])[:, None], kept_BV, -jnp.inf)
+        return jax.vmap(jax.random.categorical)(keys_B, kept_BV).astype(jnp.int32)
+
+    return jnp.where(greedy_B, likeliest_B, jax.lax.cond(greedy_B.all(), lambda: likeliest_B, draw))

@@ -23,14 +23,13 @@ QUERY_BLOCK = 128
 """Queries per block of the XLA kernel: a block sees only keys up to its own end, which saves nearly half of the work."""
 
 
-def weigh(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+def weigh(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Plain attention under a boolean mask (True: may look; broadcastable over B); softmax in float32, scale 1/sqrt(H) also under µP.
 
     Query heads share key/value heads in groups of N / K. The softmax is divided out after the values are weighed, which saves a pass over
     the scores; every query must be allowed at least one key.
     """
     b, t, n, h = q_BTNH.shape
-    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
     q_BKGTH = (q_BTNH * h**-0.5).swapaxes(1, 2).reshape(b, k_BKSH.shape[1], -1, t, h)
     scores = jnp.einsum("bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
     scores = jnp.where(mask_BTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
@@ -46,12 +45,13 @@ def causal(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT:
     With `segments_BT`, a token sees only tokens of its own document.
     """
     length = q_BTNH.shape[1]
+    k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
     blocks = []
     for start in range(0, length, QUERY_BLOCK):
         end = min(start + QUERY_BLOCK, length)
         mask = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
         mask_BTS = mask[None] if segments_BT is None else mask & (segments_BT[:, start:end, None] == segments_BT[:, None, :end])
-        blocks.append(weigh(q_BTNH[:, start:end], k_BTKH[:, :end], v_BTKH[:, :end], mask_BTS))
+        blocks.append(weigh(q_BTNH[:, start:end], k_BKTH[:, :, :end], v_BKTH[:, :, :end], mask_BTS))
     return jnp.concatenate(blocks, axis=1)
 
 

@@ -3,6 +3,9 @@
 Slots are left-aligned: the token at position p of a row lies in slot p. Rows of different lengths are padded on the right, and the keys
 and values of the padding are never seen: a query at position p looks at slots 0 to p, and each slot is written by its own token before a
 query gets that far.
+
+Here a model's layers are apart (`apart`), not stacked and scanned: a scan would copy each layer's weights, which are all that a step of
+one token reads.
 """
 
 import dataclasses
@@ -10,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from teleflm_jax.model.attention import kernel, weigh
 from teleflm_jax.model.config import ModelConfig
@@ -20,27 +24,41 @@ from teleflm_jax.model.transformer import Transformer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cache:
-    """What all layers keep, in the compute dtype: [L, B, S, K, H] each."""
+    """What each layer keeps, in the compute dtype: [B, K, S, H]."""
 
-    keys: jax.Array
-    values: jax.Array
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+    @property
+    def length(self) -> int:
+        """Slots of a row."""
+        return self.keys[0].shape[2]
+
+
+def apart(model: Transformer) -> Transformer:
+    """The model with a list of layers in place of stacked ones, matrices in the compute dtype and vectors float32; to be traced."""
+    dtype = model.config.compute_dtype
+    lower = lambda tree: jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, tree)  # noqa: E731
+    found = lower(model)
+    found.blocks = nnx.List([lower(jax.tree.map(lambda x, i=i: x[i], model.blocks)) for i in range(model.config.num_layers)])
+    return found
 
 
 def init(config: ModelConfig, batch_size: int, length: int) -> Cache:
     """An empty cache for `batch_size` rows of at most `length` tokens."""
-    shape = (config.num_layers, batch_size, length, config.num_kv_heads, config.head_size)
-    return Cache(keys=jnp.zeros(shape, config.compute_dtype), values=jnp.zeros(shape, config.compute_dtype))
+    zeros = lambda: jnp.zeros((batch_size, config.num_kv_heads, length, config.head_size), config.compute_dtype)  # noqa: E731
+    return Cache(keys=tuple(zeros() for _ in range(config.num_layers)), values=tuple(zeros() for _ in range(config.num_layers)))
 
 
-def prefill(model: Transformer, tokens_BT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+def prefill(model: Transformer, tokens_BT: jax.Array) -> tuple[jax.Array, Cache]:
     """Run the first T tokens of every row; the training kernel serves, since all that they see is among them.
 
     Returns:
-        Final hidden states [B, T, D] (for `model.logits`), and the cache with slots 0 to T - 1 filled.
+        Final hidden states [B, T, D] (for `model.logits`), and a cache of T slots.
     """
     attend = kernel(model.config)
-    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    return _run(model, tokens_BT, positions_BT, cache, lambda q, k, v, keys, values: attend(q, k, v))
+    positions_1T = jnp.arange(tokens_BT.shape[1])[None]
+    return _run(model, tokens_BT, positions_1T, lambda layer, q, k, v: (attend(q, k, v), k.swapaxes(1, 2), v.swapaxes(1, 2)))
 
 
 def extend(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -49,27 +67,30 @@ def extend(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, ca
     Returns:
         Final hidden states [B, T, D], and the cache with the slots `positions_BT` filled; positions past its end are dropped.
     """
-    mask_BTS = jnp.arange(cache.keys.shape[2]) <= positions_BT[:, :, None]
-    return _run(model, tokens_BT, positions_BT, cache, lambda q, k, v, keys, values: weigh(q, keys, values, mask_BTS))
-
-
-def _run(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Cache, look: Callable) -> tuple[jax.Array, Cache]:
-    """Scan the layers. The whole cache is carried, not scanned over: only then does XLA write the new slots in place."""
+    mask_BTS = jnp.arange(cache.length) <= positions_BT[:, :, None]
     rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
+
+    def look(layer, q_BTNH, k_BTKH, v_BTKH):
+        keys, values = (
+            kept[layer].at[rows_B1, :, positions_BT].set(new, mode="drop") for kept, new in ((cache.keys, k_BTKH), (cache.values, v_BTKH))
+        )
+        return weigh(q_BTNH, keys, values, mask_BTS), keys, values
+
+    return _run(model, tokens_BT, positions_BT, look)
+
+
+def _run(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, look: Callable) -> tuple[jax.Array, Cache]:
+    """Layer by layer; `look(layer, q, k, v)` gives what the queries see, and the layer's keys and values."""
     turn = rotation(positions_BT, model.config)
+    x_BTD = model.embed(tokens_BT)
+    kept = []
+    for number, block in enumerate(model.blocks):
 
-    def layer(carry, numbered):
-        x_BTD, keys, values = carry
-        block, number = numbered
+        def attend(q_BTNH, k_BTKH, v_BTKH, number=number):
+            o_BTNH, *pair = look(number, q_BTNH, k_BTKH, v_BTKH)
+            kept.append(pair)
+            return o_BTNH
 
-        def attend(q_BTNH, k_BTKH, v_BTKH):
-            nonlocal keys, values
-            keys = keys.at[number, rows_B1, positions_BT].set(k_BTKH, mode="drop")
-            values = values.at[number, rows_B1, positions_BT].set(v_BTKH, mode="drop")
-            return look(q_BTNH, k_BTKH, v_BTKH, keys[number], values[number])
-
-        return (block(x_BTD, turn, attend), keys, values), None
-
-    numbered = (model.blocks, jnp.arange(model.config.num_layers))
-    (x_BTD, keys, values), _ = jax.lax.scan(layer, (model.embed(tokens_BT), cache.keys, cache.values), numbered)
+        x_BTD = block(x_BTD, turn, attend)
+    keys, values = zip(*kept, strict=True)
     return model.final(x_BTD), Cache(keys=keys, values=values)

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from teleflm_jax.cli import generate, main, options
-from teleflm_jax.generate import decode
-from teleflm_jax.generate.sampling import Sampling
+from teleflm_jax.cli import generate, main, options, run_folder
+from teleflm_jax.generate import engine
+from teleflm_jax.generate.request import Piece, Request, Token
 
 
 @pytest.fixture
@@ -21,12 +21,14 @@ def call(trained, capsys):
 def test_several_prompts_print_in_turn_what_decoding_gives(call, trained):
     code, out, _ = call("--prompt", "the time", "--prompt", "a", "--max_tokens", 12, "--seed", 3, "--json")
     report = json.loads(out)
-    prompts = [generate.encode(trained.tokenizer, text) for text in ("the time", "a")]
-    rows = decode.complete(trained.model, prompts, max_tokens=12, sampling=Sampling(), seed=3)
+    prompts = [tuple(generate.encode(trained.tokenizer, text)) for text in ("the time", "a")]
+    requests = [Request(prompt=prompt, max_tokens=12, seed=3, number=i, stop_ids=(2,)) for i, prompt in enumerate(prompts)]
+    wanted = engine.complete(run_folder.load_decoder(trained.folder, trained.run, 10), trained.tokenizer, requests, slots=2)
     assert code == 0 and report["step"] == 10
     assert [each["prompt"] for each in report["completions"]] == ["the time", "a"]
-    assert [each["tokens"] for each in report["completions"]] == [len(row) for row in rows]
-    assert [each["text"] for each in report["completions"]] == [trained.tokenizer.decode(row) for row in rows]
+    assert [each["tokens"] for each in report["completions"]] == [len(piece.tokens) for piece in wanted]
+    texts = [trained.tokenizer.decode([token.id for token in piece.tokens]) for piece in wanted]
+    assert [each["text"] for each in report["completions"]] == texts
     assert {each["finish"] for each in report["completions"]} <= {"stop", "length"}
 
 
@@ -48,16 +50,30 @@ def test_prompts_may_come_from_files_and_never_yield_special_ids(call, trained, 
     assert generate.encode(trained.tokenizer, "") == [1]
 
 
+def test_a_stop_string_ends_the_text_and_log_probabilities_come_on_request(call):
+    arguments = ("--prompt", "a", "--max_tokens", 20, "--temperature", 0, "--json")
+    (free,) = json.loads(call(*arguments)[1])["completions"]
+    stop = free["text"][5:7]
+    (cut,) = json.loads(call(*arguments, "--stop", stop, "--logprobs", 2)[1])["completions"]
+    assert cut["text"] == free["text"][: free["text"].index(stop)] and cut["finish"] == "stop" and "logprobs" not in free
+    assert len(cut["logprobs"]) == cut["tokens"] and all(len(each["alternatives"]) == 2 for each in cut["logprobs"])
+    assert cut["logprobs"][0]["logprob"] == max(cut["logprobs"][0]["alternatives"].values())
+
+
 def test_what_is_printed_cannot_drive_the_terminal(call):
     assert "\x1b" not in call("--prompt", "\x1b[31mred", "--max_tokens", 1)[1]
 
 
 def test_an_interrupted_stream_ends_its_line(call, trained, monkeypatch):
-    def interrupted(*arguments, **settings):
-        yield [trained.tokenizer.encode("the time").ids]
-        raise KeyboardInterrupt
+    pieces = iter([{0: Piece(text="the time", tokens=(Token(id=4),))}])
 
-    monkeypatch.setattr(decode, "stream", interrupted)
+    def interrupted(self):
+        try:
+            return next(pieces)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(engine.Engine, "step", interrupted)
     assert call("--prompt", "a ") == (130, "a the time\n", "")
 
 
@@ -65,9 +81,9 @@ def test_an_interrupted_stream_ends_its_line(call, trained, monkeypatch):
     "arguments, message",
     [
         ([], "got no prompt; allowed: one or more; add --prompt TEXT"),
-        (["--prompt", "a", "--temperature", "-1"], "got temperature -1.0; allowed: a number from 0 (greedy) up; change --temperature"),
+        (["--prompt", "a", "--temperature", "-1"], "got temperature -1.0; allowed: a number from 0 (greedy) up; change temperature"),
         (["--prompt", "a", "--temperature", "warm"], "invalid float value: 'warm'"),
-        (["--prompt", "a", "--top_p", "0"], "got top_p 0.0; allowed: above 0, at most 1; change --top_p"),
+        (["--prompt", "a", "--top_p", "0"], "got top_p 0.0; allowed: above 0, at most 1; change top_p"),
         (["--prompt", "a", "--top_k", "-2"], "got top_k -2"),
         (["--prompt", "a", "--repetition_penalty", "0"], "got repetition_penalty 0.0"),
         (["--prompt", "a", "--max_tokens", "0"], "got max_tokens 0"),

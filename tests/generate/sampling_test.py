@@ -9,13 +9,14 @@ from teleflm_jax.generate.sampling import Sampling
 
 
 def kept(logits, top_k=0, top_p=1.0):
-    return np.flatnonzero(np.isfinite(sampling.truncate(jnp.array([logits]), top_k, top_p)[0])).tolist()
+    found = sampling.truncate(jnp.array([logits]), jnp.array([top_k]), jnp.array([top_p], jnp.float32))
+    return np.flatnonzero(np.isfinite(found[0])).tolist()
 
 
 def draw(logits, settings, times=4000, seen=None):
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (times, len(logits)))
     seen = jnp.broadcast_to(jnp.zeros(logits.shape[1], bool) if seen is None else jnp.array(seen), logits.shape)
-    tokens = sampling.choose(jax.random.split(jax.random.key(0), times), logits, seen, settings)
+    tokens = sampling.choose(jax.random.split(jax.random.key(0), times), logits, seen, sampling.settings([settings] * times))
     return np.bincount(tokens, minlength=logits.shape[1]) / times
 
 
@@ -42,12 +43,12 @@ def test_ties_are_cut_and_the_likeliest_always_stays():
 
 def test_what_is_kept_keeps_its_logit():
     logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 9.0, 8.0]])
-    np.testing.assert_array_equal(sampling.truncate(logits, 2, 1.0), [[3.0, -np.inf, 2.0], [-np.inf, 9.0, 8.0]])
+    np.testing.assert_array_equal(sampling.truncate(logits, jnp.array([2, 2]), jnp.ones(2)), [[3.0, -np.inf, 2.0], [-np.inf, 9.0, 8.0]])
 
 
 def test_the_penalty_moves_seen_tokens_down_whatever_their_sign():
     logits, seen = jnp.array([[2.0, -2.0, 2.0, -2.0]]), jnp.array([[True, True, False, False]])
-    np.testing.assert_allclose(sampling.penalise(logits, seen, 4.0), [[0.5, -8.0, 2.0, -2.0]])
+    np.testing.assert_allclose(sampling.penalise(logits, seen, jnp.array([4.0])), [[0.5, -8.0, 2.0, -2.0]])
 
 
 def test_temperature_zero_is_the_likeliest_token():
@@ -56,6 +57,26 @@ def test_temperature_zero_is_the_likeliest_token():
     assert draw([0.1, 0.3, 0.2], Sampling(temperature=1e-5, top_p=1.0), times=3).tolist() == [0, 1, 0]
     seen = [False, True, False]
     assert draw([0.1, 0.3, 0.2], Sampling(temperature=0.0, repetition_penalty=2.0), times=3, seen=seen).tolist() == [0, 0, 1]
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest():
+    share = np.array([0.1, 0.5, 0.15, 0.25])
+    found = draw(np.log(share), Sampling(temperature=1.0, top_p=1.0, min_p=0.4))
+    np.testing.assert_allclose(found, [0, 2 / 3, 0, 1 / 3], atol=0.03)
+    assert draw(np.log(share), Sampling(temperature=1.0, top_p=1.0, min_p=1.0)).tolist() == [0, 1, 0, 0]
+
+
+def test_each_row_has_its_own_settings():
+    rows = [
+        Sampling(temperature=0.0),
+        Sampling(temperature=1.0, top_p=0.6),
+        Sampling(temperature=1.0, top_k=1),
+        Sampling(temperature=1.0, top_p=1.0),
+    ]
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.1, 0.5, 0.15, 0.25])), (4000, 4))
+    seen = jnp.zeros((4000, 4), bool)
+    tokens = np.asarray(sampling.choose(jax.random.split(jax.random.key(0), 4000), logits, seen, sampling.settings(rows * 1000)))
+    assert [sorted(set(tokens[i::4].tolist())) for i in range(4)] == [[1], [1, 3], [1], [0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -75,11 +96,14 @@ def test_frequencies_follow_the_tempered_distribution(temperature):
         {"top_p": 0.0},
         {"top_p": 1.01},
         {"top_p": float("nan")},
+        {"top_k": 2**31},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
         {"repetition_penalty": 0.0},
         {"repetition_penalty": float("inf")},
     ],
 )
 def test_a_wrong_setting_is_named(wrong):
     (name,) = wrong
-    with pytest.raises(UserError, match=rf"^got {name} .*; allowed: .*; change --{name}$"):
+    with pytest.raises(UserError, match=rf"^got {name} .*; allowed: .*; change {name}$"):
         Sampling(**wrong)

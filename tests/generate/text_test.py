@@ -14,29 +14,43 @@ def tokenizer(tmp_path_factory):
     return load.load(path)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 100])
-def test_chunks_joined_are_the_text_and_hold_whole_characters(tokenizer, size):
-    pieces = piece_bytes(tokenizer)
+def written(tokenizer, ids, stop=()):
+    """What each id adds, and the end."""
+    transcript = text.Transcript(pieces=piece_bytes(tokenizer), stop=stop)
+    return [*(transcript.add(index) for index in ids), transcript.end()]
+
+
+def test_what_is_added_joins_to_the_text_and_holds_whole_characters(tokenizer):
     ids = tokenizer.encode(SAMPLE).ids
-    chunks = list(text.decode([ids[i : i + size] for i in range(0, len(ids), size)], pieces))
-    assert "".join(chunks) == SAMPLE
-    assert all(text.REPLACEMENT not in chunk for chunk in chunks)
+    added = written(tokenizer, ids)
+    assert "".join(added) == SAMPLE == text.decode(ids, piece_bytes(tokenizer))
+    assert all(text.REPLACEMENT not in each for each in added)
 
 
 def test_a_character_appears_with_its_last_byte(tokenizer):
-    first, *rest = (layout.byte_id(byte) for byte in "你".encode())
-    assert list(text.decode([[first], rest[:1], rest[1:]], piece_bytes(tokenizer))) == ["", "", "你", ""]
+    assert written(tokenizer, [layout.byte_id(byte) for byte in "你".encode()]) == ["", "", "你", ""]
 
 
 @pytest.mark.parametrize("raw", [b"ab\xe4\xbd", b"\xff\xfeab", b"\xe4\xbdab\xf0\x9f\x98", b"\xed\xa0\x80"])
 def test_broken_utf_8_becomes_what_the_tokenizer_makes_of_it(tokenizer, raw):
     ids = [layout.byte_id(byte) for byte in raw]
-    assert "".join(text.decode([[index] for index in ids], piece_bytes(tokenizer))) == tokenizer.decode(ids)
+    assert "".join(written(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 def test_control_ids_and_ids_beyond_the_vocabulary_are_silent(tokenizer):
     ids = [layout.BOS, layout.byte_id(ord("a")), layout.PAD, 10_000, layout.byte_id(ord("b")), layout.EOS]
-    assert "".join(text.decode([ids], piece_bytes(tokenizer))) == "ab"
+    assert "".join(written(tokenizer, ids)) == "ab"
+
+
+def test_what_may_begin_a_stop_string_waits_until_it_is_known(tokenizer):
+    ids = [layout.byte_id(ord(character)) for character in "xaabaac"]
+    assert written(tokenizer, ids, stop=("aac", "bb")) == ["x", "", "", "aa", "b", "", "", ""]
+    assert written(tokenizer, ids[:-1], stop=("aac", "bb")) == ["x", "", "", "aa", "b", "", "aa"]
+
+
+def test_the_first_of_several_stop_strings_ends_the_text(tokenizer):
+    transcript = text.Transcript(pieces=[b"one END two STOP"], stop=("STOP", "END"))
+    assert transcript.add(0) == "one " and transcript.stopped
 
 
 def test_pieces_of_any_text_join_to_its_bytes(tokenizer):

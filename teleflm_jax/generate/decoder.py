@@ -1,0 +1,77 @@
+"""A model laid out for decoding, and its three passes over the mesh: read texts, go on with them, judge targets."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from sharding import decoding
+from sharding.rules import Layout
+from teleflm_jax.model import cache as kv
+from teleflm_jax.model.transformer import Transformer
+
+HEAD_ROWS = 64
+"""Positions whose logits exist at one time while targets are judged."""
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("model",), meta_fields=("layout",))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """Weights in the compute dtype, layer by layer (`kv.apart`), split over all devices of a group."""
+
+    model: Transformer
+    layout: Layout
+
+    @property
+    def context_length(self) -> int:
+        """Longest text that the model was trained on."""
+        return self.model.config.context_length
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the model knows."""
+        return self.model.config.vocab_size
+
+
+def decoder(model: Transformer, layout: Layout) -> Decoder:
+    """Lay a model out for decoding.
+
+    Args:
+        model: logical weights, wherever they lie on the layout's mesh; they stay as they are.
+        layout: the mesh.
+    """
+    shapes = jax.eval_shape(kv.apart, model)
+    return Decoder(model=jax.jit(kv.apart, out_shardings=decoding.shardings(layout, shapes))(model), layout=layout)
+
+
+def read(decoder: Decoder, tokens_BT: jax.Array) -> tuple[jax.Array, kv.Cache]:
+    """The first T tokens of every row -> final hidden states [B, T, D] and a cache of T slots; to be traced."""
+    z_BTD, cache = kv.prefill(decoder.model, decoding.placed_rows(decoder.layout, tokens_BT))
+    return z_BTD, decoding.placed_cache(decoder.layout, cache)
+
+
+def go_on(decoder: Decoder, tokens_BT: jax.Array, positions_BT: jax.Array, cache: kv.Cache) -> tuple[jax.Array, kv.Cache]:
+    """Tokens at the given positions of rows with a cache -> final hidden states [B, T, D] and the cache; to be traced."""
+    z_BTD, cache = kv.extend(decoder.model, tokens_BT, positions_BT, cache)
+    return z_BTD, decoding.placed_cache(decoder.layout, cache)
+
+
+def judge(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Log-probability in nats of each target after its hidden state, and whether it is the likeliest; float32 [N], bool [N]; to be traced.
+
+    The logits of a few positions exist at one time.
+    """
+    n = targets_N.shape[0]
+    rows = min(HEAD_ROWS, n)
+    padded = -n % rows
+    z = jnp.pad(z_ND, ((0, padded), (0, 0))).reshape(-1, 1, rows, z_ND.shape[1])
+    targets = jnp.pad(targets_N, (0, padded)).reshape(-1, rows)
+
+    def some(zt):
+        logits_NV = decoder.model.logits(zt[0])[0]
+        found_N = jnp.take_along_axis(logits_NV, zt[1][:, None], axis=-1)[:, 0]
+        return found_N - jax.nn.logsumexp(logits_NV, axis=-1), logits_NV.argmax(axis=-1) == zt[1]
+
+    found = jax.lax.map(some, (z, targets))
+    return tuple(x.reshape(-1)[:n] for x in found)

@@ -1,0 +1,79 @@
+"""What is asked for, and what comes back."""
+
+import dataclasses
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.generate.sampling import Sampling
+
+LARGEST_SEED = 2**32 - 1
+MAX_STOP_IDS = 8
+MAX_LOGPROBS = 20
+"""Alternatives per token; what OpenAI's interface allows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """A text to continue."""
+
+    prompt: tuple[int, ...]
+    """Token ids, the one that begins a text in front."""
+    max_tokens: int
+    """New tokens; fewer where the context is full before."""
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    """The same seed, number and text give the same tokens."""
+    number: int = 0
+    """Which of several continuations from one seed."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text, and do not belong to it."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the text."""
+    logprobs: int | None = None
+    """Likeliest tokens that are told with each; None: no log-probabilities."""
+
+    def refuse(self, *, context_length: int, vocab_size: int) -> None:
+        """Raise a `UserError` for what a model of this size can never serve."""
+        if not self.prompt:
+            raise UserError("got an empty prompt; allowed: one token or more; change the prompt")
+        if not 0 <= min(self.prompt) <= max(self.prompt) < vocab_size:
+            raise UserError(
+                f"got a prompt with ids from {min(self.prompt)} to {max(self.prompt)}; allowed: 0 to {vocab_size - 1}; change it"
+            )
+        if len(self.prompt) >= context_length:
+            raise UserError(
+                f"got a prompt of {len(self.prompt):,} tokens (<s> included) for a context of {context_length:,}; "
+                f"allowed: at most {context_length - 1:,}, so that one new token has room; shorten the prompt"
+            )
+        if self.max_tokens < 1:
+            raise UserError(f"got max_tokens {self.max_tokens}; allowed: 1 or more; change max_tokens")
+        for name, value in (("seed", self.seed), ("number", self.number)):
+            if not 0 <= value <= LARGEST_SEED:
+                raise UserError(f"got {name} {value}; allowed: 0 to {LARGEST_SEED}; change {name}")
+        if "" in self.stop:
+            raise UserError("got an empty stop string; allowed: one character or more; change stop")
+        if len(self.stop_ids) > MAX_STOP_IDS or min(self.stop_ids, default=0) < 0:
+            raise UserError(f"got stop_ids {list(self.stop_ids)}; allowed: at most {MAX_STOP_IDS} ids from 0 up; change stop_ids")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise UserError(f"got logprobs {self.logprobs}; allowed: 0 to {MAX_LOGPROBS}; change logprobs")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Token:
+    """One new token."""
+
+    id: int
+    logprob: float | None = None
+    """In nats, of the model's own distribution."""
+    alternatives: tuple[tuple[int, float], ...] = ()
+    """(Id, log-probability) of the likeliest, likeliest first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What is new of a text."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    """An id that ended the text is the last of them, and gives no text."""
+    finish: str | None = None
+    """`stop`: a stop string or id; `length`: all tokens that it might have; None: more is to come."""

@@ -1,0 +1,214 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from sharding import rules
+from sharding.config import MeshConfig
+from teleflm_jax.errors import UserError
+from teleflm_jax.generate import decoder, engine, rows
+from teleflm_jax.generate.request import Request
+from teleflm_jax.generate.sampling import GREEDY, Sampling
+from teleflm_jax.generate.text import decode
+from teleflm_jax.tokenizer import load, train
+from teleflm_jax.tokenizer.pieces import piece_bytes
+from tests import tiny
+
+VOCABULARY = 390
+WARM = Sampling(temperature=1.0, top_p=1.0)
+PROMPTS = [(1, 20, 30), (1,), (1, 9, 8, 7, 6, 5, 40)]
+MIXED = [
+    GREEDY,
+    WARM,
+    Sampling(temperature=1.5, top_k=7, top_p=0.9),
+    Sampling(temperature=0.7, min_p=0.2, repetition_penalty=1.3),
+    Sampling(temperature=0.0, repetition_penalty=2.0),
+]
+
+
+def on(mesh, **changes):
+    """A decoder of the tiny model on a mesh of so many devices."""
+    config = tiny.config(vocab_size=VOCABULARY, context_length=64, **changes)
+    layout = rules.layout(mesh, config.d_model, jax.devices()[: mesh.data * mesh.pipe * mesh.tensor])
+    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return on(MeshConfig(data=1))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), VOCABULARY), encoding="utf-8")
+    return load.load(path)
+
+
+@pytest.fixture
+def complete(alone, tokenizer):
+    """Token ids of each request's text."""
+
+    def run(requests, slots=4, on=alone):
+        return [[token.id for token in piece.tokens] for piece in engine.complete(on, tokenizer, requests, slots=slots)]
+
+    return run
+
+
+def ask(prompt, **changes):
+    return Request(**{"prompt": tuple(prompt), "max_tokens": 20, "sampling": GREEDY} | changes)
+
+
+def test_each_greedy_token_is_the_likeliest_after_a_full_forward(complete):
+    model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64))
+    found = complete([ask(prompt) for prompt in PROMPTS])
+    texts = np.zeros((3, 32), np.int32)
+    for text, prompt, row in zip(texts, PROMPTS, found, strict=True):
+        text[: len(prompt) + 20] = [*prompt, *row]
+    likeliest = np.asarray(jax.jit(lambda model, texts: model(texts).argmax(axis=-1))(model, texts))
+    assert found == [row[len(prompt) - 1 :][:20].tolist() for row, prompt in zip(likeliest, PROMPTS, strict=True)]
+
+
+def test_a_text_does_not_depend_on_its_neighbours_their_settings_or_when_it_came(complete, alone, tokenizer):
+    requests = [ask(prompt, sampling=how, seed=3, number=i) for i, how in enumerate(MIXED) for prompt in PROMPTS]
+    single = [complete([request])[0] for request in requests]
+    assert complete(requests, slots=4) == single == complete(requests, slots=16)
+    running, texts = engine.Engine(alone, tokenizer, slots=3, chunk=5), {}
+    for request in [*requests, None, None, None]:
+        if request:
+            texts[running.add(request)] = []
+        for ticket, piece in running.step().items():
+            texts[ticket] += [token.id for token in piece.tokens]
+    while not running.idle:
+        for ticket, piece in running.step().items():
+            texts[ticket] += [token.id for token in piece.tokens]
+    assert list(texts.values()) == single
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=2),
+        MeshConfig(data=1, tensor=4),
+        MeshConfig(data=2, pipe=2, tensor=2),
+        MeshConfig(data=1, pipe=2, tensor=4),
+    ],
+    ids=["data 2", "tensor 4", "2 x 2 x 2", "pipe 2 x tensor 4"],
+)
+def test_every_mesh_writes_the_same(complete, mesh):
+    requests = [ask(prompt, sampling=how, number=i) for i, how in enumerate(MIXED[:3]) for prompt in PROMPTS]
+    assert complete(requests, on=on(mesh)) == complete(requests)
+
+
+def test_grouped_heads_share_a_cache(complete):
+    model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64, num_kv_heads=2))
+    (row,) = complete([ask(PROMPTS[0])], on=on(MeshConfig(data=1), num_kv_heads=2))
+    text = np.array([[*PROMPTS[0], *row]])
+    assert row == np.asarray(model(text).argmax(axis=-1))[0, 2:-1].tolist()
+
+
+def test_the_seed_and_the_number_decide(complete):
+    warm = {"sampling": WARM}
+    first = complete([ask([1, 5], number=i, seed=1, **warm) for i in range(3)])
+    assert first == complete([ask([1, 5], number=i, seed=1, **warm) for i in range(3)])
+    assert first != complete([ask([1, 5], number=i, seed=2**32 - 1, **warm) for i in range(3)])
+    assert first[0] != first[1] != first[2]
+
+
+def test_a_text_ends_with_its_own_stop_id(complete):
+    free = complete([ask(prompt) for prompt in PROMPTS])
+    stops = [row[5] for row in free]
+    cut = [row[: row.index(stop) + 1] for row, stop in zip(free, stops, strict=True)]
+    assert complete([ask(prompt, stop_ids=(stop, 389)) for prompt, stop in zip(PROMPTS, stops, strict=True)]) == cut
+
+
+def test_a_text_ends_before_its_stop_string_and_the_row_goes_to_the_next(alone, tokenizer):
+    pieces = piece_bytes(tokenizer)
+    (free,) = engine.complete(alone, tokenizer, [ask(PROMPTS[0], max_tokens=40)], slots=1)
+    stop = free.text[7:9]
+    running = engine.Engine(alone, tokenizer, slots=1, chunk=4)
+    first, second = running.add(ask(PROMPTS[0], max_tokens=40, stop=(stop, "never"))), running.add(ask(PROMPTS[1], max_tokens=3))
+    found = {first: [], second: []}
+    while not running.idle:
+        for ticket, piece in running.step().items():
+            found[ticket].append(piece)
+    text = "".join(piece.text for piece in found[first])
+    assert text == free.text[: free.text.index(stop)] and found[first][-1].finish == "stop"
+    ids = [token.id for piece in found[first] for token in piece.tokens]
+    assert stop in decode(ids, pieces) and stop not in decode(ids[:-1], pieces)
+    assert sum(len(piece.tokens) for piece in found[second]) == 3 and found[second][-1].finish == "length"
+
+
+def test_texts_end_at_the_context(complete):
+    prompts = [*PROMPTS, (1,) * 63]
+    assert [len(row) for row in complete([ask(prompt, max_tokens=500) for prompt in prompts])] == [64 - len(prompt) for prompt in prompts]
+
+
+def test_logprobs_are_those_of_a_full_forward_whatever_the_settings(alone, tokenizer):
+    requests = [ask(PROMPTS[0], sampling=MIXED[3], logprobs=3), ask(PROMPTS[1], logprobs=0), ask(PROMPTS[2])]
+    some, none, silent = engine.complete(alone, tokenizer, requests, slots=3)
+    assert {token.logprob for token in silent.tokens} == {None} and {token.alternatives for token in none.tokens} == {()}
+    model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64))
+    ids = [token.id for token in some.tokens]
+    full = np.asarray(jax.nn.log_softmax(model(np.array([[*PROMPTS[0], *ids]]))[0, 2:-1]))
+    np.testing.assert_allclose([token.logprob for token in some.tokens], full[np.arange(20), ids], rtol=1e-4)
+    for row, token in zip(full, some.tokens, strict=True):
+        assert [index for index, _ in token.alternatives] == np.argsort(-row)[:3].tolist()
+        np.testing.assert_allclose([value for _, value in token.alternatives], np.sort(row)[::-1][:3], rtol=1e-4)
+
+
+def test_a_dropped_request_frees_its_row_and_harms_no_other(alone, tokenizer, complete):
+    running = engine.Engine(alone, tokenizer, slots=2, chunk=4)
+    tickets = [running.add(ask(PROMPTS[i], max_tokens=30)) for i in range(3)]
+    texts = {ticket: [] for ticket in tickets}
+    for number in range(100):
+        if number == 2:
+            running.drop(tickets[0])
+            waiting = running.add(ask(PROMPTS[0]))
+            running.drop(waiting), running.drop(12345)
+        for ticket, piece in running.step().items():
+            assert number < 2 or ticket != tickets[0]
+            texts[ticket] += [token.id for token in piece.tokens]
+        if running.idle:
+            break
+    assert [texts[ticket] for ticket in tickets[1:]] == complete([ask(PROMPTS[i], max_tokens=30) for i in (1, 2)])
+
+
+def test_the_penalty_forbids_repetition_when_it_is_strong(complete):
+    (text,) = complete([ask([1, 2, 3], max_tokens=30, sampling=Sampling(temperature=0.0, repetition_penalty=1e6))])
+    assert len({1, 2, 3, *text}) == 33
+
+
+def test_lengths_and_settings_share_compiled_programs(complete):
+    def compiled(length, how):
+        complete([ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
+        return rows.begin._cache_size(), rows.extend._cache_size()
+
+    assert compiled(4, GREEDY) == compiled(2, WARM) == compiled(8, MIXED[2]) == compiled(11, MIXED[3])
+
+
+@pytest.mark.parametrize("length, expected", [(1, 16), (16, 16), (17, 32), (33, 50), (50, 50)])
+def test_buckets_are_powers_of_two_up_to_the_context(length, expected):
+    assert rows.bucket(length, largest=50) == expected
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"prompt": (1,) * 64}, "got a prompt of 64 tokens .* context of 64; allowed: at most 63"),
+        ({"prompt": ()}, "got an empty prompt"),
+        ({"prompt": (1, VOCABULARY)}, "got a prompt with ids from 1 to 390; allowed: 0 to 389"),
+        ({"max_tokens": 0}, "got max_tokens 0; allowed: 1 or more"),
+        ({"seed": -1}, "got seed -1"),
+        ({"seed": 2**32}, "got seed 4294967296"),
+        ({"stop": ("a", "")}, "got an empty stop string"),
+        ({"stop_ids": tuple(range(9))}, "allowed: at most 8 ids"),
+        ({"logprobs": 21}, "got logprobs 21; allowed: 0 to 20"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_work(alone, tokenizer, changes, message):
+    running = engine.Engine(alone, tokenizer, slots=1)
+    with pytest.raises(UserError, match=message):
+        engine.run(running, [ask([1]), dataclasses.replace(ask([1]), **changes)])
+    assert running.idle

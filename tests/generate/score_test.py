@@ -1,0 +1,65 @@
+import jax
+import numpy as np
+import pytest
+
+from sharding import rules
+from sharding.config import MeshConfig
+from teleflm_jax.generate import decoder, score
+from tests import tiny
+
+CONFIG = tiny.config(context_length=32)
+RANDOM = np.random.default_rng(0)
+CONTEXTS = [[1, *RANDOM.integers(4, 64, size=n).tolist()] for n in (2, 16, 29, 31)]
+CHOICES = [(context, RANDOM.integers(4, 64, size=n).tolist()) for context in CONTEXTS for n in (1, 3, 9)]
+ALONE = [([1], RANDOM.integers(4, 64, size=n).tolist()) for n in (1, 20, 32, 40)] + [(CONTEXTS[1], [7]), ([1, 2, 3, 4], [5, 6])]
+
+
+def on(*sizes):
+    mesh = dict(zip(("data", "pipe", "tensor"), sizes, strict=True))
+    layout = rules.layout(MeshConfig(**mesh), CONFIG.d_model, jax.devices()[: np.prod(sizes)])
+    return decoder.decoder(jax.device_put(tiny.model(CONFIG), layout.replicated()), layout)
+
+
+def expected(context, continuation):
+    """By one full forward pass over the last 33 ids."""
+    text = [*context, *continuation][-CONFIG.context_length - 1 :]
+    count = min(len(continuation), len(text) - 1)
+    table = np.asarray(jax.nn.log_softmax(tiny.model(CONFIG)(np.array([text[:-1]]))[0]))[-count:]
+    return table[np.arange(count), text[-count:]].sum(), table.argmax(axis=-1).tolist() == text[-count:]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)], ids=["one device", "2 x 2 x 2"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_scores_are_those_of_full_forward_passes_in_the_order_asked(sizes, batch_size):
+    pairs = [pair for both in zip(CHOICES, [*ALONE, *ALONE], strict=True) for pair in both]
+    found = score.score(on(*sizes), pairs, batch_size=batch_size)
+    for pair, (logprob, greedy) in zip(pairs, found, strict=True):
+        wanted = expected(*pair)
+        np.testing.assert_allclose(logprob, wanted[0], rtol=1e-4)
+        assert greedy == wanted[1]
+
+
+def test_the_likeliest_continuation_is_greedy_and_a_change_of_one_id_is_not():
+    model, text = tiny.model(CONFIG), list(CONTEXTS[1])
+    for _ in range(5):
+        text.append(int(model(np.array([text]))[0, -1].argmax()))
+    context, likeliest = text[: len(CONTEXTS[1])], text[len(CONTEXTS[1]) :]
+    wrong = [[(token + (i == j)) % 64 for j, token in enumerate(likeliest)] for i in range(5)]
+    found = score.score(on(1, 1, 1), [(context, likeliest), *((context, each) for each in wrong)], batch_size=1)
+    assert [greedy for _, greedy in found] == [True] + [False] * 5
+
+
+def test_a_context_is_read_once_for_all_its_continuations(monkeypatch):
+    read = []
+    original = score._read_and_keep
+    monkeypatch.setattr(
+        score, "_read_and_keep", lambda decoder, tokens, *rest: read.append(tokens.shape) or original(decoder, tokens, *rest)
+    )
+    score.score(on(1, 1, 1), CHOICES[:6], batch_size=1)
+    assert sorted(read) == [(1, 16), (1, 32)]
+
+
+def test_every_batch_is_seen_by_who_watches():
+    seen = []
+    score.score(on(1, 1, 1), CHOICES, batch_size=2, watch=lambda batches: seen.append(len(batches)) or batches)
+    assert seen == [4]  # of one context the first, of two the second, and four continuations whose contexts are cut, in twos

@@ -18,6 +18,8 @@ COMMANDS = {
     "tokenizer": "teleflm_jax.cli.tokenizer",
     "pack": "teleflm_jax.cli.pack",
     "generate": "teleflm_jax.cli.generate",
+    "chat": "teleflm_jax.cli.chat",
+    "serve": "teleflm_jax.cli.serve",
     "launch": "teleflm_jax.cli.launch",
     "preflight": "teleflm_jax.cli.preflight",
     "plan": "teleflm_jax.cli.plan",

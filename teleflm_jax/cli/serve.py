@@ -1,0 +1,71 @@
+"""`serve`: a trained model behind OpenAI's HTTP interface."""
+
+import argparse
+import asyncio
+import os
+import sys
+
+from teleflm_jax.cli import options, run_folder
+from teleflm_jax.errors import UserError
+from teleflm_jax.serve.config import API_KEY, ServeConfig
+
+HELP = "serve a trained model by OpenAI's HTTP interface"
+
+
+def arguments(parser: argparse.ArgumentParser):
+    """Add the command's options."""
+    options.add_arguments(parser)
+    parser.epilog = (
+        f"example: {parser.prog} --workdir runs/quickstart --port 8000; with {API_KEY} in the environment, requests must bear it"
+    )
+    parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    parser.add_argument("--name", help="of the model, which requests give; default: the folder's")
+    parser.add_argument("--host", default=ServeConfig.host, help="address to listen at (%(default)s: from this machine only)")
+    parser.add_argument("--port", type=int, default=ServeConfig.port, help="0: any that is free (%(default)s)")
+    parser.add_argument("--slots", type=int, default=ServeConfig.slots, help="texts that are continued at one time (%(default)s)")
+    parser.add_argument("--queue", type=int, default=ServeConfig.queue, help="texts that may wait; more are refused (%(default)s)")
+    parser.add_argument("--grace", type=float, default=ServeConfig.grace, help="seconds to finish in after SIGTERM (%(default)s)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Serve until a signal. Returns the exit code."""
+    config = ServeConfig(host=args.host, port=args.port, slots=args.slots, queue=args.queue, grace=args.grace)
+    try:
+        from teleflm_jax.serve import app, metrics, protocol, server, worker
+        from teleflm_jax.serve.answers import vocabulary
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] not in ("starlette", "uvicorn", "prometheus_client", "h11"):
+            raise
+        raise UserError(
+            f"got no module {error.name}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
+        ) from error
+    from teleflm_jax.generate.engine import Engine
+
+    run = options.load(args, optional=("data", "train"))
+    folder = options.workdir(args)
+    step = run_folder.choose_step(folder, args.step)
+    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
+    served = protocol.served(
+        args.name or folder.resolve().name, folder, tokenizer, context_length=run.model.context_length, vocab_size=run.model.vocab_size
+    )
+    key = os.environ.get(API_KEY)
+    if key == "":
+        raise UserError(f"got an empty {API_KEY}; allowed: a key, or none; set it, or unset it")
+    listening = server.listen(config.host, config.port)  # before the weights, which may take minutes
+    decoder = run_folder.load_decoder(folder, run, step)
+    running = worker.Worker(lambda: Engine(decoder, tokenizer, slots=config.slots), capacity=config.slots + config.queue)
+    running.start()
+    service = app.Service(served=served, vocabulary=vocabulary(tokenizer), worker=running, metrics=metrics.metrics(running), key=key)
+    asyncio.run(server.serve(service, listening, grace=config.grace, ready=lambda _: _tell(service, listening, step)))
+    return 0
+
+
+def _tell(service, listening, step: int) -> None:
+    from teleflm_jax.serve import server
+
+    print(f"serving {service.served.name}, step {step:,}, at {server.address(listening)}/v1", flush=True)
+    if service.served.format is None:
+        print(f"chat is off: {service.served.no_chat}", file=sys.stderr)
+    if not server.is_local(listening):
+        safe = "with the key" if service.key else f"without a key (set {API_KEY} to ask for one)"
+        print(f"{server.address(listening)} can be reached from other machines, {safe}, and is not encrypted", file=sys.stderr, flush=True)

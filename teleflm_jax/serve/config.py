@@ -1,0 +1,40 @@
+"""Settings of the server."""
+
+import dataclasses
+import math
+
+from teleflm_jax.errors import UserError
+
+MAX_BODY_BYTES = 4 << 20
+"""Of a request; far more text than any context holds."""
+BODY_SECONDS = 30.0
+"""In which a request's body must have come."""
+API_KEY = "TELEFLM_API_KEY"
+"""Environment variable: the key that requests to /v1 must bear; unset: none."""
+LARGEST_PORT = 65_535
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Where the server listens and how much it takes on."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; the default can be reached from this machine only."""
+    port: int = 8000
+    """0: any that is free."""
+    slots: int = 16
+    """Texts that are continued at one time."""
+    queue: int = 64
+    """Texts that may wait; more are refused."""
+    grace: float = 30.0
+    """Seconds that texts under way have to finish when the server is asked to stop."""
+
+    def __post_init__(self):
+        for name, right, allowed in (
+            ("port", 0 <= self.port <= LARGEST_PORT, f"0 (any) to {LARGEST_PORT}"),
+            ("slots", self.slots >= 1, "1 or more"),
+            ("queue", self.queue >= 0, "0 or more"),
+            ("grace", 0 <= self.grace < math.inf, "a number of seconds from 0 up"),
+        ):
+            if not right:
+                raise UserError(f"got {name} {getattr(self, name)}; allowed: {allowed}; change --{name}")

@@ -1,0 +1,322 @@
+"""Bodies of requests to what the engine is asked for; whatever OpenAI's interface has and we do not is refused, not passed over.
+
+Source: OpenAI's API reference; top_k, min_p and repetition_penalty as in vLLM.
+"""
+
+import dataclasses
+import json
+import pathlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.generate import chat
+from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request
+from teleflm_jax.generate.sampling import Sampling
+from teleflm_jax.tokenizer import layout
+
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What OpenAI's interface takes for granted, which is not what the commands do."""
+MAX_TOKENS = 16
+"""Of a completion that names none, as with OpenAI; a chat's answer may fill the context."""
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 1000
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+WITHOUT_EFFECT = (
+    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+    + ("parallel_tool_calls",)  # of tools that there are not
+)
+"""Fields that say nothing about the text."""
+NEUTRAL = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "logit_bias": ({},),
+    "suffix": ("",),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""Fields that are not supported -> values, beside null, with which they change nothing."""
+BOTH = ("model", "stream", "stream_options", "max_tokens", "n", "stop", "seed", "logprobs", *SAMPLING)
+COMPLETION = (*BOTH, "prompt", "echo", "best_of")
+CHAT = (*BOTH, "messages", "max_completion_tokens", "top_logprobs")
+
+
+class Refusal(Exception):
+    """What a client is told in OpenAI's shape of an error."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    def body(self) -> dict[str, object]:
+        """The response's."""
+        kind = (
+            "invalid_request_error"
+            if self.status < 500 and self.status != 429
+            else {429: "rate_limit_error"}.get(self.status, "server_error")
+        )
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+    """The model that answers."""
+
+    name: str
+    tokenizer: tokenizers.Tokenizer
+    bos: int
+    eos: int
+    context_length: int
+    vocab_size: int
+    format: chat.Format | None
+    """None: it has no chat template, for the reason below."""
+    no_chat: str = ""
+
+
+def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, context_length: int, vocab_size: int) -> Served:
+    """The model of a run's folder; without a chat template that works it serves completions alone."""
+    bos, eos, pad = layout.BOS, layout.EOS, layout.PAD
+    format, no_chat = None, ""
+    try:
+        format = chat.load(folder, tokenizer, bos=bos, eos=eos, pad=pad)
+    except UserError as error:
+        no_chat = str(error)
+    sizes = {"context_length": context_length, "vocab_size": vocab_size}
+    return Served(name=name, tokenizer=tokenizer, bos=bos, eos=eos, format=format, no_chat=no_chat, **sizes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """What a body asks for."""
+
+    requests: tuple[Request, ...]
+    """Of each prompt in turn, its `n` continuations; a choice of the answer has its request's place as index."""
+    echo: tuple[str, ...]
+    """Text in front of each choice."""
+    stream: bool
+    usage: bool
+    """Whether a stream ends with the counts of tokens."""
+    prompt_tokens: int
+    chat: bool
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The object that a body is; raises a `Refusal` if it is none."""
+    try:
+        found = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"got a body that is no JSON ({error}); allowed: a JSON object; change the body") from error
+    if not isinstance(found, dict):
+        raise Refusal(f"got a body that is {_kind(found)}; allowed: a JSON object; change the body")
+    return found
+
+
+def completion(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
+    """What a body to /v1/completions asks for, with at most `most` choices; raises a `Refusal`."""
+    _check_fields(body, COMPLETION, served)
+    texts, prompts = _prompts(body, served, most)
+    logprobs = _whole(body, "logprobs", None, 0, MAX_LOGPROBS)
+    n, best_of = _whole(body, "n", 1, 1, most), _whole(body, "best_of", None, 1, most)
+    if best_of not in (None, n):
+        raise Refusal(f"got best_of {best_of}; allowed: as many as n, {n}; leave it out", param="best_of")
+    echo = tuple(text for text in texts for _ in range(n)) if _flag(body, "echo") else ("",) * (n * len(prompts))
+    if echo[0] and logprobs is not None:
+        raise Refusal("got echo with logprobs; allowed: one of them; the prompt's tokens have no log-probabilities here", param="echo")
+    max_tokens = _whole(body, "max_tokens", MAX_TOKENS, 1, None)
+    return _call(body, served, prompts, n=n, most=most, max_tokens=max_tokens, logprobs=logprobs, stop_ids=(served.eos,), echo=echo)
+
+
+def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
+    """What a body to /v1/chat/completions asks for, with at most `most` choices; raises a `Refusal`."""
+    _check_fields(body, CHAT, served)
+    if served.format is None:
+        raise Refusal(served.no_chat, param="messages")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Refusal("got no messages; allowed: an array of one or more; add one", param="messages")
+    prompt = _plain("messages", lambda: chat.encode(served.format, [_message(number, each) for number, each in enumerate(messages)]))
+    top = _whole(body, "top_logprobs", None, 0, MAX_LOGPROBS)
+    if top is not None and not _flag(body, "logprobs"):
+        raise Refusal("got top_logprobs without logprobs; allowed: with logprobs true; add it", param="top_logprobs")
+    limits = {_whole(body, name, None, 1, None) for name in ("max_tokens", "max_completion_tokens")} - {None}
+    if len(limits) > 1:
+        raise Refusal("got max_tokens and another max_completion_tokens; allowed: one of them; remove one", param="max_tokens")
+    return _call(
+        body,
+        served,
+        [prompt],
+        n=(n := _whole(body, "n", 1, 1, most)),
+        most=most,
+        max_tokens=next(iter(limits), served.context_length),
+        logprobs=(top or 0) if _flag(body, "logprobs") else None,
+        stop_ids=chat.stop_ids(served.format),
+        echo=("",) * n,
+    )
+
+
+def _call(body, served, prompts, *, n, most, max_tokens, logprobs, stop_ids, echo) -> Call:
+    if n * len(prompts) > most:
+        raise Refusal(f"got {len(prompts)} prompts with n {n}; allowed: at most {most} choices in all; send several requests", param="n")
+    for prompt in prompts:
+        if len(prompt) >= served.context_length:
+            raise Refusal(
+                f"got a prompt of {len(prompt):,} tokens for a context of {served.context_length:,}; "
+                f"allowed: at most {served.context_length - 1:,}; shorten it",
+                param="messages" if "messages" in body else "prompt",
+                code="context_length_exceeded",
+            )
+    numbers = {name: _number(body, name, default) for name, default in SAMPLING.items() if name != "top_k"}
+    sampling = _plain(
+        None, lambda: Sampling(**numbers, top_k=max(0, _whole(body, "top_k", SAMPLING["top_k"], -1, None)))
+    )  # -1: vLLM's "all"
+    seed = _whole(body, "seed", None, 0, LARGEST_SEED)
+    seed = secrets.randbelow(LARGEST_SEED + 1) if seed is None else seed
+    asked = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "stop": _stop(body), "stop_ids": stop_ids, "logprobs": logprobs}
+    options, stream = body.get("stream_options"), _flag(body, "stream")
+    if options is not None and not (stream and isinstance(options, dict) and options.keys() <= {"include_usage", "include_obfuscation"}):
+        raise Refusal("got stream_options; allowed: with stream true, an object with include_usage; change it", param="stream_options")
+    return Call(
+        requests=tuple(Request(prompt=prompt, number=number, **asked) for prompt in prompts for number in range(n)),
+        echo=echo,
+        stream=stream,
+        usage=_flag(options or {}, "include_usage"),
+        prompt_tokens=sum(map(len, prompts)),
+        chat="messages" in body,
+    )
+
+
+def _check_fields(body: Mapping[str, Any], known: Sequence[str], served: Served) -> None:
+    for name, value in body.items():
+        if name in NEUTRAL:
+            if value is not None and value not in NEUTRAL[name]:
+                raise Refusal(f"got {name}, which this server does not support; allowed: requests without it; remove it", param=name)
+        elif name not in known and name not in WITHOUT_EFFECT:
+            raise Refusal(f"got the unknown field {name[:99]!r}; allowed: {', '.join(known)}; remove it", param=name[:99])
+    if not isinstance(model := body.get("model"), str):
+        raise Refusal(f"got model that is {_kind(model)}; allowed: the string {served.name!r}; change it", param="model")
+    if model != served.name:
+        raise Refusal(
+            f"got the model {model[:99]!r}; allowed: {served.name!r}; change model", status=404, param="model", code="model_not_found"
+        )
+
+
+def _prompts(body: Mapping[str, Any], served: Served, most: int) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Texts and ids of one or several prompts, each a string or a list of ids."""
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and prompt and all(isinstance(each, str | list) for each in prompt)
+    if several and len(prompt) > most:
+        raise Refusal(f"got {len(prompt):,} prompts; allowed: at most {most}; send several requests", param="prompt")
+    texts, prompts = [], []
+    for each in prompt if several else [prompt]:
+        if isinstance(each, str):
+            texts.append(each)
+            prompts.append(
+                _plain("prompt", lambda each=each: (served.bos, *served.tokenizer.encode(_unicode(each), add_special_tokens=False).ids))
+            )
+        elif isinstance(each, list) and each and all(_is_whole(x) and 0 <= x < served.vocab_size for x in each):
+            texts.append(served.tokenizer.decode(each, skip_special_tokens=True))
+            prompts.append(tuple(each))
+        else:
+            allowed = f"a string, an array of ids from 0 to {served.vocab_size - 1}, or an array of such; change it"
+            raise Refusal(f"got a prompt that is {_kind(each)}; allowed: {allowed}", param="prompt")
+    return texts, prompts
+
+
+def _message(number: int, message: Any) -> chat.Message:
+    place = f"messages[{number}]"
+    if not isinstance(message, dict):
+        raise Refusal(f"got {place} that is {_kind(message)}; allowed: an object with role and content; change it", param=place)
+    for name, value in message.items():
+        if name not in ("role", "content") and value not in (None, [], {}):
+            raise Refusal(f"got {place} with {name[:99]!r}; allowed: role and content; remove it", param=f"{place}.{name[:99]}")
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or role not in ROLES:
+        raise Refusal(f"got {place} without a known role; allowed: {', '.join(ROLES)}; change it", param=f"{place}.role")
+    if isinstance(content, list) and all(_is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise Refusal(f"got {place} whose content is {_kind(content)}; allowed: text; change it", param=f"{place}.content")
+    return chat.Message(role=ROLES[role], content=content)
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+    stop = body.get("stop")
+    stop = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    right = isinstance(stop, list) and len(stop) <= MAX_STOPS
+    if not right or not all(isinstance(each, str) and 0 < len(each) <= MAX_STOP_CHARACTERS for each in stop):
+        allowed = f"a string or up to {MAX_STOPS}, each of 1 to {MAX_STOP_CHARACTERS} characters"
+        raise Refusal(f"got stop that is {_kind(body['stop'])}; allowed: {allowed}; change it", param="stop")
+    return tuple(stop)
+
+
+def _whole(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int | None) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not _is_whole(value) or value < least or (most is not None and value > most):
+        allowed = f"a whole number from {least}" + ("" if most is None else f" to {most}")
+        raise Refusal(f"got {name} that is {_kind(value)}; allowed: {allowed}; change it", param=name)
+    return value
+
+
+def _number(body: Mapping[str, Any], name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e9:
+        raise Refusal(f"got {name} that is {_kind(value)}; allowed: a number; change it", param=name)
+    return float(value)
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if not isinstance(value, bool | None):
+        raise Refusal(f"got {name} that is {_kind(value)}; allowed: true or false; change it", param=name)
+    return bool(value)
+
+
+def _plain(param: str | None, work: Callable):
+    """Turn a `UserError` into a `Refusal`; without `param` it is the word after `got`."""
+    try:
+        return work()
+    except UserError as error:
+        raise Refusal(str(error), param=param or str(error).split()[1]) from error
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("got a prompt with a lone surrogate; allowed: Unicode text; change the prompt") from error
+    return text
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    """A value in words, short whatever it is."""
+    if value is None or isinstance(value, bool | int | float):
+        return str(json.dumps(value))[:40]
+    return f"{ {str: 'a string', list: 'an array', dict: 'an object'}[type(value)] } of length {len(value):,}"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

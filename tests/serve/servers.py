@@ -1,0 +1,105 @@
+"""Servers on free ports, run by a thread of the test's own process; and an engine that does what a test says, when it says it."""
+
+import asyncio
+import contextlib
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import openai
+
+from teleflm_jax.generate.request import Piece, Request, Token
+from teleflm_jax.serve import metrics, server
+from teleflm_jax.serve.answers import vocabulary
+from teleflm_jax.serve.app import Service
+from teleflm_jax.serve.protocol import Served
+from teleflm_jax.serve.worker import Worker
+
+SECONDS = 60
+"""A test that waits longer has failed."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Running:
+    """A server, and what tests want of it."""
+
+    url: str
+    service: Service
+    stop: Callable[[], None]
+    thread: threading.Thread
+
+    def client(self, **settings) -> openai.OpenAI:
+        """OpenAI's own, which does not try again."""
+        return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, "timeout": SECONDS} | settings)
+
+
+@contextlib.contextmanager
+def running(
+    served: Served, make_engine: Callable, *, slots: int, queue: int = 64, key: str | None = None, grace: float = 5
+) -> Iterator[Running]:
+    """Run a server until the block ends."""
+    worker = Worker(make_engine, capacity=slots + queue)
+    service = Service(served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=metrics.metrics(worker), key=key)
+    listening, ready, stops = server.listen("127.0.0.1", 0), threading.Event(), []
+    url = server.address(listening)
+
+    def tell(stop):
+        stops.append(stop)
+        ready.set()
+
+    worker.start()
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(service, listening, grace=grace, ready=tell)))
+    thread.start()
+    assert ready.wait(SECONDS)
+    try:
+        yield Running(url=url, service=service, stop=stops[0], thread=thread)
+    finally:
+        with contextlib.suppress(RuntimeError):  # it may have ended
+            stops[0]()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+class ByHand:
+    """An engine without a model: each order in `orders` is a step, which gives every text under way one token, or an exception."""
+
+    def __init__(self, *, slots: int = 2, context_length: int = 64):
+        self.slots, self.context_length = slots, context_length
+        self.orders: queue.SimpleQueue = queue.SimpleQueue()
+        self.dropped: queue.SimpleQueue = queue.SimpleQueue()
+        self.texts: dict[int, tuple[Request, int]] = {}
+        self.tickets = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.texts
+
+    @property
+    def waiting(self) -> int:
+        return max(0, len(self.texts) - self.slots)
+
+    def refuse(self, request: Request) -> None:
+        request.refuse(context_length=self.context_length, vocab_size=1000)
+
+    def add(self, request: Request) -> int:
+        self.tickets += 1
+        self.texts[self.tickets] = (request, 0)
+        return self.tickets
+
+    def drop(self, ticket: int) -> None:
+        self.texts.pop(ticket, None)
+        self.dropped.put(ticket)
+
+    def step(self) -> dict[int, Piece]:
+        order = self.orders.get(timeout=SECONDS)
+        if isinstance(order, Exception):
+            raise order
+        pieces = {}
+        for ticket, (request, count) in list(self.texts.items())[: self.slots]:
+            finish = "length" if count + 1 == request.max_tokens else None
+            pieces[ticket] = Piece(text=f"{count} ", tokens=(Token(id=4),), finish=finish)
+            self.texts[ticket] = (request, count + 1)
+            if finish:
+                del self.texts[ticket]
+        return pieces

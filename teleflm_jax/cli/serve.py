@@ -2,12 +2,16 @@
 
 import argparse
 import asyncio
+import importlib.util
 import os
 import sys
 
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.serve.config import API_KEY, ServeConfig
+
+LIBRARIES = ("starlette", "uvicorn", "prometheus_client")
+"""Of requirements-serve.txt."""
 
 HELP = "serve a trained model by OpenAI's HTTP interface"
 
@@ -30,16 +34,13 @@ def arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace) -> int:
     """Serve until a signal. Returns the exit code."""
     config = ServeConfig(host=args.host, port=args.port, slots=args.slots, queue=args.queue, grace=args.grace)
-    try:
-        from teleflm_jax.serve import app, metrics, protocol, server, worker
-        from teleflm_jax.serve.answers import vocabulary
-    except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] not in ("starlette", "uvicorn", "prometheus_client", "h11"):
-            raise
+    if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"got no module {error.name}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
-        ) from error
-    from teleflm_jax.generate.engine import Engine
+            f"got no module {missing[0]}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
+        )
+    from teleflm_jax.generate.engine import Engine  # here, so that --help and mistakes need no jax
+    from teleflm_jax.serve import app, metrics, protocol, server, worker
+    from teleflm_jax.serve.answers import vocabulary
 
     run = options.load(args, optional=("data", "train"))
     folder = options.workdir(args)

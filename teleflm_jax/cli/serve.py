@@ -38,8 +38,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             f"got no module {missing[0]}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
         )
-    from teleflm_jax.generate.engine import Engine  # here, so that --help and mistakes need no jax
-    from teleflm_jax.serve import app, metrics, protocol, server, worker
+    from teleflm_jax.generate.engine import Engine
+    from teleflm_jax.serve import app, metrics, protocol, server, worker  # here, since they need those libraries
     from teleflm_jax.serve.answers import vocabulary
 
     run = options.load(args, optional=("data", "train"))

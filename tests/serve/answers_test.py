@@ -10,6 +10,7 @@ from teleflm_jax.generate import chat
 from teleflm_jax.generate.engine import complete
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.sampling import Sampling
+from tests.serve import servers
 
 GREEDY = {"model": "tiny", "temperature": 0.0}
 SAID = [{"role": "system", "content": "be"}, {"role": "user", "content": "the time"}]
@@ -162,6 +163,7 @@ def test_the_model_is_listed(client):
 @pytest.mark.parametrize("path", ["/health", "/metrics"])
 def test_health_and_metrics_need_no_client(client, live, path):
     client.completions.create(**GREEDY, prompt="a", max_tokens=3)
+    servers.until(lambda: live.service.worker.load == 0)
     with urllib.request.urlopen(live.url + path) as response:
         body = response.read().decode()
     if path == "/health":

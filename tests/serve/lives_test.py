@@ -1,7 +1,6 @@
 """Queues, clients that leave, engines that fail, and the end; the engine does what the test says."""
 
 import threading
-import time
 
 import openai
 import pytest
@@ -24,18 +23,10 @@ def begin(running, results, **settings):
     return thread
 
 
-def until(condition):
-    """Wait for another thread; fails where it never comes."""
-    end = time.monotonic() + servers.SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 def test_a_full_queue_refuses_and_those_in_it_are_answered(by_hand):
     results = []
     threads = [begin(by_hand, results, max_tokens=2) for _ in range(4)]
-    until(lambda: by_hand.service.worker.load == 4)
+    servers.until(lambda: by_hand.service.worker.load == 4)
     status, headers, told = send(by_hand, RIGHT)
     assert status == 429 and headers["Retry-After"] == "1" and told["error"]["code"] == "queue_full"
     assert "got a request while 4 texts are under way or wait; allowed: 4" in told["error"]["message"]
@@ -54,22 +45,23 @@ def test_a_client_that_leaves_a_stream_frees_its_slot_and_others_go_on(by_hand, 
     create = by_hand.openai.completions.create if path == "completions" else by_hand.openai.chat.completions.create
     stream = create(**(RIGHT if path == "completions" else TALK) | {"max_tokens": 9}, stream=True)
     other = begin(by_hand, results, max_tokens=3)
-    until(lambda: by_hand.service.worker.load == 2)
+    servers.until(lambda: by_hand.service.worker.load == 2)
     by_hand.engine.orders.put("step")
     next(iter(stream))
     stream.close()
-    until(lambda: by_hand.service.worker.load == 1)
+    servers.until(lambda: by_hand.service.worker.load == 1)
     by_hand.engine.orders.put("step")
     assert by_hand.engine.dropped.get(timeout=servers.SECONDS) == 1
     by_hand.engine.orders.put("step"), by_hand.engine.orders.put("step")
     other.join(servers.SECONDS)
-    assert results == ["0 1 2 "] and by_hand.service.worker.load == 0
+    assert results == ["0 1 2 "]
+    servers.until(lambda: by_hand.service.worker.load == 0)
 
 
 def test_a_client_that_does_not_wait_for_its_answer_frees_its_slot(by_hand):
     with pytest.raises(openai.APITimeoutError):
         by_hand.openai.with_options(timeout=0.2).completions.create(**RIGHT | {"max_tokens": 9})
-    until(lambda: by_hand.service.worker.load == 0)
+    servers.until(lambda: by_hand.service.worker.load == 0)
     by_hand.engine.orders.put("step")
     assert by_hand.engine.dropped.get(timeout=servers.SECONDS) == 1 and by_hand.engine.idle
 
@@ -85,7 +77,7 @@ def test_an_engine_that_fails_is_told_and_another_takes_its_place(served, caplog
         results = []
         asked = begin(running, results, max_tokens=9)
         stream = running.openai.chat.completions.create(**TALK | {"max_tokens": 9}, stream=True)
-        until(lambda: running.service.worker.load == 2)
+        servers.until(lambda: running.service.worker.load == 2)
         engines[0].orders.put("step")
         engines[0].orders.put(RuntimeError("out of memory\nat 0x1"))
         with pytest.raises(openai.APIError, match="the engine failed .RuntimeError: out of memory at 0x1."):
@@ -93,6 +85,7 @@ def test_an_engine_that_fails_is_told_and_another_takes_its_place(served, caplog
         asked.join(servers.SECONDS)
         (error,) = results
         assert error.status_code == 500 and error.code == "engine_failed" and error.body["type"] == "server_error"
+        servers.until(lambda: running.service.worker.load == 0)
         status, _, told = send(running, None, "/health", "GET")
         assert (status, told["status"], told["engine_failures"], told["texts"]) == (200, "ok", 1, 0)
         assert told["last_failure"] == "RuntimeError: out of memory at 0x1"
@@ -120,9 +113,9 @@ def test_the_end_refuses_new_requests_and_finishes_what_is_under_way(served):
     with servers.running(served, lambda: engine, slots=2) as running, running.client() as running.openai:
         results = []
         asked = begin(running, results, max_tokens=2)
-        until(lambda: engine.texts)
+        servers.until(lambda: engine.texts)
         running.stop()
-        until(lambda: running.service.stopping)
+        servers.until(lambda: running.service.stopping)
         status, headers, told = send(running, RIGHT)
         assert status == 503 and headers["Retry-After"] == "1" and told["error"]["code"] == "stopping"
         assert send(running, None, "/health", "GET")[0] == 503
@@ -138,7 +131,7 @@ def test_what_outlasts_the_grace_is_told_so(served):
     with servers.running(served, lambda: engine, slots=2, grace=0.05) as running, running.client() as running.openai:
         results = []
         asked = begin(running, results, max_tokens=5)
-        until(lambda: engine.texts)
+        servers.until(lambda: engine.texts)
         running.stop()
         asked.join(servers.SECONDS)
         assert results[0].status_code == 503 and results[0].code == "stopping"

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import openai
@@ -103,3 +104,11 @@ class ByHand:
             if finish:
                 del self.texts[ticket]
         return pieces
+
+
+def until(condition):
+    """Wait for another thread; fails where it never comes."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)

@@ -145,10 +145,10 @@ def fit(format: Format, messages: Sequence[Message], room: int) -> tuple[tuple[M
 
 def _encode(format: Format, messages: Sequence[Message]) -> list[int]:
     text = _render(format, messages)
-    marks = [f"message{secrets.token_hex(16)}" for _ in messages]
-    marked = _render(format, [dataclasses.replace(message, content=mark) for message, mark in zip(messages, marks, strict=True)])
-    pieces = re.split(f"({'|'.join(marks)})", marked)
-    parts, order = pieces[::2], [marks.index(mark) for mark in pieces[1::2]]
+    mark = f"message{secrets.token_hex(16)}x"
+    marked = _render(format, [dataclasses.replace(message, content=f"{mark}{number}x") for number, message in enumerate(messages)])
+    pieces = re.split(f"{mark}([0-9]+)x", marked)
+    parts, order = pieces[::2], [int(number) for number in pieces[1::2]]
     for change in (str, str.strip):  # templates often strip what they are given
         contents = [change(messages[number].content) for number in order]
         if text == "".join(a + b for a, b in zip(parts, [*contents, ""], strict=True)):

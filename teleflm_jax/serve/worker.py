@@ -105,6 +105,11 @@ class Worker:
         return self._thread.is_alive() and not self.broken
 
     @property
+    def ended(self) -> bool:
+        """Whether the thread is gone, which a step that hangs prevents."""
+        return not self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """Requests without a slot."""
         return self._engine.waiting

@@ -41,6 +41,7 @@ def train(plan: Plan) -> int:
         stop.on_signals() as asked_to_stop,
         watchdog.watching(plan.folder, jax.process_index(), plan.began) as dog,
     ):
+        start.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         parts = Parts(
             step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype),
             to_logical=plan.layout.to_logical(start.shapes(plan.model, plan.mup, optimizer, plan.layout)),
@@ -57,7 +58,6 @@ def train(plan: Plan) -> int:
         )
         said = f"{jax.device_count()} device(s), each {parts.peak.flops / 1e12:.3g} TFLOP/s at best ({parts.peak.source})"
         say(f"{said}; MFU counts causal FLOPs")
-        start.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         rewound = False
         while True:
             dog.expect("restoring or initialising the state", guard.hang_limit(plan.guard, []))

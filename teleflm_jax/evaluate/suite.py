@@ -122,13 +122,21 @@ def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | No
     if keep is not None:
         keep |= found["samples"]
     rows = found["results"] | found.get("groups", {})
-    return {name: _score(name, rows[name], shots) for name, shots in suite.config.tasks.items() if name in rows}
+    return {name: _score(_figure(suite, name), rows[name], shots) for name, shots in suite.config.tasks.items() if name in rows}
 
 
-def _score(name: str, row: Mapping[str, Any], shots: int) -> Score:
+def _figure(suite: Suite, name: str) -> object:
+    """The metric that stands for a task: of its file the first, unless another is usual; a group says nothing."""
+    if name in BY_LENGTH:
+        return "acc_norm"
+    task = suite.loaded["tasks"].get(name)
+    return task.config.metric_list[0]["metric"] if task is not None and task.config.metric_list else None
+
+
+def _score(figure: object, row: Mapping[str, Any], shots: int) -> Score:
     metrics = {key: float(value) for key, value in row.items() if "," in key and isinstance(value, int | float)}
     plain = [key for key in metrics if not key.split(",")[0].endswith("_stderr")]
-    chosen = next((key for key in plain if name in BY_LENGTH and key.startswith("acc_norm,")), plain[0])
+    chosen = next((key for key in plain if key.split(",")[0] == figure), plain[0])
     metric, _, kind = chosen.partition(",")
     return Score(
         metric=chosen,
@@ -144,7 +152,10 @@ def _load_tasks(config: SuiteConfig, names: Sequence[str]) -> Mapping[str, Any]:
     with _harness() as lm_eval:
         from teleflm_jax.evaluate import task_data
 
-        manager = lm_eval.tasks.TaskManager(include_path=[str(OURS), *config.include])
+        places = [str(OURS), *config.include]
+        manager = lm_eval.tasks.TaskManager(include_path=places, include_defaults=False)
+        if not set(names) <= set(manager.all_tasks):  # the harness's own are thousands of files
+            manager = lm_eval.tasks.TaskManager(include_path=places)
         for name in names:
             task_data.refuse_unknown(manager, name)
             for leaf in task_data.leaves(manager, name):

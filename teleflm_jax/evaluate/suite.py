@@ -5,7 +5,9 @@ The harness is an extra (requirements-eval.txt) and slow to import, so it is imp
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
+import io
 import logging
 import os
 import pathlib
@@ -198,22 +200,27 @@ def _problems(config: SuiteConfig) -> list[humaneval.Problem]:
 
 @contextlib.contextmanager
 def _harness() -> Iterator[Any]:
-    """The harness, silent, and with the random state that it changes put back."""
+    """The harness, without its bars and prints, and with the random state that it changes put back."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(
             "got suite.tasks without lm-evaluation-harness; allowed: with it installed; run `pip install -r requirements-eval.txt`"
         )
-    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it would fork a process that has threads
     import lm_eval.evaluator
     import lm_eval.tasks
+    import tqdm
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for name in ("lm_eval", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     states = random.getstate(), np.random.get_state()
     random.seed(0)
     np.random.seed(FEWSHOT_SEED)
+    bar = tqdm.tqdm.__init__
+    tqdm.tqdm.__init__ = functools.partialmethod(bar, disable=True)
     try:
-        yield lm_eval
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield lm_eval
     finally:
+        tqdm.tqdm.__init__ = bar
         random.setstate(states[0])
         np.random.set_state(states[1])

@@ -84,7 +84,8 @@ def load(manager: TaskManager, name: str, folder: str | None) -> dict[str, Any]:
             ) from error
         task = next(leaves(manager, name))
         settings = manager.task_index[task].cfg
-        raise _absent(settings.get("dataset_path"), settings.get("dataset_name"), "test", name, error) from error
+        split = settings.get("test_split") or settings.get("validation_split")
+        raise _absent(settings.get("dataset_path"), settings.get("dataset_name"), split, name, error) from error
 
 
 def from_network(path: str, name: str | None, split: str, task: str) -> list[dict[str, Any]]:

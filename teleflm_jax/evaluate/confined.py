@@ -10,6 +10,7 @@ processes, new rights. Reading files is not: there is no way out for what was re
 Source: man pages unshare(2), mount_setattr(2), setrlimit(2), prctl(2), seccomp(2), capabilities(7) and landlock(7).
 """
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -55,7 +56,7 @@ def main() -> None:
         os.close(told)
         _run(task, tell, token, separate)
     os.close(tell)
-    signal.signal(signal.SIGALRM, lambda number, frame: os.kill(child, signal.SIGKILL))
+    signal.signal(signal.SIGALRM, lambda number, frame: _kill(child))
     signal.setitimer(signal.ITIMER_REAL, task["seconds"])
     with os.fdopen(told, "rb") as lines:
         left_open = json.loads(lines.readline(4096) or b"[]")
@@ -64,6 +65,11 @@ def main() -> None:
     said = verdict.removeprefix(token) if verdict.startswith(token) else ""
     why = said or (f"ended by signal {-ended}" if ended < 0 else f"left with code {ended}")
     json.dump({"passed": said == PASSED, "why": why, "open": left_open}, sys.stdout)
+
+
+def _kill(child: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(child, signal.SIGKILL)
 
 
 def _give_up_root() -> None:

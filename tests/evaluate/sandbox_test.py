@@ -1,8 +1,11 @@
 """Programs that attack what runs them."""
 
+import json
 import os
 import pathlib
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -111,3 +114,26 @@ def test_the_folder_is_gone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
     sandbox.run_all(["x = 1", "1 / 0", "while True: pass"][:2])
     assert list(pathlib.Path(tmp_path).iterdir()) == []
+
+
+def test_without_namespaces_the_rest_holds_and_what_does_not_is_told(tmp_path):
+    """As on a machine that gives users none: inside of one that may make no more."""
+    programs = [
+        "x = 1",
+        f"open({str(tmp_path / 'new')!r}, 'w')",
+        "import os\nwhile True: os.fork()",
+        "import os\nos.kill(os.getppid(), 9)",
+        "import socket\nsocket.create_connection(('127.0.0.1', 9), 2)",
+    ]
+    ask = f"import json\nfrom teleflm_jax.evaluate import sandbox\nprint(json.dumps([vars(sandbox.run(p)) for p in {programs!r}]))"
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces || exit 77"
+    command = ["unshare", "--map-root-user", "sh", "-c", f'{forbid}; exec "$0" -c "$1"', sys.executable, ask]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2], check=False)
+    if ended.returncode:
+        pytest.skip("this machine gives no user namespace in which others could be forbidden")
+    harmless, *attacks = json.loads(ended.stdout)
+    assert harmless["passed"] and any("network" in what for what in harmless["left_open"])
+    told = " ".join(harmless["left_open"])
+    for verdict, what in zip(attacks, ("disks", "processes", "signals", "the network"), strict=True):
+        assert not verdict["passed"] or what in told
+    assert "files" in told

@@ -1,62 +1,99 @@
-"""The body of `eval.py`: bits per byte of a run's checkpoint, on its packed held-out sets or on any text."""
+"""The body of `eval.py`: bits per byte of checkpoints, on packed held-out sets or on any text, and benchmark tasks."""
 
 import argparse
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import rich.box
 import rich.console
 import rich.markup
-import rich.progress
 import rich.table
 import tokenizers
 
 from sharding import rules
 from sharding.config import MeshConfig
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import benchmarks, measured, options, run_folder, tables
 from teleflm_jax.corpus import shards
 from teleflm_jax.errors import UserError
-from teleflm_jax.evaluate import bpb, documents, weights, windows
+from teleflm_jax.evaluate import bpb, documents, weights
 from teleflm_jax.records import HeldOut
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
-HELP = "measure a trained model in bits per byte, by domain, on its run's held-out sets or on any UTF-8 text"
+HELP = "measure trained models in bits per byte, by domain, on a run's held-out sets or on any UTF-8 text; or on benchmark tasks"
 
 
 def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     options.add_arguments(parser)
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --text readme=README.md"
-    parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    measured.add_arguments(parser)
     parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="measure a file as one document; repeatable")
-    parser.add_argument("--packed", action="store_true", help="measure the packed held-out sets also where --text is given")
+    parser.add_argument("--packed", action="store_true", help="measure the packed held-out sets, also where --text or suite.tasks is given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace):
     """Measure and print."""
     texts = read_texts(args.text)
-    use_packed = args.packed or not texts
-    run = options.load(args, optional=("train",) if use_packed else ("data", "train"))
     folder = options.workdir(args)
-    step = run_folder.choose_step(folder, args.step)
-    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
-    measured = packed_documents(folder, run, tokenizer) if use_packed else {}
-    both = sorted(measured.keys() & texts.keys())
+    saved = folder / options.SAVED_CONFIG
+    before = [str(saved)] if saved.is_file() else []  # so that a file of a few settings will do
+    run = options.Run(**options.load_sections(args, options.SECTIONS, ("data", "train"), before=before))
+    if run.suite.tasks and not (texts or args.packed):
+        rows = benchmarks.measure(measured.choose(args, run, folder))
+        tables_ = benchmarks.tables(rows)
+    else:
+        rows = _bits_per_byte(args, run, folder, texts)
+        tables_ = None if len(rows) == 1 else _comparison(rows)
+    if args.json:
+        single = {key: value for key, value in rows[0].items() if key not in ("run", "tokens")}
+        print(json.dumps(single if len(rows) == 1 else {"models": rows}))
+    elif tables_ is None:
+        _print(folder, rows[0])
+    else:
+        for table in tables_:
+            tables.show(tables.make_console(), table)
+
+
+def _bits_per_byte(args: argparse.Namespace, run: options.Run, folder: pathlib.Path, texts: dict[str, str]) -> list[dict]:
+    """Every checkpoint on the same text, each in its own tokens."""
+    use_packed = args.packed or not texts
+    if use_packed and run.data is None:
+        options.load_sections(args, options.SECTIONS, ("train",))  # says what is missing
+    chosen = measured.choose(args, run, folder)
+    tokenizer = chosen[0].tokenizer()
+    packed = packed_documents(folder, run, tokenizer) if use_packed else {}
+    both = sorted(packed.keys() & texts.keys())
     if both:
         raise UserError(f"got --text {both[0]}=…, which is also a packed domain; allowed: another name; change --text")
-    measured |= {name: [encode(tokenizer, content)] for name, content in texts.items()}
-    layout = rules.layout(MeshConfig(zero=3), run.model.d_model)  # split over all of this machine, whatever the run was trained on
-    model = layout.physical(run_folder.load_model(folder, run, step, layout.stored))
-    scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, layout=layout, watch=_progress)
-    report = describe(step, scores, run.data.proportions if run.data else {})
-    if args.json:
-        print(json.dumps(report))
-    else:
-        _print(folder, report)
+    return [_measure_one(one, packed, texts, tokenizer) for one in chosen]
+
+
+def _measure_one(one: measured.Chosen, packed: bpb.Documents, texts: dict[str, str], first: tokenizers.Tokenizer) -> dict:
+    own = one.tokenizer()
+    if own.to_str() != first.to_str():
+        again = {name: [first.decode(document.tokens.tolist()) for document in held_out] for name, held_out in packed.items()}
+        packed = {name: [encode(own, content) for content in contents] for name, contents in again.items()}
+    documents_ = packed | {name: [encode(own, content)] for name, content in texts.items()}
+    layout = rules.layout(MeshConfig(zero=3), one.run.model.d_model)  # split over all of this machine, whatever it was trained on
+    model = layout.physical(run_folder.load_model(one.folder, one.run, one.step, layout.stored))
+    scores = bpb.measure(model, documents_, batch_size=one.run.evaluation.batch_size, layout=layout, watch=benchmarks.progress)
+    found = describe(one.step, scores, one.run.data.proportions if one.run.data else {})
+    return {"run": str(one.folder), "tokens": one.tokens} | found
+
+
+def _comparison(rows: list[dict]) -> list[tables.Table]:
+    """Bits per byte and loss of several checkpoints: domains, then weighted means, as tables 5 and 6 of the report."""
+
+    def cell(figure):
+        return lambda row, column: (row["domains"] | row["weighted"]).get(column, {}).get(figure)
+
+    columns = [*rows[0]["domains"], *rows[0]["weighted"]]
+    titles = (("Bits per byte", "bpb"), ("Loss, nats per token of each model's own", "loss"))
+    return [measured.table(title, rows, columns, cell(figure), 4) for title, figure in titles]
 
 
 def entry(argv: Sequence[str]) -> int:
@@ -118,12 +155,6 @@ def encode(tokenizer: tokenizers.Tokenizer, content: str) -> HeldOut:
     """A text as one document, with the tokens that packing it would give."""
     tokens = np.concatenate(list(shards.encode(tokenizer, shards.cut(content))))
     return HeldOut(tokens=tokens, num_bytes=len(content.encode()))
-
-
-def _progress(batches: Sequence[windows.Batch]) -> Iterable[windows.Batch]:
-    """A bar on stderr, where that is a terminal."""
-    console = rich.console.Console(stderr=True)
-    return rich.progress.track(batches, "measuring", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print(folder: pathlib.Path, report: dict) -> None:

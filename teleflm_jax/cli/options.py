@@ -21,7 +21,7 @@ from teleflm_jax import config
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.evaluate.config import EvaluationConfig
+from teleflm_jax.evaluate.config import EvaluationConfig, SuiteConfig
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import MupConfig
 from teleflm_jax.optim.config import OptimizerConfig
@@ -38,6 +38,7 @@ SECTIONS = {
     "mesh": MeshConfig,
     "train": TrainConfig,
     "evaluation": EvaluationConfig,
+    "suite": SuiteConfig,
     "guard": GuardConfig,
     "telemetry": TelemetryConfig,
     "profile": ProfileConfig,
@@ -90,6 +91,7 @@ class Run:
     mesh: MeshConfig
     train: TrainConfig | None = None
     evaluation: EvaluationConfig
+    suite: SuiteConfig
     guard: GuardConfig
     telemetry: TelemetryConfig
     profile: ProfileConfig

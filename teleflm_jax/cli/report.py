@@ -93,6 +93,7 @@ def figures(runs: Sequence[Run]) -> list:
     return [
         ("Time line", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
         ("Loss and gradient norm", curves.losses(drawn)),
+        *curves.evaluations(drawn),
         ("Speed", curves.speeds(drawn)),
     ]
 

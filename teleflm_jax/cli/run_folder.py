@@ -22,7 +22,8 @@ TOKENIZER = "tokenizer.json"
 FREE = {
     "model": ("remat", "attention", "loss_chunk_tokens"),
     "data": ("tokenizer", "packed", "sources", "max_epochs", "proportions", "change_proportions"),
-    "train": ("steps", "microbatch_size", "eval_every", "eval_bytes", "checkpoint_every", "keep_last", "keep_every", "keep_best"),
+    "train": ("steps", "microbatch_size", "eval_every", "suite_every", "eval_bytes")
+    + ("checkpoint_every", "keep_last", "keep_every", "keep_best"),
 }
 """Fields that may change when a run goes on (of the tokenizer its path, not its content; proportions if `change_proportions` says so)."""
 

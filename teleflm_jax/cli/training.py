@@ -6,7 +6,6 @@ import fcntl
 import functools
 import os
 import pathlib
-import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -15,14 +14,12 @@ from jax.experimental import multihost_utils
 
 from sharding import mesh, processes, rules
 from teleflm_jax import checkpoint, config, mup
-from teleflm_jax.cli import options, planning, run_folder
+from teleflm_jax.cli import evaluators, options, planning, run_folder
 from teleflm_jax.data import loader, mixture
 from teleflm_jax.errors import UserError
-from teleflm_jax.evaluate import bpb, documents
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.optim import optimizer
 from teleflm_jax.plan.config import SECTIONS as PLANNING
-from teleflm_jax.tokenizer import load, pieces
 from teleflm_jax.train import guard, loop, start, step, watchdog
 
 
@@ -80,7 +77,7 @@ def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
     with watchdog.watching(folder, jax.process_index(), began) as dog:
         dog.expect("opening the data", guard.hang_limit(run.guard, []))
         data = _open_data(run, _mixture_so_far(run, folder))
-        evaluate = _evaluator(run, layout)
+        evaluate = evaluators.of_run(run, layout, folder)
         _refuse_what_cannot_train(run, width, layout)
         multihost_utils.sync_global_devices("the data are open")
     part, parts = mesh.data_share(layout.mesh)
@@ -182,24 +179,6 @@ def _refuse_other_tokenizer(run: options.Run) -> None:
             f"got data.tokenizer={run.data.tokenizer!r}, another than {other} of train.init_from; allowed: the same; "
             f"change data.tokenizer to {str(other)!r} and pack with it, or change train.init_from"
         )
-
-
-def _evaluator(run: options.Run, layout: rules.Layout) -> loop.Evaluator | None:
-    """Bits per byte on the packed held-out sets of the domains that have one; says which have none."""
-    tokenizer, domains = load.load(run.data.tokenizer), run.evaluation.domains
-    if not domains:
-        has_text = {d: any(True for _ in loader.heldout(run.data, d, vocab_size=run.model.vocab_size)) for d in run.data.proportions}
-        domains = tuple(domain for domain, found in has_text.items() if found)
-        if without := [domain for domain, found in has_text.items() if not found]:
-            print(f"not evaluated, for want of held-out text (pack.heldout_fraction): {', '.join(without)}", file=sys.stderr)
-        if not domains:
-            return None
-    chosen = documents.heldout(
-        run.data, domains, vocab_size=run.model.vocab_size, max_bytes=run.train.eval_bytes, pieces=pieces.piece_bytes(tokenizer)
-    )
-    return bpb.evaluator(
-        chosen, run.data.proportions, context_length=run.model.context_length, batch_size=run.evaluation.batch_size, layout=layout
-    )
 
 
 def _folder(args: argparse.Namespace) -> pathlib.Path:

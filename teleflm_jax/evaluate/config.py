@@ -1,8 +1,8 @@
-"""What `evaluation.*` binds."""
+"""What `evaluation.*` and `suite.*` bind."""
 
 import dataclasses
 
-from teleflm_jax.errors import refuse_outside
+from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,3 +18,43 @@ class EvaluationConfig:
 
     def __post_init__(self):
         refuse_outside("evaluation", self, batch_size=1, max_bytes=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteConfig:
+    """Benchmark tasks (docs/evaluation.md)."""
+
+    tasks: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Task or group of lm-evaluation-harness, of `teleflm_jax/evaluate/tasks`, or `humaneval` -> examples in front of each question."""
+    fractions: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Task or group -> share of its items to draw; one not named is measured whole. Source: report, figure 4."""
+    seed: int = 0
+    """Which items are drawn, and what is generated where a task samples: the same seed gives the same ones."""
+    data: str | None = None
+    """Folder with the data sets, laid out as docs/evaluation.md says; None: the network, or what `datasets` has kept of it."""
+    include: tuple[str, ...] = ()
+    """Folders with more task files of the harness."""
+    batch_size: int = 8
+    """Texts at a time, over all devices."""
+    max_tokens: int = 0
+    """New tokens that a task may have generated at most; 0: as many as it says."""
+    chat: bool = False
+    """Ask through the chat template, as an instructed model expects it."""
+    bos: bool = True
+    """Begin every text with `<s>`, as in training; the harness calls it add_bos_token."""
+    allow_code: bool = False
+    """Run code that the model has written (`humaneval`), confined as docs/evaluation.md says."""
+    code_samples: int = 5
+    """Programs per problem, 5 or more, from which pass@5 is estimated."""
+
+    def __post_init__(self):
+        refuse_outside("suite", self, batch_size=1, max_tokens=0, code_samples=5)
+        refuse_seed("suite", self.seed)
+        for task, shots in self.tasks.items():
+            if not 0 <= shots <= 100:
+                raise UserError(f"got suite.tasks[{task!r}]={shots}; allowed: 0 to 100 examples; change suite.tasks")
+        for task, share in self.fractions.items():
+            if task not in self.tasks:
+                raise UserError(f"got suite.fractions for {task!r}; allowed: {', '.join(self.tasks) or 'no task'}; change suite.fractions")
+            if not 0 < share <= 1:
+                raise UserError(f"got suite.fractions[{task!r}]={share}; allowed: above 0, at most 1; change suite.fractions")

@@ -56,7 +56,9 @@ class Attempt:
     summed: list[float] = dataclasses.field(default_factory=list)
     """Seconds of recent checksums of the state."""
     evaluated: list[float] = dataclasses.field(default_factory=list)
-    """Seconds of recent evaluations."""
+    """Seconds of recent evaluations without benchmark tasks."""
+    asked: list[float] = dataclasses.field(default_factory=list)
+    """Seconds of recent evaluations with them."""
     skipped: int = 0
     """Updates in a row, up to now."""
     risen: float = -math.inf
@@ -292,9 +294,10 @@ class Attempt:
             self.parts.say(f"process {process} ({self.parts.hosts[process]}) is slow: {found[process]}")
 
     def _is_due_for_evaluation(self, step: int) -> bool:
-        """Whether the held-out sets are measured after a step."""
+        """Whether the evaluator is called after a step: for held-out sets, benchmark tasks, or both."""
         settings = self.plan.train
-        return self.plan.evaluate is not None and (step == settings.steps or _due(step, settings.eval_every))
+        due = step == settings.steps or _due(step, settings.eval_every) or _due(step, settings.suite_every)
+        return self.plan.evaluate is not None and due
 
     def _is_due_for_probe(self, step: int) -> bool:
         return jax.process_count() > 1 and _due(step, self.plan.guard.probe_every)
@@ -307,14 +310,18 @@ class Attempt:
     def _evaluate(self, state: TrainState) -> float | None:
         """Run the evaluator and log what it found; returns the weighted bits per byte."""
         step = self.counters.updates
-        self.parts.dog.expect(f"evaluating after step {step}", guard.hang_limit(self.plan.guard, self.evaluated))
+        with_tasks = self.plan.train.suite_every > 0 and (step == self.plan.train.steps or _due(step, self.plan.train.suite_every))
+        taken = self.asked if with_tasks else self.evaluated
+        self.parts.dog.expect(f"evaluating after step {step}", guard.hang_limit(self.plan.guard, taken))
         began = time.monotonic()
         figures = self.plan.evaluate(step, state.model)
         self.log.evaluation({"step": step, "tokens": self.counters.tokens, **figures})
         self._draw()
-        self.evaluated = [*self.evaluated, time.monotonic() - began][-RECENT:]
-        self.log.event("eval", step=step, seconds=self.evaluated[-1])
-        self.parts.say(f"step {step}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("bpb")))
+        taken.append(time.monotonic() - began)
+        del taken[:-RECENT]
+        self.log.event("eval", step=step, seconds=taken[-1])
+        told = [f"{name} {value:.3f}" for name, value in figures.items() if name.startswith(("bpb", "suite/"))]
+        self.parts.say(f"step {step}: " + "  ".join(told))
         bpb = figures.get("bpb", math.nan)
         return bpb if math.isfinite(bpb) else None
 

@@ -25,6 +25,8 @@ class TrainConfig:
     """`RUN@step`: start from another run's weights, with a fresh optimizer and schedule."""
     eval_every: int = 0
     """Steps between evaluations on the held-out sets; 0: only after the last step."""
+    suite_every: int = 0
+    """Steps between runs of the benchmark tasks of `suite.tasks`, and after the last one; 0: never."""
     eval_bytes: int = 100_000
     """Held-out UTF-8 bytes per domain in an evaluation during training; 0: all of them."""
     checkpoint_every: int = 1_000
@@ -37,7 +39,7 @@ class TrainConfig:
     """Checkpoints with the lowest weighted bits per byte that are kept as well; an evaluation that is among the best so far saves one."""
 
     def __post_init__(self):
-        refuse_outside("train", self, steps=1, batch_size=1, microbatch_size=0, eval_every=0, eval_bytes=0)
+        refuse_outside("train", self, steps=1, batch_size=1, microbatch_size=0, eval_every=0, suite_every=0, eval_bytes=0)
         refuse_outside("train", self, checkpoint_every=1, keep_last=1, keep_every=0, keep_best=0)
         refuse_seed("train", self.seed)
         if self.accumulation_dtype not in ACCUMULATION_DTYPES:

@@ -18,6 +18,9 @@ from teleflm_jax.train.run_log import EVALS, METRICS, rows
 
 STYLE = {"backend": "agg", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 
+COLUMNS = 4
+"""Panels beside each other."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
@@ -60,6 +63,36 @@ def losses(runs: Sequence[Run]) -> plt.Figure:
     gradient.set(title="gradient norm before clipping", xlabel="tokens", yscale="log")
     for axes in (training, validation, gradient) if validation.lines else (training, gradient):
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def evaluations(runs: Sequence[Run]) -> list[tuple[str, plt.Figure]]:
+    """What was measured on the way, with a caption: bits per byte of each domain, and scores of benchmark tasks, against tokens.
+
+    A kind that no run has measured gets no picture; the caller closes the others. Source: report, figures 3 and 4.
+    """
+    kinds = (("Bits per byte on held-out text", "bpb/", "bits per byte"), ("Benchmark tasks", "suite/", "score"))
+    return [(title, figure) for title, prefix, unit in kinds if (figure := _panels(runs, prefix, unit)) is not None]
+
+
+def _panels(runs: Sequence[Run], prefix: str, unit: str) -> plt.Figure | None:
+    """A panel a figure whose name has the prefix, a curve a run."""
+    names = sorted({name for run in runs for row in run.evals for name in row if name.startswith(prefix)})
+    if not names:
+        return None
+    rows = -(-len(names) // COLUMNS)
+    with matplotlib.rc_context(STYLE):
+        figure, grid = plt.subplots(rows, COLUMNS, figsize=(15, 3.0 * rows), layout="constrained", squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        for i, run in enumerate(runs):
+            points = np.array([(history.number(row.get("tokens")), history.number(row[name])) for row in run.evals if name in row])
+            axes.plot(*points.reshape(-1, 2).T, marker="o", markersize=3, color=f"C{i}", label=plain(run.label))
+        axes.set(title=plain(name.removeprefix(prefix)), xlabel="tokens", ylabel=unit)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if any(run.label for run in runs):
+            axes.legend(frameon=False)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
     return figure
 
 

@@ -128,3 +128,40 @@ def test_packed_data_of_another_tokenizer_are_refused(capsys, trained, tmp_path)
     with open(tmp_path / "tokenizer.json", "a") as file:
         file.write("\n")
     assert "packed data of another tokenizer" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
+
+
+def test_checkpoints_and_runs_stand_in_the_layout_of_tables_5_and_6(call, trained, tmp_path):
+    shutil.copytree(trained.folder, tmp_path / "other")
+    arguments = ("--steps", "5,10", "--beside", tmp_path / "other")
+    models = json.loads(call(*arguments, "--json")[1])["models"]
+    assert [(model["run"], model["step"]) for model in models] == [(trained.path, 5), (trained.path, 10), (str(tmp_path / "other"), 10)]
+    assert models[0]["domains"] == models[1]["domains"] == models[2]["domains"]  # the fixture's steps have the same weights
+    code, out, _ = call(*arguments)
+    assert code == 0 and "Bits per byte" in out and "Loss" in out and out.count("step 10") == 4
+    assert "web" in out and "proportions" in out
+
+
+def test_a_model_of_another_tokenizer_is_measured_on_the_same_text(call, trained, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained.folder, other)
+    words = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    words["model"]["merges"] = words["model"]["merges"][:-2]  # the same ids, other tokens
+    (other / "tokenizer.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    first, second = json.loads(call("--beside", other, "--json")[1])["models"]
+    assert second["domains"]["web"]["bytes"] == first["domains"]["web"]["bytes"]
+    assert second["domains"]["web"]["tokens"] > first["domains"]["web"]["tokens"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--steps", "5,7"], "got step 7; allowed: 5, 10"),
+        (["--steps", "new"], "got --steps new; allowed: all, or numbers"),
+        (["--steps", "5", "--step", "5"], "got --step and --steps"),
+        (["--beside", "{tmp}"], "without config.gin; allowed: a run's folder"),
+        (["--beside", "{tmp}@x"], "allowed: RUN or RUN@STEP"),
+        (["--gin_param", "suite.tasks = {{'a': -1}}"], "got suite.tasks['a']=-1"),
+    ],
+)
+def test_checkpoints_that_are_not_there_are_one_line(call, tmp_path, arguments, message):
+    assert message in refused(call(*(argument.format(tmp=tmp_path) for argument in arguments)))

@@ -223,3 +223,16 @@ def test_the_saved_configuration_of_a_real_run_is_read(report, tmp_path, trained
     folder = write(tmp_path / "run")
     (folder / options.SAVED_CONFIG).write_text(config.dump({name: getattr(trained.run, name) for name in options.SECTIONS}))
     assert "5 of 10" in report(folder)[1]
+
+
+def test_figures_3_and_4_are_drawn_where_something_was_measured(report, tmp_path):
+    evals = [
+        {"step": 2, "tokens": 64, "bpb/web": 1.2, "bpb/code": 0.9, "bpb": 1.1},
+        {"step": 4, "tokens": 128, "bpb/web": 1.1, "bpb/code": 0.8, "bpb": 1.0, "suite/hellaswag": 0.3, "suite/$x": 0.1},
+    ]
+    code, _, err = report(write(tmp_path / "run", evals=evals), write(tmp_path / "bare", evals=None))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert (code, err) == (0, "")
+    assert page.count("<img") == 5 and "Bits per byte on held-out text" in page and "Benchmark tasks" in page
+    report(write(tmp_path / "bare", evals=None))
+    assert (tmp_path / "bare" / "report.html").read_text().count("<img") == 3

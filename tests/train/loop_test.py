@@ -182,3 +182,18 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(uninterrupted, tmp_pat
     with pytest.raises(UserError, match="head is float32"):
         loop.train(dataclasses.replace(other, model=tiny.config(vocab_size=80)))
     assert checkpoint.steps(uninterrupted / "checkpoints") == [14, 20]
+
+
+def test_benchmark_tasks_have_steps_of_their_own_and_their_scores_a_row(tmp_path):
+    called = []
+
+    def evaluate(step, model):
+        called.append(step)
+        return {"suite/choice": step / 10}
+
+    assert loop.train(plan(tmp_path / "run", evaluate=evaluate, eval_every=4, suite_every=3)) == loop.DONE
+    last = called[-1]
+    assert called == sorted({step for step in range(1, last + 1) if step % 4 == 0 or step % 3 == 0} | {last})
+    rows = list(run_log.rows(tmp_path / "run" / run_log.EVALS))
+    assert [(row["step"], row["suite/choice"]) for row in rows] == [(step, step / 10) for step in called]
+    assert sum(event["event"] == "eval" for event in run_log.rows(tmp_path / "run" / run_log.EVENTS)) == len(called)

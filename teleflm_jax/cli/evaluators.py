@@ -1,0 +1,83 @@
+"""What a training run measures on the way: bits per byte on held-out text, and benchmark tasks."""
+
+import pathlib
+import sys
+
+import jax
+
+from sharding import rules
+from teleflm_jax import mup
+from teleflm_jax.cli import benchmarks, options
+from teleflm_jax.data import loader
+from teleflm_jax.errors import UserError
+from teleflm_jax.evaluate import bpb, documents, suite
+from teleflm_jax.generate import decoder
+from teleflm_jax.model.transformer import Transformer
+from teleflm_jax.tokenizer import load, pieces
+from teleflm_jax.train.parts import Evaluator
+from teleflm_jax.train.state import new_model
+
+
+def of_run(run: options.Run, layout: rules.Layout, folder: pathlib.Path) -> Evaluator | None:
+    """Everything that `train.eval_every` and `train.suite_every` ask for, each when it is due; None if there is nothing."""
+    measure, ask = bits_per_byte(run, layout), tasks(run, layout, folder) if run.train.suite_every else None
+    if measure is None and ask is None:
+        return None
+
+    def evaluate(step: int, model: Transformer) -> dict[str, float]:
+        last, figures = step == run.train.steps, {}
+        if measure is not None and (last or _due(step, run.train.eval_every)):
+            figures |= measure(step, model)
+        if ask is not None and (last or _due(step, run.train.suite_every)):
+            figures |= ask(step, model)
+        return figures
+
+    return evaluate
+
+
+def bits_per_byte(run: options.Run, layout: rules.Layout) -> Evaluator | None:
+    """Bits per byte on the packed held-out sets of the domains that have one; says which have none."""
+    tokenizer, domains = load.load(run.data.tokenizer), run.evaluation.domains
+    if not domains:
+        has_text = {d: any(True for _ in loader.heldout(run.data, d, vocab_size=run.model.vocab_size)) for d in run.data.proportions}
+        domains = tuple(domain for domain, found in has_text.items() if found)
+        if without := [domain for domain, found in has_text.items() if not found]:
+            print(f"not evaluated, for want of held-out text (pack.heldout_fraction): {', '.join(without)}", file=sys.stderr)
+        if not domains:
+            return None
+    chosen = documents.heldout(
+        run.data, domains, vocab_size=run.model.vocab_size, max_bytes=run.train.eval_bytes, pieces=pieces.piece_bytes(tokenizer)
+    )
+    return bpb.evaluator(
+        chosen, run.data.proportions, context_length=run.model.context_length, batch_size=run.evaluation.batch_size, layout=layout
+    )
+
+
+def tasks(run: options.Run, layout: rules.Layout, folder: pathlib.Path) -> Evaluator:
+    """Scores of the benchmark tasks, `suite/<task>`; every process asks them all.
+
+    Raises:
+        UserError: there are none, or one or its data is not to be had.
+    """
+    if not run.suite.tasks:
+        raise UserError(
+            f"got train.suite_every={run.train.suite_every} without suite.tasks; allowed: with tasks; "
+            "add --gin_file configs/evals/evolution.gin, or set train.suite_every = 0"
+        )
+    work, tokenizer = suite.load(run.suite), load.load(run.data.tokenizer)
+    if jax.process_index() == 0:
+        for remark in work.remarks:
+            print(remark, file=sys.stderr)
+    width = mup.at_width(run.mup, run.model.d_model)
+    to_logical = layout.to_logical(layout.stored(jax.eval_shape(lambda: new_model(run.model, width, seed=0))))
+
+    def ask(step: int, model: Transformer) -> dict[str, float]:
+        laid_out = decoder.decoder(to_logical(model), layout)
+        asked = benchmarks.model(f"{folder}, step {step:,}", laid_out, tokenizer, run.suite, folder)
+        return {f"suite/{name}": score.value for name, score in suite.measure(work, asked).items()}
+
+    return ask
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -1,0 +1,168 @@
+"""Our model as lm-evaluation-harness's own model class, so that any of its tasks can ask it.
+
+Only `suite.py` imports this module, once the harness is known to be installed (requirements-eval.txt).
+
+In a run of several processes every one of them gets all requests in the same order and makes the same calls; to the harness each is the
+only one.
+
+Source: lm_eval.api.model of lm-evaluation-harness 0.4.13; where a text is cut and how stop strings end it follow its Hugging Face model.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jinja2.sandbox
+import tokenizers
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.evaluate import windows
+from teleflm_jax.evaluate.model import Model
+from teleflm_jax.generate import engine, score
+from teleflm_jax.generate.request import Request
+from teleflm_jax.generate.sampling import Sampling
+from teleflm_jax.tokenizer import layout
+
+DEFAULT_TOKENS = 256
+"""New tokens where a task does not say; the harness's own number."""
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+IGNORED = ("do_sample", "until", "max_gen_toks")
+"""Settings of a request that are read apart from those of `SAMPLING`."""
+
+
+class Harness(TemplateLM):
+    """Answers the harness's requests."""
+
+    def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter):
+        """Make one.
+
+        Args:
+            model: what is asked, and how.
+            watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
+        """
+        super().__init__()
+        self.model, self.watch = model, watch
+
+    @property
+    def eot_token_id(self) -> int:
+        """Ends a text."""
+        return layout.EOS
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Stands in front of a text without context."""
+        return layout.BOS
+
+    @property
+    def max_length(self) -> int:
+        """Longest text, in tokens."""
+        return self.model.decoder.context_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What the harness's caches tell chat templates apart by."""
+        return f"teleflm_jax {self.model.name}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template, where it is asked for."""
+        return self.model.template if chat_template else None
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A dialogue as one text, `<s>` and the roles' marks written out."""
+        known = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": add_generation_prompt}
+        return _template(self.model.template).render(messages=chat_history, **known)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Ids of a text, behind `<s>` unless that is not wanted or there already.
+
+        Only where the chat template is in use do marks in the text become their ids: it alone writes any.
+        """
+        ids = (self._marked if self.model.template else self.model.tokenizer).encode(string, add_special_tokens=False).ids
+        wanted = self.model.bos if add_special_tokens is None else add_special_tokens
+        return [layout.BOS, *ids] if wanted and ids[:1] != [layout.BOS] else ids
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log-probability in nats of each continuation after its context, and whether it is the greedy one."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Split at the harness's border; where a token spans it so that nothing would be left to score, each side by itself."""
+        context_ids, continuation_ids = super()._encode_pair(context, continuation)
+        return context_ids, continuation_ids or self.tok_encode(continuation, add_special_tokens=False)
+
+    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[tuple[float, bool]]:
+        pairs = [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
+        return score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """Log-probability in nats of whole texts, in windows as those of bits per byte."""
+        pairs, owners = [], []
+        for number, (text,) in enumerate(request.args for request in requests):
+            for window in windows.cut(self.tok_encode(text, add_special_tokens=False), self.max_length):
+                tokens = window.tokens.tolist()
+                pairs.append((tokens[: -window.num_new], tokens[-window.num_new :]))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        found = score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch)
+        for owner, (nats, _) in zip(owners, found, strict=True):
+            totals[owner] += nats
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """Continuations, each up to its first stop string; greedy unless a task says `do_sample`."""
+        repeated: dict[tuple[str, str], int] = {}
+        asked = []
+        for context, settings in (request.args for request in requests):
+            number = repeated[key] = repeated.get(key := (context, repr(settings)), -1) + 1
+            asked.append(self._request(context, settings, number))
+        completions = engine.complete(self.model.decoder, self.model.tokenizer, asked, slots=self.model.batch_size)
+        return [completion.text for completion in completions]
+
+    def _request(self, context: str, settings: dict[str, Any], number: int) -> Request:
+        """One request; of a context too long only the end is read, so that all new tokens have room."""
+        known = normalize_gen_kwargs(settings, DEFAULT_TOKENS)
+        if unknown := known.keys() - {*SAMPLING, *IGNORED}:
+            raise UserError(
+                f"got a task with the generation setting {', '.join(sorted(unknown))}; allowed: {', '.join(SAMPLING)}; leave it out"
+            )
+        new = min(known["max_gen_toks"], self.model.max_tokens or known["max_gen_toks"])
+        room = self.max_length - new
+        if room < 1:
+            raise UserError(
+                f"got a task with {new:,} new tokens for a context of {self.max_length:,}; allowed: fewer than the context has; "
+                f"set suite.max_tokens to {self.max_length // 2} or so"
+            )
+        sampling = {"temperature": 0.0} if not known["do_sample"] else {"temperature": 1.0, "top_p": 1.0} | _chosen(known)
+        return Request(
+            prompt=tuple(self.tok_encode(context)[-room:]),
+            max_tokens=new,
+            sampling=Sampling(**sampling),
+            seed=self.model.seed,
+            number=number,
+            stop=tuple(text for text in known["until"] if text and text != "</s>"),
+            stop_ids=(layout.EOS,),
+        )
+
+    @property
+    def _marked(self) -> tokenizers.Tokenizer:
+        """The tokenizer that reads the marks of roles as their ids."""
+        if self._reader is None:
+            self._reader = tokenizers.Tokenizer.from_str(self.model.tokenizer.to_str())
+        return self._reader
+
+    _reader: tokenizers.Tokenizer | None = None
+
+
+def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in SAMPLING if settings.get(name) is not None}
+
+
+def _template(text: str) -> jinja2.Template:
+    """Compile a template of which nothing is known: it may read what it is given, and do nothing else."""
+    made = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    try:
+        return made.from_string(text)
+    except jinja2.TemplateError as error:
+        raise UserError(f"got a chat template that Jinja cannot read ({error}); allowed: a valid one; change the template") from error

@@ -1,0 +1,78 @@
+"""Programs that a model has written, run one by one in a process that may do next to nothing (`confined.py`)."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+SECONDS = 5.0
+"""Of wall time, and about as many of CPU time; HumanEval's own runner allows 3."""
+MEMORY_BYTES = 1 << 30
+GRACE_SECONDS = 10.0
+"""For starting and leaving, before a process that should have ended by itself is killed."""
+_CONFINED = pathlib.Path(__file__).with_name("confined.py")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a program ended."""
+
+    passed: bool
+    """It ran to its end without an exception."""
+    why: str
+    """`passed`, or what went wrong."""
+    left_open: tuple[str, ...] = ()
+    """What this machine could not shut off."""
+
+
+def run(program: str, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Verdict:
+    """Run one Python program from an empty folder, without environment, network, output, further processes or rights.
+
+    Args:
+        program: source text.
+        seconds: of wall time.
+        memory_bytes: of address space.
+    """
+    task = json.dumps({"program": program, "seconds": seconds, "memory_bytes": memory_bytes}).encode()
+    with tempfile.TemporaryDirectory(prefix="program-") as folder:
+        os.chmod(folder, 0o755)  # whoever runs it is another user where we are root
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_CONFINED)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd=folder,
+            start_new_session=True,
+        )
+        try:
+            told, _ = process.communicate(task, timeout=seconds + GRACE_SECONDS)
+            found = json.loads(told)
+        except subprocess.TimeoutExpired:
+            found = {"passed": False, "why": "did not end", "open": []}
+        except ValueError:
+            found = {"passed": False, "why": "the process that watched it was ended", "open": []}
+        finally:
+            _end(process)
+    return Verdict(passed=found["passed"], why=found["why"], left_open=tuple(found["open"]))
+
+
+def run_all(programs: Sequence[str]) -> list[Verdict]:
+    """Run programs, as many at a time as there are cores for."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(run, programs))
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Kill what is left of its group, and take its end."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.communicate()

@@ -1,0 +1,226 @@
+"""Benchmark tasks on a model: lm-evaluation-harness's, ours beside it (`tasks/`), and HumanEval (`humaneval.py`).
+
+The harness is an extra (requirements-eval.txt) and slow to import, so it is imported only where tasks are asked for.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import io
+import logging
+import os
+import pathlib
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.evaluate import humaneval
+from teleflm_jax.evaluate.config import SuiteConfig
+from teleflm_jax.evaluate.model import Model
+
+OURS = pathlib.Path(__file__).with_name("tasks")
+BY_LENGTH = ("arc_challenge", "arc_easy", "hellaswag")
+"""Tasks whose usual figure is the accuracy under log-probabilities divided by the answers' lengths, which the harness lists second."""
+FEWSHOT_SEED = 1234
+"""Of the examples in front of a question; the harness's own."""
+RESAMPLES = 100
+"""For the standard errors that have no closed form."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a task or a group found."""
+
+    metric: str
+    """`metric,filter`, as the harness names it."""
+    value: float
+    error: float | None
+    """Standard error, where the harness has one."""
+    items: int
+    shots: int
+    metrics: Mapping[str, float]
+    """All of its figures."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Tasks with their data, ready to be asked."""
+
+    config: SuiteConfig
+    loaded: Mapping[str, Any]
+    """The harness's tasks and groups; empty where none is asked for."""
+    samples: Mapping[str, list[int]]
+    """Task -> numbers of its items."""
+    problems: Sequence[humaneval.Problem]
+    remarks: Sequence[str]
+    """What is not measured, and why."""
+
+
+def load(config: SuiteConfig) -> Suite:
+    """Find every task and its data.
+
+    Raises:
+        UserError: the harness is not installed, a task unknown, a data set not to be had.
+    """
+    names = [name for name in config.tasks if name != humaneval.NAME]
+    runs_code = humaneval.NAME in config.tasks and config.allow_code
+    wants_code = humaneval.NAME in config.tasks and not config.allow_code
+    loaded = _load_tasks(config, names) if names else {}
+    return Suite(
+        config=config,
+        loaded=loaded,
+        samples=_draw(config, loaded),
+        problems=humaneval.draw(_problems(config), config.fractions.get(humaneval.NAME, 1.0), config.seed) if runs_code else (),
+        remarks=["humaneval is not measured: it runs code that the model writes; suite.allow_code = True allows it"] if wants_code else [],
+    )
+
+
+def measure(
+    suite: Suite, model: Model, watch: Callable[[Sequence], Iterable] = iter, keep: dict[str, list] | None = None
+) -> dict[str, Score]:
+    """Ask a model every task.
+
+    Args:
+        suite: from `load`; may be asked again.
+        model: what is asked.
+        watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
+        keep: task -> its items as they were asked and answered; filled if given.
+
+    Returns:
+        Name in `suite.tasks` -> its score, in that order.
+    """
+    scores = _ask(suite, model, watch, keep) if suite.loaded else {}
+    if suite.problems:
+        result = humaneval.measure(model, suite.problems, suite.config.code_samples)
+        for what in result.left_open:
+            print(f"humaneval: this machine could not shut off {what}", file=sys.stderr)
+        figures = {f"pass@{k},none": value for k, value in result.passed.items()}
+        scores[humaneval.NAME] = Score(
+            metric="pass@5,none", value=figures["pass@5,none"], error=None, items=len(suite.problems), shots=0, metrics=figures
+        )
+    return {name: scores[name] for name in suite.config.tasks if name in scores}
+
+
+def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None) -> dict[str, Score]:
+    with _harness() as lm_eval:
+        from teleflm_jax.evaluate.harness import Harness
+
+        for task in suite.loaded["tasks"].values():
+            task._instances = None  # else a second model would be asked what the first one was asked, with its answers
+        found = lm_eval.evaluator.evaluate(
+            lm=Harness(model, watch),
+            task_dict=suite.loaded,
+            samples=dict(suite.samples) or None,
+            bootstrap_iters=RESAMPLES,
+            log_samples=keep is not None,
+            apply_chat_template=model.template is not None,
+            fewshot_as_multiturn=model.template is not None,
+        )
+    if keep is not None:
+        keep |= found["samples"]
+    rows = found["results"] | found.get("groups", {})
+    return {name: _score(_figure(suite, name), rows[name], shots) for name, shots in suite.config.tasks.items() if name in rows}
+
+
+def _figure(suite: Suite, name: str) -> object:
+    """The metric that stands for a task: of its file the first, unless another is usual; a group says nothing."""
+    if name in BY_LENGTH:
+        return "acc_norm"
+    task = suite.loaded["tasks"].get(name)
+    return task.config.metric_list[0]["metric"] if task is not None and task.config.metric_list else None
+
+
+def _score(figure: object, row: Mapping[str, Any], shots: int) -> Score:
+    metrics = {key: float(value) for key, value in row.items() if "," in key and isinstance(value, int | float)}
+    plain = [key for key in metrics if not key.split(",")[0].endswith("_stderr")]
+    chosen = next((key for key in plain if key.split(",")[0] == figure), plain[0])
+    metric, _, kind = chosen.partition(",")
+    return Score(
+        metric=chosen,
+        value=metrics[chosen],
+        error=metrics.get(f"{metric}_stderr,{kind}"),
+        items=row["sample_len"],
+        shots=shots,
+        metrics=metrics,
+    )
+
+
+def _load_tasks(config: SuiteConfig, names: Sequence[str]) -> Mapping[str, Any]:
+    with _harness() as lm_eval:
+        from teleflm_jax.evaluate import task_data
+
+        places = [str(OURS), *config.include]
+        manager = lm_eval.tasks.TaskManager(include_path=places, include_defaults=False)
+        if not set(names) <= set(manager.all_tasks):  # the harness's own are thousands of files
+            manager = lm_eval.tasks.TaskManager(include_path=places)
+        for name in names:
+            task_data.refuse_unknown(manager, name)
+            for leaf in task_data.leaves(manager, name):
+                task_data.prepare(manager, leaf, config.tasks[name], config.data)
+        loaded = {"tasks": {}, "groups": {}, "group_map": {}}
+        for name in names:
+            part = task_data.load(manager, name, config.data)
+            if twice := sorted(loaded["tasks"].keys() & part["tasks"].keys()):
+                raise UserError(f"got suite.tasks with {twice[0]} twice, by itself and in a group; allowed: once; leave one of them out")
+            for task in part["tasks"].values():
+                task.set_config(key="num_fewshot", value=config.tasks[name])
+                task.set_fewshot_seed(seed=FEWSHOT_SEED)
+            for kind, known in loaded.items():
+                known |= part.get(kind, {})
+    return loaded
+
+
+def _draw(config: SuiteConfig, loaded: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The items of each task that are measured, where not all are: always the same for a seed."""
+    drawn = {}
+    for name, share in config.fractions.items():
+        if name == humaneval.NAME or share == 1:
+            continue
+        group = loaded["groups"].get(name)
+        for task in [task.task_name for task in group.get_all_tasks()] if group else [name]:
+            count = len(loaded["tasks"][task].eval_docs)
+            kept = max(1, round(share * count))
+            drawn[task] = sorted(random.Random(f"{config.seed}/{task}").sample(range(count), kept))
+    return drawn
+
+
+def _problems(config: SuiteConfig) -> list[humaneval.Problem]:
+    if config.data is not None:
+        return humaneval.read(pathlib.Path(config.data))
+    with _harness():
+        from teleflm_jax.evaluate import task_data
+
+        return [humaneval.problem(row) for row in task_data.from_network(humaneval.DATA, None, "test", humaneval.NAME)]
+
+
+@contextlib.contextmanager
+def _harness() -> Iterator[Any]:
+    """The harness, without its bars and prints, and with the random state that it changes put back."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError(
+            "got suite.tasks without lm-evaluation-harness; allowed: with it installed; run `pip install -r requirements-eval.txt`"
+        )
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it would fork a process that has threads
+    import lm_eval.evaluator
+    import lm_eval.tasks
+    import tqdm
+
+    for name in ("lm_eval", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    states = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(FEWSHOT_SEED)
+    bar = tqdm.tqdm.__init__
+    tqdm.tqdm.__init__ = functools.partialmethod(bar, disable=True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield lm_eval
+    finally:
+        tqdm.tqdm.__init__ = bar
+        random.setstate(states[0])
+        np.random.set_state(states[1])

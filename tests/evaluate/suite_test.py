@@ -1,0 +1,180 @@
+"""Tasks, their data and what is drawn of them; what is asked is answered by a rule, so that no model is needed."""
+
+import json
+import types
+
+import pytest
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.evaluate import suite
+from teleflm_jax.evaluate.config import SuiteConfig
+from teleflm_jax.evaluate.model import Model
+from tests.evaluate import asked
+
+pytestmark = pytest.mark.filterwarnings("default")  # the harness's own warnings are not ours
+NEEDED = pytest.mark.skipif(suite.importlib.util.find_spec("lm_eval") is None, reason="needs requirements-eval.txt")
+
+C3 = [[["甲：早。", "乙：你好！"], [{"question": "谁说早？", "choice": ["甲", "乙乙乙"], "answer": "甲"}], "1"]]
+CHID = [{"id": 0, "content": "他#idiom#地走了。", "candidates": ["心心", "一二三四", "五六七八"], "answer": 0}]
+CSL = [{"id": 1, "abst": "光的论文。", "keyword": ["光", "论文"], "label": "0"}]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    asked.write(tmp_path)
+    asked.put(tmp_path / "data/CLUE/C3/m-dev.json", json.dumps(C3))
+    asked.put(tmp_path / "data/CLUE/C3/d-dev.json", json.dumps(C3 * 2))
+    for name, rows in (("chid", CHID), ("csl", CSL)):
+        asked.put(tmp_path / f"data/FewCLUE/{name}/test_public.json", "".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """Finds a text the likelier the fewer tokens it has."""
+    harness = pytest.importorskip("teleflm_jax.evaluate.harness")
+
+    def score(decoder, pairs, *, batch_size, watch):
+        return [(-1.0 * len(continuation), False) for _, continuation in pairs]
+
+    monkeypatch.setattr(harness.score, "score", score)
+    return Model(name="rule", decoder=types.SimpleNamespace(context_length=asked.CONTEXT), tokenizer=asked.tokenizer(tmp_path))
+
+
+def config(folder, tasks, **more):
+    return SuiteConfig(tasks=tasks, data=str(folder / "data"), include=(str(folder / "tasks"),), **more)
+
+
+@NEEDED
+def test_chinese_tasks_read_the_files_as_published(folder, model):
+    kept = {}
+    scores = suite.measure(suite.load(config(folder, {"c3": 0, "chid": 0, "csl": 0})), model, keep=kept)
+    assert {name: (score.metric, score.items) for name, score in scores.items()} == {
+        "c3": ("acc_norm,none", 3),
+        "chid": ("acc,none", 1),
+        "csl": ("acc_norm,none", 1),
+    }
+    assert kept["c3"][0]["arguments"] == [
+        ("甲：早。\n乙：你好！\n问题：谁说早？\n答案：", "甲"),
+        ("甲：早。\n乙：你好！\n问题：谁说早？\n答案：", "乙乙乙"),
+    ]
+    assert [ending for _, ending in kept["chid"][0]["arguments"]] == ["心心地走了。", "一二三四地走了。", "五六七八地走了。"]
+    assert [ending for _, ending in kept["csl"][0]["arguments"]] == ["光的论文。", "光的论文。\n关键词：光，论文"]
+    assert scores["chid"].value == 1.0  # the shortest is right
+
+
+@NEEDED
+def test_examples_stand_in_front_and_a_share_is_always_the_same(folder, model):
+    kept, again = {}, {}
+    for found, seed in ((kept, 0), (again, 0)):
+        work = suite.load(config(folder, {"choice": 3}, fractions={"choice": 0.5}, seed=seed))
+        score = suite.measure(work, model, keep=found)["choice"]
+    assert score.items == 4 and score.shots == 3
+    assert [item["arguments"] for item in kept["choice"]] == [item["arguments"] for item in again["choice"]]
+    assert all(item["arguments"][0][0].count("\n\n") == 3 for item in kept["choice"])
+    other = suite.load(config(folder, {"choice": 3}, fractions={"choice": 0.5}, seed=1))
+    assert len(other.samples["choice"]) == 4 and other.samples != work.samples
+
+
+@NEEDED
+def test_a_suite_can_be_asked_again(folder, model, monkeypatch):
+    work = suite.load(config(folder, {"choice": 0}))
+    first, second, kept = suite.measure(work, model), suite.measure(work, model), {}
+    assert first == second
+    suite.measure(work, model, keep=kept)
+    assert all(len(response) == 1 for item in kept["choice"] for response in item["resps"])
+
+
+@NEEDED
+def test_the_random_state_of_others_is_left_alone(folder, model):
+    suite.random.seed(5)
+    before = suite.random.getstate()
+    suite.measure(suite.load(config(folder, {"choice": 2})), model)
+    assert suite.random.getstate() == before
+
+
+@NEEDED
+@pytest.mark.parametrize(
+    "tasks, message",
+    [
+        ({"chioce": 0}, "got suite.tasks with 'chioce'; allowed: .*; change it to 'choice'"),
+        ({"arc_challenge": 25}, r"got no test items of the data set allenai/ai2_arc \(ARC-Challenge\) .*ARC-Challenge/test.jsonl"),
+        ({"bbh_cot_fewshot": 3, "mmlu": 5}, "got no test items of the data set SaylorTwift/bbh"),
+    ],
+)
+def test_what_is_missing_is_one_line_before_any_work(folder, tasks, message):
+    with pytest.raises(UserError, match=message) as caught:
+        suite.load(config(folder, tasks))
+    assert "\n" not in str(caught.value)
+
+
+@NEEDED
+def test_without_network_and_folder_the_place_to_put_it_is_told(monkeypatch):
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True, raising=False)
+    with pytest.raises(UserError, match="got no data set Rowan/hellaswag for the task hellaswag .*FOLDER/Rowan/hellaswag/.*jsonl"):
+        suite.load(SuiteConfig(tasks={"hellaswag": 10}))
+
+
+@NEEDED
+def test_a_task_that_generates_more_than_the_context_holds_is_refused(folder, model):
+    harness = pytest.importorskip("teleflm_jax.evaluate.harness")
+    adapter = harness.Harness(model)
+    with pytest.raises(UserError, match="got a task with 64 new tokens for a context of 64; allowed: .*set suite.max_tokens to 32"):
+        adapter._request("the time", {"max_gen_toks": 64, "until": []}, 0)
+    request = adapter._request("the time " * 40, {"max_gen_toks": 16, "until": ["\n", "</s>"], "do_sample": True, "temperature": 0.7}, 2)
+    assert len(request.prompt) == 48 and request.stop == ("\n",) and request.stop_ids == (2,) and request.number == 2
+    assert request.sampling.temperature == 0.7 and request.sampling.top_p == 1.0
+    assert adapter._request("x", {"until": "x", "temperature": 0.7, "do_sample": False, "max_gen_toks": 1}, 0).sampling.temperature == 0
+
+
+@NEEDED
+def test_marks_of_roles_are_ids_only_in_what_the_chat_template_wrote(model):
+    harness = pytest.importorskip("teleflm_jax.evaluate.harness")
+    template = "{{ bos_token }}{% for m in messages %}<_user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<_bot>{% endif %}"
+    plain, chat = (harness.Harness(suite.dataclasses.replace(model, template=text)) for text in (None, template))
+    text = chat.apply_chat_template([{"role": "user", "content": "time"}])
+    assert text == "<s><_user>time<_bot>" and chat.apply_chat_template([], add_generation_prompt=False) == "<s>"
+    assert chat.tok_encode(text)[:2] == [1, 25] and chat.tok_encode(text)[-1] == 26 and chat.tok_encode(text).count(1) == 1
+    assert 25 not in plain.tok_encode(text) and plain.tok_encode(text)[0] == 1
+    with pytest.raises(UserError, match="got a chat template that Jinja cannot read"):
+        harness.Harness(suite.dataclasses.replace(model, template="{% for %}")).apply_chat_template([])
+
+
+@NEEDED
+def test_a_template_may_only_read(model):
+    harness = pytest.importorskip("teleflm_jax.evaluate.harness")
+    attack = harness.Harness(suite.dataclasses.replace(model, template="{{ messages.__class__.__mro__ }}"))
+    with pytest.raises(harness.jinja2.exceptions.SecurityError):
+        attack.apply_chat_template([])
+
+
+def test_without_the_harness_the_command_that_installs_it_is_told(monkeypatch):
+    monkeypatch.setattr(suite.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="run `pip install -r requirements-eval.txt`"):
+        suite.load(SuiteConfig(tasks={"hellaswag": 10}))
+
+
+def test_code_is_not_run_unless_that_is_allowed(tmp_path):
+    work = suite.load(SuiteConfig(tasks={"humaneval": 0}, data=str(tmp_path)))
+    assert not work.problems and "suite.allow_code = True" in work.remarks[0]
+    with pytest.raises(UserError, match="got no test items of the data set openai/openai_humaneval"):
+        suite.load(SuiteConfig(tasks={"humaneval": 0}, data=str(tmp_path), allow_code=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tasks": {"a": -1}},
+        {"fractions": {"a": 0.5}},
+        {"tasks": {"a": 0}, "fractions": {"a": 0.0}},
+        {"code_samples": 4},
+        {"batch_size": 0},
+        {"seed": -1},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(UserError, match="got suite.*; allowed: .*; change suite"):
+        SuiteConfig(**settings)

@@ -40,6 +40,8 @@ TRIES, RETRY_SECONDS = 3, 1.0
 """A shared disk may need a moment to show what another machine wrote."""
 NOISE_SECONDS = 0.2
 """In which the threads of a load that failed come to their ends."""
+SETTLE_SECONDS = 0.01
+"""Between two looks at a save that is being written."""
 LISTED = 10
 """Differences that an error names."""
 
@@ -93,7 +95,9 @@ class Writer:
         self.keep.bpbs[step] = record.bpb
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
-        self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
+        self._settle()
+        with _disk_errors(self.folder):
+            self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
 
     def holds(self, step: int) -> bool:
         """Whether there is a checkpoint of this step, or one on its way."""
@@ -107,8 +111,16 @@ class Writer:
 
     def wait(self) -> None:
         """Return when nothing is being written any more; raises what the writing met."""
+        self._settle()
         with _disk_errors(self.folder):
             self.orbax.wait()
+
+    def _settle(self) -> None:
+        """Wait until the save before this one is done, or raise what it met here: Orbax would tell after it has waited for the others."""
+        with _disk_errors(self.folder):
+            while self.orbax.is_saving_in_progress():
+                self.orbax._manager.check_for_errors()
+                time.sleep(SETTLE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -122,8 +134,14 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
     keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})  # asked for by the first process alone
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
-    with _disk_errors(folder), ocp.training.Checkpointer(folder.resolve(), **options) as checkpointer:
-        yield Writer(orbax=checkpointer, folder=folder, keep=keep)
+    with _disk_errors(folder), contextlib.ExitStack() as stack:
+        checkpointer = stack.enter_context(ocp.training.Checkpointer(folder.resolve(), **options))
+        try:
+            yield Writer(orbax=checkpointer, folder=folder, keep=keep)
+        except OSError:
+            if jax.process_count() > 1:
+                stack.pop_all()  # closing would wait for the others, who wait for what this process could not write
+            raise
 
 
 def steps(folder: pathlib.Path) -> list[int]:

@@ -21,6 +21,7 @@ from teleflm_jax.corpus import shards
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents, weights, windows
 from teleflm_jax.records import HeldOut
+from teleflm_jax.tokenizer import specials
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
 HELP = "measure a trained model in bits per byte, by domain, on its run's held-out sets or on any UTF-8 text"
@@ -51,7 +52,8 @@ def main(args: argparse.Namespace):
     measured |= {name: [encode(tokenizer, content)] for name, content in texts.items()}
     layout = rules.layout(MeshConfig(zero=3), run.model.d_model)  # split over all of this machine, whatever the run was trained on
     model = layout.physical(run_folder.load_model(folder, run, step, layout.stored))
-    scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, layout=layout, watch=_progress)
+    bos = specials.of(tokenizer).bos
+    scores = bpb.measure(model, measured, batch_size=run.evaluation.batch_size, layout=layout, bos=bos, watch=_progress)
     report = describe(step, scores, run.data.proportions if run.data else {})
     if args.json:
         print(json.dumps(report))

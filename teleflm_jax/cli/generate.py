@@ -14,7 +14,7 @@ from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import decode, text
 from teleflm_jax.generate.sampling import Sampling
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.tokenizer import specials
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -58,11 +58,12 @@ def main(args: argparse.Namespace) -> int:
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place = lambda model: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), model)  # noqa: E731
     model = run_folder.load_model(folder, run, step, place)
-    chunks = decode.stream(model, texts, **settings)
+    stop = specials.of(tokenizer).eos
+    chunks = decode.stream(model, texts, stop=stop, **settings)
     sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
     if len(prompts) == 1 and not args.json:
         return _print_stream(prompts[0], (row for (row,) in chunks), piece_bytes(tokenizer))
-    completions = _complete(prompts, chunks, piece_bytes(tokenizer))
+    completions = _complete(prompts, chunks, piece_bytes(tokenizer), stop)
     if args.json:
         print(json.dumps({"step": step, "completions": completions}))
         return 0
@@ -73,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
 
 def encode(tokenizer: tokenizers.Tokenizer, prompt: str) -> list[int]:
     """A prompt as the model saw the beginning of a document: `<s>`, then the text, which never yields a special id."""
-    return [layout.BOS, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    return [specials.of(tokenizer).bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
 def _print_stream(prompt: str, chunks: Iterable[list[int]], pieces: list[bytes]) -> int:
@@ -88,7 +89,7 @@ def _print_stream(prompt: str, chunks: Iterable[list[int]], pieces: list[bytes])
     return 0
 
 
-def _complete(prompts: list[str], chunks: Iterator[list[list[int]]], pieces: list[bytes]) -> list[dict]:
+def _complete(prompts: list[str], chunks: Iterator[list[list[int]]], pieces: list[bytes], stop: int) -> list[dict]:
     rows = [[] for _ in prompts]
     for new in chunks:
         for row, ids in zip(rows, new, strict=True):
@@ -98,7 +99,7 @@ def _complete(prompts: list[str], chunks: Iterator[list[list[int]]], pieces: lis
             "prompt": prompt,
             "text": "".join(text.decode([row], pieces)),
             "tokens": len(row),
-            "finish": "stop" if row[-1] == layout.EOS else "length",
+            "finish": "stop" if row[-1] == stop else "length",
         }
         for prompt, row in zip(prompts, rows, strict=True)
     ]

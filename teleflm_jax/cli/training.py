@@ -22,7 +22,7 @@ from teleflm_jax.evaluate import bpb, documents
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.optim import optimizer
 from teleflm_jax.plan.config import SECTIONS as PLANNING
-from teleflm_jax.tokenizer import load, pieces
+from teleflm_jax.tokenizer import load, pieces, specials
 from teleflm_jax.train import guard, loop, start, step, watchdog
 
 
@@ -198,7 +198,12 @@ def _evaluator(run: options.Run, layout: rules.Layout) -> loop.Evaluator | None:
         run.data, domains, vocab_size=run.model.vocab_size, max_bytes=run.train.eval_bytes, pieces=pieces.piece_bytes(tokenizer)
     )
     return bpb.evaluator(
-        chosen, run.data.proportions, context_length=run.model.context_length, batch_size=run.evaluation.batch_size, layout=layout
+        chosen,
+        run.data.proportions,
+        context_length=run.model.context_length,
+        batch_size=run.evaluation.batch_size,
+        layout=layout,
+        bos=specials.of(tokenizer).bos,
     )
 
 

@@ -95,8 +95,8 @@ def _save(partial: pathlib.Path, found: importing.Source, layout: rules.Layout) 
     model = found.description.model
     shapes = jax.eval_shape(lambda: new_model(model, mup.at_width(found.description.mup, model.d_model), seed=0))
     arrays = {"model": importing.arrays(found, weights_of(layout.stored(shapes)))}
-    sums, bad = checksum.of_tree(arrays)
-    if bad:
+    sums, finite = checksum.of_tree(arrays)
+    if not finite:
         raise UserError("got weights that are not all finite; allowed: finite ones; fetch the model again")
     record = checkpoint.Record(counters=vars(Counters()), identity=run_folder.identity(model, partial / run_folder.TOKENIZER))
     with checkpoint.writer(partial / checkpoint.FOLDER, checkpoint.Retention(last=1, every=0, best=0)) as writer:

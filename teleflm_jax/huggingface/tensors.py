@@ -132,7 +132,7 @@ def read_header(path: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _span(path: pathlib.Path, name: str, entry: Any) -> tuple[int, int]:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in _ITEM_BITS.keys():
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in list(_ITEM_BITS):
         raise _wrong(path, f"{name!r} has no dtype, shape and data_offsets that are known")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not (_are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):

@@ -1,6 +1,6 @@
 """A checkpoint's weights as a folder that transformers loads, one tensor at a time.
 
-Nothing is held but the tensor at hand: arrays are read through TensorStore, whose cache is bounded, and written in blocks. What is read is
+Nothing is held but the tensor at hand: arrays are read through TensorStore, which keeps none, and written in blocks. What is read is
 summed up on the way, so that the export ends only if every weight is as it was saved. A file at a time takes its name in
 FOLDER.partial, and the whole takes FOLDER's: an export that was stopped goes on with the first missing file.
 """
@@ -27,8 +27,8 @@ DTYPES = {"bfloat16": "BF16", "float32": "F32"}
 """What weights may be written in -> its name in the format."""
 STATE = ".export.json"
 """In FOLDER.partial: what it is an export of, which files are whole, and the sums of what they hold."""
-CACHE_BYTES = 256 << 20
-"""Of decoded chunks: small models keep several layers in one."""
+READING = {"cache_pool": {"total_bytes_limit": 0}, "data_copy_concurrency": {"limit": 2}, "file_io_concurrency": {"limit": 4}}
+"""TensorStore's bounds: every chunk is read once, as checkpoints are stored layer by layer, so that none is worth keeping."""
 SUM_BYTES = 8 << 20
 """Summed up at one time; the sum needs a few times as much."""
 
@@ -135,7 +135,7 @@ def export(job: Job, folder: pathlib.Path, texts: Mapping[str, str], watch: Call
     state = _begun(partial, job)
     left = [file for file in todo if file.name not in state["files"] or not (partial / file.name).is_file()]
     _refuse_small_disk(partial, left)
-    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, "data_copy_concurrency": {"limit": 2}})
+    context = tensorstore.Context(READING)
     for file in watch(left):
         sums: dict[str, int] = {}
         values = (_blocks(job, row, layer, sums, context) for row, layer in file.places)

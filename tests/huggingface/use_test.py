@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from teleflm_jax import checkpoint
 from teleflm_jax.cli import evaluate
 from tests.huggingface import folders
 from tests.huggingface.importing_test import foreign
@@ -67,3 +68,12 @@ def test_its_own_folder_is_no_run_to_go_on_with(root):
         folders.call("pack", "--gin_file", root / "model" / "config.gin", "--gin_file", root / "data.gin")
     done = train(root, root / "model")
     assert done.returncode == 2 and "holds an imported model" in done.stderr and "@0" in done.stderr
+
+
+@pytest.mark.distributed
+def test_two_processes_import_what_one_does(root, tmp_path):
+    launch = ["-m", "teleflm_jax", "launch", "-n", "2", "--devices_per_process", "2", "--", "-m", "teleflm_jax"]
+    command = ["import", "--from", str(root / "theirs"), "--workdir", str(tmp_path / "run")]
+    subprocess.run([sys.executable, *launch, *command], cwd=ROOT, env=BARE, check=True)
+    one, two = (checkpoint.read(folder / "checkpoints", 0) for folder in (root / "model", tmp_path / "run"))
+    assert one == two and checkpoint.verify(tmp_path / "run" / "checkpoints", 0) == one

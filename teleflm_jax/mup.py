@@ -15,6 +15,8 @@ VECTOR = "vector"
 """One dimension grows with width: embedding and head."""
 GAIN = "gain"
 """Norm gains: vector-like in their learning rate, but they start at one."""
+BIAS = "bias"
+"""Output biases, where a model has them: vector-like in their learning rate, but they start at zero."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Rule:
     """What one role gets at one width."""
 
     std: float
-    """Of the initial truncated normal; 0 for gains, which start at one."""
+    """Of the initial truncated normal; 0 for gains and biases, which start at one and at zero."""
     learning_rate: float
     minimum_learning_rate: float
     decayed: bool
@@ -72,7 +74,7 @@ def at_width(config: MupConfig, d_model: int) -> Mup:
         decayed=True,
     )
     return Mup(
-        rules={MATRIX: matrix, VECTOR: Rule(std=config.std, **vector), GAIN: Rule(std=0.0, **vector)},
+        rules={MATRIX: matrix, VECTOR: Rule(std=config.std, **vector), GAIN: Rule(std=0.0, **vector), BIAS: Rule(std=0.0, **vector)},
         input_multiplier=config.input_multiplier,
         output_multiplier=config.output_multiplier / r,
     )

@@ -55,6 +55,13 @@ def test_what_was_saved_comes_back(saved):
     jax.tree.map(np.testing.assert_array_equal, part, {"model": arrays(3)["model"]})
 
 
+def test_a_layer_is_stored_apart_from_the_others(saved):
+    record = checkpoint.read(saved, 6)
+    for name, chunk in (("model/blocks/query", (1, 24, 24)), ("optimizer/mu/blocks/query", (1, 24, 24)), ("model/gain", (7,))):
+        store = checkpoint.opened((saved / "6").resolve(), name, record.arrays[name]["is"])
+        assert store.chunk_layout.read_chunk.shape == chunk
+
+
 def damages(path: pathlib.Path):
     whole = path.read_bytes()
     flipped = bytearray(whole)

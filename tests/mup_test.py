@@ -26,11 +26,11 @@ def test_the_published_table(d_model):
     assert matrix.minimum_learning_rate == pytest.approx(minimum, rel=1e-12)
     assert values.output_multiplier == pytest.approx(multiplier, rel=1e-12)
     assert values.input_multiplier == 1.0
-    for role in (mup.VECTOR, mup.GAIN):
+    for role in (mup.VECTOR, mup.GAIN, mup.BIAS):
         rule = values.rules[role]
         assert (rule.learning_rate, rule.minimum_learning_rate, rule.decayed) == (1.5e-4, 1.5e-5, False)
     assert values.rules[mup.VECTOR].std == 4e-3
-    assert values.rules[mup.GAIN].std == 0.0
+    assert values.rules[mup.GAIN].std == values.rules[mup.BIAS].std == 0.0
     assert matrix.decayed
 
 

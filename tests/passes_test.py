@@ -87,6 +87,12 @@ def test_grouped_heads_documents_and_rematerialisation_on_a_mesh():
     compare(config, 8, 3, tensor=2, pipe=2)
 
 
+@pytest.mark.parametrize("name", ["zero 3", "tensor 4, kv heads too", "all three", "tensor without sequence parallelism, zero 0"])
+def test_output_biases_are_added_once_and_have_their_gradients_on_every_mesh(name):
+    devices, microbatch_size, mesh = MESHES[name]
+    compare(tiny.config(num_layers=4, vocab_size=VOCABULARY, output_biases=True), devices, microbatch_size, **mesh)
+
+
 @pytest.mark.parametrize("mesh", [{}, {"tensor": 2, "pipe": 2}, {"pipe": 4, "zero": 3}])
 def test_losses_of_tokens_are_the_same_on_every_mesh(mesh):
     layout = rules.layout(MeshConfig(**mesh), 32)

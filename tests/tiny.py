@@ -32,7 +32,13 @@ def config(**changes) -> ModelConfig:
 
 @functools.cache
 def _model(changed: ModelConfig, seed: int) -> Transformer:
-    return jax.jit(lambda: Transformer(changed, mup.at_width(WIDE, changed.d_model), rngs=nnx.Rngs(params=seed)))()
+    def build():
+        model = Transformer(changed, mup.at_width(WIDE, changed.d_model), rngs=nnx.Rngs(params=seed))
+        for number, bias in enumerate((model.blocks.attention_bias, model.blocks.feed_forward_bias) if changed.output_biases else ()):
+            bias[...] = jax.random.normal(jax.random.key(number), bias.shape)  # they start at zero, where they matter to nothing
+        return model
+
+    return jax.jit(build)()
 
 
 def model(changed: ModelConfig = CONFIG, seed: int = 0) -> Transformer:

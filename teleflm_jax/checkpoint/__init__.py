@@ -26,10 +26,10 @@ from orbax.checkpoint import v1 as ocp
 
 from teleflm_jax import checksum
 from teleflm_jax.checkpoint.record import MARKER, Damaged, Record, quiet, read, seal, signature, why
-from teleflm_jax.checkpoint.verify import verify
+from teleflm_jax.checkpoint.verify import opened, verify
 from teleflm_jax.errors import UserError
 
-__all__ = ["MARKER", "Damaged", "Record", "read", "verify"]
+__all__ = ["MARKER", "Damaged", "Record", "opened", "read", "verify"]
 
 FOLDER = "checkpoints"
 """Where they lie in a run's folder."""
@@ -40,6 +40,10 @@ TRIES, RETRY_SECONDS = 3, 1.0
 """A shared disk may need a moment to show what another machine wrote."""
 NOISE_SECONDS = 0.2
 """In which the threads of a load that failed come to their ends."""
+LAYERS = "blocks"
+"""Name of the parts of a tree whose arrays are stacked along a leading dimension, one entry a layer."""
+CHUNK_BYTES = 64 << 20
+"""What a reader decodes at once, at most, save for what one device holds of a layer's weight."""
 SETTLE_SECONDS = 0.01
 """Between two looks at a save that is being written."""
 LISTED = 10
@@ -134,8 +138,11 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
     keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})  # asked for by the first process alone
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
+    chunks = ocp.Context(
+        array_options=ocp.options.ArrayOptions(saving=ocp.options.ArrayOptions.Saving(scoped_storage_options_creator=_chunks))
+    )
     with _disk_errors(folder), contextlib.ExitStack() as stack:
-        checkpointer = stack.enter_context(ocp.training.Checkpointer(folder.resolve(), **options))
+        checkpointer = stack.enter_context(ocp.training.Checkpointer(folder.resolve(), context=chunks, **options))
         try:
             yield Writer(orbax=checkpointer, folder=folder, keep=keep)
         except OSError:
@@ -292,6 +299,12 @@ def _refuse_unlike(path: pathlib.Path, record: Record, shapes: Mapping[str, Any]
             f"got the checkpoint {path} of another run: {'; '.join(different[:LISTED])}{more}; "
             "allowed: the very arrays, tokenizer and data of this configuration; change the configuration or the checkpoint"
         )
+
+
+def _chunks(path: tuple, value: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
+    """Store an array in chunks, stacked ones layer by layer: who exports or loads a part of it need not decode all of it."""
+    stacked = LAYERS in checksum.name(path).split("/") and value.ndim > 1
+    return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())
 
 
 def _bpb(folder: pathlib.Path, step: int) -> float | None:

@@ -42,12 +42,28 @@ def _verify_metadata(path: pathlib.Path, record: Record) -> None:
         raise Damaged(path, "its metadata tell of other arrays than its record")
 
 
-def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
+def opened(path: pathlib.Path, array: str, kind: str, context: tensorstore.Context | None = None) -> tensorstore.TensorStore:
+    """An array of a checkpoint, to be read in parts and without jax.
+
+    Args:
+        path: of the checkpoint, absolute.
+        array: its name in the record.
+        kind: what the record says it is.
+        context: TensorStore's, with bounds on what it keeps.
+
+    Raises:
+        ValueError: it is something else, or cannot be opened.
+    """
     part, _, name = array.partition("/")
     base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / part}/"}, "path": name.replace("/", ".") + "/"}
-    store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True).result()
+    store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True, context=context).result()
     if f"{store.dtype.name}{list(store.shape)}" != kind:
         raise ValueError(f"it is {store.dtype.name}{list(store.shape)}, not {kind}")
+    return store
+
+
+def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
+    store = opened(path, array, kind)
     block = store.chunk_layout.read_chunk.shape or ()
     total = 0
     for index in np.ndindex(*(-(-n // b) for n, b in zip(store.shape, block, strict=True))):

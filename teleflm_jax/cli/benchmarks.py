@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from importlib import resources
 
 import rich.console
 import rich.progress
@@ -12,13 +11,11 @@ import rich.progress
 from teleflm_jax.cli import run_folder
 from teleflm_jax.cli.measured import Chosen, table
 from teleflm_jax.cli.tables import Table
-from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import suite
 from teleflm_jax.evaluate.config import SuiteConfig
 from teleflm_jax.evaluate.model import Model
+from teleflm_jax.generate import chat
 from teleflm_jax.generate.decoder import Decoder
-
-TEMPLATE = "chat_template.jinja"
 
 
 def measure(chosen: Sequence[Chosen]) -> list[dict]:
@@ -55,7 +52,7 @@ def model(name: str, decoder: Decoder, tokenizer, config: SuiteConfig, folder: p
         name=name,
         decoder=decoder,
         tokenizer=tokenizer,
-        template=_template(folder) if config.chat else None,
+        format=chat.load(folder, tokenizer) if config.chat else None,
         bos=config.bos,
         batch_size=config.batch_size,
         max_tokens=config.max_tokens,
@@ -72,11 +69,3 @@ def progress(batches: Sequence) -> Iterable:
 def _model(one: Chosen) -> Model:
     decoder = run_folder.load_decoder(one.folder, one.run, one.step)
     return model(one.name, decoder, one.tokenizer(), one.run.suite, one.folder)
-
-
-def _template(folder: pathlib.Path) -> str:
-    """The chat template of a run's folder, or the project's own."""
-    for place in (folder / TEMPLATE, resources.files("teleflm_jax.tokenizer") / TEMPLATE):
-        if place.is_file():
-            return place.read_text(encoding="utf-8")
-    raise UserError(f"got suite.chat = True without {folder / TEMPLATE}; allowed: with a chat template; put one there")

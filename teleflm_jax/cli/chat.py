@@ -14,7 +14,6 @@ from teleflm_jax.generate import chat, text
 from teleflm_jax.generate.chat import Format, Message
 from teleflm_jax.generate.engine import Engine
 from teleflm_jax.generate.request import LARGEST_SEED, Request
-from teleflm_jax.tokenizer import layout
 
 HELP = "talk with a trained model; it remembers what was said as far as its context reaches"
 PROMPT = "> "
@@ -54,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     folder = options.workdir(args)
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
-    format = chat.load(folder, tokenizer, bos=layout.BOS, eos=layout.EOS, pad=layout.PAD)
+    format = chat.load(folder, tokenizer)
     request = Request(prompt=(format.bos,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
     request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     before = () if args.system is None else (Message(role="system", content=args.system),)

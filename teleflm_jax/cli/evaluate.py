@@ -20,6 +20,7 @@ from teleflm_jax.corpus import shards
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents, weights
 from teleflm_jax.records import HeldOut
+from teleflm_jax.tokenizer import specials
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
 HELP = "measure trained models in bits per byte, by domain, on a run's held-out sets or on any UTF-8 text; or on benchmark tasks"
@@ -80,7 +81,8 @@ def _measure_one(one: measured.Chosen, packed: bpb.Documents, texts: dict[str, s
     documents_ = packed | {name: [encode(own, content)] for name, content in texts.items()}
     layout = rules.layout(MeshConfig(zero=3), one.run.model.d_model)  # split over all of this machine, whatever it was trained on
     model = layout.physical(run_folder.load_model(one.folder, one.run, one.step, layout.stored))
-    scores = bpb.measure(model, documents_, batch_size=one.run.evaluation.batch_size, layout=layout, watch=benchmarks.progress)
+    bos = specials.of(own).bos
+    scores = bpb.measure(model, documents_, batch_size=one.run.evaluation.batch_size, layout=layout, bos=bos, watch=benchmarks.progress)
     found = describe(one.step, scores, one.run.data.proportions if one.run.data else {})
     return {"run": str(one.folder), "tokens": one.tokens} | found
 

@@ -13,7 +13,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents, suite
 from teleflm_jax.generate import decoder
 from teleflm_jax.model.transformer import Transformer
-from teleflm_jax.tokenizer import load, pieces
+from teleflm_jax.tokenizer import load, pieces, specials
 from teleflm_jax.train.parts import Evaluator
 from teleflm_jax.train.state import new_model
 
@@ -49,7 +49,12 @@ def bits_per_byte(run: options.Run, layout: rules.Layout) -> Evaluator | None:
         run.data, domains, vocab_size=run.model.vocab_size, max_bytes=run.train.eval_bytes, pieces=pieces.piece_bytes(tokenizer)
     )
     return bpb.evaluator(
-        chosen, run.data.proportions, context_length=run.model.context_length, batch_size=run.evaluation.batch_size, layout=layout
+        chosen,
+        run.data.proportions,
+        context_length=run.model.context_length,
+        batch_size=run.evaluation.batch_size,
+        layout=layout,
+        bos=specials.of(tokenizer).bos,
     )
 
 

@@ -14,7 +14,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.generate import engine, text
 from teleflm_jax.generate.request import Piece, Request
 from teleflm_jax.generate.sampling import Sampling
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.tokenizer import specials
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code, as a shell reports it."""
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
             seed=args.seed,
             number=number,
             stop=tuple(args.stop),
-            stop_ids=(layout.EOS,),
+            stop_ids=(specials.of(tokenizer).eos,),
             logprobs=args.logprobs,
         )
         for number, prompt in enumerate(prompts)
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
 
 def encode(tokenizer: tokenizers.Tokenizer, prompt: str) -> list[int]:
     """A prompt as the model saw the beginning of a document: `<s>`, then the text, which never yields a special id."""
-    return [layout.BOS, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    return [specials.of(tokenizer).bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
 def _print_stream(prompt: str, running: engine.Engine, request: Request) -> int:

@@ -25,6 +25,8 @@ COMMANDS = {
     "plan": "teleflm_jax.cli.plan",
     "checkpoints": "teleflm_jax.cli.checkpoints",
     "report": "teleflm_jax.cli.report",
+    "export": "teleflm_jax.cli.export",
+    "import": "teleflm_jax.cli.importing",
 }
 """Command -> module with `HELP`, `arguments(parser)`, which may also set `parser.epilog` to another example, and `main(args)`."""
 

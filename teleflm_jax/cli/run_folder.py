@@ -60,6 +60,22 @@ def choose_step(folder: pathlib.Path, step: int | None) -> int:
     return checkpoint.choose(folder / checkpoint.FOLDER, step)
 
 
+def read_record(folder: pathlib.Path, run: options.Run, step: int) -> checkpoint.Record:
+    """A checkpoint's record.
+
+    Raises:
+        UserError: it is of a model of other numbers, or of another tokenizer, than the run's folder has.
+    """
+    record = checkpoint.read(folder / checkpoint.FOLDER, step)
+    for name, wanted in identity(run.model, folder / TOKENIZER).items():
+        if record.identity.get(name, wanted) != wanted:
+            raise UserError(
+                f"got step {step} of {folder}, which is of {name}={record.identity[name]!r}, with {wanted!r}; allowed: what it was trained "
+                f"with; put back the folder's own {options.SAVED_CONFIG} and {TOKENIZER}"
+            )
+    return record
+
+
 def load_model(folder: pathlib.Path, run: options.Run, step: int, place: Callable[[Transformer], Transformer]) -> Transformer:
     """Load the weights of a checkpoint; the optimizer's state is left on disk.
 

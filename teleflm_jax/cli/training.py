@@ -193,14 +193,27 @@ def _folder(args: argparse.Namespace) -> pathlib.Path:
 
 def _refuse_changes(folder: pathlib.Path, run: options.Run) -> None:
     """Refuse to go on under a configuration that would make other numbers."""
-    if not checkpoint.numbered(folder / checkpoint.FOLDER):  # before the first one, there is nothing to be unlike
+    numbered = checkpoint.numbered(folder / checkpoint.FOLDER)
+    if not numbered:  # before the first one, there is nothing to be unlike
         return
+    _refuse_imported(folder, numbered)
     run_folder.refuse_change(folder, {name: getattr(run, name) for name in options.SECTIONS})
     if (folder / run_folder.TOKENIZER).read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
         raise UserError(
             f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
             "change it back, or start a new run in another --workdir"
         )
+
+
+def _refuse_imported(folder: pathlib.Path, numbered: list[int]) -> None:
+    """An imported model has no optimizer's state and no data of its own: it is where a run begins, and stays as it is."""
+    with contextlib.suppress(checkpoint.Damaged):
+        record = checkpoint.read(folder / checkpoint.FOLDER, numbered[-1])
+        if not any(name.startswith("optimizer/") for name in record.arrays):
+            raise UserError(
+                f"got --workdir {folder}, which holds an imported model; allowed: a folder of the run's own; change --workdir, and begin "
+                f"from the model with train.init_from = '{folder}@{numbered[-1]}'"
+            )
 
 
 def _write_folder(folder: pathlib.Path, run: options.Run) -> None:

@@ -24,7 +24,7 @@ from teleflm_jax import records
 from teleflm_jax.corpus import documents, heldout, shards, workers
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import load
+from teleflm_jax.tokenizer import load, specials
 
 VERSION = 1
 FINGERPRINTED = ("heldout_fraction", "heldout_max_bytes", "unit_bytes", "seed")
@@ -92,7 +92,13 @@ def pack(
     Raises:
         UserError: no or too many malformed documents, inputs that differ from those of what stands there, a place that cannot be written.
     """
-    size = load.load(tokenizer).get_vocab_size()
+    loaded = load.load(tokenizer)
+    size, wrap = loaded.get_vocab_size(), specials.of(loaded)
+    if wrap.bos == wrap.eos:
+        raise UserError(
+            f"got the tokenizer {tokenizer}, in which the id {wrap.bos} both begins and ends a text; allowed: two ids, since the end is "
+            "learnt and the beginning is not; change data.tokenizer"
+        )
     if size > vocab_size:
         raise UserError(
             f"got a tokenizer of {size:,} ids ({tokenizer}) for model.vocab_size={vocab_size:,}; allowed: at most as many; change "

@@ -14,7 +14,8 @@ from teleflm_jax import records
 from teleflm_jax.corpus import heldout
 from teleflm_jax.corpus.documents import Unit, read
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import layout, load
+from teleflm_jax.tokenizer import load, specials
+from teleflm_jax.tokenizer.specials import Specials
 
 BATCH_CHARACTERS = 1 << 20
 """Tokenized at one time: enough to keep the Rust side busy, little enough to bound memory (about 100 bytes per token)."""
@@ -37,7 +38,8 @@ def cut(text: str) -> list[str]:
 
 def stream(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
     """Yield the tokens of `<s>` text `</s>` of every text in order, in arrays of any length."""
-    first, last = np.array([layout.BOS], np.uint32), np.array([layout.EOS], np.uint32)
+    wrap = specials.of(tokenizer)
+    first, last = np.array([wrap.bos], np.uint32), np.array([wrap.eos], np.uint32)
     pieces = ((piece, i == 0, i == len(parts) - 1) for parts in map(cut, texts) for i, piece in enumerate(parts))
     for batch in _batches(pieces):
         for ids, (_, begins, ends) in zip(encode(tokenizer, [piece for piece, _, _ in batch]), batch, strict=True):
@@ -46,30 +48,32 @@ def stream(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
     """Tokenize texts, none of which may yield a special id: borders of documents are found by them."""
+    forbidden = np.array(sorted(specials.controls(tokenizer)), np.uint32)
     for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
         ids = np.array(encoding.ids, np.uint32)
-        if ids.size and ids.min() <= layout.PAD:
+        found = ids[np.isin(ids, forbidden)]
+        if found.size:
             raise UserError(
-                f"got a tokenizer that turns text into the special id {ids.min()}; allowed: one made by `python -m teleflm_jax tokenizer`; "
-                "change data.tokenizer"
+                f"got a tokenizer that turns text into the special id {found[0]}; allowed: one made by `python -m teleflm_jax tokenizer`, "
+                "or one that has a piece for every byte; change data.tokenizer"
             )
         yield ids
 
 
-def cut_records(tokens: Iterable[np.ndarray], sequence_length: int) -> Iterator[records.Record]:
+def cut_records(tokens: Iterable[np.ndarray], sequence_length: int, wrap: Specials) -> Iterator[records.Record]:
     """Cut a token stream into records of `sequence_length` + 1 that overlap by one.
 
-    The last is filled up with `<pad>`, so that nothing is lost.
+    The last is filled up with padding, in which no document begins, so that nothing is lost.
     """
     left = np.empty(0, np.uint32)
     for chunk in _joined(tokens, 64 * sequence_length):
         whole = np.concatenate([left, chunk])
         count = (whole.size - 1) // sequence_length
         for i in range(count):
-            yield _record(whole[i * sequence_length : (i + 1) * sequence_length + 1])
+            yield _record(whole[i * sequence_length : (i + 1) * sequence_length + 1], sequence_length, wrap)
         left = whole[count * sequence_length :]
     if left.size > 1:
-        yield _record(np.pad(left, (0, sequence_length + 1 - left.size), constant_values=layout.PAD))
+        yield _record(left, sequence_length, wrap)
 
 
 def write_shard(path: str, rows: Iterable[bytes]) -> dict:
@@ -153,10 +157,11 @@ def pack_unit(unit: Unit, number: int, *, folder: str, tokenizer: str, sequence_
             counts["tokens"] += array.size
             yield array
 
-    tokens = counted(stream(_tokenizer(tokenizer), texts()))
+    loaded = _tokenizer(tokenizer)
+    tokens = counted(stream(loaded, texts()))
     shard = write_shard(
         os.path.join(folder, f"train-{number:06d}.array_record"),
-        (records.encode(record) for record in cut_records(tokens, sequence_length)),
+        (records.encode(record) for record in cut_records(tokens, sequence_length, specials.of(loaded))),
     )
     order = {mark: i for i, mark in enumerate(sorted(watched))} if seen else {}
     write_json(
@@ -181,8 +186,9 @@ def _heldout(path: str) -> tuple[frozenset[int], frozenset[str]]:
     return frozenset(map(int, held["families"])), watched_marks(held["texts"])
 
 
-def _record(tokens: np.ndarray) -> records.Record:
-    return records.Record(tokens=tokens, starts=np.flatnonzero(tokens == layout.BOS).astype(np.int32))
+def _record(tokens: np.ndarray, sequence_length: int, wrap: Specials) -> records.Record:
+    padded = np.pad(tokens, (0, sequence_length + 1 - tokens.size), constant_values=wrap.pad)
+    return records.Record(tokens=padded, starts=np.flatnonzero(tokens == wrap.bos).astype(np.int32))
 
 
 def _batches(pieces: Iterable[tuple[str, bool, bool]]) -> Iterator[list[tuple[str, bool, bool]]]:

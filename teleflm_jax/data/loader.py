@@ -16,7 +16,7 @@ from teleflm_jax import records
 from teleflm_jax.data import manifest, mixture
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import layout, load
+from teleflm_jax.tokenizer import load, specials
 
 READ_THREADS = 2
 """Threads that make batches ahead of the training step; decoding is a fraction of a millisecond per sequence."""
@@ -48,6 +48,8 @@ class Loader:
     domains: Mapping[str, grain.MapDataset]
     """Encoded records of each domain in the domain's own order: reshuffled every epoch, without end."""
     batch_size: int
+    pad: int
+    """The tokenizer's id of padding."""
 
     def under(self, history: mixture.History) -> "Loader":
         """The same data in another order: under a checkpoint's mixture history."""
@@ -77,7 +79,7 @@ class Loader:
         rows = self._rows(process, num_processes)
         chosen, positions = self.order.locate(step, rows)
         names = [self.order.domains[domain] for domain in chosen]
-        return join([self._record(name, position) for name, position in zip(names, positions, strict=True)])
+        return join([self._record(name, position) for name, position in zip(names, positions, strict=True)], self.pad)
 
     @contextlib.contextmanager
     def iterate(self, first_step: int = 0, *, process: int = 0, num_processes: int = 1) -> Iterator[Iterator[Batch]]:
@@ -165,7 +167,8 @@ def open_run(
     counts = {domain: known.train.records for domain, known in manifests.items()}
     mixture.refuse_exhaustion(order, steps=steps, records=counts, max_epochs=data.max_epochs)
     domains = {domain: _shuffled(grain.MapDataset.source(_open(known.train)), data.seed, domain) for domain, known in manifests.items()}
-    return Loader(order=order, data=data, manifests=manifests, domains=domains, batch_size=batch_size)
+    pad = specials.of(load.load(data.tokenizer)).pad
+    return Loader(order=order, data=data, manifests=manifests, domains=domains, batch_size=batch_size, pad=pad)
 
 
 def heldout(data: DataConfig, domain: str, *, vocab_size: int) -> Iterator[records.HeldOut]:
@@ -178,8 +181,11 @@ def heldout(data: DataConfig, domain: str, *, vocab_size: int) -> Iterator[recor
             yield records.decode_document(source[i])
 
 
-def join(rows: list[records.Record]) -> Batch:
-    """Stack records to a batch: inputs, the tokens that follow them, document numbers, and where the loss counts."""
+def join(rows: list[records.Record], pad: int) -> Batch:
+    """Stack records to a batch: inputs, the tokens that follow them, document numbers, and where the loss counts.
+
+    `pad` is the id of padding, and may also begin documents.
+    """
     tokens = np.stack([row.tokens for row in rows]).astype(np.int32)
     begins = np.zeros(tokens.shape, bool)
     for i, row in enumerate(rows):
@@ -188,11 +194,12 @@ def join(rows: list[records.Record]) -> Batch:
     # a sequence that begins inside a document counts that one as its first, hence the first column adds nothing
     segments = 1 + np.cumsum(begins[:, 1:-1], axis=1, dtype=np.int32)
     segments = np.concatenate([np.ones((len(rows), 1), np.int32), segments], axis=1)
-    weights = (targets != layout.PAD) & ~begins[:, 1:]
+    padding = (tokens == pad) & ~begins
+    weights = ~padding[:, 1:] & ~begins[:, 1:]
     return {
         "tokens": np.ascontiguousarray(inputs),
         "targets": np.ascontiguousarray(targets),
-        "segments": np.where(inputs == layout.PAD, 0, segments).astype(np.int32),
+        "segments": np.where(padding[:, :-1], 0, segments).astype(np.int32),
         "weights": weights.astype(np.float32),
     }
 

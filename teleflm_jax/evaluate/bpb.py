@@ -49,6 +49,7 @@ def measure(
     *,
     batch_size: int,
     layout: Layout,
+    bos: int,
     watch: Callable[[Sequence[windows.Batch]], Iterable[windows.Batch]] = iter,
 ) -> dict[str, Score]:
     """Score every domain.
@@ -58,18 +59,21 @@ def measure(
         documents: the same on every process.
         batch_size: windows of the context length per forward pass, over all devices; rounded up to what they can share.
         layout: devices that split each batch.
+        bos: id in front of every document.
         watch: gets all batches and yields them one by one, such as a progress bar.
     """
-    batches = watch(prepare(documents, model.config.context_length, batch_size, layout))
+    batches = watch(prepare(documents, model.config.context_length, batch_size, layout, bos))
     return _scores(documents, _sum(passes.token_losses(layout), model, batches, layout, len(documents)))
 
 
-def evaluator(documents: Documents, proportions: Mapping[str, float], *, context_length: int, batch_size: int, layout: Layout) -> Evaluator:
+def evaluator(
+    documents: Documents, proportions: Mapping[str, float], *, context_length: int, batch_size: int, layout: Layout, bos: int
+) -> Evaluator:
     """What the training loop calls: `(step, model) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
 
     `bpb` is the mean weighted by `proportions` over the domains of `documents`. Windows are cut once.
     """
-    batches, token_losses = prepare(documents, context_length, batch_size, layout), passes.token_losses(layout)
+    batches, token_losses = prepare(documents, context_length, batch_size, layout, bos), passes.token_losses(layout)
     shares = {domain: proportions[domain] for domain in documents}
 
     def evaluate(step: int, model: Transformer) -> dict[str, float]:
@@ -82,13 +86,13 @@ def evaluator(documents: Documents, proportions: Mapping[str, float], *, context
     return evaluate
 
 
-def prepare(documents: Documents, context_length: int, batch_size: int, layout: Layout) -> list[windows.Batch]:
+def prepare(documents: Documents, context_length: int, batch_size: int, layout: Layout, bos: int) -> list[windows.Batch]:
     """All domains' windows in common batches, so that few rows are padding; owners number the domains in the order of `documents`."""
     cut = [
         window
         for owner, held_out in enumerate(documents.values())
         for document in held_out
-        for window in windows.cut(document.tokens, context_length, owner)
+        for window in windows.cut(document.tokens, context_length, owner, bos=bos)
     ]
     return windows.batches(cut, context_length, batch_size, multiple=layout.data * layout.pipe, length_multiple=layout.sequence_shards)
 

@@ -11,8 +11,6 @@ Source: lm_eval.api.model of lm-evaluation-harness 0.4.13; where a text is cut a
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import jinja2.sandbox
-import tokenizers
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -20,10 +18,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import windows
 from teleflm_jax.evaluate.model import Model
-from teleflm_jax.generate import engine, score
+from teleflm_jax.generate import chat, engine, score
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.sampling import Sampling
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.tokenizer import specials
 
 DEFAULT_TOKENS = 256
 """New tokens where a task does not say; the harness's own number."""
@@ -44,16 +42,17 @@ class Harness(TemplateLM):
         """
         super().__init__()
         self.model, self.watch = model, watch
+        self._ids = specials.of(model.tokenizer)
 
     @property
     def eot_token_id(self) -> int:
         """Ends a text."""
-        return layout.EOS
+        return self._ids.eos
 
     @property
     def prefix_token_id(self) -> int:
         """Stands in front of a text without context."""
-        return layout.BOS
+        return self._ids.bos
 
     @property
     def max_length(self) -> int:
@@ -67,21 +66,22 @@ class Harness(TemplateLM):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template, where it is asked for."""
-        return self.model.template if chat_template else None
+        return self.model.format.source if chat_template and self.model.format else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A dialogue as one text, `<s>` and the roles' marks written out."""
-        known = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": add_generation_prompt}
-        return _template(self.model.template).render(messages=chat_history, **known)
+        said = [chat.Message(role=message["role"], content=message["content"]) for message in chat_history]
+        return chat.write(self.model.format, said, answer=add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids of a text, behind `<s>` unless that is not wanted or there already.
 
         Only where the chat template is in use do marks in the text become their ids: it alone writes any.
         """
-        ids = (self._marked if self.model.template else self.model.tokenizer).encode(string, add_special_tokens=False).ids
+        reader = self.model.format.parsing if self.model.format else self.model.tokenizer
+        ids = reader.encode(string, add_special_tokens=False).ids
         wanted = self.model.bos if add_special_tokens is None else add_special_tokens
-        return [layout.BOS, *ids] if wanted and ids[:1] != [layout.BOS] else ids
+        return [self._ids.bos, *ids] if wanted and ids[:1] != [self._ids.bos] else ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-probability in nats of each continuation after its context, and whether it is the greedy one."""
@@ -100,7 +100,7 @@ class Harness(TemplateLM):
         """Log-probability in nats of whole texts, in windows as those of bits per byte."""
         pairs, owners = [], []
         for number, (text,) in enumerate(request.args for request in requests):
-            for window in windows.cut(self.tok_encode(text, add_special_tokens=False), self.max_length):
+            for window in windows.cut(self.tok_encode(text, add_special_tokens=False), self.max_length, bos=self._ids.bos):
                 tokens = window.tokens.tolist()
                 pairs.append((tokens[: -window.num_new], tokens[-window.num_new :]))
                 owners.append(number)
@@ -141,28 +141,10 @@ class Harness(TemplateLM):
             sampling=Sampling(**sampling),
             seed=self.model.seed,
             number=number,
-            stop=tuple(text for text in known["until"] if text and text != "</s>"),
-            stop_ids=(layout.EOS,),
+            stop=tuple(text for text in known["until"] if text and text != self.model.tokenizer.id_to_token(self._ids.eos)),
+            stop_ids=chat.stop_ids(self.model.format) if self.model.format else (self._ids.eos,),
         )
-
-    @property
-    def _marked(self) -> tokenizers.Tokenizer:
-        """The tokenizer that reads the marks of roles as their ids."""
-        if self._reader is None:
-            self._reader = tokenizers.Tokenizer.from_str(self.model.tokenizer.to_str())
-        return self._reader
-
-    _reader: tokenizers.Tokenizer | None = None
 
 
 def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in SAMPLING if settings.get(name) is not None}
-
-
-def _template(text: str) -> jinja2.Template:
-    """Compile a template of which nothing is known: it may read what it is given, and do nothing else."""
-    made = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    try:
-        return made.from_string(text)
-    except jinja2.TemplateError as error:
-        raise UserError(f"got a chat template that Jinja cannot read ({error}); allowed: a valid one; change the template") from error

@@ -17,7 +17,7 @@ from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import engine
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.sampling import Sampling
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.tokenizer import specials
 
 NAME, DATA = "humaneval", "openai/openai_humaneval"
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -84,11 +84,11 @@ def measure(model: Model, problems: Sequence[Problem], samples: int) -> Result:
         samples: programs per problem, at least the largest k.
     """
     new = min(TOKENS, model.max_tokens or TOKENS, model.decoder.context_length // 2)
-    requests = []
+    requests, special = [], specials.of(model.tokenizer)
     for asked in problems:
         ids = model.tokenizer.encode(asked.prompt, add_special_tokens=False).ids
-        prompt = ([layout.BOS] * model.bos + ids)[-(model.decoder.context_length - new) :]
-        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=model.seed, stop=STOP, stop_ids=(layout.EOS,))
+        prompt = ([special.bos] * model.bos + ids)[-(model.decoder.context_length - new) :]
+        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=model.seed, stop=STOP, stop_ids=(special.eos,))
         requests += [dataclasses.replace(same, number=number) for number in range(samples)]
     completions = engine.complete(model.decoder, model.tokenizer, requests, slots=model.batch_size)
     owners = [asked for asked in problems for _ in range(samples)]

@@ -4,6 +4,7 @@ import dataclasses
 
 import tokenizers
 
+from teleflm_jax.generate import chat
 from teleflm_jax.generate.decoder import Decoder
 
 
@@ -15,8 +16,8 @@ class Model:
     """The run's folder and the step."""
     decoder: Decoder
     tokenizer: tokenizers.Tokenizer
-    template: str | None = None
-    """Jinja text of the chat template; None: texts are asked as they are."""
+    format: chat.Format | None = None
+    """In which requests are written as conversations; None: texts are asked as they are."""
     bos: bool = True
     """Whether texts begin with `<s>`."""
     batch_size: int = 8

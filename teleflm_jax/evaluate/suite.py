@@ -118,8 +118,8 @@ def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | No
             samples=dict(suite.samples) or None,
             bootstrap_iters=RESAMPLES,
             log_samples=keep is not None,
-            apply_chat_template=model.template is not None,
-            fewshot_as_multiturn=model.template is not None,
+            apply_chat_template=model.format is not None,
+            fewshot_as_multiturn=model.format is not None,
         )
     if keep is not None:
         keep |= found["samples"]

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from teleflm_jax.tokenizer import layout
-
 SHORTER = 3
 """Batches are as long as the context, or a half, a quarter, … of it, down this many times: each costs a compilation and spares padding."""
 
@@ -39,9 +37,9 @@ class Batch:
     owners_B: np.ndarray
 
 
-def cut(tokens: np.ndarray, context: int, owner: int = 0) -> list[Window]:
-    """Cut one document, without `<s>` and `</s>`, into windows of at most `context` inputs."""
-    text = np.concatenate([[layout.BOS], np.asarray(tokens)]).astype(np.int32)
+def cut(tokens: np.ndarray, context: int, owner: int = 0, *, bos: int) -> list[Window]:
+    """Cut one document, without `<s>` and `</s>`, into windows of at most `context` inputs; `bos` is the tokenizer's `<s>`."""
+    text = np.concatenate([[bos], np.asarray(tokens)]).astype(np.int32)
     windows = []
     for scored in range(0, len(text) - 1, context):
         end = min(scored + context, len(text) - 1)
@@ -74,7 +72,7 @@ def batches(windows: Sequence[Window], context: int, batch_size: int, multiple: 
 
 
 def _stack(windows: Sequence[Window], num_rows: int, length: int) -> Batch:
-    tokens_BT = np.full((num_rows, length + 1), layout.PAD, np.int32)
+    tokens_BT = np.zeros((num_rows, length + 1), np.int32)  # any id may stand where nothing is scored
     counts_BT = np.zeros((num_rows, length), bool)
     owners_B = np.zeros(num_rows, np.int32)
     for i, window in enumerate(windows):

@@ -20,6 +20,8 @@ import jinja2.sandbox
 import tokenizers
 
 from teleflm_jax.errors import UserError
+from teleflm_jax.generate.request import MAX_STOP_IDS
+from teleflm_jax.tokenizer import specials
 
 TEMPLATE = "chat_template.jinja"
 """In the folder of a run whose model came with one."""
@@ -30,7 +32,6 @@ MAX_CHARACTERS = 8 << 20
 """That a template may write."""
 MAX_STEPS = 2_000_000
 """Lines of Python that a template may run: some seconds."""
-MAX_STOP_IDS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ PROBE = (Message(role="user", content="question"), Message(role="assistant", con
 class Format:
     """How a model's conversations are written; from `load`."""
 
+    source: str
+    """The template as it was written."""
     template: jinja2.Template
     plain: tokenizers.Tokenizer
     """Takes the text of a special token as the text it is."""
@@ -72,35 +75,42 @@ class Format:
         return [self.specials[found[0]] for found in self.pattern.finditer(text)]
 
 
-def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, bos: int, eos: int, pad: int) -> Format:
+def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
     """The format of the model in a run's folder: its `chat_template.jinja`, else ours where the tokenizer is ours.
 
     Args:
         folder: the run's.
         tokenizer: takes special tokens in texts as the texts they are.
-        bos: id that begins a text.
-        eos: id that ends one.
-        pad: id that fills up batches.
 
     Raises:
         UserError: there is none, or it is no template that can write a question and an answer.
     """
     path = folder / TEMPLATE
-    specials = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    special = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     if not path.exists():
-        if not {"<_user>", "<_bot>", "<_end>", "<_system>"} <= specials.keys():
+        if not {"<_user>", "<_bot>", "<_end>", "<_system>"} <= special.keys():
             raise UserError(
                 f"got {folder} without {TEMPLATE}; allowed: a model that came with one, or with our tokenizer; put its {TEMPLATE} there"
             )
         path = OURS
     try:
-        template = _environment().from_string(path.read_text(encoding="utf-8"))
+        source = path.read_text(encoding="utf-8")
+        template = _environment().from_string(source)
     except (jinja2.TemplateError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"got {path}, which is no template ({error}); allowed: a Jinja chat template; put the model's own there") from error
-    names = {name: tokenizer.id_to_token(index) for name, index in (("bos_token", bos), ("eos_token", eos), ("pad_token", pad))}
-    parsing = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-    found = Format(template=template, plain=tokenizer, parsing=parsing, specials=specials, names=names, bos=bos, eos=eos)
-    if "question" not in _render(found, PROBE[:1]) or "answer" not in _render(found, PROBE, answer=False):
+    ids = specials.of(tokenizer)
+    names = {f"{name}_token": tokenizer.id_to_token(getattr(ids, name)) for name in ("bos", "eos", "pad")}
+    found = Format(
+        source=source,
+        template=template,
+        plain=tokenizer,
+        parsing=tokenizers.Tokenizer.from_str(tokenizer.to_str()),
+        specials=special,
+        names=names,
+        bos=ids.bos,
+        eos=ids.eos,
+    )
+    if "question" not in write(found, PROBE[:1]) or "answer" not in write(found, PROBE, answer=False):
         raise UserError(f"got {path}, which leaves out what it is given; allowed: a Jinja chat template; put the model's own there")
     return found
 
@@ -121,7 +131,7 @@ def encode(format: Format, messages: Sequence[Message]) -> tuple[int, ...]:
 
 def stop_ids(format: Format) -> tuple[int, ...]:
     """Ids that end an answer: of the end of a text, and of whatever special token the template writes between turns."""
-    return tuple(dict.fromkeys((format.eos, *format.ids(_render(format, PROBE, answer=False)))))[:MAX_STOP_IDS]
+    return tuple(dict.fromkeys((format.eos, *format.ids(write(format, PROBE, answer=False)))))[:MAX_STOP_IDS]
 
 
 def fit(format: Format, messages: Sequence[Message], room: int) -> tuple[tuple[Message, ...], int]:
@@ -144,9 +154,9 @@ def fit(format: Format, messages: Sequence[Message], room: int) -> tuple[tuple[M
 
 
 def _encode(format: Format, messages: Sequence[Message]) -> list[int]:
-    text = _render(format, messages)
+    text = write(format, messages)
     mark = f"message{secrets.token_hex(16)}x"
-    marked = _render(format, [dataclasses.replace(message, content=f"{mark}{number}x") for number, message in enumerate(messages)])
+    marked = write(format, [dataclasses.replace(message, content=f"{mark}{number}x") for number, message in enumerate(messages)])
     pieces = re.split(f"{mark}([0-9]+)x", marked)
     parts, order = pieces[::2], [int(number) for number in pieces[1::2]]
     for change in (str, str.strip):  # templates often strip what they are given
@@ -190,7 +200,7 @@ class _TooMuch(Exception):
     """A template went on and on."""
 
 
-def _render(format: Format, messages: Sequence[Message], *, answer: bool = True) -> str:
+def write(format: Format, messages: Sequence[Message], *, answer: bool = True) -> str:
     """The template's text, or a `UserError`; with `answer`, up to where the model's answer begins."""
     variables = {
         "messages": [dataclasses.asdict(message) for message in messages],

@@ -73,7 +73,7 @@ def kernel(config: ModelConfig, segments_BT: jax.Array | None = None) -> Kernel:
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with rotary positions, no biases; fewer key/value heads are allowed."""
+    """Multi-head attention with rotary positions; fewer key/value heads are allowed. A bias on its output is the block's."""
 
     def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
         d, n, k, h = config.d_model, config.num_heads, config.num_kv_heads, config.head_size

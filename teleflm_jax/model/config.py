@@ -25,6 +25,8 @@ class ModelConfig:
     """Rows of the embedding and of the head: the tokenizer's size, unpadded."""
     context_length: int
     """Tokens in one training sequence and the longest context that is served."""
+    output_biases: bool = False
+    """Biases on attention's output and on the feed-forward's, as TeleChat has them; no Tele-FLM has any."""
     norm_epsilon: float = 1e-5
     rope_theta: float = 10_000.0
     compute_dtype: str = "bfloat16"

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.mup import GAIN, MATRIX, Mup
+from teleflm_jax.mup import BIAS, GAIN, MATRIX, Mup
 
 Rotation = tuple[jax.Array, jax.Array]
 """(cosine, sine) [B, T, 1, H / 2]."""
@@ -31,9 +31,20 @@ def weight(rngs: nnx.Rngs, mup: Mup, role: str, axes: tuple[str, ...], shape: tu
     Source: truncated normal, report, section 3.5. The bounds are not stated; two standard deviations, rescaled so that the
     weights have exactly the std that µP asks for, are our choice.
     """
+    if role in (GAIN, BIAS):
+        return nnx.Param(jnp.ones(shape) if role == GAIN else jnp.zeros(shape), role=role, axes=axes)
     std = mup.rules[role].std / STD_OF_TRUNCATED
-    value = jnp.ones(shape) if role == GAIN else std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape)
-    return nnx.Param(value, role=role, axes=axes)
+    return nnx.Param(std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape), role=role, axes=axes)
+
+
+def output_bias(config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs) -> nnx.Param | None:
+    """A bias on what a half of a block adds to the residual stream, [D]; None for a model without."""
+    return weight(rngs, mup, BIAS, ("embed",), (config.d_model,)) if config.output_biases else None
+
+
+def biased(y_BTD: jax.Array, bias: nnx.Param | None) -> jax.Array:
+    """Add an `output_bias`."""
+    return y_BTD if bias is None else y_BTD + bias[...].astype(y_BTD.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -66,7 +77,7 @@ def rotate(x_BTNH: jax.Array, turn: Rotation) -> jax.Array:
 
 
 class FeedForward(nnx.Module):
-    """SwiGLU: down(silu(gate(x)) · up(x)), no biases."""
+    """SwiGLU: down(silu(gate(x)) · up(x)); a bias on it is the block's."""
 
     def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
         d, f = config.d_model, config.d_ff

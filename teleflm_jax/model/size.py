@@ -6,11 +6,14 @@ from teleflm_jax.model.config import ModelConfig
 def parameters(config: ModelConfig) -> dict[str, int]:
     """Parameters by component; they sum to L(2h² + 2hk + 3hf) + 2Vh + (2L + 1)h, where k is the width of all key/value heads.
 
+    Output biases, where the model has them, add 2Lh.
+
     Source: report, table 2. Without grouped heads k = h, which gives 4h².
     """
     h, layers = config.d_model, config.num_layers
     key_value_width = config.num_kv_heads * config.head_size
-    return {
+    biases = {"biases": 2 * layers * h} if config.output_biases else {}
+    return biases | {
         "embedding": config.vocab_size * h,
         "attention": layers * (2 * h * h + 2 * h * key_value_width),
         "feed-forward": layers * 3 * h * config.d_ff,

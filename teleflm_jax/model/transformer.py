@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from sharding.tensor import ALONE, Group
 from teleflm_jax.model.attention import Attention, Kernel, kernel
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.model.layers import FeedForward, RMSNorm, Rotation, rotation, weight
+from teleflm_jax.model.layers import FeedForward, RMSNorm, Rotation, biased, output_bias, rotation, weight
 from teleflm_jax.mup import VECTOR, Mup
 
 SAVED = {"qkv_gate_up": ("qkv", "middle", "gate_up"), "qkv": ("qkv", "middle"), "full": ()}
@@ -32,14 +32,18 @@ class Block(nnx.Module):
     def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(config, mup, rngs=rngs)
         self.attention = Attention(config, mup, rngs=rngs)
+        self.attention_bias = output_bias(config, mup, rngs=rngs)
         self.feed_forward_norm = RMSNorm(config, mup, rngs=rngs)
         self.feed_forward = FeedForward(config, mup, rngs=rngs)
+        self.feed_forward_bias = output_bias(config, mup, rngs=rngs)
 
     def __call__(self, x_BTD: jax.Array, turn: Rotation, attend: Kernel, group: Group = ALONE) -> jax.Array:
         """[B, T, D] -> [B, T, D]; on a shard of heads and feed-forward, `group` is those who have the others."""
         y_BTD = self.attention(group.whole(self.attention_norm(x_BTD)), turn, attend)
-        x_BTD = checkpoint_name(x_BTD + group.split(y_BTD), "middle")
-        return x_BTD + group.split(self.feed_forward(group.whole(self.feed_forward_norm(x_BTD))))
+        # biases are added to the whole sum: each device's part of it would add them again
+        x_BTD = checkpoint_name(x_BTD + biased(group.split(y_BTD), self.attention_bias), "middle")
+        y_BTD = self.feed_forward(group.whole(self.feed_forward_norm(x_BTD)))
+        return x_BTD + biased(group.split(y_BTD), self.feed_forward_bias)
 
 
 class Transformer(nnx.Module):

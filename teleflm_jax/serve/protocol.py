@@ -16,7 +16,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat
 from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request
 from teleflm_jax.generate.sampling import Sampling
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.tokenizer import specials
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 """What OpenAI's interface takes for granted, which is not what the commands do."""
@@ -87,14 +87,14 @@ class Served:
 
 def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, context_length: int, vocab_size: int) -> Served:
     """The model of a run's folder; without a chat template that works it serves completions alone."""
-    bos, eos, pad = layout.BOS, layout.EOS, layout.PAD
+    ids = specials.of(tokenizer)
     format, no_chat = None, ""
     try:
-        format = chat.load(folder, tokenizer, bos=bos, eos=eos, pad=pad)
+        format = chat.load(folder, tokenizer)
     except UserError as error:
         no_chat = str(error)
     sizes = {"context_length": context_length, "vocab_size": vocab_size}
-    return Served(name=name, tokenizer=tokenizer, bos=bos, eos=eos, format=format, no_chat=no_chat, **sizes)
+    return Served(name=name, tokenizer=tokenizer, bos=ids.bos, eos=ids.eos, format=format, no_chat=no_chat, **sizes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

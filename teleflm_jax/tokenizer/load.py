@@ -1,4 +1,4 @@
-"""Loads a trained tokenizer, and refuses what is none of ours."""
+"""Loads a tokenizer that was trained here or imported, and refuses others."""
 
 import hashlib
 import os
@@ -9,6 +9,8 @@ import tokenizers
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import layout
 
+WRAPPED = 2
+"""Ids around a text, where a tokenizer.json names them (`specials.of`)."""
 _REMEDY = "change data.tokenizer, or make one by `python -m teleflm_jax tokenizer train` with the same gin flags"
 
 
@@ -19,20 +21,28 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     A lone surrogate is no Unicode text; encoding it raises, for the caller to count.
 
     Raises:
-        UserError: There is no such file, or it is not laid out as `layout.py` says.
+        UserError: There is no such file, or it is neither laid out as `layout.py` says nor tells by its post-processor what wraps a text.
     """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(_content(path).decode())
     except Exception as error:  # the library raises no narrower class
         raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one of `tokenizer train`; {_REMEDY}") from error
-    for name, index in (layout.alphabet() | layout.controls()).items():
-        if tokenizer.token_to_id(name) != index:
-            raise UserError(
-                f"got {path}, in which {name!r} has the id {tokenizer.token_to_id(name)}, not {index}; "
-                f"allowed: a tokenizer of `tokenizer train`; {_REMEDY}"
-            )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # tokenizer.json has no place to keep this
+    wrapped = len(tokenizer.encode("").ids)
+    if wrapped != WRAPPED and (name := foreign(tokenizer)) is not None:
+        raise UserError(
+            f"got {path}, in which {name!r} has the id {tokenizer.token_to_id(name)} and which wraps a text in {wrapped} ids; "
+            f"allowed: a tokenizer of `tokenizer train`, or of `import`, with one id before a text and one behind it; {_REMEDY}"
+        )
     return tokenizer
+
+
+def foreign(tokenizer: tokenizers.Tokenizer) -> str | None:
+    """The first piece that is not where `layout.py` has it; None for a tokenizer of ours."""
+    fixed = layout.alphabet() | layout.controls()
+    return next((name for name, index in fixed.items() if tokenizer.token_to_id(name) != index), None)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -41,7 +41,7 @@ class Parrot:
 
 @pytest.fixture
 def format(trained):
-    return chat.load(trained.folder, trained.tokenizer, bos=1, eos=2, pad=3)
+    return chat.load(trained.folder, trained.tokenizer)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_text_is_one_document_without_special_ids(call, trained, tmp_path):
     document = evaluate.encode(trained.tokenizer, text)
     assert document.tokens.min() > 3
     expected = bpb.measure(
-        trained.model, {"mine": [document]}, batch_size=1, layout=rules.layout(MeshConfig(zero=0), trained.run.model.d_model)
+        trained.model, {"mine": [document]}, batch_size=1, layout=rules.layout(MeshConfig(zero=0), trained.run.model.d_model), bos=1
     )["mine"]
     assert report["domains"].keys() == {"mine"} and report["weighted"] == {}
     assert report["domains"]["mine"]["bpb"] == pytest.approx(expected.bpb, rel=1e-6)

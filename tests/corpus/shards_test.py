@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import shards
-from teleflm_jax.tokenizer import layout, load
+from teleflm_jax.tokenizer import layout, load, specials
 
 
 def undo(rows):
@@ -19,7 +19,7 @@ def undo(rows):
 @given(st.lists(st.lists(st.integers(4, 90_000), max_size=30), min_size=1), st.integers(1, 9))
 def test_records_hold_every_token_and_overlap_by_one(texts, sequence_length):
     arrays = [np.array([layout.BOS, *text, layout.EOS], np.uint32) for text in texts]
-    rows = list(shards.cut_records(arrays, sequence_length))
+    rows = list(shards.cut_records(arrays, sequence_length, specials.OURS))
     assert undo(rows) == np.concatenate(arrays).tolist()
     assert {row.tokens.size for row in rows} == {sequence_length + 1}
     for row, following in zip(rows, rows[1:], strict=False):
@@ -31,7 +31,7 @@ def test_records_hold_every_token_and_overlap_by_one(texts, sequence_length):
 
 def test_records_by_hand():
     arrays = [np.array([1, 10, 11, 2], np.uint32), np.array([1, 12, 2], np.uint32)]
-    rows = list(shards.cut_records(arrays, 4))
+    rows = list(shards.cut_records(arrays, 4, specials.OURS))
     assert [row.tokens.tolist() for row in rows] == [[1, 10, 11, 2, 1], [1, 12, 2, 3, 3]]
     assert [row.starts.tolist() for row in rows] == [[0, 4], [0]]
 

@@ -76,7 +76,7 @@ def test_a_batch_by_hand():
         return records.Record(tokens=np.array(tokens, np.uint32), starts=np.array(starts, np.int32))
 
     batch = loader.join(
-        [record([1, 10, 2, 1, 11, 12, 13], [0, 3]), record([10, 2, 1, 11, 2, 3, 3], [2]), record([7, 8, 9, 10, 11, 2, 1], [6])]
+        [record([1, 10, 2, 1, 11, 12, 13], [0, 3]), record([10, 2, 1, 11, 2, 3, 3], [2]), record([7, 8, 9, 10, 11, 2, 1], [6])], pad=3
     )
     assert batch["tokens"].tolist() == [[1, 10, 2, 1, 11, 12], [10, 2, 1, 11, 2, 3], [7, 8, 9, 10, 11, 2]]
     assert batch["targets"].tolist() == [[10, 2, 1, 11, 12, 13], [2, 1, 11, 2, 3, 3], [8, 9, 10, 11, 2, 1]]
@@ -88,6 +88,13 @@ def test_a_batch_by_hand():
         "segments": "int32",
         "weights": "float32",
     }
+
+
+def test_padding_may_have_the_id_that_begins_documents():
+    row = records.Record(tokens=np.array([1, 10, 2, 1, 11, 2, 1, 1], np.uint32), starts=np.array([0, 3], np.int32))
+    batch = loader.join([row], pad=1)
+    assert batch["segments"].tolist() == [[1, 1, 1, 2, 2, 2, 0]]
+    assert batch["weights"].tolist() == [[1, 1, 0, 1, 1, 0, 0]]
 
 
 def test_one_epoch_draws_every_record_once_and_the_next_in_another_order(packed):

@@ -56,7 +56,7 @@ def nats(document, log_probabilities):
 
 
 def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
-    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
     for domain, documents in DOCUMENTS.items():
         total = sum(nats(each, plain) for each in documents)
         num_tokens, num_bytes = sum(len(each.tokens) for each in documents), sum(each.num_bytes for each in documents)
@@ -69,34 +69,35 @@ def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
 def test_scores_are_the_same_on_every_mesh(model, config):
     split = rules.layout(MeshConfig(**config), 32)
     placed = jax.jit(split.physical, out_shardings=split.shardings(model))(model)
-    expected = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
-    for domain, score in bpb.measure(placed, DOCUMENTS, batch_size=2, layout=split).items():
+    expected = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
+    for domain, score in bpb.measure(placed, DOCUMENTS, batch_size=2, layout=split, bos=layout.BOS).items():
         assert score.nats == pytest.approx(expected[domain].nats, rel=1e-5)
 
 
 def test_a_uniform_model_pays_log2_of_the_vocabulary_per_token(model):
     uniform = jax.tree.map(np.zeros_like, model)
-    (score,) = bpb.measure(uniform, {"web": [document(21, 0, num_bytes=50)]}, batch_size=1, layout=LAYOUT).values()
+    (score,) = bpb.measure(uniform, {"web": [document(21, 0, num_bytes=50)]}, batch_size=1, layout=LAYOUT, bos=layout.BOS).values()
     assert score.bpb == pytest.approx(math.log2(64) * 21 / 50)
     assert score.loss == pytest.approx(math.log(64))
 
 
 def test_scores_depend_neither_on_batches_nor_on_order_nor_on_other_domains(model):
-    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
     turned = {"code": DOCUMENTS["code"], "web": DOCUMENTS["web"][::-1]}
     for documents, batch_size in ((DOCUMENTS, 16), (turned, 2), ({"code": DOCUMENTS["code"]}, 2)):
-        for domain, score in bpb.measure(model, documents, batch_size=batch_size, layout=LAYOUT).items():
+        for domain, score in bpb.measure(model, documents, batch_size=batch_size, layout=LAYOUT, bos=layout.BOS).items():
             assert score.nats == pytest.approx(scores[domain].nats, rel=1e-6)
 
 
 def test_documents_do_not_see_each_other(model):
-    apart = [bpb.measure(model, {"web": [each]}, batch_size=2, layout=LAYOUT)["web"].nats for each in DOCUMENTS["web"]]
-    assert bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)["web"].nats == pytest.approx(sum(apart), rel=1e-6)
+    apart = [bpb.measure(model, {"web": [each]}, batch_size=2, layout=LAYOUT, bos=layout.BOS)["web"].nats for each in DOCUMENTS["web"]]
+    assert bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)["web"].nats == pytest.approx(sum(apart), rel=1e-6)
 
 
 def test_the_evaluator_names_every_domain_and_weighs_them(model):
-    evaluate = bpb.evaluator(DOCUMENTS, {"web": 3.0, "code": 1.0, "book": 5.0}, context_length=CONTEXT, batch_size=2, layout=LAYOUT)
-    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT)
+    shares = {"web": 3.0, "code": 1.0, "book": 5.0}
+    evaluate = bpb.evaluator(DOCUMENTS, shares, context_length=CONTEXT, batch_size=2, layout=LAYOUT, bos=layout.BOS)
+    scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
     found = evaluate(7, model)
     assert found.keys() == {"bpb/web", "bpb/code", "loss/web", "loss/code", "bpb"}
     assert found["bpb/web"] == pytest.approx(scores["web"].bpb) and found["loss/code"] == pytest.approx(scores["code"].loss)

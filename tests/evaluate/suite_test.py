@@ -9,6 +9,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import suite
 from teleflm_jax.evaluate.config import SuiteConfig
 from teleflm_jax.evaluate.model import Model
+from teleflm_jax.generate import chat as conversation
 from tests.evaluate import asked
 
 pytestmark = pytest.mark.filterwarnings("default")  # the harness's own warnings are not ours
@@ -131,24 +132,16 @@ def test_a_task_that_generates_more_than_the_context_holds_is_refused(folder, mo
 
 
 @NEEDED
-def test_marks_of_roles_are_ids_only_in_what_the_chat_template_wrote(model):
+def test_marks_of_roles_are_ids_only_in_what_the_chat_template_wrote(model, tmp_path):
     harness = pytest.importorskip("teleflm_jax.evaluate.harness")
     template = "{{ bos_token }}{% for m in messages %}<_user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<_bot>{% endif %}"
-    plain, chat = (harness.Harness(suite.dataclasses.replace(model, template=text)) for text in (None, template))
+    (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    format = conversation.load(tmp_path, model.tokenizer)
+    plain, chat = (harness.Harness(suite.dataclasses.replace(model, format=each)) for each in (None, format))
     text = chat.apply_chat_template([{"role": "user", "content": "time"}])
     assert text == "<s><_user>time<_bot>" and chat.apply_chat_template([], add_generation_prompt=False) == "<s>"
     assert chat.tok_encode(text)[:2] == [1, 25] and chat.tok_encode(text)[-1] == 26 and chat.tok_encode(text).count(1) == 1
     assert 25 not in plain.tok_encode(text) and plain.tok_encode(text)[0] == 1
-    with pytest.raises(UserError, match="got a chat template that Jinja cannot read"):
-        harness.Harness(suite.dataclasses.replace(model, template="{% for %}")).apply_chat_template([])
-
-
-@NEEDED
-def test_a_template_may_only_read(model):
-    harness = pytest.importorskip("teleflm_jax.evaluate.harness")
-    attack = harness.Harness(suite.dataclasses.replace(model, template="{{ messages.__class__.__mro__ }}"))
-    with pytest.raises(harness.jinja2.exceptions.SecurityError):
-        attack.apply_chat_template([])
 
 
 def test_without_the_harness_the_command_that_installs_it_is_told(monkeypatch):

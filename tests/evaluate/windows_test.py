@@ -9,7 +9,7 @@ BOS = layout.BOS
 
 def described(num_tokens, context):
     """(inputs, scored targets) of each window of the tokens 100, 101, …"""
-    cut = windows.cut(np.arange(100, 100 + num_tokens, dtype=np.uint32), context)
+    cut = windows.cut(np.arange(100, 100 + num_tokens, dtype=np.uint32), context, bos=BOS)
     return [(w.tokens[:-1].tolist(), w.tokens[len(w.tokens) - w.num_new :].tolist()) for w in cut]
 
 
@@ -48,7 +48,7 @@ def test_lengths_halve():
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_batches_hold_every_window_once_in_few_shapes(multiple):
     rng = np.random.default_rng(0)
-    cut = [window for i in range(50) for window in windows.cut(rng.integers(100, 200, rng.integers(1, 40)), 16, owner=i)]
+    cut = [window for i in range(50) for window in windows.cut(rng.integers(100, 200, rng.integers(1, 40)), 16, owner=i, bos=BOS)]
     made = windows.batches(cut, 16, batch_size=3, multiple=multiple)
     assert {batch.tokens_BT.shape[1] for batch in made} <= {2, 4, 8, 16}
     assert len({batch.tokens_BT.shape for batch in made}) <= 4

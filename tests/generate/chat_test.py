@@ -38,7 +38,7 @@ def tokenizer(folder):
 
 
 def opened(folder, tokenizer):
-    return chat.load(folder, tokenizer, bos=layout.BOS, eos=layout.EOS, pad=layout.PAD)
+    return chat.load(folder, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_strange_tokenizer_needs_a_template_of_its_own(tmp_path):
 
     strange = tokenizers.Tokenizer(tokenizers.models.BPE())
     with pytest.raises(UserError, match="without chat_template.jinja; allowed: a model that came with one"):
-        chat.load(tmp_path, strange, bos=0, eos=0, pad=0)
+        chat.load(tmp_path, strange)
 
 
 @pytest.mark.parity

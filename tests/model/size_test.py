@@ -47,6 +47,10 @@ def test_a_small_model_counted_by_hand():
     }
 
 
+def test_output_biases_are_two_vectors_a_layer():
+    assert size.parameters(dataclasses.replace(B52, output_biases=True)) == {"biases": 64 * 2 * 8_192, **size.parameters(B52)}
+
+
 def test_grouped_heads_only_shrink_keys_and_values():
     full, grouped = size.parameters(B52), size.parameters(dataclasses.replace(B52, num_kv_heads=8))
     assert full["attention"] - grouped["attention"] == 64 * 2 * 8_192 * (8_192 - 1_024)

@@ -144,10 +144,11 @@ def test_declared_weights_add_up_to_the_report(layers, width, heads, ffn, total)
     }
 
 
-def test_every_weight_declares_its_role_and_axes():
-    model = shapes(tiny.CONFIG)
+@pytest.mark.parametrize("output_biases, count", [(False, 12), (True, 14)])
+def test_every_weight_declares_its_role_and_axes(output_biases, count):
+    model = shapes(tiny.config(output_biases=output_biases))
     params = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, nnx.Param))
-    assert len(params) == 12
+    assert len(params) == count
     for param in params:
         stacked = param.get_value().ndim - len(param.axes)
         assert param.role in mup.at_width(tiny.WIDE, 32).rules and stacked in (0, 1)
@@ -163,6 +164,9 @@ def test_initial_weights_have_the_std_of_their_role():
         np.testing.assert_allclose(drawn.std(), rules[param.role].std, rtol=0.01)
         assert abs(drawn).max() <= 2 * rules[param.role].std / 0.8796 + 1e-6
     assert (model.final_norm.gain[...] == 1).all()
+    biased = jax.jit(lambda: Transformer(tiny.config(output_biases=True), mup.at_width(tiny.WIDE, 32), rngs=nnx.Rngs(params=0)))()
+    assert not biased.blocks.attention_bias[...].any() and not biased.blocks.feed_forward_bias[...].any()
+    np.testing.assert_array_equal(biased(tiny.tokens(2, 8)), tiny.model()(tiny.tokens(2, 8)))
     assert not np.allclose(model.blocks.attention.query[0], model.blocks.attention.query[1])
 
 

@@ -3,6 +3,8 @@ import inspect
 import random
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from teleflm_jax.tokenizer import load, train
 
@@ -34,3 +36,40 @@ def path(content, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer(path):
     return load.load(path)
+
+
+def _imported(model, pre_tokenizer=None, normalizer=None, decoder=None):
+    """A tokenizer that is none of ours and says what wraps a text."""
+    made = tokenizers.Tokenizer(model)
+    if pre_tokenizer:
+        made.pre_tokenizer = pre_tokenizer
+    if normalizer:
+        made.normalizer = normalizer
+    made.decoder = decoder
+    made.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<|begin|>", "<|end|>")])
+    made.add_tokens([tokenizers.AddedToken("<tool>", special=False, normalized=False)])
+    ids = [(name, made.token_to_id(name)) for name in ("<|begin|>", "<|end|>")]
+    made.post_processor = processors.TemplateProcessing(single="<|begin|> $A <|end|>", special_tokens=ids)
+    return made
+
+
+@pytest.fixture(scope="session", params=["byte-level", "byte fallback"])
+def imported(request, texts, tmp_path_factory):
+    """Path of a tokenizer.json as `import` leaves one, of each kind."""
+    path = tmp_path_factory.mktemp("imported") / "tokenizer.json"
+    if request.param == "byte-level":
+        bare = tokenizers.Tokenizer(models.BPE())
+        bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        bare.train_from_iterator(texts, trainer)
+        made = _imported(bare.model, pre_tokenizer=bare.pre_tokenizer, decoder=decoders.ByteLevel())
+    else:
+        pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "ab", "▁ab"]
+        model = models.BPE(
+            {piece: i for i, piece in enumerate(pieces)}, [("a", "b"), ("▁", "ab")], unk_token="<unk>", fuse_unk=True, byte_fallback=True
+        )
+        spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        back = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        made = _imported(model, normalizer=spaces, decoder=back)
+    path.write_text(made.to_str(), encoding="utf-8")
+    return path

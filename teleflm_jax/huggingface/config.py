@@ -1,0 +1,287 @@
+"""config.json to our settings and back.
+
+A config.json comes from anywhere: its numbers are bounded before anything is made of their size, and what it asks for and we do not
+compute is refused by the name of the key. Keys that change nothing (dropout, caches, code to download) are not read.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from teleflm_jax import mup
+from teleflm_jax.errors import UserError
+from teleflm_jax.huggingface import names
+from teleflm_jax.model.config import DTYPES, ModelConfig
+from teleflm_jax.mup import MupConfig
+
+FILE = "config.json"
+LARGEST_FILE = 1 << 20
+LARGEST = {"num_layers": 10_000, "context_length": 2**24}
+"""Of what a name is made for each; all other sizes show in the shapes of tensors that are there."""
+LARGEST_SIZE = 2**31 - 1
+LLAMA, TELEFLM = "llama", "teleflm"
+FORMATS = (LLAMA, TELEFLM)
+ARCHITECTURES = {"LlamaForCausalLM": LLAMA, "TeleFLMForCausalLM": TELEFLM, "TeleFLM": TELEFLM, "TelechatForCausalLM": "telechat"}
+"""What a folder may hold. TELECHAT's 7B and 12B; later ones are laid out otherwise."""
+OURS = "teleflm_jax"
+"""Key of what only we read: how the model computes where the format has no word for it."""
+KEPT = ("compute_dtype", "document_attention")
+TELECHAT_CONTEXT = 8_192
+"""Up to here TeleChat's rotary positions are the plain ones; beyond, their base depends on the length of the text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a config.json says, in our terms."""
+
+    model: ModelConfig
+    mup: MupConfig
+    rows: tuple[names.Row, ...]
+    """Of the table of names."""
+    tied: bool | None
+    """Whether the embedding serves as the head; None: if there is no head."""
+    bos: int | None
+    eos: int | None
+    notes: tuple[str, ...]
+    """What the user should know, a line each."""
+
+
+def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: Mapping[str, int]) -> dict[str, Any]:
+    """The config.json of an export.
+
+    Args:
+        model: shape.
+        rates: with the multipliers.
+        form: one of FORMATS.
+        dtype: of the weights.
+        ids: `bos_token_id` and the like.
+
+    Raises:
+        UserError: the format cannot say it.
+    """
+    if form == TELEFLM and model.output_biases:
+        raise UserError("got --format teleflm for a model with output biases; allowed: a model without; change --format to llama")
+    found = {
+        "architectures": ["LlamaForCausalLM" if form == LLAMA else "TeleFLMForCausalLM"],
+        "model_type": "llama" if form == LLAMA else "TeleFLM",
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.d_model,
+        "intermediate_size": model.d_ff,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_kv_heads,
+        "head_dim": model.head_size,
+        "hidden_act": "silu",
+        "max_position_embeddings": model.context_length,
+        "rms_norm_eps": model.norm_epsilon,
+        "rope_theta": model.rope_theta,
+        "rope_scaling": None,
+        "attention_bias": model.output_biases,
+        "mlp_bias": model.output_biases,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        **ids,
+        OURS: {name: getattr(model, name) for name in KEPT},
+    }
+    if form == LLAMA:
+        return found
+    # embeddings are multiplied by input_mult, logits by output_mult / mup_scale_factor
+    scale = model.d_model / rates.base_width
+    scale = int(scale) if scale == int(scale) else scale
+    return found | {
+        "use_mup": True,
+        "mup_scale_factor": scale,
+        "output_mult": rates.output_multiplier,
+        "input_mult": rates.input_multiplier,
+    }
+
+
+def read(folder: pathlib.Path) -> Description:
+    """Read a folder's config.json.
+
+    Raises:
+        UserError: there is none, or it describes what we do not compute; names the key.
+    """
+    path = folder / FILE
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"got {folder} without a {FILE} of at most {LARGEST_FILE:,} bytes; allowed: a model's folder; change the folder")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"got {path}, which is no JSON ({error}); allowed: the configuration of a model; fetch it again") from error
+    keys = _Keys(path, found if isinstance(found, dict) else {})
+    architecture = keys.value("architectures", [None])
+    name = architecture[0] if isinstance(architecture, list) and architecture else architecture
+    known = ARCHITECTURES.get(name) if isinstance(name, str) else None
+    if known is None:
+        keys.refuse("architectures", ", ".join(ARCHITECTURES))
+    keys.only("quantization_config", None)
+    describe = _telechat if known == "telechat" else _llama
+    return describe(keys, known)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Keys:
+    """A config.json whose every value is checked as it is asked for."""
+
+    path: pathlib.Path
+    found: Mapping[str, Any]
+
+    def value(self, key: str, default: Any) -> Any:
+        """What stands there; null is as good as nothing."""
+        value = self.found.get(key)
+        return default if value is None else value
+
+    def refuse(self, key: str, allowed: str) -> None:
+        raise UserError(
+            f"got {key}={json.dumps(self.found.get(key))[:100]} in {self.path}; allowed: {allowed}; import another model, or correct {key}"
+        )
+
+    def only(self, key: str, *allowed: Any) -> None:
+        """Refuse another value; a key that is absent is as good as the first."""
+        if not any(self.value(key, allowed[0]) is each or self.value(key, allowed[0]) == each for each in allowed):
+            self.refuse(key, " or ".join(json.dumps(each) for each in allowed))
+
+    def count(self, key: str, default: int | None = None, *, field: str = "") -> int:
+        largest = LARGEST.get(field, LARGEST_SIZE)
+        value = self.value(key, default)
+        if type(value) is not int or not 1 <= value <= largest:
+            self.refuse(key, f"a whole number from 1 to {largest:,}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.value(key, default)
+        if type(value) not in (int, float) or not (1e-30 < value < 1e30):
+            self.refuse(key, "a number above 0")
+        return float(value)
+
+    def token(self, key: str) -> int | None:
+        """An id, or the first of several."""
+        value = self.value(key, None)
+        value = value[0] if isinstance(value, list) and value else value
+        if value is not None and (type(value) is not int or not 0 <= value <= LARGEST_SIZE):
+            self.refuse(key, "an id, or none")
+        return value
+
+
+def _llama(keys: _Keys, known: str) -> Description:
+    width, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
+    for key in ("attention_bias", "mlp_bias"):
+        keys.only(key, False)
+    keys.only("hidden_act", "silu")
+    keys.only("head_dim", width // heads)
+    keys.only("partial_rotary_factor", 1)
+    theta = _theta(keys)
+    kept, notes = _kept(keys), _notes(keys)
+    model = ModelConfig(
+        num_layers=keys.count("num_hidden_layers", field="num_layers"),
+        d_model=width,
+        num_heads=heads,
+        num_kv_heads=keys.count("num_key_value_heads", heads),
+        d_ff=keys.count("intermediate_size"),
+        vocab_size=keys.count("vocab_size"),
+        context_length=keys.count("max_position_embeddings", field="context_length"),
+        norm_epsilon=keys.number("rms_norm_eps", 1e-6),
+        rope_theta=theta,
+        **kept,
+    )
+    keys.only("tie_word_embeddings", False, True)
+    rates = _multipliers(keys, width) if known == TELEFLM and keys.value("use_mup", False) else transferred(width)
+    tied = bool(keys.value("tie_word_embeddings", False))
+    return Description(
+        model=model, mup=rates, rows=names.LLAMA, tied=tied, bos=keys.token("bos_token_id"), eos=keys.token("eos_token_id"), notes=notes
+    )
+
+
+def _telechat(keys: _Keys, known: str) -> Description:
+    del known
+    width, heads = keys.count("hidden_size"), keys.count("n_head")
+    for key in ("embed_layernorm", "apply_residual_connection_post_layernorm", "logn"):
+        keys.only(key, False)
+    keys.only("num_key_value_heads", heads)
+    context = keys.count("training_seqlen", TELECHAT_CONTEXT, field="context_length")
+    if context > TELECHAT_CONTEXT:
+        keys.refuse("training_seqlen", f"at most {TELECHAT_CONTEXT:,}, where rotary positions are the plain ones")
+    keys.only("tie_word_embeddings", False, True)
+    kept, notes = _kept(keys), _notes(keys)
+    model = ModelConfig(
+        num_layers=keys.count("n_layer", field="num_layers"),
+        d_model=width,
+        num_heads=heads,
+        num_kv_heads=heads,
+        d_ff=keys.count("ffn_hidden_size"),
+        vocab_size=keys.count("vocab_size"),
+        context_length=context,
+        norm_epsilon=keys.number("layer_norm_epsilon", 1e-5),
+        output_biases=True,
+        **kept,
+    )
+    return Description(
+        model=model,
+        mup=transferred(width),
+        rows=names.TELECHAT,
+        tied=keys.value("tie_word_embeddings", None),
+        bos=keys.token("bos_token_id"),
+        eos=keys.token("eos_token_id"),
+        notes=notes,
+    )
+
+
+def _theta(keys: _Keys) -> float:
+    """Base of the rotary angles, in the old form or in the new; scaled ones are refused."""
+    for key in ("rope_scaling", "rope_parameters"):
+        scaling = keys.value(key, {})
+        kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else None
+        if kind != "default" or scaling.get("partial_rotary_factor", 1) != 1:
+            keys.refuse(key, "none, or the type default")
+    parameters = _Keys(keys.path, keys.value("rope_parameters", {}))
+    return parameters.number("rope_theta", keys.number("rope_theta", 10_000.0))
+
+
+def _kept(keys: _Keys) -> dict[str, Any]:
+    """How the model computes: as we wrote it, else as the weights' dtype says."""
+    dtype = keys.value("dtype", keys.value("torch_dtype", "bfloat16"))
+    found = {"compute_dtype": "float32" if dtype == "float32" else "bfloat16"}
+    own = keys.value(OURS, {})
+    if not isinstance(own, dict) or own.keys() - set(KEPT):
+        keys.refuse(OURS, f"an object with {', '.join(KEPT)}")
+    if own.get("compute_dtype", "float32") not in DTYPES or not isinstance(own.get("document_attention", False), bool):
+        keys.refuse(OURS, f"compute_dtype one of {', '.join(DTYPES)}; document_attention true or false")
+    return found | own
+
+
+def _notes(keys: _Keys) -> tuple[str, ...]:
+    if keys.value("auto_map", None):
+        return (f"{keys.path} names Python code (auto_map), which is not read: the layout is known here",)
+    return ()
+
+
+def _multipliers(keys: _Keys, width: int) -> MupConfig:
+    """TeleFLM's: our output multiplier is stated at the base width, where theirs is `output_mult`."""
+    scale, output = keys.number("mup_scale_factor", 1.0), keys.number("output_mult", 1.0)
+    base = round(width / scale)
+    if base < 1 or width / base != scale:  # no whole width has that ratio: state the quotient at the model's own
+        base, output = width, output / scale
+    return dataclasses.replace(transferred(base), output_multiplier=output, input_multiplier=keys.number("input_mult", 1.0))
+
+
+def transferred(base_width: int) -> MupConfig:
+    """The report's rates and std, stated at another base width so that every width still gets the same; multipliers of one."""
+    report = MupConfig()
+    at_base = mup.at_width(report, base_width)
+    matrix = at_base.rules[mup.MATRIX]
+    return MupConfig(
+        base_width=base_width,
+        matrix_learning_rate=matrix.learning_rate,
+        matrix_minimum_learning_rate=matrix.minimum_learning_rate,
+        matrix_std=matrix.std,
+    )
+
+
+def is_power_of_two(multiplier: float) -> bool:
+    """Whether multiplying by it rounds nothing."""
+    return math.frexp(multiplier)[0] == 0.5

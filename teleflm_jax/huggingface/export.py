@@ -1,0 +1,223 @@
+"""A checkpoint's weights as a folder that transformers loads, one tensor at a time.
+
+Nothing is held but the tensor at hand: arrays are read through TensorStore, which keeps none, and written in blocks. What is read is
+summed up on the way, so that the export ends only if every weight is as it was saved. A file at a time takes its name in
+FOLDER.partial, and the whole takes FOLDER's: an export that was stopped goes on with the first missing file.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorstore
+
+from teleflm_jax import checkpoint, checksum, mup
+from teleflm_jax.errors import UserError
+from teleflm_jax.huggingface import config as settings
+from teleflm_jax.huggingface import names, tensors
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.mup import MupConfig
+
+DTYPES = {"bfloat16": "BF16", "float32": "F32"}
+"""What weights may be written in -> its name in the format."""
+STATE = ".export.json"
+"""In FOLDER.partial: what it is an export of, which files are whole, and the sums of what they hold."""
+READING = {"cache_pool": {"total_bytes_limit": 0}, "data_copy_concurrency": {"limit": 2}, "file_io_concurrency": {"limit": 4}}
+"""TensorStore's bounds: every chunk is read once, as checkpoints are stored layer by layer, so that none is worth keeping."""
+SUM_BYTES = 8 << 20
+"""Summed up at one time; the sum needs a few times as much."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One export."""
+
+    checkpoint: pathlib.Path
+    """Absolute: `…/checkpoints/<step>`."""
+    record: checkpoint.Record
+    model: ModelConfig
+    mup: MupConfig
+    form: str
+    """One of `config.FORMATS`."""
+    dtype: str
+    shard_bytes: int
+    """Of one file, at most, unless one tensor has more."""
+
+    def __post_init__(self):
+        if self.dtype == "float16":
+            raise UserError(
+                "got --dtype float16; allowed: bfloat16, float32, since head weights times the output multiplier fall below what float16 "
+                "holds (35 % of the report's would lose digits); change --dtype"
+            )
+        if self.shard_bytes < 1:
+            raise UserError(f"got --shard_bytes {self.shard_bytes}; allowed: 1 or more; change --shard_bytes")
+
+    @property
+    def rows(self) -> tuple[names.Row, ...]:
+        """Of the table of names."""
+        return names.LLAMA + (names.LLAMA_BIASES if self.model.output_biases else ())
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """What a weight is multiplied by where the format has no multipliers; both are exact, as neither end is tied to anything else."""
+        if self.form != settings.LLAMA:
+            return {}
+        rule = mup.at_width(self.mup, self.model.d_model)
+        return {"embedding": rule.input_multiplier, "head": rule.output_multiplier}
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """What two exports have in common that may share their files."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.record), sort_keys=True).encode()).hexdigest()
+        return {"record": digest, "format": self.form, "dtype": self.dtype, "shard_bytes": self.shard_bytes}
+
+    def notes(self) -> Iterator[str]:
+        """What the user should know, a line each."""
+        rounded = [f"{name} times {by:g}" for name, by in self.factors.items() if not settings.is_power_of_two(by)]
+        if rounded and self.dtype == "bfloat16":
+            yield (
+                f"{' and '.join(rounded)} is no product by a power of two: weights that were exact in bfloat16 are rounded (by 0.4 % at "
+                "most, as all weights are that were not exact); --dtype float32 or --format teleflm rounds nothing"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class File:
+    """One file of an export."""
+
+    name: str
+    entries: tuple[tensors.Entry, ...]
+    places: tuple[tuple[names.Row, int], ...]
+    """Of each: where it comes from."""
+
+
+def files(job: Job) -> list[File]:
+    """Share the tensors out among files of at most `shard_bytes`, in the order of the model."""
+    size, groups, held = names.sizes(job.model), [[]], 0
+    for row, layer in names.in_order(job.rows, job.model.num_layers):
+        entry = tensors.Entry(name=row.name(layer), dtype=DTYPES[job.dtype], shape=names.shape(row, size))
+        if groups[-1] and held + entry.num_bytes > job.shard_bytes:
+            groups.append([])
+            held = 0
+        groups[-1].append((entry, (row, layer)))
+        held += entry.num_bytes
+    count = len(groups)
+    titles = [tensors.SINGLE] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    return [
+        File(name=title, entries=tuple(entry for entry, _ in group), places=tuple(place for _, place in group))
+        for title, group in zip(titles, groups, strict=True)
+    ]
+
+
+def export(job: Job, folder: pathlib.Path, texts: Mapping[str, str], watch: Callable[[Sequence[File]], Iterable[File]] = iter) -> None:
+    """Write the folder.
+
+    Args:
+        job: what to export.
+        folder: where; must not exist.
+        texts: name -> content of all that is no weight.
+        watch: gets the files that are to be written and yields them one by one, such as a progress bar.
+
+    Raises:
+        UserError: the folder is there, or belongs to another export; the disk is too small.
+        checkpoint.Damaged: a weight is not as it was saved.
+        OSError: the disk is full or fails; nothing stands under the folder's name.
+    """
+    if folder.exists():
+        raise UserError(f"got --out {folder}, which is there already; allowed: a name that is free; remove it or change --out")
+    partial = folder.with_name(f"{folder.name}.partial")
+    todo = files(job)
+    state = _begun(partial, job)
+    left = [file for file in todo if file.name not in state["files"] or not (partial / file.name).is_file()]
+    _refuse_small_disk(partial, left)
+    context = tensorstore.Context(READING)
+    for file in watch(left):
+        sums: dict[str, int] = {}
+        values = (_blocks(job, row, layer, sums, context) for row, layer in file.places)
+        tensors.write(partial / file.name, file.entries, values)
+        state["files"][file.name] = sums
+        _put(partial / STATE, json.dumps(state))
+    _refuse_damaged(job, state["files"])
+    if len(todo) > 1:
+        weights = {entry.name: file.name for file in todo for entry in file.entries}
+        total = sum(entry.num_bytes for file in todo for entry in file.entries)
+        texts = {**texts, tensors.INDEX: json.dumps({"metadata": {"total_size": total}, "weight_map": weights}, indent=1)}
+    for name, text in texts.items():
+        _put(partial / name, text)
+    (partial / STATE).unlink()
+    os.rename(partial, folder)
+
+
+def _begun(partial: pathlib.Path, job: Job) -> dict:
+    """What an export that was stopped has done, or a fresh beginning."""
+    fresh = {"of": job.fingerprint, "files": {}}
+    if not partial.exists():
+        partial.mkdir(parents=True)
+        _put(partial / STATE, json.dumps(fresh))
+        return fresh
+    try:
+        state = json.loads((partial / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        state = {}
+    if not isinstance(state, dict) or state.get("of") != fresh["of"]:
+        raise UserError(
+            f"got {partial}, which is no beginning of this export; allowed: the same checkpoint and options, to go on; remove it or change "
+            "--out"
+        )
+    return state
+
+
+def _refuse_small_disk(partial: pathlib.Path, left: Sequence[File]) -> None:
+    need, free = sum(entry.num_bytes for file in left for entry in file.entries), shutil.disk_usage(partial).free
+    if need > free:
+        raise UserError(
+            f"got {free / 1e9:.1f} GB of free disk for {partial}; allowed: {need / 1e9:.1f} GB; free some space or change --out"
+        )
+
+
+def _blocks(job: Job, row: names.Row, layer: int, sums: dict[str, int], context: tensorstore.Context) -> Iterator[np.ndarray]:
+    """One of their tensors, block by block; adds what was read of ours to `sums`."""
+    size = names.sizes(job.model)
+    if row.ours is None:
+        yield from tensors.blocks(np.zeros(names.shape(row, size), np.float32), DTYPES[job.dtype], 1.0)
+        return
+    name = f"model/{row.ours}"
+    try:
+        store = checkpoint.opened(job.checkpoint, name, job.record.arrays[name]["is"], context)
+        array = np.asarray((store[layer] if row.stacked else store).read().result())
+    except (ValueError, KeyError) as error:
+        raise checkpoint.Damaged(job.checkpoint, f"{name} cannot be read: {str(error)[:160]}") from error
+    sums[name] = (sums.get(name, 0) + _sum(array, (layer,) if row.stacked else ())) % 2**32
+    yield from tensors.blocks(names.to_theirs(array, row, size), DTYPES[job.dtype], job.factors.get(row.ours, 1.0))
+
+
+def _sum(array: np.ndarray, first: tuple[int, ...]) -> int:
+    """The checksum's share of a weight, some rows at a time, since summing takes several times its memory."""
+    rows, total = max(1, SUM_BYTES // max(1, array[:1].nbytes)), 0
+    for start in range(0, len(array), rows):
+        block = array[start : start + rows]
+        total += checksum.of_block(block.reshape((1,) * len(first) + block.shape), (*first, start, *(0,) * (block.ndim - 1)))
+    return total
+
+
+def _refuse_damaged(job: Job, written: Mapping[str, Mapping[str, int]]) -> None:
+    for name, described in job.record.arrays.items():
+        if name.startswith("model/"):
+            found = sum(sums.get(name, 0) for sums in written.values()) % 2**32
+            if found != described["checksum"]:
+                raise checkpoint.Damaged(job.checkpoint, f"{name} is not as it was saved")
+
+
+def _put(path: pathlib.Path, text: str) -> None:
+    """Write a file that is whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,110 @@
+"""A folder of weights in safetensors as arrays on a mesh: every device reads its own part of the files, and nothing else.
+
+What is in the files is compared with what the configuration asks for before anything is read.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from teleflm_jax.errors import UserError
+from teleflm_jax.huggingface import config, names, tensors
+from teleflm_jax.huggingface.config import Description
+
+LISTED = 10
+"""Differences that an error names."""
+WITHOUT_WEIGHTS = ".rotary_emb.inv_freq"
+"""End of the names of buffers that older files hold; they follow from the configuration."""
+PREFIX = "transformer."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model's folder, checked."""
+
+    description: Description
+    tensors: Mapping[str, tensors.Tensor]
+    """By their names, as the table has them."""
+    notes: tuple[str, ...]
+    """What the user should know, a line each."""
+
+
+def read(folder: pathlib.Path) -> Source:
+    """Look at a folder.
+
+    Raises:
+        UserError: its configuration is not one that we compute, or its tensors are not those of it: missing, surplus, of another shape or
+            of a dtype that no weights have.
+    """
+    described = config.read(folder)
+    found = {
+        name.removeprefix(PREFIX): tensor for name, tensor in tensors.read_folder(folder).items() if not name.endswith(WITHOUT_WEIGHTS)
+    }
+    described, notes = _untied(described, found)
+    _refuse_unlike(folder, described, found)
+    return Source(description=described, tensors=found, notes=described.notes + notes)
+
+
+def arrays(source: Source, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights.
+
+    Args:
+        source: from `read`.
+        shapes: nested dictionaries of `jax.ShapeDtypeStruct` with shardings, named as a checkpoint's model is.
+
+    Returns:
+        The same dictionaries, of float32 arrays.
+    """
+    rows, size = {row.ours: row for row in source.description.rows}, names.sizes(source.description.model)
+
+    def one(path, like):
+        row = rows["/".join(str(key.key) for key in path)]
+
+        def part(index):
+            if not row.stacked:
+                return np.ascontiguousarray(names.to_ours(source.tensors[row.theirs].array(), row, size)[index], np.float32)
+            layers = range(*index[0].indices(like.shape[0]))
+            views = [names.to_ours(source.tensors[row.name(layer)].array(), row, size)[index[1:]] for layer in layers]
+            stacked = np.empty((len(layers), *views[0].shape), np.float32)
+            for place, view in zip(stacked, views, strict=True):
+                place[...] = view
+            return stacked
+
+        return jax.make_array_from_callback(like.shape, like.sharding, part)
+
+    return jax.tree_util.tree_map_with_path(one, dict(shapes))
+
+
+def _untied(described: Description, found: Mapping[str, tensors.Tensor]) -> tuple[Description, tuple[str, ...]]:
+    """Without a head of their own, the embedding's rows are the head's columns; here each then goes its own way."""
+    tied = names.HEAD not in found if described.tied is None else described.tied
+    if not tied:
+        return described, ()
+    embedding = next(row for row in described.rows if row.ours == "embedding")
+    rows = tuple(dataclasses.replace(row, theirs=embedding.theirs) if row.ours == "head" else row for row in described.rows)
+    return dataclasses.replace(described, rows=rows), ("its head is its embedding (tied); here they are two weights, equal at first",)
+
+
+def _refuse_unlike(folder: pathlib.Path, described: Description, found: Mapping[str, tensors.Tensor]) -> None:
+    size, wanted = names.sizes(described.model), {}
+    for row, layer in names.in_order(described.rows, described.model.num_layers):
+        wanted[row.name(layer)] = names.shape(row, size)
+    unread = {names.HEAD} if names.HEAD not in wanted else set()
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is no weight of this model" for name in sorted(found.keys() - wanted.keys() - unread)]
+    for name in wanted.keys() & found.keys():
+        tensor = found[name]
+        if tensor.shape != wanted[name]:
+            wrong.append(f"{name} is {list(tensor.shape)} and not {list(wanted[name])}")
+        elif tensor.dtype not in tensors.DTYPES:
+            wrong.append(f"{name} is {tensor.dtype} and not {', '.join(tensors.DTYPES)}")
+    if wrong:
+        more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
+        raise UserError(
+            f"got {folder}, whose tensors are not those of its {config.FILE}: {'; '.join(wrong[:LISTED])}{more}; allowed: exactly the "
+            "weights of the model that it describes; fetch it again or correct it"
+        )

@@ -1,0 +1,192 @@
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from teleflm_jax import checkpoint
+from teleflm_jax.cli import evaluate
+from teleflm_jax.cli import importing as command
+from teleflm_jax.huggingface import tensors
+from teleflm_jax.tokenizer import load, specials
+from tests.huggingface import folders
+
+
+@pytest.fixture(scope="session")
+def theirs(trained, tmp_path_factory):
+    """A Llama folder; to read only."""
+    folder = tmp_path_factory.mktemp("theirs") / "out"
+    assert folders.call("export", "--workdir", trained, "--dtype", "float32", "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def take(theirs, tmp_path, capsys):
+    """Import a copy of the folder after a change to it; returns exit code and stderr."""
+
+    def run(change=lambda folder: None, *arguments):
+        folder = tmp_path / "theirs"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(theirs, folder)
+        change(folder)
+        code = folders.call("import", "--from", folder, "--workdir", tmp_path / "run", *arguments)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def edited(**keys):
+    def change(folder: pathlib.Path):
+        found = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(found | keys))
+
+    return change
+
+
+def rewritten(change):
+    """Write the weights again after a change to their dictionary of arrays."""
+
+    def run(folder: pathlib.Path):
+        arrays = {name: np.array(tensor.array()) for name, tensor in tensors.read_folder(folder).items()}
+        change(arrays)
+        entries = [tensors.Entry(name=name, dtype="F32", shape=array.shape) for name, array in arrays.items()]
+        tensors.write(folder / tensors.SINGLE, entries, ([array] for array in arrays.values()))
+
+    return run
+
+
+def pickled(folder: pathlib.Path):
+    (folder / tensors.SINGLE).rename(folder / "pytorch_model.bin")
+
+
+NORM = "model.norm.weight"
+WRONG = {
+    "a tensor less": (rewritten(lambda a: a.pop(NORM)), f"{NORM} is missing"),
+    "a tensor more": (rewritten(lambda a: a.update(extra=a[NORM])), "extra is no weight of this model"),
+    "a shape": (rewritten(lambda a: a.update({NORM: a[NORM][:8]})), f"{NORM} is [8] and not [32]"),
+    "many": (edited(num_hidden_layers=4), "and 8 more"),
+    "not finite": (rewritten(lambda a: a[NORM].fill(np.nan)), "not all finite"),
+    "biases": (edited(attention_bias=True), "attention_bias=true"),
+    "a pickle": (pickled, "runs whatever code it holds"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "without a config.json"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "add --tokenizer FILE"),
+    "a tokenizer that is none": (lambda folder: (folder / "tokenizer.json").write_text("{"), "which is no tokenizer.json"),
+    "fewer rows than ids": (
+        lambda folder: (edited(vocab_size=80)(folder), rewritten(_cut)(folder)),
+        "with 390 ids for model.vocab_size=80",
+    ),
+}
+
+
+def _cut(arrays):
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        arrays[name] = arrays[name][:80].copy()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_not_whole_is_refused_and_leaves_no_run(take, tmp_path, name):
+    change, message = WRONG[name]
+    code, told = take(change)
+    assert code == 2 and message in told and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert take()[0] == 0, "what is left of it is in nobody's way"
+
+
+def test_buffers_and_code_that_follow_from_the_configuration_are_not_read(take):
+    inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    change = rewritten(lambda arrays: arrays.update(inv_freq))
+    code, told = take(lambda folder: (change(folder), edited(auto_map={"AutoModel": "evil.Model"})(folder)))
+    assert code == 0 and "names Python code (auto_map), which is not read" in told
+
+
+def test_a_head_that_is_the_embedding_becomes_a_weight_of_its_own(take, tmp_path):
+    untie = rewritten(lambda arrays: arrays.pop("lm_head.weight"))
+    code, told = take(lambda folder: (untie(folder), edited(tie_word_embeddings=True)(folder)))
+    model = folders.load(tmp_path / "run")
+    assert code == 0 and "(tied)" in told
+    np.testing.assert_array_equal(model.head[...], model.embedding[...].T)
+
+
+def test_an_import_that_was_stopped_leaves_no_run_and_is_begun_again(take, tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_save", stopped)
+        assert take()[0] == 130
+    assert not (tmp_path / "run").exists() and (tmp_path / "run.partial").is_dir()
+    assert take()[0] == 0
+    assert not (tmp_path / "run.partial").exists() and checkpoint.verify(tmp_path / "run" / "checkpoints", 0).counters["updates"] == 0
+
+
+def test_folders_that_are_there_are_left_alone(take, tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    assert "which no import has left behind" in take()[1]
+    (tmp_path / "run.partial").rmdir()
+    (tmp_path / "run").mkdir()
+    assert "is there already" in take()[1]
+
+
+def test_an_imported_model_is_measured_and_sampled_and_not_trained_on_in_place(take, theirs, tmp_path, capsys):
+    assert take()[0] == 0
+    (tmp_path / "a.txt").write_text("the time of a house", encoding="utf-8")
+    assert evaluate.entry(["--workdir", str(tmp_path / "run"), "--text", f"a={tmp_path / 'a.txt'}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["domains"]["a"]["bpb"] > 0
+    assert folders.call("generate", "--workdir", tmp_path / "run", "--prompt", "the", "--max_tokens", 3) == 0
+
+
+def test_another_tokenizer_in_the_folder_is_noticed_on_export(take, tmp_path, capsys):
+    assert take()[0] == 0
+    path = tmp_path / "run" / "tokenizer.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert folders.call("export", "--workdir", tmp_path / "run", "--out", tmp_path / "again") == 2
+    assert "which is of tokenizer=" in capsys.readouterr().err and not (tmp_path / "again").exists()
+
+
+def foreign(folder: pathlib.Path, *, bos: str | None, eos: str) -> None:
+    """Put another byte-level tokenizer there, which says nothing of what wraps a text, and its ids into config.json."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = sorted({name for name in (bos, eos) if name})
+    trainer = trainers.BpeTrainer(
+        vocab_size=380, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=special, show_progress=False
+    )
+    made.train_from_iterator(["the time of the house"] * 9, trainer)
+    made.enable_truncation(4)
+    (folder / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    edited(bos_token_id=bos and made.token_to_id(bos), eos_token_id=[made.token_to_id(eos)])(folder)
+
+
+def test_a_foreign_tokenizer_learns_to_say_what_wraps_a_text_and_keeps_it(take, tmp_path):
+    assert take(lambda folder: foreign(folder, bos="<|begin|>", eos="<|end|>"))[0] == 0
+    stored = (tmp_path / "run" / "tokenizer.json").read_bytes()
+    loaded = load.load(tmp_path / "run" / "tokenizer.json")
+    assert specials.of(loaded) == specials.Specials(bos=0, eos=1, pad=0)
+    assert len(loaded.encode("the time of a house</s>", add_special_tokens=False).ids) > 4
+    assert folders.call("export", "--workdir", tmp_path / "run", "--out", tmp_path / "again") == 0
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
+    assert theirs.encode("the").ids == [0, *loaded.encode("the", add_special_tokens=False).ids]
+    assert not (tmp_path / "again" / "chat_template.jinja").exists()
+    assert folders.call("import", "--from", tmp_path / "again", "--workdir", tmp_path / "back") == 0
+    assert (tmp_path / "back" / "tokenizer.json").read_bytes() == stored
+
+
+def test_where_nothing_begins_a_text_what_ends_one_does(take, tmp_path):
+    assert take(lambda folder: foreign(folder, bos=None, eos="<|end|>"))[0] == 0
+    assert specials.of(load.load(tmp_path / "run" / "tokenizer.json")) == specials.Specials(bos=0, eos=0, pad=0)
+
+
+def test_an_end_that_text_could_yield_is_refused(take):
+    code, told = take(lambda folder: (foreign(folder, bos=None, eos="<|end|>"), edited(eos_token_id=[70])(folder)))
+    assert code == 2 and "wraps a text and is no special token" in told
+
+
+def test_a_chat_template_comes_along_from_either_place(take, tmp_path):
+    settings = {"chat_template": "{{ messages }}"}
+    drop = lambda folder: ((folder / "chat_template.jinja").unlink(), (folder / "tokenizer_config.json").write_text(json.dumps(settings)))  # noqa: E731
+    assert take(drop)[0] == 0
+    assert (tmp_path / "run" / "chat_template.jinja").read_text() == "{{ messages }}"

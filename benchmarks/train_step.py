@@ -11,11 +11,13 @@ import dataclasses
 import json
 import os
 import statistics
-import sys
 import time
 
+import beside
 import jax
 import numpy as np
+import torch
+import transformers
 
 from sharding import rules
 from sharding.config import MeshConfig
@@ -26,30 +28,10 @@ from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
 
-try:
-    import torch
-    import transformers
-except ImportError:
-    sys.exit("error: got no PyTorch; allowed: Python 3.11 with requirements-parity.txt; run make PYTHON=python3.11 bench in a fresh clone")
-
-QUICKSTART = ModelConfig(
-    num_layers=4,
-    d_model=256,
-    num_heads=4,
-    num_kv_heads=4,
-    d_ff=640,
-    vocab_size=8192,
-    context_length=512,
-    compute_dtype="float32",
-    loss_chunk_tokens=64,
-)
 SHAPES = {
-    "4 layers, width 256, vocabulary 8,192, 8 x 512 tokens": (QUICKSTART, 8),
-    "8 layers, width 512, vocabulary 16,000, 4 x 512 tokens": (
-        dataclasses.replace(QUICKSTART, num_layers=8, d_model=512, num_heads=8, num_kv_heads=8, d_ff=1344, vocab_size=16_000),
-        4,
-    ),
-    "4 layers, width 256, vocabulary 8,192, 2 x 2,048 tokens": (dataclasses.replace(QUICKSTART, context_length=2048), 2),
+    "4 layers, width 256, vocabulary 8,192, 8 x 512 tokens": (beside.TINY, 8),
+    "8 layers, width 512, vocabulary 16,000, 4 x 512 tokens": (beside.SMALL, 4),
+    "4 layers, width 256, vocabulary 8,192, 2 x 2,048 tokens": (dataclasses.replace(beside.TINY, context_length=2048), 2),
 }
 MICROBATCH = 2
 """Ours accumulates over microbatches of two sequences, whose activations stay in the cache; a setting that any run has."""
@@ -77,19 +59,7 @@ def ours(config: ModelConfig, rows: np.ndarray):
 
 def theirs(config: ModelConfig, rows: np.ndarray):
     """The same in PyTorch."""
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            max_position_embeddings=config.context_length,
-            attn_implementation="sdpa",
-            tie_word_embeddings=False,
-        )
-    )
+    model = beside.llama(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     tokens = torch.tensor(rows[:, :-1]).long()
 

@@ -101,7 +101,11 @@ def table(title: str, rows: Sequence[Mapping], columns: Sequence[str], cell: Cal
 
 
 def _names(rows: Sequence[Mapping]) -> list[str]:
-    return [f"{row['run']}, step {row['step']:,}" for row in rows]
+    """Run and step, of a run's path no more than tells the runs apart: a cell holds no long paths."""
+    paths = {row["run"]: pathlib.Path(row["run"]).parts for row in rows}
+    depths = range(1, max(map(len, paths.values())) + 1)
+    depth = next((depth for depth in depths if len({parts[-depth:] for parts in paths.values()}) == len(paths)), depths[-1])
+    return [f"{pathlib.Path(*paths[row['run']][-depth:])}, step {row['step']:,}" for row in rows]
 
 
 def _tokens(count: int | None) -> str:

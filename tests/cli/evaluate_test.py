@@ -137,7 +137,7 @@ def test_checkpoints_and_runs_stand_in_the_layout_of_tables_5_and_6(call, traine
     assert [(model["run"], model["step"]) for model in models] == [(trained.path, 5), (trained.path, 10), (str(tmp_path / "other"), 10)]
     assert models[0]["domains"] == models[1]["domains"] == models[2]["domains"]  # the fixture's steps have the same weights
     code, out, _ = call(*arguments)
-    assert code == 0 and "Bits per byte" in out and "Loss" in out and out.count("step 10") == 4
+    assert code == 0 and "Bits per byte" in out and "Loss" in out and out.count("step 10") == 4 and out.count("other, step 10") == 2
     assert "web" in out and "proportions" in out
 
 

@@ -63,7 +63,10 @@ def running(
 
 
 class ByHand:
-    """An engine without a model: each order in `orders` is a step, which gives every text under way one token, or an exception."""
+    """An engine without a model: each order in `orders` is a step, which gives every text under way one token, or an exception.
+
+    Without an order a step gives nothing, so that the worker can take in requests.
+    """
 
     def __init__(self, *, slots: int = 2, context_length: int = 64):
         self.slots, self.context_length = slots, context_length
@@ -93,7 +96,10 @@ class ByHand:
         self.dropped.put(ticket)
 
     def step(self) -> dict[int, Piece]:
-        order = self.orders.get(timeout=SECONDS)
+        try:
+            order = self.orders.get(timeout=0.01)
+        except queue.Empty:
+            return {}
         if isinstance(order, Exception):
             raise order
         pieces = {}

@@ -1,0 +1,81 @@
+"""What is measured beside transformers' Llama: shapes, the same weights on both sides, and text that every machine has."""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+import sys
+
+from teleflm_jax.cli import main as commands
+from teleflm_jax.cli import options
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.tokenizer import train
+
+try:
+    import lm_eval  # noqa: F401  (measured by those that import this module)
+    import torch
+    import transformers
+except ImportError:
+    sys.exit("error: got no PyTorch; allowed: Python 3.11 with requirements-parity.txt; in a fresh clone: make PYTHON=python3.11 setup-dev")
+
+TINY = ModelConfig(
+    num_layers=4,
+    d_model=256,
+    num_heads=4,
+    num_kv_heads=4,
+    d_ff=640,
+    vocab_size=8192,
+    context_length=512,
+    compute_dtype="float32",
+    loss_chunk_tokens=64,
+)
+SMALL = dataclasses.replace(TINY, num_layers=8, d_model=512, num_heads=8, num_kv_heads=8, d_ff=1344, vocab_size=16_000)
+MEDIUM = dataclasses.replace(SMALL, num_layers=16, d_model=1024, num_heads=16, num_kv_heads=16, d_ff=2816, vocab_size=32_000)
+
+
+def describe(config: ModelConfig) -> str:
+    """A shape in words."""
+    return f"{config.num_layers} layers, width {config.d_model}, vocabulary {config.vocab_size:,}"
+
+
+def llama(config: ModelConfig) -> transformers.LlamaForCausalLM:
+    """Transformers' Llama of that shape with random weights, float32."""
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            max_position_embeddings=config.context_length,
+            rms_norm_eps=config.norm_epsilon,
+            attn_implementation="sdpa",
+            tie_word_embeddings=False,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    ).eval()
+
+
+def texts(count: int) -> list[str]:
+    """Modules of Python's own library, in order of name."""
+    files = sorted(pathlib.Path(os.__file__).parent.glob("*.py"))
+    return [file.read_text(encoding="utf-8") for file in itertools.islice(files, count)]
+
+
+def folders(config: ModelConfig, root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """One model twice, with one tokenizer: a folder as transformers saves it, and a run's folder that `import` made of it."""
+    theirs, ours = root / "theirs", root / "ours"
+    torch.manual_seed(0)
+    llama(config).save_pretrained(theirs)
+    (theirs / "tokenizer.json").write_text(train.train(iter(texts(200)), config.vocab_size), encoding="utf-8")
+    arguments = ["import", "--from", str(theirs), "--workdir", str(ours)]
+    if options.run_command(lambda: commands.main(arguments)):
+        sys.exit("error: the import failed")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(ours / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.save_pretrained(theirs)
+    return theirs, ours

@@ -1,0 +1,165 @@
+"""Scoring and decoding beside transformers on the same CPU: same weights, same texts, float32, taken in turn in one run.
+
+    python benchmarks/inference.py [--shape tiny|small|medium] [--rounds 3]
+
+Prints JSON, tokens/s of both and their ratio (medians), with what both found, which has to agree:
+
+- bits per byte: whole modules of Python's library; ours `bpb.measure`, theirs lm-evaluation-harness's rolling log-likelihood.
+- log-likelihood: four endings, by turns one and several tokens long, of each of 100 contexts; and one ending each. Tokens are those of the
+  texts as asked, each context counted with every ending, whoever reads it how often.
+- decoding: greedy, 1 and 16 prompts, 64 tokens in and 128 out.
+
+Of the harness's model the fastest of several batch sizes counts.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+
+import beside
+import jax
+import lm_eval
+import numpy as np
+import tokenizers
+import torch
+import transformers
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from sharding import rules
+from sharding.config import MeshConfig
+from teleflm_jax import config
+from teleflm_jax.cli import evaluate, options, run_folder
+from teleflm_jax.evaluate import bpb, harness
+from teleflm_jax.evaluate.model import Model
+from teleflm_jax.generate import engine
+from teleflm_jax.generate.request import Request
+from teleflm_jax.generate.sampling import GREEDY
+
+SHAPES = {"tiny": beside.TINY, "small": beside.SMALL, "medium": beside.MEDIUM}
+BATCH_SIZES = (1, 4, 16)
+WORDS = 60
+"""Of a context; of an ending 1 or 6."""
+
+
+def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, object]]:
+    """Median seconds of each, and what each returned; the first round warms up."""
+    seconds, found = {name: [] for name in sides}, {}
+    for turn in range(rounds + 1):
+        for name, side in sides.items():
+            began = time.perf_counter()
+            found[name] = side()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}, found
+
+
+def row(seconds: Mapping[str, float], tokens: int, **more: object) -> dict:
+    """Tokens/s of ours and of the fastest of theirs."""
+    theirs = min((name for name in seconds if name != "ours"), key=lambda name: seconds[name])
+    speeds = {"ours tokens/s": round(tokens / seconds["ours"]), f"{theirs} tokens/s": round(tokens / seconds[theirs])}
+    return speeds | {"ratio": round(seconds[theirs] / seconds["ours"], 2)} | more
+
+
+def apart(ours: list[float], theirs: list[float]) -> float:
+    """Largest relative difference."""
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def asked(kind: str, arguments: list[tuple]) -> list[Instance]:
+    """Requests of the harness."""
+    return [Instance(request_type=kind, doc={}, arguments=each, idx=i) for i, each in enumerate(arguments)]
+
+
+def opened(folder: pathlib.Path) -> tuple[options.Run, tokenizers.Tokenizer]:
+    """The configuration and the tokenizer of a run's folder."""
+    run = options.Run(**config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train")))
+    return run, run_folder.load_tokenizer(folder, run.model.vocab_size)
+
+
+def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
+    """Bits per byte and log-likelihoods."""
+    run, tokenizer = opened(folder)
+    peers = {
+        f"harness, batches of {size}": HFLM(pretrained=str(theirs), device="cpu", dtype="float32", batch_size=size, add_bos_token=True)
+        for size in BATCH_SIZES
+    }
+    found = {}
+
+    documents = beside.texts(20)
+    held_out = [evaluate.encode(tokenizer, text) for text in documents]
+    layout = rules.layout(MeshConfig(), run.model.d_model)
+    model = layout.physical(run_folder.load_model(folder, run, 0, layout.stored))
+    rolling = asked("loglikelihood_rolling", [(text,) for text in documents])
+    measure = lambda: -bpb.measure(model, {"all": held_out}, batch_size=8, layout=layout, bos=1)["all"].nats  # noqa: E731
+    sides = {name: lambda lm=lm: sum(lm.loglikelihood_rolling(rolling, disable_tqdm=True)) for name, lm in peers.items()}
+    seconds, sums = in_turn({"ours": measure} | sides, rounds)
+    tokens = sum(len(one.tokens) for one in held_out)
+    found["bits per byte"] = row(seconds, tokens, apart=apart([sums["ours"]], [sums[name] for name in sides][:1]))
+
+    ours = harness.Harness(Model(name="ours", decoder=run_folder.load_decoder(folder, run, 0), tokenizer=tokenizer, batch_size=8))
+    words = " ".join(beside.texts(40)).split()
+    for name, endings, contexts in (("four endings of a context", 4, 100), ("one ending of a context", 1, 200)):
+        pairs = []
+        for start in range(0, contexts * 100, 100):
+            context = " ".join(words[start : start + WORDS])
+            pairs += [(context, " " + " ".join(words[at : at + (1, 6)[at % 2]])) for at in range(start + 70, start + 70 + endings)]
+        requests = asked("loglikelihood", pairs)
+        sides = {name: lambda lm=lm: lm.loglikelihood(requests, disable_tqdm=True) for name, lm in ({"ours": ours} | peers).items()}  # noqa: B023
+        seconds, answers = in_turn(sides, rounds)
+        first = next(name for name in answers if name != "ours")
+        tokens = sum(len(tokenizer.encode(a + b, add_special_tokens=False).ids) for a, b in pairs)
+        found[name] = row(seconds, tokens, apart=apart(*([nats for nats, _ in answers[side]] for side in ("ours", first))))
+    return found
+
+
+def decoding(folder: pathlib.Path, theirs: pathlib.Path, rounds: int, *, prompt: int = 64, new: int = 128) -> dict:
+    """Greedy continuation of 1 and of 16 prompts."""
+    run, tokenizer = opened(folder)
+    decoder = run_folder.load_decoder(folder, run, 0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(theirs, dtype=torch.float32).eval()
+    found = {}
+    for count in (1, 16):
+        ids = np.random.default_rng(0).integers(300, tokenizer.get_vocab_size(), (count, prompt))
+        requests = [Request(prompt=tuple(row.tolist()), max_tokens=new, sampling=GREEDY) for row in ids]
+        running = engine.Engine(decoder, tokenizer, slots=count)
+
+        def ours(running=running, requests=requests):
+            return [[token.id for token in piece.tokens] for piece in engine.run(running, requests)]
+
+        @torch.inference_mode()
+        def generate(ids=ids):
+            given = torch.tensor(ids)
+            mask = torch.ones_like(given)
+            made = model.generate(given, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False)
+            return made[:, prompt:].tolist()
+
+        seconds, made = in_turn({"ours": ours, "transformers": generate}, rounds)
+        equal = statistics.mean(a == b for a, b in zip(made["ours"], made["transformers"], strict=True))
+        found[f"decoding, {count} at a time"] = row(seconds, count * new, equal_texts=equal)
+    return found
+
+
+def main() -> None:
+    """Print the comparison of every shape."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="repeatable; default: tiny and small")
+    parser.add_argument("--rounds", type=int, default=3, help="of each side, in turn")
+    args = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    versions = {module.__name__: module.__version__ for module in (jax, torch, transformers, lm_eval)}
+    print(json.dumps({"versions": versions, "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}), flush=True)
+    for name in args.shape or ("tiny", "small"):
+        with tempfile.TemporaryDirectory() as root:
+            ours, theirs = reversed(beside.folders(SHAPES[name], pathlib.Path(root)))
+            found = scoring(ours, theirs, args.rounds) | decoding(ours, theirs, args.rounds)
+        print(json.dumps({beside.describe(SHAPES[name]): found}, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

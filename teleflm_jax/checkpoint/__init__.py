@@ -44,8 +44,6 @@ LAYERS = "blocks"
 """Name of the parts of a tree whose arrays are stacked along a leading dimension, one entry a layer."""
 CHUNK_BYTES = 64 << 20
 """What a reader decodes at once, at most, save for what one device holds of a layer's weight."""
-SETTLE_SECONDS = 0.01
-"""Between two looks at a save that is being written."""
 LISTED = 10
 """Differences that an error names."""
 
@@ -99,7 +97,6 @@ class Writer:
         self.keep.bpbs[step] = record.bpb
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
-        self._settle()
         with _disk_errors(self.folder):
             self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
 
@@ -115,16 +112,8 @@ class Writer:
 
     def wait(self) -> None:
         """Return when nothing is being written any more; raises what the writing met."""
-        self._settle()
         with _disk_errors(self.folder):
             self.orbax.wait()
-
-    def _settle(self) -> None:
-        """Wait until the save before this one is done, or raise what it met here: Orbax would tell after it has waited for the others."""
-        with _disk_errors(self.folder):
-            while self.orbax.is_saving_in_progress():
-                self.orbax._manager.check_for_errors()
-                time.sleep(SETTLE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -143,12 +132,28 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
     )
     with _disk_errors(folder), contextlib.ExitStack() as stack:
         checkpointer = stack.enter_context(ocp.training.Checkpointer(folder.resolve(), context=chunks, **options))
+        _do_not_wait_after_a_failure(checkpointer)
         try:
             yield Writer(orbax=checkpointer, folder=folder, keep=keep)
         except OSError:
             if jax.process_count() > 1:
                 stack.pop_all()  # closing would wait for the others, who wait for what this process could not write
             raise
+
+
+def _do_not_wait_after_a_failure(checkpointer: ocp.training.Checkpointer) -> None:
+    """Let a background save that failed on this process end at once.
+
+    Orbax's would first wait for all processes to end theirs, which wait for what this one could not write: twenty minutes.
+    """
+    tracker = checkpointer._manager._save_progress_tracker
+    sync = tracker.set
+
+    def sync_unless_failing(value: bool) -> None:
+        if sys.exception() is None:
+            sync(value)
+
+    tracker.set = sync_unless_failing
 
 
 def steps(folder: pathlib.Path) -> list[int]:

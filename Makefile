@@ -1,10 +1,10 @@
-# make quickstart · test · test-slow · test-distributed · test-faults · test-plan-gpu · lint · bench; everything happens in .venv, made from the
+# make quickstart · test · test-slow · test-distributed · test-faults · test-plan-gpu · lint · bench · bench-inference; everything happens in .venv, made from the
 # project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart test test-slow test-distributed test-faults test-plan-gpu lint format bench clean
+.PHONY: setup setup-dev quickstart test test-slow test-distributed test-faults test-plan-gpu lint format bench bench-inference clean
 
 setup: .venv/runtime
 setup-dev: .venv/dev
@@ -56,6 +56,11 @@ format: setup-dev
 
 bench: setup-dev
 	$(BIN)/python benchmarks/train_step.py
+
+# The second part wants 20 GB of disk and 12 GB of memory.
+bench-inference: setup-dev
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/loading.py
 
 clean:
 	rm -rf .venv .venv-gpu

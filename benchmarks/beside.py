@@ -6,11 +6,15 @@ import os
 import pathlib
 import sys
 
+import tokenizers
+
+from teleflm_jax import config
 from teleflm_jax.cli import main as commands
-from teleflm_jax.cli import options
+from teleflm_jax.cli import options, run_folder
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.tokenizer import train
 
+os.environ.setdefault("TQDM_DISABLE", "1")
 try:
     import lm_eval  # noqa: F401  (measured by those that import this module)
     import torch
@@ -33,23 +37,23 @@ SMALL = dataclasses.replace(TINY, num_layers=8, d_model=512, num_heads=8, num_kv
 MEDIUM = dataclasses.replace(SMALL, num_layers=16, d_model=1024, num_heads=16, num_kv_heads=16, d_ff=2816, vocab_size=32_000)
 
 
-def describe(config: ModelConfig) -> str:
+def describe(shape: ModelConfig) -> str:
     """A shape in words."""
-    return f"{config.num_layers} layers, width {config.d_model}, vocabulary {config.vocab_size:,}"
+    return f"{shape.num_layers} layers, width {shape.d_model}, vocabulary {shape.vocab_size:,}"
 
 
-def llama(config: ModelConfig) -> transformers.LlamaForCausalLM:
+def llama(shape: ModelConfig) -> transformers.LlamaForCausalLM:
     """Transformers' Llama of that shape with random weights, float32."""
     return transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            max_position_embeddings=config.context_length,
-            rms_norm_eps=config.norm_epsilon,
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.d_model,
+            intermediate_size=shape.d_ff,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            num_key_value_heads=shape.num_kv_heads,
+            max_position_embeddings=shape.context_length,
+            rms_norm_eps=shape.norm_epsilon,
             attn_implementation="sdpa",
             tie_word_embeddings=False,
             bos_token_id=1,
@@ -65,17 +69,27 @@ def texts(count: int) -> list[str]:
     return [file.read_text(encoding="utf-8") for file in itertools.islice(files, count)]
 
 
-def folders(config: ModelConfig, root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+def folders(shape: ModelConfig, root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     """One model twice, with one tokenizer: a folder as transformers saves it, and a run's folder that `import` made of it."""
     theirs, ours = root / "theirs", root / "ours"
     torch.manual_seed(0)
-    llama(config).save_pretrained(theirs)
-    (theirs / "tokenizer.json").write_text(train.train(iter(texts(200)), config.vocab_size), encoding="utf-8")
-    arguments = ["import", "--from", str(theirs), "--workdir", str(ours)]
-    if options.run_command(lambda: commands.main(arguments)):
-        sys.exit("error: the import failed")
+    llama(shape).save_pretrained(theirs)
+    (theirs / "tokenizer.json").write_text(train.train(iter(texts(200)), shape.vocab_size), encoding="utf-8")
+    command("import", "--from", theirs, "--workdir", ours)
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(ours / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
     tokenizer.save_pretrained(theirs)
     return theirs, ours
+
+
+def command(*arguments: object) -> None:
+    """Run a command of `python -m teleflm_jax`, or leave with its exit code."""
+    if code := options.run_command(lambda: commands.main([*map(str, arguments)])):
+        sys.exit(code)
+
+
+def opened(folder: pathlib.Path) -> tuple[options.Run, tokenizers.Tokenizer]:
+    """The configuration and the tokenizer of a run's folder."""
+    run = options.Run(**config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train")))
+    return run, run_folder.load_tokenizer(folder, run.model.vocab_size)

@@ -64,6 +64,8 @@ def main(args: argparse.Namespace) -> int:
     prompts = [_argument(prompt) for prompt in args.prompt] + [_file(path) for path in args.prompt_file]
     if not prompts:
         raise UserError("got no prompt; allowed: one or more; add --prompt TEXT")
+    if args.slots < 1:
+        raise UserError(f"got --slots {args.slots}; allowed: 1 or more; change --slots")
     run = options.load(args, optional=("data", "train"))
     folder = options.workdir(args)
     step = run_folder.choose_step(folder, args.step)

@@ -87,6 +87,7 @@ def test_an_interrupted_stream_ends_its_line(call, trained, monkeypatch):
         (["--prompt", "a", "--top_k", "-2"], "got top_k -2"),
         (["--prompt", "a", "--repetition_penalty", "0"], "got repetition_penalty 0.0"),
         (["--prompt", "a", "--max_tokens", "0"], "got max_tokens 0"),
+        (["--prompt", "a", "--slots", "0"], "got --slots 0; allowed: 1 or more; change --slots"),
         (["--prompt", "a", "--seed", "-1"], "got seed -1"),
         (["--prompt", "the time of a house " * 9], "tokens (<s> included) for a context of 32; allowed: at most 31"),
         (["--prompt", "\udcff"], "got a --prompt that is not UTF-8"),

@@ -1,5 +1,5 @@
-# make quickstart · test · test-slow · test-distributed · test-faults · test-plan-gpu · lint · bench · bench-inference; everything happens in .venv, made from the
-# project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
+# make quickstart · test · test-slow · test-distributed · test-faults · test-plan-gpu · lint · bench · bench-inference; everything happens in
+# .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')

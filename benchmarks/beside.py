@@ -8,9 +8,10 @@ import sys
 
 import tokenizers
 
-from teleflm_jax import config
+from teleflm_jax import mup
 from teleflm_jax.cli import main as commands
 from teleflm_jax.cli import options, run_folder
+from teleflm_jax.huggingface.config import LLAMA, exported
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.tokenizer import train
 
@@ -44,23 +45,9 @@ def describe(shape: ModelConfig) -> str:
 
 def llama(shape: ModelConfig) -> transformers.LlamaForCausalLM:
     """Transformers' Llama of that shape with random weights, float32."""
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=shape.vocab_size,
-            hidden_size=shape.d_model,
-            intermediate_size=shape.d_ff,
-            num_hidden_layers=shape.num_layers,
-            num_attention_heads=shape.num_heads,
-            num_key_value_heads=shape.num_kv_heads,
-            max_position_embeddings=shape.context_length,
-            rms_norm_eps=shape.norm_epsilon,
-            attn_implementation="sdpa",
-            tie_word_embeddings=False,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-    ).eval()
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    said = exported(shape, mup.MupConfig(), LLAMA, "float32", ids)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(said, attn_implementation="sdpa")).eval()
 
 
 def texts(count: int) -> list[str]:
@@ -91,5 +78,5 @@ def command(*arguments: object) -> None:
 
 def opened(folder: pathlib.Path) -> tuple[options.Run, tokenizers.Tokenizer]:
     """The configuration and the tokenizer of a run's folder."""
-    run = options.Run(**config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train")))
+    run = run_folder.configuration(folder)
     return run, run_folder.load_tokenizer(folder, run.model.vocab_size)

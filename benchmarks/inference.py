@@ -81,8 +81,7 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
     """Bits per byte and log-likelihoods."""
     run, tokenizer = beside.opened(folder)
     peers = {
-        f"harness, batches of {size}": HFLM(pretrained=str(theirs), device="cpu", dtype="float32", batch_size=size, add_bos_token=True)
-        for size in BATCH_SIZES
+        f"harness, batches of {size}": HFLM(pretrained=str(theirs), device="cpu", dtype="float32", batch_size=size) for size in BATCH_SIZES
     }
     found = {}
 
@@ -94,10 +93,12 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
     measure = lambda: -bpb.measure(model, {"all": held_out}, batch_size=8, layout=layout, bos=1)["all"].nats  # noqa: E731
     sides = {name: lambda lm=lm: sum(lm.loglikelihood_rolling(rolling, disable_tqdm=True)) for name, lm in peers.items()}
     seconds, sums = in_turn({"ours": measure} | sides, rounds)
+    ours, *others = sums.values()
     tokens = sum(len(one.tokens) for one in held_out)
-    found["bits per byte"] = row(seconds, tokens, apart=apart([sums["ours"]], [sums[name] for name in sides][:1]))
+    found["bits per byte"] = row(seconds, tokens, apart=apart([ours] * len(others), others))
 
-    ours = harness.Harness(Model(name="ours", decoder=run_folder.load_decoder(folder, run, 0), tokenizer=tokenizer, batch_size=8))
+    asking = Model(name="ours", decoder=run_folder.load_decoder(folder, run, 0), tokenizer=tokenizer, batch_size=8, bos=False)
+    everyone = {"ours": harness.Harness(asking)} | peers
     words = " ".join(beside.texts(40)).split()
     for name, endings, contexts in (("four endings of a context", 4, 50), ("one ending of a context", 1, 100)):
         pairs = []
@@ -105,11 +106,11 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
             context = " ".join(words[start : start + WORDS])
             pairs += [(context, " " + " ".join(words[at : at + (1, 6)[at % 2]])) for at in range(start + 70, start + 70 + endings)]
         requests = asked("loglikelihood", pairs)
-        sides = {name: lambda lm=lm: lm.loglikelihood(requests, disable_tqdm=True) for name, lm in ({"ours": ours} | peers).items()}  # noqa: B023
+        sides = {side: lambda lm=lm, asked=requests: lm.loglikelihood(asked, disable_tqdm=True) for side, lm in everyone.items()}
         seconds, answers = in_turn(sides, rounds)
-        first = next(name for name in answers if name != "ours")
+        ours, *others = [[nats for nats, _ in answer] for answer in answers.values()]
         tokens = sum(len(tokenizer.encode(a + b, add_special_tokens=False).ids) for a, b in pairs)
-        found[name] = row(seconds, tokens, apart=apart(*([nats for nats, _ in answers[side]] for side in ("ours", first))))
+        found[name] = row(seconds, tokens, apart=max(apart(ours, theirs_) for theirs_ in others))
     return found
 
 

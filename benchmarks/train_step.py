@@ -28,11 +28,8 @@ from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
 
-SHAPES = {
-    "4 layers, width 256, vocabulary 8,192, 8 x 512 tokens": (beside.TINY, 8),
-    "8 layers, width 512, vocabulary 16,000, 4 x 512 tokens": (beside.SMALL, 4),
-    "4 layers, width 256, vocabulary 8,192, 2 x 2,048 tokens": (dataclasses.replace(beside.TINY, context_length=2048), 2),
-}
+SHAPES = ((beside.TINY, 8), (beside.SMALL, 4), (dataclasses.replace(beside.TINY, context_length=2048), 2))
+"""With the sequences of a batch."""
 MICROBATCH = 2
 """Ours accumulates over microbatches of two sequences, whose activations stay in the cache; a setting that any run has."""
 
@@ -99,11 +96,8 @@ def main() -> None:
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
     }
-    print(
-        json.dumps(
-            {"versions": versions, "load": os.getloadavg()[0]} | {name: compare(*shape, rounds) for name, shape in SHAPES.items()}, indent=2
-        )
-    )
+    found = {f"{beside.describe(shape)}, {rows} x {shape.context_length:,} tokens": compare(shape, rows, rounds) for shape, rows in SHAPES}
+    print(json.dumps({"versions": versions, "load": os.getloadavg()[0]} | found, indent=2))
 
 
 if __name__ == "__main__":

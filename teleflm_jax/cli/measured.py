@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tokenizers
 
-from teleflm_jax import checkpoint, config
+from teleflm_jax import checkpoint
 from teleflm_jax.checkpoint import record
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.cli.tables import Table
@@ -72,8 +72,7 @@ def choose(args: argparse.Namespace, run: options.Run, folder: pathlib.Path) -> 
         other = pathlib.Path(path)
         if not (other / options.SAVED_CONFIG).is_file():
             raise UserError(f"got --beside {path} without {options.SAVED_CONFIG}; allowed: a run's folder; change --beside")
-        found = config.parse([str(other / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train"))
-        changed = dataclasses.replace(options.Run(**found), evaluation=run.evaluation, suite=run.suite)
+        changed = dataclasses.replace(run_folder.configuration(other), evaluation=run.evaluation, suite=run.suite)
         chosen.append(Chosen(folder=other, run=changed, step=run_folder.choose_step(other, int(step) if step else None)))
     return chosen
 

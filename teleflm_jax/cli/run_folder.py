@@ -28,6 +28,15 @@ FREE = {
 """Fields that may change when a run goes on (of the tokenizer its path, not its content; proportions if `change_proportions` says so)."""
 
 
+def configuration(folder: pathlib.Path) -> options.Run:
+    """What a run was trained with; of an imported model without `data` and `train`.
+
+    Raises:
+        UserError: the saved configuration is damaged.
+    """
+    return options.Run(**config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train")))
+
+
 def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
     """Hold sections of a configuration against those that the run was trained with.
 
@@ -38,10 +47,10 @@ def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
     Raises:
         UserError: a field differs that is not in `FREE`.
     """
-    saved = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train"))
+    saved = configuration(folder)
     for section in sections.keys() & {"model", "mup", "optimizer", "data", "train"}:
         for field in dataclasses.fields(sections[section]):
-            old, new = getattr(saved[section], field.name), getattr(sections[section], field.name)
+            old, new = getattr(getattr(saved, section), field.name), getattr(sections[section], field.name)
             if old != new and field.name not in FREE.get(section, ()):
                 raise UserError(
                     f"got {section}.{field.name}={new!r}, where the run in {folder} has {old!r}; allowed: the same as it was trained with; "

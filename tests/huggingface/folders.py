@@ -50,6 +50,6 @@ def call(*arguments: object) -> int:
 
 def load(folder: pathlib.Path) -> Transformer:
     """The newest model of a run's folder, and its place on eight devices."""
-    run = options.Run(**config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train")))
+    run = run_folder.configuration(folder)
     layout = rules.layout(MeshConfig(zero=3), run.model.d_model)
     return run_folder.load_model(folder, run, run_folder.choose_step(folder, None), layout.stored)

@@ -72,13 +72,16 @@ def damages(path: pathlib.Path):
 
 
 def test_whatever_is_damaged_is_noticed_or_has_done_no_harm(saved, tmp_path):
-    """Every file of a checkpoint in one of three ways, and those that must be noticed in all of them; `make test-faults` does it all."""
-    noticed = set()
+    """A file of each kind in one of three ways, and those that must be noticed in all of them; `make test-faults` does all files."""
+    noticed, seen = set(), set()
     folder = tmp_path / "checkpoints"
     names = sorted(path.relative_to(saved) for path in (saved / "6").rglob("*") if path.is_file())
     must = ("_METADATA", "manifest.ocdbt", "data", checkpoint.MARKER)
     for number, name in enumerate(names):
         kind_of_file = "data" if "d" in name.parts else name.name
+        if (name.parts[1], kind_of_file) in seen:
+            continue
+        seen.add((name.parts[1], kind_of_file))
         every_way = kind_of_file in must and "optimizer" not in name.parts
         for how in range(3) if every_way else [number % 3]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -89,10 +89,10 @@ def test_a_text_does_not_depend_on_its_neighbours_their_settings_or_when_it_came
 @pytest.mark.parametrize(
     "mesh",
     [
-        MeshConfig(data=2),
-        MeshConfig(data=1, tensor=4),
+        pytest.param(MeshConfig(data=2), marks=pytest.mark.distributed),
+        pytest.param(MeshConfig(data=1, tensor=4), marks=pytest.mark.distributed),
         MeshConfig(data=2, pipe=2, tensor=2),
-        MeshConfig(data=1, pipe=2, tensor=4),
+        pytest.param(MeshConfig(data=1, pipe=2, tensor=4), marks=pytest.mark.distributed),
     ],
     ids=["data 2", "tensor 4", "2 x 2 x 2", "pipe 2 x tensor 4"],
 )

@@ -28,8 +28,10 @@ def expected(context, continuation):
     return table[np.arange(count), text[-count:]].sum(), table.argmax(axis=-1).tolist() == text[-count:]
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)], ids=["one device", "2 x 2 x 2"])
-@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize(
+    "sizes, batch_size",
+    [((1, 1, 1), 8), ((2, 2, 2), 8), *(pytest.param(sizes, 1, marks=pytest.mark.distributed) for sizes in ((1, 1, 1), (2, 2, 2)))],
+)
 def test_scores_are_those_of_full_forward_passes_in_the_order_asked(sizes, batch_size):
     pairs = [pair for both in zip(CHOICES, [*ALONE, *ALONE], strict=True) for pair in both]
     found = score.score(on(*sizes), pairs, batch_size=batch_size)

@@ -32,7 +32,14 @@ MESHES = [
 ]
 
 
-@pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "pipe": 2, "tensor": 2}, {"data": 4, "tensor": 2, "zero": 3}])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2, "pipe": 2, "tensor": 2},
+        pytest.param({"data": 8}, marks=pytest.mark.distributed),
+        pytest.param({"data": 4, "tensor": 2, "zero": 3}, marks=pytest.mark.distributed),
+    ],
+)
 def test_the_planned_step_is_the_one_that_the_loop_runs(tmp_path, monkeypatch, mesh):
     config = tiny.config(num_layers=4)
     layout = rules.layout(MeshConfig(**mesh), config.d_model)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sharding import rules
 from sharding.config import MeshConfig
@@ -61,6 +62,7 @@ def slopes(base_width: int | None) -> dict[str, float]:
     return {name: np.polyfit(np.log(WIDTHS), np.log([row[name] for row in table]), 1)[0] for name in table[0]}
 
 
+@pytest.mark.slow
 def test_activations_and_their_changes_are_flat_under_mup_and_grow_without_it():
     with_mup, without = slopes(128), slopes(None)
     # random weights and four widths leave an exponent uncertain by about 0.1; without µP theory says about 1/2 to 1

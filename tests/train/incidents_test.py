@@ -134,6 +134,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
     assert [event["step"] for event in events(folder, "save")] == [7, 14, 20]
 
 
+@pytest.mark.faults
 def test_a_rewind_is_remembered_when_the_process_dies_on_the_way(tmp_path, monkeypatch):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     breaking(monkeypatch, {10}, with_nan)
@@ -174,6 +175,7 @@ def test_too_many_skips_rewind_and_too_many_rewinds_give_up_with_3(tmp_path):
     assert len(events(folder, "rewind")) == 2
 
 
+@pytest.mark.faults
 def test_copies_of_weights_that_differ_between_groups_name_the_process_and_the_same_data_are_drawn_again(tmp_path, monkeypatch):
     clean, folder = tmp_path / "clean", tmp_path / "run"
     layout = rules.layout(MeshConfig(zero=0), 32, jax.devices()[:4])
@@ -248,6 +250,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
     assert "the checkpoint of step 14 is damaged" in capfd.readouterr().err
 
 
+@pytest.mark.faults
 def test_with_no_sound_checkpoint_the_run_stops_and_touches_nothing(tmp_path):
     folder = tmp_path / "run"
     assert loop.train(plan(folder)) == loop.DONE

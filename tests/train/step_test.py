@@ -54,7 +54,9 @@ def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) 
     return figures, state
 
 
-@pytest.mark.parametrize("devices, microbatch_size", [(1, 1), (1, 4), (2, 2), (4, 1), (8, 1)])
+@pytest.mark.parametrize(
+    "devices, microbatch_size", [(1, 4), (8, 1), *(pytest.param(*one, marks=pytest.mark.distributed) for one in ((1, 1), (2, 2), (4, 1)))]
+)
 def test_microbatches_and_devices_change_nothing(devices, microbatch_size):
     figures, state = run(devices, microbatch_size)
     expected, expected_state = run(1, 8)

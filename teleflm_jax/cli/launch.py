@@ -157,10 +157,22 @@ def _follow() -> None:
 def _failure(codes: list[int | None]) -> tuple[int, int] | None:
     """The first process that failed, and its exit code; None while none has.
 
-    Of several that failed since the last look, one killed by a signal or with another code is likelier to have followed from one that hung.
+    Of several that failed since the last look, one is likelier the cause the more it says of itself: that it hung, then any other code of
+    ours, then a signal; a traceback, or an abort by jax's or gloo's threads, may just be how it noticed that another has gone.
     """
     failures = [(index, code) for index, code in enumerate(codes) if code not in (None, *processes.ORDERLY)]
-    return min(failures, key=lambda failure: (failure[1] != processes.HUNG, failure[1] < 0, failure[0]), default=None)
+    return min(failures, key=lambda failure: (_likelihood(failure[1]), failure[0]), default=None)
+
+
+def _likelihood(code: int) -> int:
+    """The lower, the likelier it is the cause of other processes' ends."""
+    if code == processes.HUNG:
+        return 0
+    if code > 1:
+        return 1
+    if code in (-signal.SIGABRT, -signal.SIGTERM):
+        return 4
+    return 2 if code < 0 else 3
 
 
 def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> None:

@@ -100,11 +100,13 @@ def test_a_hung_process_is_the_cause_and_one_that_is_stopped_is_killed(script):
     )
 
 
-def test_of_several_failures_the_hung_one_is_the_cause_then_the_one_that_was_not_killed():
+def test_of_several_failures_the_one_that_says_most_of_itself_is_the_cause():
     assert command._failure([None, 0, 75]) is None
     assert command._failure([-6, 1, 70]) == (2, 70)
-    assert command._failure([-6, 1, None]) == (1, 1)
-    assert command._failure([0, -9, -6]) == (1, -9)
+    assert command._failure([1, 143]) == (1, 143)  # left at a second signal, which the other notices by a connection that closes
+    assert command._failure([1, -9]) == (1, -9)
+    assert command._failure([-6, 1]) == (1, 1)
+    assert command._failure([None, 2, 2]) == (1, 2)
 
 
 @pytest.mark.parametrize(

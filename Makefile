@@ -1,10 +1,10 @@
-# make quickstart · test · test-slow · test-distributed · test-faults · test-plan-gpu · lint · bench · bench-inference; everything happens in
-# .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
+# make quickstart · test · test-slow · test-distributed · test-faults · test-corpus · test-plan-gpu · lint · bench · bench-inference; everything
+# happens in .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart test test-slow test-distributed test-faults test-plan-gpu lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart test test-slow test-distributed test-faults test-corpus test-plan-gpu lint format bench bench-inference clean
 
 setup: .venv/runtime
 setup-dev: .venv/dev
@@ -18,7 +18,7 @@ setup-dev: .venv/dev
 	@touch $@
 
 # PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
-.venv/dev: requirements-dev.txt requirements-parity.txt .venv/runtime
+.venv/dev: requirements-dev.txt requirements-text.txt requirements-parity.txt .venv/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
@@ -36,6 +36,13 @@ test-distributed: setup-dev
 
 test-faults: setup-dev
 	$(BIN)/python -m pytest -n 2 -q -m faults $(TESTS)
+
+.venv/corpus: requirements-text.txt requirements-corpus.txt .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-corpus.txt
+	@touch $@
+
+test-corpus: .venv/corpus
+	$(BIN)/python -m pytest -q -m corpus $(TESTS)
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu

@@ -15,6 +15,7 @@ PROG = "python -m teleflm_jax"
 
 COMMANDS = {
     "info": "teleflm_jax.cli.info",
+    "corpus": "teleflm_jax.cli.corpus",
     "tokenizer": "teleflm_jax.cli.tokenizer",
     "pack": "teleflm_jax.cli.pack",
     "generate": "teleflm_jax.cli.generate",

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
 
     run = options.load(args, optional=("train",))
     sources = _chosen(run.data.sources, args.domain)
-    show, close = _bar() if sys.stderr.isatty() else _lines()
+    show, close = bar() if sys.stderr.isatty() else lines()
     packed: list[str] = []  # a bar and lines must not be drawn at the same time
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -64,29 +64,26 @@ def _chosen(sources: dict[str, str], domains: list[str]) -> dict[str, str]:
     return {domain: sources[domain] for domain in domains or sources}
 
 
-def _bar() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+def bar(unit: str = "bytes") -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+    """Bars on a terminal, one a step: what shows how far a step is, and what takes them away; `unit` is `bytes` or `parts`."""
     from rich import console, progress
 
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    bar = progress.Progress(*columns, console=console.Console(stderr=True))
-    bar.start()
+    amount = (progress.DownloadColumn(), progress.TransferSpeedColumn()) if unit == "bytes" else (progress.MofNCompleteColumn(),)
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), *amount, progress.TimeRemainingColumn())
+    bars = progress.Progress(*columns, console=console.Console(stderr=True))
+    bars.start()
     tasks: dict[str, progress.TaskID] = {}
 
     def show(step: str, done: int, total: int):
         if step not in tasks:
-            tasks[step] = bar.add_task(step)
-        bar.update(tasks[step], completed=done, total=total)
+            tasks[step] = bars.add_task(step)
+        bars.update(tasks[step], completed=done, total=total)
 
-    return show, bar.stop
+    return show, bars.stop
 
 
-def _lines() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+def lines(unit: str = "bytes") -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+    """The same as a line now and then, where there is no terminal."""
     began = shown = time.monotonic()
 
     def show(step: str, done: int, total: int):
@@ -94,6 +91,7 @@ def _lines() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
         now = time.monotonic()
         if now - shown >= LINE_SECONDS:
             shown = now
-            print(f"{step}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB after {now - began:,.0f} s", file=sys.stderr, flush=True)
+            amount = f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if unit == "bytes" else f"{done:,} of {total:,} parts"
+            print(f"{step}: {amount} after {now - began:,.0f} s", file=sys.stderr, flush=True)
 
     return show, lambda: None

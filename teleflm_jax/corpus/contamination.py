@@ -1,0 +1,205 @@
+"""Benchmarks' test items in training text: found by n-grams, and dropped or cut out. Source: report, section 2, "strict n-gram-based".
+
+An item is any text in the user's benchmark files. It gives all its runs of `words` tokens, or of `characters` where most of them are
+characters of a script without spaces; an item that is shorter is looked for as a whole, down to `shortest`. Tokens know neither case nor
+spaces nor punctuation, so neither does the search.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from teleflm_jax.corpus import documents, rows, tokens
+from teleflm_jax.corpus.config import DecontaminateConfig
+from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.errors import UserError
+
+BATCH_ITEMS = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The n-grams of all benchmarks."""
+
+    grams: dict[int, np.ndarray]
+    """n -> sorted uint64."""
+    owners: dict[int, np.ndarray]
+    """n -> int32: the benchmark of each; of several the first."""
+    benchmarks: tuple[str, ...]
+    items: dict[str, int]
+    """Benchmark -> texts in it that can be found."""
+    too_short: dict[str, int]
+    """Benchmark -> texts in it that are too short to be found."""
+
+
+def index(config: DecontaminateConfig) -> Index:
+    """Read benchmark files.
+
+    Raises:
+        UserError: a file is not there, or nothing in a benchmark is long enough.
+    """
+    found: dict[int, dict[int, int]] = collections.defaultdict(dict)
+    items: dict[str, int] = {}
+    too_short: dict[str, int] = {}
+    for number, (benchmark, path) in enumerate(config.benchmarks.items()):
+        items[benchmark] = too_short[benchmark] = 0
+        for texts in _groups(_texts(benchmark, path), BATCH_ITEMS):
+            batch = tokens.tokens(texts)
+            for i in range(len(texts)):
+                n, grams = _of_item(batch.hashes[batch.of(i)], batch.single[batch.of(i)], config)
+                if not n:
+                    too_short[benchmark] += 1
+                    continue
+                items[benchmark] += 1
+                for gram in grams.tolist():
+                    found[n].setdefault(gram, number)
+        if not items[benchmark]:
+            raise UserError(
+                f"got the benchmark {benchmark} ({path}) with {too_short[benchmark]:,} texts, none of {config.shortest} tokens; allowed: "
+                "JSON lines, Parquet or plain text with its items; change decontaminate.benchmarks"
+            )
+    grams = {n: np.array(sorted(table), np.uint64) for n, table in found.items()}
+    owners = {n: np.array([found[n][gram] for gram in sorted(found[n])], np.int32) for n in grams}
+    return Index(grams, owners, tuple(config.benchmarks), items, too_short)
+
+
+def save(found: Index, path: pathlib.Path) -> None:
+    """Write an index, for workers to read; plain arrays."""
+    names = json.dumps([found.benchmarks, found.items, found.too_short])
+    arrays = {f"grams_{n}": grams for n, grams in found.grams.items()} | {f"owners_{n}": owners for n, owners in found.owners.items()}
+    with open(path, "wb") as file:
+        np.savez(file, names=np.frombuffer(names.encode(), np.uint8), **arrays)
+
+
+def load(path: pathlib.Path) -> Index:
+    """Read what `save` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        benchmarks, items, too_short = json.loads(file["names"].tobytes())
+        sizes = [int(name.removeprefix("grams_")) for name in file.files if name.startswith("grams_")]
+        return Index({n: file[f"grams_{n}"] for n in sizes}, {n: file[f"owners_{n}"] for n in sizes}, tuple(benchmarks), items, too_short)
+
+
+def hits(found: Index, batch: tokens.Tokens) -> dict[int, list[tuple[int, int, int]]]:
+    """Look for benchmark items in a batch.
+
+    Returns:
+        Text -> (benchmark, first code point, end) of each n-gram that is an item's, code points counted in the lower-cased batch.
+    """
+    places: dict[int, list[tuple[int, int, int]]] = collections.defaultdict(list)
+    for n, wanted in found.grams.items():
+        grams = tokens.grams(batch.hashes, n)
+        at = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
+        for first in np.flatnonzero(wanted[at] == grams).tolist() if len(grams) else ():
+            text = int(np.searchsorted(batch.offsets, first, side="right")) - 1
+            last = first + n - 1
+            if last < batch.offsets[text + 1]:  # and does not reach into the next text
+                places[text].append(
+                    (int(found.owners[n][at[first]]), int(batch.starts[first]), int(batch.starts[last] + batch.lengths[last]))
+                )
+    return places
+
+
+def decontaminate(
+    batches: Iterable[pa.RecordBatch], found: Index, tally: Tally, listed: list[dict], *, config: DecontaminateConfig
+) -> Iterator[pa.RecordBatch]:
+    """Drop documents with test items, or cut out the lines that hold them.
+
+    Args:
+        batches: of `rows.DOCUMENT`.
+        found: what to look for.
+        tally: counts hits by benchmark.
+        listed: takes one row a document and benchmark: `id`, `origin`, `benchmark`, `hits`, `text` of the first.
+        config: what to do.
+    """
+    for batch in batches:
+        texts: list[str | None] = batch["text"].to_pylist()
+        lowered = [text.lower() for text in texts]
+        whole = "".join(lowered)
+        borders = np.cumsum([0, *map(len, lowered)])
+        for i, places in hits(found, tokens.tokens(texts)).items():
+            origin = batch["origin"][i].as_py()
+            for number, count in sorted(collections.Counter(owner for owner, _, _ in places).items()):
+                first, end = next((first, end) for owner, first, end in places if owner == number)
+                name = found.benchmarks[number]
+                listed.append({"id": batch["id"][i].as_py(), "origin": origin, "benchmark": name, "hits": count, "text": whole[first:end]})
+            name = found.benchmarks[min(owner for owner, _, _ in places)]
+            if config.cut:
+                left = _without(texts[i], lowered[i], [(a - borders[i], b - borders[i]) for _, a, b in places])
+                tally.change(f"cut: {name}", origin, texts[i])
+                texts[i] = left if left.strip() else None
+                if texts[i] is None:
+                    tally.drop(f"nothing left: {name}", origin, whole[borders[i] : borders[i + 1]])
+            else:
+                tally.drop(f"benchmark: {name}", origin, texts[i])
+                texts[i] = None
+        yield rows.with_text(batch, texts)
+
+
+def _of_item(hashes: np.ndarray, single: np.ndarray, config: DecontaminateConfig) -> tuple[int, np.ndarray]:
+    """The n of an item's n-grams, and those; 0 for one that is too short."""
+    n = config.characters if 2 * np.count_nonzero(single) > len(single) else config.words
+    n = min(n, len(hashes))
+    return (n, tokens.grams(hashes, n)) if n >= config.shortest else (0, hashes[:0])
+
+
+def _without(text: str, lowered: str, spans: Sequence[tuple[int, int]]) -> str:
+    """A text without the lines that spans touch; lines, because lower case may be longer than what it stands for."""
+    marks = np.cumsum(np.frombuffer(lowered.encode("utf-32-le"), np.uint32) == ord("\n"))
+    gone = {line for first, end in spans for line in range(int(marks[first]), int(marks[end - 1]) + 1)}
+    return "\n".join(line for number, line in enumerate(text.split("\n")) if number not in gone).strip("\n")
+
+
+def _texts(benchmark: str, path: str) -> Iterator[str]:
+    """Every text in a benchmark's files: all strings of JSON rows, however deep, and whole plain files."""
+    try:
+        units = documents.units(path, 1 << 40)
+    except UserError as error:
+        raise UserError(str(error).replace("data.sources", f"decontaminate.benchmarks[{benchmark!r}]")) from error
+    for unit in units:
+        for piece in unit.pieces:
+            if piece.skipped:
+                continue
+            file = pathlib.Path(unit.root, piece.path)
+            if file.suffix in (".jsonl", ".json"):
+                with open(file, encoding="utf-8") as lines:
+                    yield from (text for line in lines if line.strip() for text in _strings(_parsed(line, file)))
+            else:
+                one = documents.Unit(unit.root, (piece,))
+                yield from (document.text for document in documents.read(one, collections.Counter()))
+
+
+def _parsed(line: str, file: pathlib.Path) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"got {file} with a line that is not JSON; allowed: one JSON value a line; change decontaminate.benchmarks"
+        ) from error
+
+
+def _strings(value: object) -> Iterator[str]:
+    values = [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
+
+
+def _groups(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    held: list[str] = []
+    for text in texts:
+        held.append(text)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held

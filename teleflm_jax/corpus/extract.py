@@ -1,0 +1,111 @@
+"""Pages to text: the character set, then the main content, by resiliparse or trafilatura."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+import pyarrow as pa
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import detect_encoding
+
+from teleflm_jax.corpus import rows
+from teleflm_jax.corpus.config import ExtractConfig
+from teleflm_jax.corpus.tally import Tally
+
+MAX_NESTING = 1000
+"""Elements inside one another; extraction takes the square of it, and nobody writes such pages."""
+_DECLARED = re.compile(rb"<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,30})", re.IGNORECASE)
+_DECLARED_WITHIN = 4096
+_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"} | dict.fromkeys(
+    ("iso-8859-1", "latin-1", "latin1", "ascii"), "cp1252"
+)
+"""What a charset's name stands for in practice. Source: WHATWG's Encoding Standard."""
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_UNCOUNTED = frozenset(
+    "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th tbody tfoot colgroup option optgroup rt "
+    "thead rp html head body".split()
+)
+"""Elements without an end, and those whose end may be left out."""
+
+
+def extract(
+    batches: Iterable[pa.RecordBatch], tally: Tally, *, domain: str, source: str, config: ExtractConfig
+) -> Iterator[pa.RecordBatch]:
+    """Turn what readers found into documents.
+
+    Args:
+        batches: of `rows.FOUND`.
+        tally: counts pages that yield no text.
+        domain: of the source.
+        source: where they come from.
+        config: settings.
+    """
+    main_content = {"resiliparse": _resiliparse, "trafilatura": _trafilatura}[config.extractor]
+    for batch in batches:
+        yield from rows.batches(_documents(batch, tally, domain, source, main_content), rows.DOCUMENT)
+
+
+def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, main_content: Callable[[str], str]) -> Iterator[tuple]:
+    for number, kind, origin, family, date, charset, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        text = decode(content, charset)
+        if text is None:
+            tally.drop("unknown character set", origin, content)
+            continue
+        if kind == "html":
+            if is_too_nested(text):
+                tally.drop(f"nested deeper than {MAX_NESTING}", origin, text)
+                continue
+            text = main_content(text)
+        if not text.strip() or "\0" in text:
+            tally.drop("no text" if not text.strip() else "binary", origin, content)
+            continue
+        yield number, domain, source, origin, family, date, "code" if kind == "code" else "", None, text
+
+
+def decode(content: bytes, charset: str) -> str | None:
+    """Turn bytes into text; None if no character set fits.
+
+    Tried in order: a byte order mark, UTF-8, which other text almost never is by chance, what the server or the page says, and what the
+    bytes look like. Characters that do not fit there become U+FFFD, unless they are more than one in a hundred.
+    """
+    for mark, name in _MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(name, "replace")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        pass
+    declared = _DECLARED.search(content[:_DECLARED_WITHIN])
+    for name in (charset, declared[1].decode() if declared else "", detect_encoding(content) or "", "utf-8"):
+        name = _WIDER.get(name.lower(), name)
+        try:
+            text = content.decode(name, "replace")
+        except (LookupError, ValueError):
+            continue
+        if text.count("\ufffd") <= len(text) // 100:
+            return text
+    return None
+
+
+def is_too_nested(html: str) -> bool:
+    """Say whether a page's elements stand in one another deeper than any person would write them."""
+    if html.count("<") <= MAX_NESTING:
+        return False
+    depth = 0
+    for tag in _TAG.finditer(html):
+        if tag[2].lower() in _UNCOUNTED:
+            continue
+        depth = max(0, depth - 1) if tag[1] else depth + 1
+        if depth > MAX_NESTING:
+            return True
+    return False
+
+
+def _resiliparse(html: str) -> str:
+    return extract_plain_text(html, preserve_formatting=True, main_content=True, list_bullets=True, alt_texts=False, links=False)
+
+
+def _trafilatura(html: str) -> str:
+    import trafilatura  # slow to import
+
+    return trafilatura.extract(html, include_comments=False, include_tables=True, favor_precision=True) or ""

@@ -1,0 +1,115 @@
+"""Paragraphs that stand in several documents of a language stay in one: in the first by number, and there in the first place.
+
+Three steps: every part's paragraphs are hashed, Spark groups equal ones, and every part leaves out those that came later. Source: report,
+section 2, "paragraph-level deduplication"; the normalisation is CCNet's (Wenzek et al., 2020): case, digits' values, spaces and punctuation
+do not count. A paragraph is a line.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from teleflm_jax.corpus import rows, tokens
+from teleflm_jax.corpus.config import CODE, ParagraphConfig
+from teleflm_jax.corpus.tally import Tally
+
+HASHES = pa.schema({"language": pa.string(), "hash": pa.int64(), "id": pa.int64(), "line": pa.int32()})
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_ZERO, _LINE_END = ord("0"), ord("\n")
+
+
+def hashes(batches: Iterable[pa.RecordBatch], *, config: ParagraphConfig) -> Iterator[pa.RecordBatch]:
+    """Hash the paragraphs of documents that are no code and whose domain takes part: batches of HASHES."""
+    for batch in batches:
+        taken = [
+            i
+            for i, (language, domain) in enumerate(zip(batch["language"].to_pylist(), batch["domain"].to_pylist(), strict=True))
+            if language != CODE and domain not in config.exempt_domains
+        ]
+        if not taken:
+            continue
+        batch = batch.take(pa.array(taken))
+        found, owners, lines = lines_of(batch["text"].to_pylist(), config.min_characters)
+        yield pa.record_batch(
+            [
+                batch["language"].take(pa.array(owners)),
+                pa.array(found.view(np.int64)),
+                batch["id"].take(pa.array(owners)),
+                pa.array(lines, pa.int32()),
+            ],
+            schema=HASHES,
+        )
+
+
+def lines_of(texts: Sequence[str], min_characters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hash lines by their letters and digits, all digits alike.
+
+    Args:
+        texts: of a batch.
+        min_characters: a line counts from so many letters and digits on, those of unspaced scripts counting three times.
+
+    Returns:
+        uint64 hash, int64 number of the text, and int64 number of the line in it, of each line that counts.
+    """
+    points, borders = tokens.code_points([text.lower() + "\n" for text in texts])
+    ends = points == _LINE_END
+    numbers = np.cumsum(ends) - ends
+    kinds = tokens.classes()[points]
+    kept = np.flatnonzero(kinds)
+    line_of = numbers[kept]
+    weights = np.bincount(line_of, np.where(kinds[kept] == tokens.SINGLE, 3, 1), minlength=int(ends.sum()))
+    counts = np.bincount(line_of, minlength=int(ends.sum()))
+    values = np.where(_is_digit(points[kept]), _ZERO, points[kept]).astype(np.uint64)
+    filled = np.flatnonzero(counts)
+    starts = np.cumsum(counts[filled]) - counts[filled]
+    places = np.arange(len(kept)) - np.repeat(starts, counts[filled])
+    found = tokens.sums(tokens.mix(values), places, counts[filled], _FACTOR)
+    good = weights[filled] >= min_characters
+    first_lines = np.cumsum(ends)[borders[1:] - 1]  # lines up to the end of each text
+    firsts = np.concatenate([[0], first_lines[:-1]]) if len(texts) else np.empty(0, np.int64)
+    chosen = filled[good]
+    owners = np.searchsorted(first_lines, chosen, side="right")
+    return found[good], owners, chosen - firsts[owners]
+
+
+def later(hashes):
+    """Find the paragraphs that stood before, of Spark's table of HASHES: columns `id`, `line`."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    window = Window.partitionBy("language", "hash").orderBy("id", "line")
+    return hashes.withColumn("place", F.row_number().over(window)).where("place > 1").select("id", "line")
+
+
+def without(
+    batches: Iterable[pa.RecordBatch], later: Mapping[int, Sequence[int]], tally: Tally, *, config: ParagraphConfig
+) -> Iterator[pa.RecordBatch]:
+    """Leave out paragraphs, and documents of which too little remains.
+
+    Args:
+        batches: of `rows.DOCUMENT`.
+        later: document -> numbers of lines that stood in an earlier place.
+        tally: counts both.
+        config: how much must remain.
+    """
+    for batch in batches:
+        texts: list[str | None] = batch["text"].to_pylist()
+        for i, (number, origin) in enumerate(zip(batch["id"].to_pylist(), batch["origin"].to_pylist(), strict=True)):
+            gone = frozenset(later.get(number, ()))
+            if not gone:
+                continue
+            lines = texts[i].split("\n")
+            for line in sorted(gone):
+                tally.change("repeated paragraph", origin, lines[line])
+            left = "\n".join(line for j, line in enumerate(lines) if j not in gone).strip("\n")
+            if len(left.encode()) < config.min_left * len(texts[i].encode()) or not left.strip():
+                tally.drop("mostly repeated paragraphs", origin, texts[i])
+                texts[i] = None
+            else:
+                texts[i] = left
+        yield rows.with_text(batch, texts)
+
+
+def _is_digit(points: np.ndarray) -> np.ndarray:
+    return (points >= _ZERO) & (points <= _ZERO + 9)

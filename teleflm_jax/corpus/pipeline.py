@@ -1,0 +1,302 @@
+"""The stages of a corpus in order, each a folder: what it depends on, its steps over parts and over all documents, its tally.
+
+    1-read          source files -> text (read/, extract.py)
+    2-clean         uniform text, language, rules (clean.py, rules.py, privacy.py)
+    3-paragraphs    paragraphs that stood before go (paragraphs.py)
+    4-duplicates    near-duplicate documents go (duplicates.py)
+    5-decontaminate documents with benchmark items go (contamination.py)
+    documents/      a folder of Parquet per set of the mixture, for `tokenizer train` and `pack` (mix.py)
+
+A part is a unit of source files (`documents.units`) and keeps its number through all stages. Work on parts is pure, part by part; Spark
+spreads it, and joins documents where they must meet. So results depend neither on the number of workers nor on how often it was stopped.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+
+from teleflm_jax.corpus import clean, contamination, documents, duplicates, extract, mix, paragraphs, parts, read, rows, spark
+from teleflm_jax.corpus.config import (
+    CleanConfig,
+    CorpusConfig,
+    DecontaminateConfig,
+    DuplicateConfig,
+    ExtractConfig,
+    MixConfig,
+    ParagraphConfig,
+)
+from teleflm_jax.corpus.tally import Tally, total
+from teleflm_jax.errors import UserError
+
+READ, CLEAN, PARAGRAPHS, DUPLICATES, DECONTAMINATE = STAGES = ("1-read", "2-clean", "3-paragraphs", "4-duplicates", "5-decontaminate")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All sections of a corpus."""
+
+    corpus: CorpusConfig
+    extract: ExtractConfig
+    clean: CleanConfig
+    paragraphs: ParagraphConfig
+    duplicates: DuplicateConfig
+    decontaminate: DecontaminateConfig
+    mix: MixConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A unit of one source's files, on its way to a part of every stage."""
+
+    source: str
+    priority: int
+    """Place of the source in `corpus.sources`."""
+    unit: documents.Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One corpus being made."""
+
+    workdir: pathlib.Path
+    settings: Settings
+    parts: Sequence[Part]
+    spark: object
+    """The session."""
+    say: Callable[[str], None]
+    progress: spark.Progress
+
+    def folder(self, stage: str) -> pathlib.Path:
+        """Where a stage's results are."""
+        return self.workdir / stage
+
+    def each(self, step: str, folder: pathlib.Path, work: Callable[[int], None]) -> None:
+        """Do a step's work for every part whose result is not in the folder."""
+        folder.mkdir(exist_ok=True)
+        spark.each(self.spark, step, work, range(len(self.parts)), functools.partial(parts.is_done, folder), self.progress)
+
+    def table(self, step: str, folder: pathlib.Path, make: Callable[[], object], *, by_part: bool = False) -> None:
+        """Make a table by Spark, unless it is there."""
+        if folder.exists():
+            return
+        self.progress(step, 0, 1)
+        with spark.table(folder) as partial:
+            frame = make()
+            if by_part:
+                spark.by_part(frame).write.partitionBy("part").parquet(str(partial))
+            else:
+                frame.write.parquet(str(partial))
+        self.progress(step, 1, 1)
+
+    def load(self, folder: pathlib.Path):
+        """A step's results as Spark's."""
+        return self.spark.read.option("pathGlobFilter", "*.parquet").parquet(str(folder))
+
+
+def plan(settings: Settings) -> list[Part]:
+    """Cut all sources into parts.
+
+    Raises:
+        UserError: a source is not there, or has no domain or no such format.
+    """
+    read.refuse_unknown(settings.corpus.formats)
+    for source, path in settings.corpus.sources.items():
+        if source not in settings.corpus.domains:
+            raise UserError(f"got the source {source!r} ({path}) without a domain; allowed: one for every source; bind corpus.domains")
+    found = []
+    for priority, (source, path) in enumerate(settings.corpus.sources.items()):
+        try:
+            units = documents.units(path, settings.corpus.unit_bytes)
+        except UserError as error:
+            raise UserError(str(error).replace("data.sources", f"corpus.sources[{source!r}]")) from error
+        found += [Part(source=source, priority=priority, unit=unit) for unit in units]
+    if not found:
+        raise UserError("got corpus.sources without a file; allowed: folders and files with text; change corpus.sources")
+    return found
+
+
+def run(workdir: pathlib.Path, settings: Settings, master: str, say: Callable[[str], None], progress: spark.Progress) -> dict[str, Tally]:
+    """Make a corpus, or go on with one.
+
+    Args:
+        workdir: of the corpus.
+        settings: all sections.
+        master: Spark's.
+        say: takes one line for the user after every stage.
+        progress: shows how far a step is.
+
+    Returns:
+        Stage -> its tally.
+
+    Raises:
+        UserError: wrong input.
+    """
+    found = plan(settings)
+    index = contamination.index(settings.decontaminate)
+    workdir.mkdir(parents=True, exist_ok=True)
+    scratch = workdir / ".spark"
+    session = spark.session(master, scratch)
+    try:
+        run_ = Run(workdir, settings, found, session, say, progress)
+        stages = [
+            (READ, _read, [dataclasses.asdict(settings.corpus), dataclasses.asdict(settings.extract), _identities(found)]),
+            (CLEAN, _clean, dataclasses.asdict(settings.clean)),
+            (PARAGRAPHS, _paragraphs, dataclasses.asdict(settings.paragraphs)),
+            (DUPLICATES, _duplicates, dataclasses.asdict(settings.duplicates)),
+            (DECONTAMINATE, functools.partial(_decontaminate, index=index), [dataclasses.asdict(settings.decontaminate), _digest(index)]),
+            (mix.FOLDER, _documents, dataclasses.asdict(settings.mix)),
+        ]
+        before, tallies = "", {}
+        for stage, make, own in stages:
+            folder = run_.folder(stage)
+            if parts.begin(folder, [before, own]):
+                make(run_)
+                parts.finish(folder, len(found))
+            before = parts.fingerprint(folder)
+            tallies[stage] = parts.tally_of(folder)
+            say(_line(stage, tallies[stage]))
+        return tallies
+    finally:
+        session.stop()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _line(stage: str, tally: Tally) -> str:
+    out = total(tally.out)
+    line = f"{stage}: {tally.into.documents:,} -> {out.documents:,} documents, {out.bytes / 1e6:,.1f} MB"
+    worst = sorted(tally.dropped.items(), key=lambda item: -item[1].documents)[:3]
+    return line + "".join(f"; {amount.documents:,} {rule}" for rule, amount in worst)
+
+
+def _identities(found: Sequence[Part]) -> str:
+    return documents.identity([part.unit for part in found])
+
+
+def _digest(index: contamination.Index) -> dict:
+    return {n: [len(grams), int(grams.sum(dtype="uint64"))] for n, grams in index.grams.items()}
+
+
+def _read(run: Run) -> None:
+    settings = run.settings
+    work = functools.partial(_read_part, found=run.parts, folder=run.folder(READ), corpus=settings.corpus, config=settings.extract)
+    run.each("read", run.folder(READ), work)
+
+
+def _read_part(number: int, *, found: Sequence[Part], folder: pathlib.Path, corpus: CorpusConfig, config: ExtractConfig) -> None:
+    part, tally = found[number], Tally()
+    batches = read.read(part.unit, corpus.formats.get(part.source, ""), number << rows.ROW_BITS, tally)
+    texts = extract.extract(batches, tally, domain=corpus.domains[part.source], source=part.source, config=config)
+    parts.write(folder, number, tally.leaving(texts), rows.DOCUMENT, tally)
+
+
+def _clean(run: Run) -> None:
+    work = functools.partial(_clean_part, source=run.folder(READ), folder=run.folder(CLEAN), config=run.settings.clean)
+    run.each("clean", run.folder(CLEAN), work)
+
+
+def _clean_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: CleanConfig) -> None:
+    tally = Tally()
+    batches = clean.clean(tally.entering(parts.read(source, number)), tally, config=config)
+    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+
+
+def _paragraphs(run: Run) -> None:
+    source, folder, config = run.folder(CLEAN), run.folder(PARAGRAPHS), run.settings.paragraphs
+    run.each("paragraphs: hash", folder / "hashes", functools.partial(_hash_part, source=source, folder=folder / "hashes", config=config))
+    run.table("paragraphs: compare", folder / "later", lambda: paragraphs.later(run.load(folder / "hashes")), by_part=True)
+    run.each("paragraphs", folder, functools.partial(_paragraph_part, source=source, folder=folder, config=config))
+
+
+def _hash_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: ParagraphConfig) -> None:
+    parts.write(folder, number, paragraphs.hashes(parts.read(source, number), config=config), paragraphs.HASHES, Tally())
+
+
+def _paragraph_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: ParagraphConfig) -> None:
+    tally, later = Tally(), {}
+    for row in parts.rows_of(folder / "later", number):
+        later.setdefault(row["id"], []).append(row["line"])
+    batches = paragraphs.without(tally.entering(parts.read(source, number)), later, tally, config=config)
+    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+
+
+def _duplicates(run: Run) -> None:
+    source, folder, config = run.folder(PARAGRAPHS), run.folder(DUPLICATES), run.settings.duplicates
+    signed, pairs, sets, links = (folder / name for name in ("signatures", "pairs", "shingles", "links"))
+    priorities = [part.priority for part in run.parts]
+    run.each("duplicates: sign", signed, functools.partial(_sign_part, source=source, folder=signed, priorities=priorities, config=config))
+    run.table("duplicates: pair", pairs, lambda: duplicates.candidates(run.load(signed), config))
+    wanted = folder / "wanted"
+    run.table("duplicates: choose", wanted, lambda: _ends(run.load(pairs)), by_part=True)
+    run.each("duplicates: shingle", sets, functools.partial(_shingle_part, source=source, folder=sets, wanted=wanted, config=config))
+    run.table("duplicates: verify", links, lambda: _links(run.load(pairs), run.load(sets), run.load(signed), config))
+    rounds = folder / "rounds"
+    rounds.mkdir(exist_ok=True)
+
+    def gone():
+        named = duplicates.components(run.spark, run.load(links), rounds, lambda n: run.progress(f"duplicates: round {n}", 0, 1))
+        return duplicates.later(run.load(signed), named)
+
+    run.table("duplicates: choose one each", folder / "later", gone, by_part=True)
+    run.each("duplicates", folder, functools.partial(_duplicate_part, source=source, folder=folder))
+
+
+def _ends(pairs):
+    return pairs.selectExpr("a as id").union(pairs.selectExpr("b as id")).distinct()
+
+
+def _links(pairs, sets, signed, config: DuplicateConfig):
+    return duplicates.verified(pairs, sets, config).union(duplicates.copies(signed))
+
+
+def _sign_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, priorities: list[int], config: DuplicateConfig) -> None:
+    batches = duplicates.signatures(parts.read(source, number), priority=priorities[number], config=config)
+    parts.write(folder, number, batches, duplicates.SIGNATURES, Tally())
+
+
+def _shingle_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, wanted: pathlib.Path, config: DuplicateConfig) -> None:
+    ids = frozenset(row["id"] for row in parts.rows_of(wanted, number))
+    batches = duplicates.shingle_sets(parts.read(source, number, ["id", "text"]) if ids else (), ids, config=config)
+    parts.write(folder, number, batches, duplicates.SHINGLES, Tally())
+
+
+def _duplicate_part(number: int, *, source: pathlib.Path, folder: pathlib.Path) -> None:
+    tally = Tally()
+    gone = {row["id"]: row for row in parts.rows_of(folder / "later", number)}
+    batches = duplicates.without(tally.entering(parts.read(source, number)), gone, tally)
+    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+
+
+def _decontaminate(run: Run, *, index: contamination.Index) -> None:
+    folder = run.folder(DECONTAMINATE)
+    contamination.save(index, folder / "index.npz")
+    work = functools.partial(_decontaminate_part, source=run.folder(DUPLICATES), folder=folder, config=run.settings.decontaminate)
+    run.each("decontaminate", folder, work)
+    with open(folder / "hits.jsonl", "w", encoding="utf-8") as file:
+        for number in range(len(run.parts)):
+            file.write((folder / f"hits-{number:06d}.jsonl").read_text(encoding="utf-8"))
+
+
+def _decontaminate_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: DecontaminateConfig) -> None:
+    tally, listed = Tally(), []
+    index = contamination.load(folder / "index.npz")
+    batches = contamination.decontaminate(tally.entering(parts.read(source, number)), index, tally, listed, config=config)
+    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally, beside=lambda: _list_hits(folder, number, listed))
+
+
+def _list_hits(folder: pathlib.Path, number: int, listed: list[dict]) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
+    (folder / f"hits-{number:06d}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _documents(run: Run) -> None:
+    folder = run.folder(mix.FOLDER)
+    work = functools.partial(_documents_part, source=run.folder(DECONTAMINATE), folder=folder, config=run.settings.mix)
+    run.each("documents", folder, work)
+
+
+def _documents_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: MixConfig) -> None:
+    tally = Tally()
+    mix.split(tally.entering(parts.read(source, number)), tally, folder, number, config=config)

@@ -1,0 +1,113 @@
+"""What there is to read, in the formats that it comes in: one generator a format, from a file to what it holds.
+
+A reader yields `Found` and counts what it cannot use in a `Tally`, by reason. No reader holds more than one record of at most
+`LONGEST` bytes, whatever a file unpacks to, and none fails for what is in a file.
+"""
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from teleflm_jax.corpus import documents, rows
+from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.errors import UserError
+
+LONGEST = 16 << 20
+"""Bytes of one page, text or file; longer ones are counted and passed over."""
+FORMATS = {
+    "documents": "JSON lines, Parquet, and plain text",
+    "warc": "WARC and WET files of web crawls",
+    "html": "folders of HTML pages",
+    "code": "trees of source code",
+    "wikipedia": "XML dumps of MediaWiki",
+    "stackexchange": "XML dumps of Stack Exchange",
+    "latex": "arXiv's LaTeX sources",
+}
+"""Format -> what it is; `read/FORMAT.py` has its `read`."""
+_BY_NAME = {
+    (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".wet.zst"): "warc",
+    (".html", ".htm", ".xhtml"): "html",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """A page, a text or a file, before extraction."""
+
+    kind: str
+    """`html`, `text` or `code`."""
+    origin: str
+    content: bytes
+    family: str = ""
+    """What belongs together, so that it is never split over held-out and training; empty: `origin` alone."""
+    date: str = ""
+    charset: str = ""
+
+
+def read(unit: documents.Unit, form: str, first_id: int, tally: Tally) -> Iterator[pa.RecordBatch]:
+    """Read a unit's files in order.
+
+    Args:
+        unit: the files.
+        form: one of FORMATS, or empty to tell each file's by its name.
+        first_id: the number of the first record.
+        tally: counts what is read and what cannot be.
+
+    Yields:
+        Batches of `rows.FOUND`.
+    """
+    found = (one for piece in unit.pieces for one in _of_piece(unit.root, piece, form, tally))
+    yield from rows.batches(
+        (
+            (first_id + i, one.kind, one.origin, one.family or one.origin, one.date, one.charset, one.content)
+            for i, one in enumerate(_counted(found, tally))
+        ),
+        rows.FOUND,
+    )
+
+
+def form_of(path: str) -> str:
+    """A file's format by its name."""
+    return next((form for endings, form in _BY_NAME.items() if path.lower().endswith(endings)), "documents")
+
+
+def refuse_unknown(formats: dict[str, str]) -> None:
+    """Hold formats of sources against those that there are.
+
+    Raises:
+        UserError: one is not known.
+    """
+    for source, form in formats.items():
+        if form not in FORMATS:
+            raise UserError(
+                f"got corpus.formats[{source!r}]={form!r}; allowed: {', '.join(FORMATS)}, or no entry where files' names tell; "
+                "change corpus.formats"
+            )
+
+
+def _of_piece(root: str, piece: documents.Piece, form: str, tally: Tally) -> Iterator[Found]:
+    path = os.fsencode(piece.path).decode("utf-8", "replace")
+    if piece.skipped:
+        tally.drop(piece.skipped, path, "")
+        return
+    module = importlib.import_module(f"teleflm_jax.corpus.read.{form or form_of(piece.path)}")
+    try:
+        yield from module.read(os.path.join(root, piece.path), piece, tally)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        tally.drop("truncated or damaged file", path, "")
+
+
+def _counted(found: Iterator[Found], tally: Tally) -> Iterator[Found]:
+    for one in found:
+        tally.into.add(1, len(one.content))
+        if len(one.content) > LONGEST:
+            tally.drop(f"longer than {LONGEST >> 20} MiB", one.origin, b"", len(one.content))
+        elif not one.content.strip():
+            tally.drop("empty", one.origin, b"")
+        else:
+            yield one

@@ -1,0 +1,198 @@
+"""MediaWiki's XML dumps (`*-pages-articles*.xml`, `.bz2`, `.gz`): articles without markup, references and what follows them.
+
+Source: report, section 2: 22 languages, "to remove reference and subsequent content". The wikitext is parsed by mwparserfromhell.
+"""
+
+import bz2
+import contextlib
+import gzip
+import re
+import unicodedata
+from collections.abc import Iterator
+from xml.parsers import expat
+
+import mwparserfromhell
+
+from teleflm_jax.corpus import documents
+from teleflm_jax.corpus.read import LONGEST, Found
+from teleflm_jax.corpus.tally import Tally
+
+CHUNK = 1 << 18
+MAX_NESTING = 40
+"""Of templates, links and tables in one article; deeper ones are not written by people, and parsing them takes long."""
+FIRST_TRAILING = {
+    "bg": "източници|бележки|литература|външни препратки|вижте също",
+    "ca": "referències|notes|bibliografia|enllaços externs|vegeu també",
+    "cs": "reference|poznámky|literatura|externí odkazy|související články",
+    "da": "referencer|kilder|noter|litteratur|eksterne henvisninger|se også",
+    "de": "einzelnachweise|literatur|weblinks|siehe auch|anmerkungen|quellen",
+    "en": "references|notes|bibliography|external links|see also|further reading|footnotes|citations|sources|works cited",
+    "es": "referencias|notas|bibliografía|enlaces externos|véase también",
+    "fr": "références|notes et références|notes|bibliographie|liens externes|voir aussi|annexes",
+    "hr": "izvori|bilješke|literatura|vanjske poveznice|poveznice|vidi još",
+    "hu": "jegyzetek|források|irodalom|további információk|kapcsolódó szócikkek|lásd még",
+    "it": "note|bibliografia|collegamenti esterni|altri progetti|voci correlate",
+    "ja": "脚注|出典|参考文献|外部リンク|関連項目|注釈",
+    "nl": "bronnen|referenties|noten|literatuur|externe links|externe link|zie ook|bronnen, noten en/of referenties",
+    "pl": "przypisy|bibliografia|linki zewnętrzne|zobacz też|uwagi",
+    "pt": "referências|notas|bibliografia|ligações externas|ver também",
+    "ro": "note|referințe|bibliografie|legături externe|vezi și",
+    "ru": "примечания|литература|ссылки|см. также|источники",
+    "sl": "sklici|viri|opombe|literatura|zunanje povezave|glej tudi",
+    "sr": "референце|извори|напомене|литература|спољашње везе|види још|reference|izvori|literatura|spoljašnje veze|vidi još",
+    "sv": "referenser|noter|källor|litteratur|externa länkar|se även",
+    "uk": "примітки|джерела|література|посилання|див. також",
+    "zh": "参考文献|參考文獻|参考资料|參考資料|外部链接|外部連結|外部連接|参见|參見|注释|註釋|脚注|腳註|相关条目|相關條目"
+    "|延伸阅读|延伸閱讀",
+}
+"""Headings at which an article's own text ends, by the dump's language. Our choice; the report names none."""
+_OPENERS = re.compile(r"\{\{|\[\[|\{\||\}\}|\]\]|\|\}")
+_DROPPED_TAGS = ("ref", "gallery", "table", "timeline", "math", "score", "imagemap", "syntaxhighlight", "source")
+_HEADING = re.compile(r"^(=+)[ \t]*(.+?)[ \t]*\1[ \t]*$", re.MULTILINE)
+_LEFT_OVER = re.compile(r"^[ \t]*(?:[|!{}].*|__[A-Z]+__)[ \t]*$", re.MULTILINE)
+_BORDERS = re.compile(r"^[ \t]+|[ \t]+$", re.MULTILINE)
+_MEDIA = frozenset(("file", "image", "category", "media"))
+_LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?$")
+
+
+def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
+    """Yield articles as text."""
+    opener = {"bz2": bz2.open, ".gz": gzip.open}.get(path[-3:], open)
+    with opener(path, "rb") as stream:
+        pages = _Pages()
+        try:
+            while chunk := stream.read(CHUNK):
+                pages.feed(chunk)
+                yield from _articles(pages, piece.path, tally)
+        except (expat.ExpatError, EOFError, OSError, ValueError):
+            tally.drop("truncated or damaged file", piece.path, "")
+
+
+def _articles(pages: "_Pages", path: str, tally: Tally) -> Iterator[Found]:
+    for page in pages.take():
+        origin = f"{path}#{page['id']} {page['title']}"
+        if page["ns"] != "0":
+            tally.drop("no article", origin, "")
+        elif page["redirect"]:
+            tally.drop("redirect", origin, "")
+        elif page["cut"] or _too_nested(page["text"]):
+            tally.drop("article too long or too nested", origin, "")
+        else:
+            body = plain(page["text"], pages.language, frozenset(pages.media))
+            yield Found("text", origin, f"{page['title']}\n\n{body}".encode() if body else b"", date=page["timestamp"], charset="utf-8")
+
+
+def plain(wikitext: str, language: str, media: frozenset[str] = _MEDIA) -> str:
+    """Turn an article's wikitext into text: paragraphs, headings and lists, up to the references.
+
+    Args:
+        wikitext: as the dump has it.
+        language: of the dump; for one that FIRST_TRAILING does not name, nothing is cut off.
+        media: namespaces, in lower case, of links that stand for a picture or a category.
+    """
+    code = mwparserfromhell.parse(_before_references(wikitext, language), skip_style_tags=True)
+    for node in [*code.ifilter_tags(matches=_is_dropped), *code.ifilter_wikilinks(matches=lambda link: _is_media(link, media))]:
+        with contextlib.suppress(ValueError):  # it stood in one that is gone already
+            code.remove(node)
+    text = code.strip_code(normalize=True, collapse=True)
+    text = _LEFT_OVER.sub("", _HEADING.sub(r"\2", text)).replace("'''", "").replace("''", "")
+    return re.sub(r"\n{3,}", "\n\n", _BORDERS.sub("", text)).strip()
+
+
+def _is_dropped(tag) -> bool:
+    return str(tag.tag).strip().lower() in _DROPPED_TAGS
+
+
+def _is_media(link, media: frozenset[str]) -> bool:
+    space, colon, _ = str(link.title).strip().partition(":")
+    return bool(colon) and (space.strip().lower() in media or bool(_LANGUAGE_LINK.match(space)))
+
+
+def _before_references(wikitext: str, language: str) -> str:
+    names = frozenset(FIRST_TRAILING.get(language, "").split("|"))
+    for heading in _HEADING.finditer(wikitext):
+        if unicodedata.normalize("NFC", heading[2]).strip(" :.'").lower() in names:
+            return wikitext[: heading.start()]
+    return wikitext
+
+
+def _too_nested(text: str) -> bool:
+    depth = 0
+    for mark in _OPENERS.finditer(text):
+        depth = max(0, depth + (1 if mark[0] in ("{{", "[[", "{|") else -1))
+        if depth > MAX_NESTING:
+            return True
+    return False
+
+
+class _Pages:
+    """Takes XML in pieces and gives pages; entities that a file defines itself end it, so that none can unfold without bound."""
+
+    def __init__(self):
+        self.language = ""
+        self.media = set(_MEDIA)
+        self._space = False
+        self._done: list[dict] = []
+        self._page: dict | None = None
+        self._field = ""
+        self._parser = expat.ParserCreate()
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._characters
+        self._parser.EntityDeclHandler = self._refuse
+
+    def feed(self, chunk: bytes) -> None:
+        self._parser.Parse(chunk, False)
+
+    def take(self) -> list[dict]:
+        done, self._done = self._done, []
+        return done
+
+    def _start(self, name: str, attributes: dict) -> None:
+        if name == "mediawiki":
+            self.language = attributes.get("xml:lang", "").partition("-")[0]
+        elif name == "namespace":
+            self._space = attributes.get("key") in ("6", "14")
+        elif name == "page":
+            self._page = {
+                "title": "",
+                "ns": "",
+                "id": "",
+                "timestamp": "",
+                "text": "",
+                "redirect": False,
+                "cut": False,
+                "size": 0,
+                "parts": [],
+            }
+        elif self._page is not None:
+            if name == "redirect":
+                self._page["redirect"] = True
+            # the page's own id comes first, before those of its revision and author
+            self._field = name if name in ("title", "ns", "timestamp", "text") or (name == "id" and not self._page["id"]) else ""
+
+    def _end(self, name: str) -> None:
+        self._field, self._space = "", False
+        if name == "page" and self._page is not None:
+            self._page["text"] = "".join(self._page.pop("parts"))
+            self._done.append(self._page)
+            self._page = None
+
+    def _characters(self, data: str) -> None:
+        page = self._page
+        if self._space:
+            self.media.add(data.strip().lower())
+        if page is None or not self._field:
+            return
+        if page["size"] > LONGEST:
+            page["cut"] = True
+        elif self._field == "text":
+            page["parts"].append(data)
+            page["size"] += len(data)
+        else:
+            page[self._field] += data
+            page["size"] += len(data)
+
+    def _refuse(self, *_) -> None:
+        raise ValueError("an entity of the file's own")

@@ -1,0 +1,165 @@
+"""Spark: a session on this machine or on a cluster, work on every part, and the tables that parts are too small for."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+
+from teleflm_jax.corpus import rows
+from teleflm_jax.errors import UserError
+
+JAVA = 17
+"""The oldest that Spark 4 runs on."""
+PARTITIONS_PER_CORE = 2
+TICK_SECONDS = 0.2
+Progress = Callable[[str, int, int], None]
+"""Called several times a second with the step, parts done and parts in all."""
+
+
+def session(master: str, scratch: pathlib.Path):
+    """Open a Spark session; its workers get this package's code from here.
+
+    Args:
+        master: `local[*]`, `spark://HOST:PORT` or what else Spark understands.
+        scratch: folder for what a local session shuffles.
+
+    Raises:
+        UserError: no Java, no pyspark, or no such master.
+    """
+    try:
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise UserError(f"got a Python without {error.name}; allowed: one with it; pip install -r requirements-corpus.txt") from error
+    refuse_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_DIRS", str(scratch))
+    if master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.driver.memory": "2g",
+        "spark.executorEnv.OMP_NUM_THREADS": "1",
+    }
+    builder = SparkSession.builder.master(master).appName("teleflm_jax corpus")
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    try:
+        spark = builder.getOrCreate()
+    except (PySparkException, OSError) as error:
+        raise UserError(f"got --master {master}, where no session starts ({error}); allowed: local[N] or a running cluster") from error
+    except Exception as error:  # py4j's errors have no common base but this one
+        reason = re.sub(r"\s+", " ", str(error))[:200]
+        raise UserError(f"got --master {master}, where no session starts ({reason}); allowed: local[N] or a running cluster") from error
+    spark.sparkContext.setLogLevel("ERROR")
+    spark.conf.set("spark.sql.shuffle.partitions", PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism)
+    spark.sparkContext.addPyFile(_package(scratch))
+    return spark
+
+
+def refuse_java() -> None:
+    """Look for Java.
+
+    Raises:
+        UserError: there is none, or one that is too old.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    advice = f"allowed: Java {JAVA} or later; on Debian and Ubuntu: apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
+    try:
+        said = subprocess.run([java or "java", "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"got no Java{f' in JAVA_HOME={home}' if home else ''}, which Spark needs; {advice}") from error
+    version = re.search(r'version "(\d+)', said)
+    if version and int(version[1]) < JAVA:
+        raise UserError(f"got Java {version[1]}; {advice}")
+
+
+def each(spark, step: str, work: Callable[[int], None], numbers: Sequence[int], done: Callable[[int], bool], progress: Progress) -> None:
+    """Do `work` for every part that is not done yet, as many at a time as there are cores.
+
+    Args:
+        spark: the session.
+        step: what to call it.
+        work: takes a part's number; its result is a file.
+        numbers: of the parts.
+        done: says whether a part's file is there.
+        progress: shows how far it is.
+
+    Raises:
+        UserError: one of them raised it.
+    """
+    missing = [number for number in numbers if not done(number)]
+    progress(step, len(numbers) - len(missing), len(numbers))
+    if not missing:
+        return
+    job = spark.sparkContext.parallelize(missing, len(missing)).map(functools.partial(_guarded, work))
+    errors = _watched(job.collect, lambda: progress(step, sum(map(done, numbers)), len(numbers)))
+    if problem := next(filter(None, errors), ""):
+        raise UserError(problem)
+    progress(step, len(numbers), len(numbers))
+
+
+@contextlib.contextmanager
+def table(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where to write a table that takes the name of `folder` when it is whole."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    partial.rename(folder)
+
+
+def by_part(frame, number: str = "id"):
+    """Add the column `part`, and lay rows out by it, in order."""
+    from pyspark.sql import functions as F
+
+    return (
+        frame.withColumn("part", F.shiftright(number, rows.ROW_BITS).cast("int")).repartition("part").sortWithinPartitions("part", number)
+    )
+
+
+def _guarded(work: Callable[[int], None], number: int) -> str:
+    """Bring the user's mistakes back as text: as an exception, Spark would wrap them in its own and try again."""
+    try:
+        work(number)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _watched(call: Callable[[], list], look: Callable[[], None]) -> list:
+    """Call in a thread, and look at the progress meanwhile; Ctrl-C is heard."""
+    import concurrent.futures
+
+    from pyspark import InheritableThread  # noqa: F401  (its import sets up thread-local properties)
+
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        future = pool.submit(call)
+        while not future.done():
+            look()
+            time.sleep(TICK_SECONDS)
+        return future.result()
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _package(folder: pathlib.Path) -> str:
+    """Zip this package's Python files; the session serves them from there as long as it lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    root = pathlib.Path(__file__).resolve().parents[1]
+    path = folder / "teleflm_jax.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for source in sorted(root.rglob("*.py")):
+            file.write(source, source.relative_to(root.parent))
+    return str(path)

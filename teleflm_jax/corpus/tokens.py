@@ -1,0 +1,130 @@
+"""Texts as arrays of hashed tokens, a whole batch at a time: what shingles, n-grams and repeated phrases are counted in.
+
+A token is a run of letters and digits, in scripts that write no spaces (Han, kana, Thai and their like) a single character; case, spaces
+and punctuation do not count. So text of both kinds in one document is cut rightly, without asking for its language. Equal tokens have equal
+hashes of 64 bits on every machine; different ones collide with a chance of 5e-20 a pair.
+"""
+
+import dataclasses
+import functools
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+OTHER, WORD, SINGLE = 0, 1, 2
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x0FFF),  # Tibetan
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x2FDF),  # radicals
+    (0x3005, 0x3007),
+    (0x3040, 0x30FF),  # kana
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9F),
+    (0x20000, 0x323AF),
+)
+_CHARACTER_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_TOKEN_FACTOR = 0xD6E8FEB86659FD93
+_SHIFTS = tuple(np.uint64(n) for n in (30, 27, 31))
+_MIXERS = tuple(np.uint64(n) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokens of a batch of texts, one behind the other."""
+
+    hashes: np.ndarray
+    """uint64 [tokens]."""
+    starts: np.ndarray
+    """int64 [tokens]: the code point, among those of all texts, at which a token begins."""
+    lengths: np.ndarray
+    """int64 [tokens], in code points."""
+    single: np.ndarray
+    """bool [tokens]: is a character of an unspaced script."""
+    offsets: np.ndarray
+    """int64 [texts + 1]: the tokens of text i are [offsets[i], offsets[i + 1])."""
+
+    def of(self, index: int) -> slice:
+        """Where one text's tokens are."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+def tokens(texts: Sequence[str]) -> Tokens:
+    """Cut texts into tokens and hash them."""
+    points, borders = code_points([text.lower() for text in texts])
+    kinds = classes()[points]
+    begins = kinds != OTHER
+    same = (kinds[1:] == WORD) & (kinds[:-1] == WORD)
+    inner = borders[1:-1]
+    same[inner[(inner > 0) & (inner < len(points))] - 1] = False
+    begins[1:] &= ~same
+    starts = np.flatnonzero(begins)
+    ends = np.flatnonzero(np.append((kinds[:-1] != OTHER) & ~same, kinds[-1:] != OTHER)) + 1
+    lengths = ends - starts
+    kept = np.flatnonzero(kinds)
+    places = np.arange(len(kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return Tokens(
+        hashes=sums(mix(points[kept].astype(np.uint64)), places, lengths, _CHARACTER_FACTOR),
+        starts=starts,
+        lengths=lengths,
+        single=kinds[starts] == SINGLE,
+        offsets=np.searchsorted(starts, borders),
+    )
+
+
+def grams(hashes: np.ndarray, n: int) -> np.ndarray:
+    """Hash every n consecutive tokens: uint64 [len(hashes) - n + 1], empty where there are fewer."""
+    count = len(hashes) - n + 1
+    if count <= 0:
+        return np.empty(0, np.uint64)
+    found = hashes[:count].copy()
+    for i in range(1, n):
+        found += hashes[i : i + count] * np.uint64(pow(_TOKEN_FACTOR, i, 2**64))
+    return mix(found)
+
+
+def shingles(found: Tokens, index: int, n: int) -> np.ndarray:
+    """Give one text's set of n-grams, sorted; a text of fewer tokens is one shingle of all of them, one of none has none."""
+    hashes = found.hashes[found.of(index)]
+    return np.unique(grams(hashes, min(n, len(hashes)))) if len(hashes) else hashes
+
+
+def code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """All code points of texts, uint32, and int64 [texts + 1] where each text begins."""
+    points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
+    return points, np.cumsum([0, *map(len, texts)])
+
+
+def sums(values: np.ndarray, places: np.ndarray, lengths: np.ndarray, factor: np.uint64) -> np.ndarray:
+    """Hash runs of values by their place in the run, modulo 2^64; the runs, none of them empty, fill `values` one behind the other."""
+    if not len(lengths):
+        return np.empty(0, np.uint64)
+    powers = np.full(int(lengths.max()), factor, np.uint64)
+    powers[0] = 1
+    np.multiply.accumulate(powers, out=powers)
+    return mix(np.add.reduceat(values * powers[places], np.cumsum(lengths) - lengths))
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Spread 64 bits over 64 bits, one to one (the finisher of splitmix64), in place."""
+    values ^= values >> _SHIFTS[0]
+    values *= _MIXERS[0]
+    values ^= values >> _SHIFTS[1]
+    values *= _MIXERS[1]
+    values ^= values >> _SHIFTS[2]
+    return values
+
+
+@functools.cache
+def classes() -> np.ndarray:
+    """uint8 [0x110000]: OTHER, WORD or SINGLE of every code point. Marks belong to the letter before them."""
+    table = np.array([WORD if unicodedata.category(chr(i))[0] in "LMN" else OTHER for i in range(0x110000)], np.uint8)
+    for first, last in _UNSPACED:
+        part = table[first : last + 1]
+        part[part == WORD] = SINGLE
+    return table

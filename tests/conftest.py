@@ -10,6 +10,7 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+FAULT_COLUMNS = ("fault", "what the user sees", "exit code", "checkpoints")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 _ours = None
 if CACHE not in os.environ:  # the process that starts the workers makes it, they and their children find it
@@ -21,3 +22,11 @@ if CACHE not in os.environ:  # the process that starts the workers makes it, the
 def pytest_unconfigure():
     if _ours:
         shutil.rmtree(_ours, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the table of what happened in tests/faults; here, because the process that starts the workers reads no other conftest."""
+    passed = terminalreporter.stats.get("passed", [])
+    lines = [value for report in passed for name, value in report.user_properties if name == "outcome"]
+    for line in [FAULT_COLUMNS, ("---",) * len(FAULT_COLUMNS), *lines] if lines else ():
+        terminalreporter.write_line("| " + " | ".join(line) + " |")

@@ -1,11 +1,9 @@
-"""Runs that faults are injected into, and the table of what happened."""
+"""Runs that faults are injected into, and what happened, for the table that `tests/conftest.py` prints."""
 
 import pytest
 
 from tests import job
 from tests.faults import commands
-
-COLUMNS = ("fault", "what the user sees", "exit code", "checkpoints")
 
 
 @pytest.fixture(scope="session")
@@ -52,11 +50,3 @@ def half(small):
 def happened(record_property):
     """Called with a fault and what happened: a line of the table."""
     return lambda *line: record_property("outcome", tuple(map(str, line)))
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Print the table."""
-    passed = terminalreporter.stats.get("passed", [])
-    lines = [value for report in passed for name, value in report.user_properties if name == "outcome"]
-    for line in [COLUMNS, ("---",) * len(COLUMNS), *lines] if lines else ():
-        terminalreporter.write_line("| " + " | ".join(line) + " |")

@@ -1,10 +1,11 @@
-# make quickstart · test · test-slow · test-distributed · test-faults · test-corpus · test-plan-gpu · lint · bench · bench-inference; everything
-# happens in .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
+# make quickstart · corpus-demo · test · test-slow · test-distributed · test-faults · test-corpus · test-plan-gpu · lint · bench ·
+# bench-inference; everything happens in .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels
+# (gigabytes) but needs no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart test test-slow test-distributed test-faults test-corpus test-plan-gpu lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart corpus-demo test test-slow test-distributed test-faults test-corpus test-plan-gpu lint format bench bench-inference clean
 
 setup: .venv/runtime
 setup-dev: .venv/dev
@@ -25,6 +26,13 @@ setup-dev: .venv/dev
 quickstart: setup
 	$(BIN)/python examples/quickstart.py $(QUICKSTART)
 
+.venv/corpus: requirements-text.txt requirements-corpus.txt .venv/runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-corpus.txt
+	@touch $@
+
+corpus-demo: .venv/corpus
+	$(BIN)/python examples/corpus_demo.py $(DEMO)
+
 test: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(TESTS)
 
@@ -37,11 +45,7 @@ test-distributed: setup-dev
 test-faults: setup-dev
 	$(BIN)/python -m pytest -n 2 -q -m faults $(TESTS)
 
-.venv/corpus: requirements-text.txt requirements-corpus.txt .venv/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-corpus.txt
-	@touch $@
-
-test-corpus: .venv/corpus
+test-corpus: setup-dev .venv/corpus
 	$(BIN)/python -m pytest -q -m corpus $(TESTS)
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt

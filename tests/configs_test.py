@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from teleflm_jax import config, mup
-from teleflm_jax.cli import options
+from teleflm_jax.cli import corpus, options
 from teleflm_jax.errors import UserError
 from teleflm_jax.model import size
 from teleflm_jax.plan.config import SECTIONS
@@ -16,8 +16,15 @@ RUNS = sorted(CONFIGS.glob("runs/*.gin"))
 PARTS = sorted({*CONFIGS.glob("*/*.gin")} - {*RUNS})
 
 
+CORPORA = [CONFIGS / "runs/corpus.gin"]
+
+
+def sections_of(path):
+    return corpus.SECTIONS if path in CORPORA else options.SECTIONS
+
+
 def load(path):
-    return config.parse([str(path)], [], options.SECTIONS)
+    return config.parse([str(path)], [], sections_of(path))
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
@@ -25,7 +32,7 @@ def test_a_run_file_is_whole_and_repeats_itself_from_what_is_saved(path, tmp_pat
     sections = load(path)
     saved = tmp_path / "config.gin"
     saved.write_text(config.dump(sections), encoding="utf-8")
-    assert config.parse([str(saved)], [], options.SECTIONS) == sections
+    assert config.parse([str(saved)], [], sections_of(path)) == sections
 
 
 def test_a_configuration_from_before_a_section_was_there_is_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import pathlib
 import signal
 import sys
 
@@ -9,7 +10,7 @@ from teleflm_jax import config
 from teleflm_jax.cli import options, tokenizer
 from teleflm_jax.cli.pack import STOPPED, bar, lines
 from teleflm_jax.corpus import config as sections
-from teleflm_jax.corpus import parts
+from teleflm_jax.corpus import mix, parts, report
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer.config import TokenizerConfig
@@ -20,6 +21,7 @@ SECTIONS = {
     "extract": sections.ExtractConfig,
     "clean": sections.CleanConfig,
     "paragraphs": sections.ParagraphConfig,
+    "quality": sections.QualityConfig,
     "duplicates": sections.DuplicateConfig,
     "decontaminate": sections.DecontaminateConfig,
     "mix": sections.MixConfig,
@@ -29,6 +31,8 @@ SECTIONS = {
 """Section of a corpus's configuration -> its dataclass."""
 MIXTURE = "mixture.gin"
 """In the corpus's folder: what train.py reads beside a model's configuration."""
+REPORT = "report.html"
+"""In the corpus's folder."""
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -36,6 +40,9 @@ def arguments(parser: argparse.ArgumentParser):
     parser.epilog = f"example: {parser.prog} --gin_file configs/runs/corpus.gin --workdir runs/corpus"
     options.add_arguments(parser)
     parser.add_argument("--master", default="local[*]", help="Spark's: local[N] on this machine (default: all cores), or spark://HOST:PORT")
+    parser.add_argument("--train_quality", metavar="MODEL", help="train a classifier for quality.model and stop; with --good and --random")
+    parser.add_argument("--good", metavar="PLACE", help="folder or file of texts that are worth training on")
+    parser.add_argument("--random", metavar="PLACE", help="the same of texts as they come")
     parser.add_argument("--rules", action="store_true", help="list the rules that documents can be held against, and stop")
 
 
@@ -47,9 +54,11 @@ def main(args: argparse.Namespace) -> int:
         for name, rule in rules.RULES.items():
             print(f"{name:36}{rule.what}")
         return 0
+    if args.train_quality:
+        return _train_quality(args)
     found = options.load_sections(args, SECTIONS)
     workdir = options.workdir(args)
-    from teleflm_jax.corpus import mix, pack, pipeline
+    from teleflm_jax.corpus import pack, pipeline
 
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
     workdir.mkdir(parents=True, exist_ok=True)
@@ -57,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     show, close = (bar if sys.stderr.isatty() else lines)("parts")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        pipeline.run(workdir, own, args.master, _say, show)
+        tallies = pipeline.run(workdir, own, args.master, _say, show)
         sets = sorted(path.name for path in (workdir / mix.FOLDER).iterdir() if path.is_dir())
         if not sets:
             raise UserError(
@@ -91,25 +100,62 @@ def main(args: argparse.Namespace) -> int:
         return STOPPED
     finally:
         close()
-    tokens = {name: parts.read_json(workdir / "packed" / name / "manifest.json")["train"]["tokens"] for name in sets}
-    _tell_mixture(tokens, weights, epochs, own.mix)
+    table = _mixture(workdir, sets, weights, epochs, tallies[mix.FOLDER], own)
+    (workdir / REPORT).write_text(report.page(tallies, table), encoding="utf-8")
+    _tell(table, own.mix, mix.shortages({row["name"]: row["tokens"] for row in table}, weights, epochs, own.mix.tokens))
+    print(f"{workdir / REPORT}: what came in, what went and why")
     print(f"{mixture}: train on it with: python train.py --gin_file MODEL.gin --gin_file {mixture} --workdir runs/NAME")
     return 0
 
 
-def _tell_mixture(tokens: dict[str, int], weights: dict[str, float], epochs: dict[str, float], own: sections.MixConfig) -> None:
-    from teleflm_jax.corpus import mix
+def _mixture(workdir: pathlib.Path, sets: list[str], weights: dict[str, float], epochs: dict[str, float], tally, own) -> list[dict]:
+    """The rows of the report's table 1, by set."""
+    table = []
+    for name in sorted(sets, key=lambda name: -weights[name]):
+        found = parts.read_json(workdir / "packed" / name / "manifest.json")
+        languages = sorted(
+            {key.partition(" ")[2] for key in tally.out if mix.set_of(*key.split(" ", 1), own.mix) == name},
+            key=lambda language: -max(amount.bytes for key, amount in tally.out.items() if key.endswith(f" {language}")),
+        )
+        table.append(
+            {
+                "name": name,
+                "languages": ", ".join(languages[:4]) + (", ..." if len(languages) > 4 else ""),
+                "share": weights[name] / sum(weights.values()),
+                "epochs": epochs.get(name),
+                "bytes": found["train"]["bytes"] + found["heldout"]["bytes"],
+                "tokens": found["train"]["tokens"],
+            }
+        )
+    return table
 
-    whole = sum(weights.values())
-    print(f"{'set':<28}{'tokens':>16}{'share':>10}{'epochs at most':>16}")
-    for name in sorted(tokens, key=lambda name: -weights[name]):
-        limit = f"{epochs[name]:g}" if name in epochs else "any"
-        print(f"{name:<28}{tokens[name]:>16,}{weights[name] / whole:>10.2%}{limit:>16}")
-    for name, needed in mix.shortages(tokens, weights, epochs, own.tokens).items():
+
+def _tell(table: list[dict], own: sections.MixConfig, shortages: dict[str, float]) -> None:
+    print(f"{'set':<28}{'language':<20}{'share':>10}{'epochs at most':>16}{'MB':>12}{'tokens':>16}")
+    for row in table:
+        limit = "any" if row["epochs"] is None else f"{row['epochs']:g}"
+        print(f"{row['name']:<28}{row['languages']:<20}{row['share']:>10.2%}{limit:>16}{row['bytes'] / 1e6:>12,.1f}{row['tokens']:>16,}")
+    limits = {row["name"]: row["epochs"] for row in table}
+    for name, needed in shortages.items():
         print(
-            f"WARNING: {own.tokens:,.0f} tokens would take {needed:,.2f} epochs of {name}, where mix.max_epochs allows {epochs[name]:g}: "
+            f"WARNING: {own.tokens:,.0f} tokens would take {needed:,.2f} epochs of {name}, where mix.max_epochs allows {limits[name]:g}: "
             "more text, a smaller weight or more epochs"
         )
+
+
+def _train_quality(args: argparse.Namespace) -> int:
+    """Train the classifier that `quality.model` names."""
+    from teleflm_jax.corpus import quality
+
+    if not (args.good and args.random):
+        raise UserError("got --train_quality without --good or --random; allowed: both, folders or files of texts; add what is missing")
+    found = options.load_sections(args, {"quality": sections.QualityConfig}) if args.gin_file or args.gin_param else {}
+    report = quality.train(args.good, args.random, pathlib.Path(args.train_quality), found.get("quality", sections.QualityConfig()))
+    print(f"{'threshold':>10}{'precision':>11}{'recall':>9}{'kept':>9}     on {report['held_out']:,} texts it did not see")
+    for row in report["thresholds"]:
+        print(f"{row['threshold']:>10.1f}{row['precision']:>11.3f}{row['recall']:>9.3f}{row['kept']:>9.3f}")
+    print(f"{args.train_quality}: of a good and a random text the good one scores higher with a chance of {report['area']:.3f}")
+    return 0
 
 
 def _say(line: str) -> None:

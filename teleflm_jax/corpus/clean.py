@@ -18,7 +18,9 @@ from teleflm_jax.corpus.tally import Tally
 LANGUAGE_CHARACTERS = 1000
 """Of a text's beginning, by which its language is named."""
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029\x85]")
-_DROPPED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ufff9-\ufffb]")
+_DROPPED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff\ufff9-\ufffb]")
+_DROPPED_LAST = re.compile(r"[\x80-\x84\x86-\x9f\u00ad]")
+"""Where text was decoded wrongly, these are bytes of its characters."""
 _SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")
 _TRAILING = re.compile(r"[ \t\u3000]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -60,11 +62,12 @@ def uniform(text: str, *, is_code: bool = False) -> str:
 
     Of code, line ends and control characters alone.
     """
-    text = _DROPPED.sub("", _LINE_ENDS.sub("\n", text))
+    text = _DROPPED.sub("", text)
+    if not is_code and is_bad(text):
+        text = _DROPPED.sub("", ftfy.fix_encoding(text))
+    text = _DROPPED_LAST.sub("", _LINE_ENDS.sub("\n", text))
     if is_code:
         return text.strip("\n") + "\n"
-    if is_bad(text):
-        text = ftfy.fix_encoding(text)
     if not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
     return _BLANK_LINES.sub("\n\n", _TRAILING.sub("", _SPACES.sub(" ", text))).strip("\n")
@@ -91,14 +94,14 @@ def _without_lines(text: str, config: CleanConfig, origin: str, tally: Tally) ->
                 tally.change(rule, origin, line)
             else:
                 kept.append(line)
-        text = "\n".join(kept)
+        text = _BLANK_LINES.sub("\n\n", "\n".join(kept)).strip("\n")
     return text
 
 
 def _objection(text: str, found: tokens.Tokens, index: int, language: str, domain: str, config: CleanConfig) -> str:
     if not text.strip():
         return "nothing left"
-    if language not in (*config.languages, CODE):
+    if config.languages and language not in (*config.languages, CODE):
         return "language"
     at = found.of(index)
     unspaced = bool(2 * np.count_nonzero(found.single[at]) > at.stop - at.start)

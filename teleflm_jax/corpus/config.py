@@ -1,6 +1,7 @@
 """What `pack.*` binds: how documents become packed records."""
 
 import dataclasses
+import math
 
 from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
 
@@ -144,7 +145,7 @@ class CleanConfig:
     """Uniform text, languages, boilerplate, personal data, and rules for whole documents."""
 
     languages: tuple[str, ...] = LANGUAGES
-    """ISO 639-1; documents of others are dropped. Code is always kept."""
+    """ISO 639-1; documents of others are dropped; (): all are kept. Code always is."""
     line_phrases: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(LINE_PHRASES))
     """Rule -> phrases; in lower case; a line with one of them, whatever its case, goes if it is short."""
     phrase_line: int = 120
@@ -233,3 +234,45 @@ class MixConfig:
     """Tokens of a packed record: `model.context_length` of the run."""
     tokenizer: str = ""
     """Path of a tokenizer.json to pack with; empty: one is trained on the documents, WORKDIR/tokenizer.json."""
+
+    def __post_init__(self):
+        weights = {"proportions": self.proportions} | {f"ratios[{domain!r}]": ratios for domain, ratios in self.ratios.items()}
+        for name, table in weights.items():
+            wrong = {key: value for key, value in table.items() if not (value > 0 and math.isfinite(value))}
+            if wrong or not table:
+                raise UserError(f"got mix.{name}={wrong or table}; allowed: at least one entry, each above 0; change mix.{name}")
+        refuse_outside("mix", self, tokens=0, sequence_length=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """A fastText classifier of quality, its training and its use. The report names no settings; these are fastText's usual ones."""
+
+    model: str = ""
+    """File of a classifier that `corpus quality` made; empty: no document is scored."""
+    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Domain -> score from which a document stays."""
+    quantiles: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Domain -> share of its documents, the lowest by score, that goes."""
+    dimensions: int = 64
+    epochs: int = 5
+    word_ngrams: int = 2
+    learning_rate: float = 0.1
+    buckets: int = 1_000_000
+    """For hashed n-grams; the model takes 4 x `dimensions` bytes for each."""
+    min_count: int = 3
+    """Words that are rarer in the training texts are left out."""
+    seed: int = 0
+
+    def __post_init__(self):
+        both = sorted(self.thresholds.keys() & self.quantiles.keys())
+        if both:
+            raise UserError(f"got quality.thresholds and quality.quantiles for {', '.join(both)}; allowed: one of them; remove the other")
+        for name in ("thresholds", "quantiles"):
+            wrong = {domain: value for domain, value in getattr(self, name).items() if not 0 <= value <= 1}
+            if wrong:
+                raise UserError(f"got quality.{name}={wrong}; allowed: 0 to 1; change quality.{name}")
+        if (self.thresholds or self.quantiles) and not self.model:
+            raise UserError("got quality.thresholds or quality.quantiles without a model; allowed: with one; bind quality.model")
+        refuse_outside("quality", self, dimensions=1, epochs=1, word_ngrams=1, learning_rate=None, buckets=1, min_count=1)
+        refuse_seed("quality", self.seed)

@@ -130,10 +130,11 @@ def decontaminate(
             name = found.benchmarks[min(owner for owner, _, _ in places)]
             if config.cut:
                 left = _without(texts[i], lowered[i], [(a - borders[i], b - borders[i]) for _, a, b in places])
-                tally.change(f"cut: {name}", origin, texts[i])
+                if left.strip():
+                    tally.change(f"cut: {name}", origin, texts[i])
+                else:
+                    tally.drop(f"nothing left: {name}", origin, texts[i])
                 texts[i] = left if left.strip() else None
-                if texts[i] is None:
-                    tally.drop(f"nothing left: {name}", origin, whole[borders[i] : borders[i + 1]])
             else:
                 tally.drop(f"benchmark: {name}", origin, texts[i])
                 texts[i] = None
@@ -166,14 +167,14 @@ def _texts(benchmark: str, path: str) -> Iterator[str]:
                 continue
             file = pathlib.Path(unit.root, piece.path)
             if file.suffix in (".jsonl", ".json"):
-                with open(file, encoding="utf-8") as lines:
+                with open(file, "rb") as lines:
                     yield from (text for line in lines if line.strip() for text in _strings(_parsed(line, file)))
             else:
                 one = documents.Unit(unit.root, (piece,))
                 yield from (document.text for document in documents.read(one, collections.Counter()))
 
 
-def _parsed(line: str, file: pathlib.Path) -> object:
+def _parsed(line: bytes, file: pathlib.Path) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:

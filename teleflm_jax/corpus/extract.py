@@ -1,11 +1,12 @@
 """Pages to text: the character set, then the main content, by resiliparse or trafilatura."""
 
+import collections
 import re
 from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import detect_encoding
+from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 from teleflm_jax.corpus import rows
 from teleflm_jax.corpus.config import ExtractConfig
@@ -13,19 +14,25 @@ from teleflm_jax.corpus.tally import Tally
 
 MAX_NESTING = 1000
 """Elements inside one another; extraction takes the square of it, and nobody writes such pages."""
+MAX_ATTRIBUTES = 1000
+"""Of one element; reading them takes the square of it."""
 _DECLARED = re.compile(rb"<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,30})", re.IGNORECASE)
 _DECLARED_WITHIN = 4096
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
-_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"} | dict.fromkeys(
-    ("iso-8859-1", "latin-1", "latin1", "ascii"), "cp1252"
-)
-"""What a charset's name stands for in practice. Source: WHATWG's Encoding Standard."""
+_WIDER = {"gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949"}
+"""Python's names of what browsers read, where those of the standard are narrower. Source: WHATWG's Encoding Standard."""
+_ALIASES = {"latin-1": "latin1", "cp936": "gbk", "gb-18030": "gb18030", "cp932": "shift_jis", "cp949": "euc-kr"}
+"""Names that browsers do not know."""
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _UNCOUNTED = frozenset(
-    "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th tbody tfoot colgroup option optgroup rt "
-    "thead rp html head body".split()
+    "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th tbody tfoot colgroup option "
+    "thead html head body path circle rect line polyline polygon ellipse use stop image".split()
 )
-"""Elements without an end, and those whose end may be left out."""
+"""Elements without an end, those whose end may be left out, and pictures' shapes, which end themselves."""
+
+_LONG_TAG = 20 * MAX_ATTRIBUTES
+"""Characters; below, whatever stands in a tag takes no time."""
+_QUOTED, _ATTRIBUTE = re.compile(r"\"[^\"]*\"|'[^']*'"), re.compile(r"[^\s/\"'=]+")
 
 
 def extract(
@@ -55,6 +62,9 @@ def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, ma
             if is_too_nested(text):
                 tally.drop(f"nested deeper than {MAX_NESTING}", origin, text)
                 continue
+            if has_too_many_attributes(text):
+                tally.drop(f"more than {MAX_ATTRIBUTES} attributes", origin, text)
+                continue
             text = main_content(text)
         if not text.strip() or "\0" in text:
             tally.drop("no text" if not text.strip() else "binary", origin, content)
@@ -77,11 +87,11 @@ def decode(content: bytes, charset: str) -> str | None:
         pass
     declared = _DECLARED.search(content[:_DECLARED_WITHIN])
     for name in (charset, declared[1].decode() if declared else "", detect_encoding(content) or "", "utf-8"):
-        name = _WIDER.get(name.lower(), name)
-        try:
-            text = content.decode(name, "replace")
-        except (LookupError, ValueError):
+        # what browsers know and no other: of Python's codecs some take the square of a page's length
+        name = map_encoding_to_html5(_ALIASES.get(name.lower(), name), fallback_utf8=False)
+        if not name or (declared and name.startswith("utf-16")):  # of which nothing declared could have been read
             continue
+        text = content.decode(_WIDER.get(name, name), "replace")
         if text.count("\ufffd") <= len(text) // 100:
             return text
     return None
@@ -92,13 +102,23 @@ def is_too_nested(html: str) -> bool:
     if html.count("<") <= MAX_NESTING:
         return False
     depth = 0
+    begun: collections.Counter = collections.Counter()
     for tag in _TAG.finditer(html):
-        if tag[2].lower() in _UNCOUNTED:
+        name = tag[2].lower()
+        if name in _UNCOUNTED or (tag[1] and not begun[name]):  # an end without a beginning ends nothing
             continue
-        depth = max(0, depth - 1) if tag[1] else depth + 1
+        step = -1 if tag[1] else 1
+        begun[name] += step
+        depth += step
         if depth > MAX_NESTING:
             return True
     return False
+
+
+def has_too_many_attributes(html: str) -> bool:
+    """Say whether an element has more attributes than any person would write; long values, as of pictures, are none."""
+    tags = (piece for piece in html.split("<") if len(piece) > _LONG_TAG and piece[:1].isalpha())
+    return any(len(_ATTRIBUTE.findall(_QUOTED.sub('"', tag).partition(">")[0])) > MAX_ATTRIBUTES for tag in tags)
 
 
 def _resiliparse(html: str) -> str:

@@ -1,7 +1,7 @@
 """The end of the pipeline: documents by set of the mixture, and the mixture that `train.py` reads.
 
-A set is a domain, or a domain's documents of one language where `mix.ratios` weighs languages against each other. Nothing is repeated or
-left out here: proportions and epochs are the loader's business (data/mixture.py).
+A set is a domain, or its documents of one language (or `code`) where `mix.ratios` weighs languages against each other. Nothing is repeated
+or left out here: proportions and epochs are the loader's business (data/mixture.py).
 """
 
 import os
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from teleflm_jax.corpus import parts
-from teleflm_jax.corpus.config import CODE, MixConfig
+from teleflm_jax.corpus.config import MixConfig
 from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.errors import UserError
 
@@ -23,7 +23,7 @@ COLUMNS = ("text", "family", "source", "origin", "language", "quality")
 def set_of(domain: str, language: str, config: MixConfig) -> str:
     """Name the set of a document; empty where `mix.ratios` gives its language no weight."""
     weights = config.ratios.get(domain)
-    if weights is None or language == CODE:
+    if weights is None:
         return domain
     return f"{domain}-{language}" if language in weights else ""
 

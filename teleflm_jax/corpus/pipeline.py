@@ -3,8 +3,9 @@
     1-read          source files -> text (read/, extract.py)
     2-clean         uniform text, language, rules (clean.py, rules.py, privacy.py)
     3-paragraphs    paragraphs that stood before go (paragraphs.py)
-    4-duplicates    near-duplicate documents go (duplicates.py)
-    5-decontaminate documents with benchmark items go (contamination.py)
+    4-quality       documents that a classifier scores low go (quality.py); only with quality.model
+    5-duplicates    near-duplicate documents go (duplicates.py)
+    6-decontaminate documents with benchmark items go (contamination.py)
     documents/      a folder of Parquet per set of the mixture, for `tokenizer train` and `pack` (mix.py)
 
 A part is a unit of source files (`documents.units`) and keeps its number through all stages. Work on parts is pure, part by part; Spark
@@ -13,12 +14,13 @@ spreads it, and joins documents where they must meet. So results depend neither 
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 
-from teleflm_jax.corpus import clean, contamination, documents, duplicates, extract, mix, paragraphs, parts, read, rows, spark
+from teleflm_jax.corpus import clean, contamination, documents, duplicates, extract, mix, paragraphs, parts, quality, read, rows, spark
 from teleflm_jax.corpus.config import (
     CleanConfig,
     CorpusConfig,
@@ -27,11 +29,19 @@ from teleflm_jax.corpus.config import (
     ExtractConfig,
     MixConfig,
     ParagraphConfig,
+    QualityConfig,
 )
-from teleflm_jax.corpus.tally import Tally, total
+from teleflm_jax.corpus.tally import Tally, merge, total
 from teleflm_jax.errors import UserError
 
-READ, CLEAN, PARAGRAPHS, DUPLICATES, DECONTAMINATE = STAGES = ("1-read", "2-clean", "3-paragraphs", "4-duplicates", "5-decontaminate")
+READ, CLEAN, PARAGRAPHS, QUALITY, DUPLICATES, DECONTAMINATE = (
+    "1-read",
+    "2-clean",
+    "3-paragraphs",
+    "4-quality",
+    "5-duplicates",
+    "6-decontaminate",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,7 @@ class Settings:
     extract: ExtractConfig
     clean: CleanConfig
     paragraphs: ParagraphConfig
+    quality: QualityConfig
     duplicates: DuplicateConfig
     decontaminate: DecontaminateConfig
     mix: MixConfig
@@ -83,12 +94,13 @@ class Run:
         if folder.exists():
             return
         self.progress(step, 0, 1)
+
+        def write(partial: pathlib.Path) -> None:
+            rows_ = spark.by_part(make()).write.partitionBy("part") if by_part else make().write
+            rows_.parquet(str(partial))
+
         with spark.table(folder) as partial:
-            frame = make()
-            if by_part:
-                spark.by_part(frame).write.partitionBy("part").parquet(str(partial))
-            else:
-                frame.write.parquet(str(partial))
+            spark.wait(lambda: write(partial))
         self.progress(step, 1, 1)
 
     def load(self, folder: pathlib.Path):
@@ -136,6 +148,8 @@ def run(workdir: pathlib.Path, settings: Settings, master: str, say: Callable[[s
     """
     found = plan(settings)
     index = contamination.index(settings.decontaminate)
+    if settings.quality.model:
+        quality.load(settings.quality.model)
     workdir.mkdir(parents=True, exist_ok=True)
     scratch = workdir / ".spark"
     session = spark.session(master, scratch)
@@ -145,12 +159,15 @@ def run(workdir: pathlib.Path, settings: Settings, master: str, say: Callable[[s
             (READ, _read, [dataclasses.asdict(settings.corpus), dataclasses.asdict(settings.extract), _identities(found)]),
             (CLEAN, _clean, dataclasses.asdict(settings.clean)),
             (PARAGRAPHS, _paragraphs, dataclasses.asdict(settings.paragraphs)),
+            (QUALITY, _quality, [dataclasses.asdict(settings.quality), _content(settings.quality.model)]),
             (DUPLICATES, _duplicates, dataclasses.asdict(settings.duplicates)),
             (DECONTAMINATE, functools.partial(_decontaminate, index=index), [dataclasses.asdict(settings.decontaminate), _digest(index)]),
             (mix.FOLDER, _documents, dataclasses.asdict(settings.mix)),
         ]
         before, tallies = "", {}
         for stage, make, own in stages:
+            if stage == QUALITY and not settings.quality.model:
+                continue
             folder = run_.folder(stage)
             if parts.begin(folder, [before, own]):
                 make(run_)
@@ -222,8 +239,38 @@ def _paragraph_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, 
     parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
 
 
+def _content(path: str) -> str:
+    """What tells a model from another; empty for none."""
+    return hashlib.blake2b(pathlib.Path(path).read_bytes(), digest_size=16).hexdigest() if path else ""
+
+
+def _quality(run: Run) -> None:
+    source, folder, config = run.folder(PARAGRAPHS), run.folder(QUALITY), run.settings.quality
+    scored = folder / "scored"
+    run.each("quality: score", scored, functools.partial(_score_part, source=source, folder=scored, config=config))
+    least = quality.thresholds(merge(parts.read_tally(scored, number) for number in range(len(run.parts))).distributions, config)
+    run.say("quality: " + ", ".join(f"{domain} from {value:.3f}" for domain, value in sorted(least.items())))
+    run.each("quality", folder, functools.partial(_keep_part, source=scored, folder=folder, least=least))
+
+
+def _score_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: QualityConfig) -> None:
+    tally = Tally()
+    batches = quality.score(parts.read(source, number), quality.load(config.model), tally, config=config)
+    parts.write(folder, number, batches, rows.DOCUMENT, tally)
+
+
+def _keep_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, least: dict[str, float]) -> None:
+    tally = Tally()
+    batches = quality.keep(tally.entering(parts.read(source, number)), least, tally)
+    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+
+
+def _before_duplicates(settings: Settings) -> str:
+    return QUALITY if settings.quality.model else PARAGRAPHS
+
+
 def _duplicates(run: Run) -> None:
-    source, folder, config = run.folder(PARAGRAPHS), run.folder(DUPLICATES), run.settings.duplicates
+    source, folder, config = run.folder(_before_duplicates(run.settings)), run.folder(DUPLICATES), run.settings.duplicates
     signed, pairs, sets, links = (folder / name for name in ("signatures", "pairs", "shingles", "links"))
     priorities = [part.priority for part in run.parts]
     run.each("duplicates: sign", signed, functools.partial(_sign_part, source=source, folder=signed, priorities=priorities, config=config))

@@ -9,7 +9,8 @@ import ipaddress
 import re
 from collections.abc import Callable
 
-_NO_DIGIT_BEFORE, _NO_DIGIT_BEHIND = r"(?<![\d.])", r"(?![\d])"
+_NO_DIGIT_BEFORE, _NO_DIGIT_BEHIND = r"(?<![\da-fA-F.])(?<!0[xX])", r"(?![\da-fA-F]|\.\d)"
+"""Neither the rest of a number nor, as hashes have them, its hexadecimal letters."""
 _IDENTITY_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _IDENTITY_CHECK = "10X98765432"
 
@@ -42,13 +43,13 @@ MASKS: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
         re.compile(
             rf"{_NO_DIGIT_BEFORE}(?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{{8}}|[ -]\d{{4}}[ -]\d{{4}}){_NO_DIGIT_BEHIND}"  # a Chinese mobile
             rf"|{_NO_DIGIT_BEFORE}0\d{{2,3}}-\d{{7,8}}{_NO_DIGIT_BEHIND}"  # a Chinese line
-            rf"|(?<!\w)\+[1-9]\d{{0,2}}(?:[ .()-]{{1,2}}\d{{2,4}}){{2,5}}{_NO_DIGIT_BEHIND}"  # international
-            rf"|(?<!\w)\([2-9]\d{{2}}\) ?[2-9]\d{{2}}-\d{{4}}{_NO_DIGIT_BEHIND}",  # North American
+            rf"|(?<!\w)\+[1-9]\d{{0,2}}(?:[ .()-]{{1,2}}\d{{2,4}}){{2,5}}(?!\d)"  # international
+            rf"|(?<!\w)\([2-9]\d{{2}}\) ?[2-9]\d{{2}}-\d{{4}}(?!\d)",  # North American
             re.ASCII,
         ),
         _always,
     ),
-    "network_address": (re.compile(rf"{_NO_DIGIT_BEFORE}(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![\d.]\d)", re.ASCII), _is_public_address),
+    "network_address": (re.compile(rf"{_NO_DIGIT_BEFORE}(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!\.?\d)", re.ASCII), _is_public_address),
 }
 """Kind -> pattern, and what a match must be besides. Each is replaced by its kind in angle brackets."""
 

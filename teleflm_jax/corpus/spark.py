@@ -1,5 +1,6 @@
 """Spark: a session on this machine or on a cluster, work on every part, and the tables that parts are too small for."""
 
+import concurrent.futures
 import contextlib
 import functools
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from teleflm_jax.corpus import rows
 from teleflm_jax.errors import UserError
@@ -19,6 +21,7 @@ JAVA = 17
 """The oldest that Spark 4 runs on."""
 PARTITIONS_PER_CORE = 2
 TICK_SECONDS = 0.2
+Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 """Called several times a second with the step, parts done and parts in all."""
 
@@ -104,10 +107,23 @@ def each(spark, step: str, work: Callable[[int], None], numbers: Sequence[int], 
     if not missing:
         return
     job = spark.sparkContext.parallelize(missing, len(missing)).map(functools.partial(_guarded, work))
-    errors = _watched(job.collect, lambda: progress(step, sum(map(done, numbers)), len(numbers)))
+    errors = wait(job.collect, lambda: progress(step, sum(map(done, numbers)), len(numbers)))
     if problem := next(filter(None, errors), ""):
         raise UserError(problem)
     progress(step, len(numbers), len(numbers))
+
+
+def wait(call: Callable[[], Result], look: Callable[[], None] = lambda: None) -> Result:
+    """Call Spark in a thread of its own and look on meanwhile, so that a signal is heard here and not in the middle of a message to it."""
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        future = pool.submit(call)
+        while not future.done():
+            look()
+            time.sleep(TICK_SECONDS)
+        return future.result()
+    finally:
+        pool.shutdown(wait=False)
 
 
 @contextlib.contextmanager
@@ -135,23 +151,6 @@ def _guarded(work: Callable[[int], None], number: int) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def _watched(call: Callable[[], list], look: Callable[[], None]) -> list:
-    """Call in a thread, and look at the progress meanwhile; Ctrl-C is heard."""
-    import concurrent.futures
-
-    from pyspark import InheritableThread  # noqa: F401  (its import sets up thread-local properties)
-
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    try:
-        future = pool.submit(call)
-        while not future.done():
-            look()
-            time.sleep(TICK_SECONDS)
-        return future.result()
-    finally:
-        pool.shutdown(wait=False)
 
 
 def _package(folder: pathlib.Path) -> str:

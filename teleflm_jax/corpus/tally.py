@@ -45,6 +45,17 @@ class Tally:
     distributions: dict[str, dict[str, int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(collections.Counter))
     """Name -> value -> count."""
 
+    def add(self, other: "Tally") -> None:
+        """Add another's counts to these."""
+        self.into.add(other.into.documents, other.into.bytes)
+        for name in ("out", "dropped", "changed"):
+            for key, amount in getattr(other, name).items():
+                getattr(self, name)[key].add(amount.documents, amount.bytes)
+        for rule, samples in other.samples.items():
+            self.samples[rule] = (self.samples[rule] + samples)[:SAMPLES]
+        for name, counts in other.distributions.items():
+            self.distributions[name].update(counts)
+
     def drop(self, rule: str, origin: str, text: str | bytes, size: int | None = None) -> None:
         """Count a document that leaves, and keep its beginning among the samples; `size` is its length in UTF-8 where that is known."""
         self.dropped[rule].add(1, _size(text) if size is None else size)
@@ -106,14 +117,7 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     """Add up; of the samples the first ones stay."""
     whole = Tally()
     for tally in tallies:
-        whole.into.add(tally.into.documents, tally.into.bytes)
-        for name in ("out", "dropped", "changed"):
-            for key, amount in getattr(tally, name).items():
-                getattr(whole, name)[key].add(amount.documents, amount.bytes)
-        for rule, samples in tally.samples.items():
-            whole.samples[rule] = (whole.samples[rule] + samples)[:SAMPLES]
-        for name, counts in tally.distributions.items():
-            whole.distributions[name].update(counts)
+        whole.add(tally)
     return whole
 
 

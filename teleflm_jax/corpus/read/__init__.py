@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from teleflm_jax.corpus import documents, rows
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus.tally import Amount, Tally, total
 from teleflm_jax.errors import UserError
 
 LONGEST = 16 << 20
@@ -59,14 +59,18 @@ def read(unit: documents.Unit, form: str, first_id: int, tally: Tally) -> Iterat
     Yields:
         Batches of `rows.FOUND`.
     """
-    found = (one for piece in unit.pieces for one in _of_piece(unit.root, piece, form, tally))
+    passed_over, into = Tally(), Amount()
+    found = (one for piece in unit.pieces for one in _of_piece(unit.root, piece, form, passed_over))
     yield from rows.batches(
         (
             (first_id + i, one.kind, one.origin, one.family or one.origin, one.date, one.charset, one.content)
-            for i, one in enumerate(_counted(found, tally))
+            for i, one in enumerate(_usable(found, passed_over, into))
         ),
         rows.FOUND,
     )
+    dropped = total(passed_over.dropped)
+    passed_over.into.add(into.documents + dropped.documents, into.bytes + dropped.bytes)
+    tally.add(passed_over)
 
 
 def form_of(path: str) -> str:
@@ -102,12 +106,12 @@ def _of_piece(root: str, piece: documents.Piece, form: str, tally: Tally) -> Ite
         tally.drop("truncated or damaged file", path, "")
 
 
-def _counted(found: Iterator[Found], tally: Tally) -> Iterator[Found]:
+def _usable(found: Iterator[Found], tally: Tally, into: Amount) -> Iterator[Found]:
     for one in found:
-        tally.into.add(1, len(one.content))
         if len(one.content) > LONGEST:
             tally.drop(f"longer than {LONGEST >> 20} MiB", one.origin, b"", len(one.content))
         elif not one.content.strip():
             tally.drop("empty", one.origin, b"")
         else:
+            into.add(1, len(one.content))
             yield one

@@ -3,8 +3,10 @@
 Source: ISO 28500; Common Crawl's files.
 """
 
+import io
 from collections.abc import Iterator
 
+from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from teleflm_jax.corpus import documents
@@ -12,12 +14,14 @@ from teleflm_jax.corpus.read import LONGEST, Found
 from teleflm_jax.corpus.tally import Tally
 
 HTML = ("text/html", "application/xhtml+xml")
+MAX_CODINGS = 4
+"""Encodings of a body inside one another."""
 WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 
 
 def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
     """Yield pages that a server answered with, and texts of WET records."""
-    records = iter(ArchiveIterator(path, record_types=WANTED, auto_decode="all", fsspec_args=False))
+    records = iter(ArchiveIterator(path, record_types=WANTED, auto_decode="none", fsspec_args=False))
     while True:
         try:
             record = next(records, None)
@@ -35,8 +39,8 @@ def _page(record: WarcRecord, path: str, tally: Tally) -> Found | None:
     address = record.headers.get("WARC-Target-URI", f"{path}@{record.stream_pos}")
     date = record.headers.get("WARC-Date", "")
     if record.record_type == WarcRecordType.conversion:
-        return Found("text", address, record.reader.read(LONGEST + 1), date=date, charset="utf-8")
-    if record.is_http:
+        kind, charset = "text/plain", "utf-8"
+    elif record.is_http:
         status = record.http_headers.status_code
         if status not in (None, 200):
             tally.drop(f"HTTP status {status}", address, "")
@@ -47,4 +51,33 @@ def _page(record: WarcRecord, path: str, tally: Tally) -> Found | None:
     if kind.lower() not in (*HTML, "text/plain"):
         tally.drop("neither HTML nor text", address, kind)
         return None
-    return Found("html" if kind.lower() in HTML else "text", address, record.reader.read(LONGEST + 1), date=date, charset=charset)
+    content = record.reader.read(LONGEST + 1)
+    if len(content) < min(record.content_length, LONGEST + 1):
+        tally.drop("truncated or damaged file", address, content)
+        return None
+    if record.is_http and len(content) <= LONGEST:
+        try:
+            content = _decoded(content, record)
+        except OSError:
+            tally.drop("HTTP body that cannot be decoded", address, content)
+            return None
+    return Found("html" if kind.lower() in HTML else "text", address, content, date=date, charset=charset)
+
+
+def _decoded(content: bytes, record: WarcRecord) -> bytes:
+    """A body without its HTTP encodings. The archive's own reader can do it, but goes no further after one that is damaged."""
+    codings = [
+        coding.strip()
+        for name in ("Content-Encoding", "Transfer-Encoding")
+        for coding in record.http_headers.get(name, "").lower().split(",")
+    ]
+    known = [coding for coding in codings if coding in ("gzip", "x-gzip", "deflate", "br", "zstd", "chunked")]
+    if len(known) > MAX_CODINGS:
+        raise OSError("more encodings than anybody uses")
+    stream = io.BytesIO(content)
+    for coding in reversed(known):
+        if coding == "deflate":
+            stream = GzipReader(stream, zlib=True)
+        else:
+            stream = {"br": BrotliReader, "zstd": ZstdReader, "chunked": ChunkedReader}.get(coding, GzipReader)(stream)
+    return stream.read(LONGEST + 1)

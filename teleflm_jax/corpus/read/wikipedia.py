@@ -4,7 +4,7 @@ Source: report, section 2: 22 languages, "to remove reference and subsequent con
 """
 
 import bz2
-import contextlib
+import collections
 import gzip
 import re
 import unicodedata
@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from xml.parsers import expat
 
 import mwparserfromhell
+from mwparserfromhell.nodes import Node, Tag, Template, Wikilink
+from mwparserfromhell.smart_list import SmartList
+from mwparserfromhell.wikicode import Wikicode
 
 from teleflm_jax.corpus import documents
 from teleflm_jax.corpus.read import LONGEST, Found
@@ -20,6 +23,8 @@ from teleflm_jax.corpus.tally import Tally
 CHUNK = 1 << 18
 MAX_NESTING = 40
 """Of templates, links and tables in one article; deeper ones are not written by people, and parsing them takes long."""
+MAX_UNCLOSED = 300
+"""Tags and brackets without an end; for each the parser reads the article to its end and comes back."""
 FIRST_TRAILING = {
     "bg": "източници|бележки|литература|външни препратки|вижте също",
     "ca": "referències|notes|bibliografia|enllaços externs|vegeu també",
@@ -46,11 +51,13 @@ FIRST_TRAILING = {
     "|延伸阅读|延伸閱讀",
 }
 """Headings at which an article's own text ends, by the dump's language. Our choice; the report names none."""
+_DEEP_LIST = re.compile(r"^[:;*#]{100}", re.MULTILINE)
 _OPENERS = re.compile(r"\{\{|\[\[|\{\||\}\}|\]\]|\|\}")
+_OPEN_OR_CLOSED = re.compile(r"\[|\]|<(/?)([A-Za-z]+)([^<>]*>)?")
+_NEVER_CLOSED = frozenset(("br", "hr", "img", "li", "dd", "dt", "td", "th", "tr", "wbr"))
 _DROPPED_TAGS = ("ref", "gallery", "table", "timeline", "math", "score", "imagemap", "syntaxhighlight", "source")
-_HEADING = re.compile(r"^(=+)[ \t]*(.+?)[ \t]*\1[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^=.*=[ \t]*$", re.MULTILINE)
 _LEFT_OVER = re.compile(r"^[ \t]*(?:[|!{}].*|__[A-Z]+__)[ \t]*$", re.MULTILINE)
-_BORDERS = re.compile(r"^[ \t]+|[ \t]+$", re.MULTILINE)
 _MEDIA = frozenset(("file", "image", "category", "media"))
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?$")
 
@@ -91,38 +98,64 @@ def plain(wikitext: str, language: str, media: frozenset[str] = _MEDIA) -> str:
         media: namespaces, in lower case, of links that stand for a picture or a category.
     """
     code = mwparserfromhell.parse(_before_references(wikitext, language), skip_style_tags=True)
-    for node in [*code.ifilter_tags(matches=_is_dropped), *code.ifilter_wikilinks(matches=lambda link: _is_media(link, media))]:
-        with contextlib.suppress(ValueError):  # it stood in one that is gone already
-            code.remove(node)
+    _prune(code, media)
     text = code.strip_code(normalize=True, collapse=True)
-    text = _LEFT_OVER.sub("", _HEADING.sub(r"\2", text)).replace("'''", "").replace("''", "")
-    return re.sub(r"\n{3,}", "\n\n", _BORDERS.sub("", text)).strip()
+    text = _LEFT_OVER.sub("", _HEADING.sub(lambda heading: _title(heading[0]), text)).replace("'''", "").replace("''", "")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip(" \t") for line in text.split("\n"))).strip()
 
 
-def _is_dropped(tag) -> bool:
-    return str(tag.tag).strip().lower() in _DROPPED_TAGS
+def _prune(code: Wikicode, media: frozenset[str]) -> None:
+    """Take out what is no text; in one pass, because the parser's own `remove` looks for each node from the beginning."""
+    kept = [node for node in code.nodes if not _is_dropped(node, media)]
+    for node in kept:
+        for child in node.__children__():
+            _prune(child, media)
+    code.nodes = SmartList(kept)
 
 
-def _is_media(link, media: frozenset[str]) -> bool:
-    space, colon, _ = str(link.title).strip().partition(":")
+def _is_dropped(node: Node, media: frozenset[str]) -> bool:
+    if isinstance(node, Tag):
+        return str(node.tag).strip().lower() in _DROPPED_TAGS
+    return isinstance(node, Template) or (isinstance(node, Wikilink) and _is_media(str(node.title), media))
+
+
+def _is_media(title: str, media: frozenset[str]) -> bool:
+    space, colon, _ = title.strip().partition(":")
     return bool(colon) and (space.strip().lower() in media or bool(_LANGUAGE_LINK.match(space)))
+
+
+def _title(heading: str) -> str:
+    """A heading's text, between as many equals signs as both sides have."""
+    line = heading.rstrip(" \t")
+    text = line.strip("=")
+    level = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")))
+    return line[level : len(line) - level].strip(" \t") if text else line
 
 
 def _before_references(wikitext: str, language: str) -> str:
     names = frozenset(FIRST_TRAILING.get(language, "").split("|"))
     for heading in _HEADING.finditer(wikitext):
-        if unicodedata.normalize("NFC", heading[2]).strip(" :.'").lower() in names:
+        if unicodedata.normalize("NFC", _title(heading[0])).strip(" :.'").lower() in names:
             return wikitext[: heading.start()]
     return wikitext
 
 
 def _too_nested(text: str) -> bool:
+    if _DEEP_LIST.search(text):
+        return True
     depth = 0
     for mark in _OPENERS.finditer(text):
         depth = max(0, depth + (1 if mark[0] in ("{{", "[[", "{|") else -1))
         if depth > MAX_NESTING:
             return True
-    return False
+    unclosed: collections.Counter[str] = collections.Counter()
+    for mark in _OPEN_OR_CLOSED.finditer(text):
+        name = (mark[2] or "[").lower()
+        if mark[1] or mark[0] == "]":
+            unclosed[name] = max(0, unclosed[name] - 1)
+        elif not mark[0].endswith("/>") and not (mark[3] and name in _NEVER_CLOSED):
+            unclosed[name] += 1
+    return unclosed.total() > MAX_UNCLOSED
 
 
 class _Pages:

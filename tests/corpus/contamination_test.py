@@ -1,0 +1,203 @@
+import json
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teleflm_jax.corpus import contamination, rows, tokens
+from teleflm_jax.corpus.config import DecontaminateConfig
+from teleflm_jax.corpus.tally import Amount, Tally
+from teleflm_jax.errors import UserError
+
+ENGLISH = "Anna has twelve red marbles and gives a third of them to Ben; how many marbles does she keep for herself?"
+SHORT = "Which planet has the longest day of all?"  # 8 tokens
+CHINESE = "小明有十二个红色的弹珠，他把其中的三分之一送给了小红，请问他自己还剩下多少个弹珠？"
+SHORT_CHINESE = "哪颗行星的一天最长？"  # 9 tokens
+ITEMS = [ENGLISH, SHORT, CHINESE, SHORT_CHINESE]
+FILLER = "\n".join(f"Line {i} of a long document speaks of nothing that anybody would ask. 第{i}行说的是别的事情。" for i in range(60))
+
+
+def indexed(tmp_path, items=ITEMS, **settings):
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps({"question": item}) + "\n" for item in items))
+    config = DecontaminateConfig(benchmarks={"quiz": str(tmp_path / "items.jsonl")}, **settings)
+    return contamination.index(config), config
+
+
+def searched(found, config, *texts):
+    """Texts that stay, the rows of the list, and the tally."""
+    tally, listed = Tally(), []
+    documents = [(i, "web", "source", f"origin {i}", "", "", "en", None, text) for i, text in enumerate(texts)]
+    batches = contamination.decontaminate(tally.entering(rows.batches(documents, rows.DOCUMENT)), found, tally, listed, config=config)
+    return [text for batch in tally.leaving(batches) for text in batch["text"].to_pylist()], listed, tally
+
+
+DISGUISES = {
+    "verbatim": str,
+    "in capitals": str.upper,
+    "between other words": lambda item: f"Question 7: {item} Answer: 8",
+    "in other lines": lambda item: item.replace(" ", "\n  ").replace("，", "，\n"),
+    "with blanks between Chinese characters": lambda item: item if item.isascii() else " ".join(item),
+    "without punctuation": lambda item: "".join(one for one in item if one.isalnum() or one == " "),
+    "in a long document": lambda item: f"{FILLER}\n{item}\n{FILLER}",
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize("item", ITEMS, ids=["English", "short", "Chinese", "short Chinese"])
+def test_items_are_found_however_they_are_written(tmp_path, item, disguise):
+    found, config = indexed(tmp_path)
+    text = DISGUISES[disguise](item)
+    left, [row], tally = searched(found, config, FILLER, text, FILLER)
+    assert left == [FILLER, FILLER] and tally.dropped == {"benchmark: quiz": Amount(1, len(text.encode()))}
+    assert row["id"] == 1 and row["origin"] == "origin 1" and row["benchmark"] == "quiz"
+    size = {ENGLISH: 13, CHINESE: 20}.get(item, len(tokens.tokens([item]).hashes))
+    assert row["hits"] == len(tokens.tokens([item]).hashes) - size + 1
+    assert tokens.tokens([row["text"]]).hashes.tolist() == tokens.tokens([item]).hashes.tolist()[:size]
+
+
+def test_a_part_of_an_item_as_long_as_a_gram_is_found_and_a_shorter_one_is_not(tmp_path):
+    found, config = indexed(tmp_path)
+    words, characters = ENGLISH.split(), CHINESE.replace("，", "").strip("？")
+    parts = [
+        " ".join(words[4:17]),
+        " ".join(words[4:16]),
+        characters[5:25],
+        characters[5:24],
+        " ".join(SHORT.split()[1:]),
+        SHORT_CHINESE[1:],
+    ]
+    left, listed, _ = searched(found, config, *parts)
+    assert left == [parts[1], *parts[3:]] and [row["id"] for row in listed] == [0, 2]
+
+
+def test_items_that_are_too_short_are_counted(tmp_path):
+    found, config = indexed(tmp_path, [ENGLISH, "Yes", "", "one two three four five six seven", "一二三四五六七", SHORT])
+    assert (found.items, found.too_short) == ({"quiz": 2}, {"quiz": 4})
+    found, config = indexed(tmp_path, [ENGLISH, "one two three"], shortest=3)
+    assert (found.items, found.too_short) == ({"quiz": 2}, {"quiz": 0})
+    assert searched(found, config, "One, two, three!", "one two")[0] == ["one two"]
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=["English", "short", "Chinese", "short Chinese"])
+def test_no_item_is_found_across_the_border_of_two_documents(tmp_path, item):
+    found, config = indexed(tmp_path)
+    for cut in range(1, len(item)):
+        texts = [item[:cut], "", item[cut:]]
+        assert searched(found, config, *texts)[0] == [text for text in texts if searched(found, config, text)[0]]
+    assert searched(found, config, item[: len(item) // 2], item[len(item) // 2 :])[1] == []
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c", "中"]), max_size=12)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, max_size=5))
+def test_what_is_found_is_what_plain_python_finds(tmp_path_factory, items, texts):
+    config = DecontaminateConfig(words=4, characters=5, shortest=2)
+    wanted = set()
+    for item in [["a", "b"], *items]:
+        n = min(len(item), 5 if 2 * item.count("中") > len(item) else 4)
+        wanted |= {tuple(item[i : i + n]) for i in range(len(item) - n + 1)} if n >= 2 else set()
+    found, _ = indexed(
+        tmp_path_factory.mktemp("items"), [" ".join(item) for item in [["a", "b"], *items]], words=4, characters=5, shortest=2
+    )
+    left, _, _ = searched(found, config, *map(" ".join, texts))
+    clean = [text for text in texts if not any(tuple(text[i : i + n]) in wanted for n in range(2, 6) for i in range(len(text) - n + 1))]
+    assert left == list(map(" ".join, clean))
+
+
+def test_cutting_takes_the_lines_of_a_hit_and_keeps_the_rest(tmp_path):
+    found, config = indexed(tmp_path, cut=True)
+    spread = ENGLISH.replace(" of ", "\nof ").replace("; ", "\n")
+    text = f"Before.\nİİ ẞ Q: {spread} A: 8.\nBetween.\nQ: {CHINESE}\nAfter."
+    left, [row], tally = searched(found, config, FILLER, text)
+    assert left == [FILLER, "Before.\nBetween.\nAfter."]
+    assert row["hits"] == len(tokens.tokens([ENGLISH]).hashes) - 12 + len(tokens.tokens([CHINESE]).hashes) - 19
+    assert tally.changed == {"cut: quiz": Amount(1, len(text.encode()))} and not tally.dropped
+
+
+def test_a_document_of_which_cutting_leaves_nothing_is_dropped(tmp_path):
+    found, config = indexed(tmp_path, cut=True)
+    left, _, tally = searched(found, config, f"\n{SHORT}\n \n")
+    assert left == [] and tally.dropped == {"nothing left: quiz": Amount(1, len(SHORT) + 4)} and not tally.changed
+
+
+def test_hits_are_listed_by_document_and_benchmark(tmp_path):
+    for name, items in (("one", [ENGLISH]), ("two", [SHORT, ENGLISH]), ("three", [CHINESE])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    config = DecontaminateConfig(benchmarks={name: str(tmp_path / f"{name}.jsonl") for name in ("one", "two", "three")})
+    texts = [SHORT, f"{CHINESE} {SHORT} {SHORT} {ENGLISH}", FILLER, CHINESE]
+    left, listed, tally = searched(contamination.index(config), config, *texts)
+    grams = [len(tokens.tokens([ENGLISH]).hashes) - 12, len(tokens.tokens([CHINESE]).hashes) - 19]
+    wanted = [(0, "two", 1), (1, "one", grams[0]), (1, "two", 2), (1, "three", grams[1]), (3, "three", grams[1])]
+    assert sorted((row["id"], row["benchmark"], row["hits"]) for row in listed) == sorted(wanted)
+    assert {row["text"] for row in listed if row["benchmark"] == "two"} == {SHORT.lower().rstrip("?")}
+    assert left == [FILLER] and {rule: amount.documents for rule, amount in tally.dropped.items()} == {
+        "benchmark: one": 1,
+        "benchmark: two": 1,
+        "benchmark: three": 1,
+    }
+
+
+def test_all_strings_of_json_parquet_and_plain_files_count(tmp_path):
+    nested = {"id": 7, "a": [{"b": ENGLISH}, None, [[SHORT]]], "c": {"d": CHINESE}}
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(nested, ensure_ascii=False).encode() + b"\n\n")
+    (tmp_path / "b.txt").write_text(SHORT_CHINESE)
+    pq.write_table(pa.table({"text": ["eight words that stand in a parquet file"]}), tmp_path / "c.parquet")
+    config = DecontaminateConfig(benchmarks={"all": str(tmp_path)})
+    found = contamination.index(config)
+    assert found.items == {"all": 5}
+    assert searched(found, config, *ITEMS, "Eight words that stand in a Parquet file.", FILLER)[0] == [FILLER]
+
+
+def test_a_saved_index_comes_back(tmp_path):
+    found, _ = indexed(tmp_path)
+    contamination.save(found, tmp_path / "index.npz")
+    again = contamination.load(tmp_path / "index.npz")
+    assert (again.benchmarks, again.items, again.too_short) == (found.benchmarks, found.items, found.too_short)
+    assert set(again.grams) == set(found.grams) == set(again.owners) == {8, 9, 13, 20}
+    for n in found.grams:
+        assert np.array_equal(again.grams[n], found.grams[n]) and again.grams[n].dtype == np.uint64
+        assert np.array_equal(again.owners[n], found.owners[n]) and again.owners[n].dtype == np.int32
+
+
+def test_without_benchmarks_nothing_is_found(tmp_path):
+    config = DecontaminateConfig()
+    contamination.save(contamination.index(config), tmp_path / "index.npz")
+    assert searched(contamination.load(tmp_path / "index.npz"), config, *ITEMS)[0] == ITEMS
+
+
+def test_a_large_benchmark_gives_the_same_index_in_groups_of_any_size(tmp_path, monkeypatch):
+    draw = random.Random(0)
+    items = [" ".join(draw.choices("abcdefgh", k=draw.randrange(30))) for _ in range(50)]
+    whole, _ = indexed(tmp_path, items)
+    monkeypatch.setattr(contamination, "BATCH_ITEMS", 7)
+    grouped, _ = indexed(tmp_path, items)
+    assert grouped.items == whole.items and all(np.array_equal(grouped.grams[n], whole.grams[n]) for n in whole.grams)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        (b'"fine"\noops\n', "not JSON"),
+        (b'"\xff\xfe latin"\n', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'"too short"\n', "1 texts, none of 8 tokens"),
+        (b"", "0 texts"),
+        (b"7\n", "0 texts"),
+    ],
+)
+def test_wrong_benchmarks_are_refused_in_one_line(tmp_path, content, words):
+    path = tmp_path / "items.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        contamination.index(DecontaminateConfig(benchmarks={"quiz": str(path)}))
+    message = str(error.value)
+    assert words in message and str(path) in message and "decontaminate.benchmarks" in message and "\n" not in message

@@ -1,0 +1,164 @@
+import time
+
+import pytest
+
+from teleflm_jax.corpus import extract, rows
+from teleflm_jax.corpus.config import EXTRACTORS, ExtractConfig
+from teleflm_jax.corpus.tally import Amount, Tally, total
+
+GERMAN = "Grüße aus der schönen Straße"
+RUSSIAN = "Утром в гавани было тихо, и жители деревни разгружали лодки."
+CHINESE = "今天早上港口很安静，随着潮水进来的船只正在由村里的人们卸货。"
+TRADITIONAL = "今天早上港口很安靜，隨著潮水進來的船隻正在由村裡的人們卸貨。"
+JAPANESE = "その朝の港は静かで、船から荷物を降ろしていました。"
+KOREAN = "그날 아침 항구는 조용했고 마을 사람들은 배에서 짐을 내리고 있었다."
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_byte_order_mark_says_what_follows(codec):
+    mark = b"" if codec == "utf-8-sig" else "\ufeff".encode(codec)
+    assert extract.decode(mark + CHINESE.encode(codec), "gbk") == CHINESE
+
+
+def test_utf8_is_taken_for_that_whatever_is_declared():
+    text = f'<meta charset="gbk">{CHINESE}'
+    assert extract.decode(text.encode(), "iso-8859-1") == text and extract.decode(b"", "gbk") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "codec", "name"),
+    [
+        (CHINESE, "gb2312", "gb2312"),
+        (CHINESE + "朱镕基 €", "gb18030", "gb2312"),
+        (CHINESE + "镕", "gbk", "GBK"),
+        (CHINESE, "gbk", "cp936"),
+        (TRADITIONAL, "big5", "big5"),
+        (TRADITIONAL + "香港嘅", "big5hkscs", "Big5"),
+        (RUSSIAN, "cp1251", "windows-1251"),
+        (RUSSIAN, "koi8-r", "koi8-r"),
+        (JAPANESE + "①", "cp932", "Shift_JIS"),
+        (JAPANESE, "euc-jp", "euc-jp"),
+        (KOREAN + "똠", "cp949", "euc-kr"),
+        (GERMAN, "latin-1", "latin-1"),
+        (GERMAN + " – “50 €”", "cp1252", "ISO-8859-1"),
+        (GERMAN, "cp1252", "us-ascii"),
+    ],
+)
+def test_what_server_or_page_say_is_believed_in_its_widest_sense(text, codec, name):
+    assert extract.decode(text.encode(codec), name) == text
+    for head in (f'<meta charset="{name}">', f"<META content='text/html; charset={name}'>", f'<?xml version="1.0" encoding="{name}"?>'):
+        assert extract.decode((head + text).encode(codec), "") == head + text
+
+
+def test_the_server_is_believed_before_the_page():
+    page = f'<meta charset="koi8-r">{RUSSIAN}'
+    assert extract.decode(page.encode("cp1251"), "windows-1251") == page
+
+
+@pytest.mark.parametrize("name", ["", "x-unknown", "hex", "rot13", "idna", "undefined", "unicode_escape", "é", "a\0b", "x" * 1000])
+def test_an_unknown_name_is_passed_over(name):
+    assert extract.decode((GERMAN * 20).encode("latin-1"), name) == GERMAN * 20
+    assert extract.decode((RUSSIAN * 20).encode("cp1251"), name) == RUSSIAN * 20
+
+
+def test_a_declaration_that_can_be_read_is_not_of_utf16():
+    page = f'<meta charset="utf-16">{RUSSIAN * 20}'
+    assert extract.decode(page.encode("cp1251"), "") == extract.decode(page.encode("cp1251"), "utf-16") == page
+
+
+def test_a_page_cut_inside_a_character_is_read_and_noise_is_not():
+    assert extract.decode((CHINESE * 10).encode()[:-1], "utf-8") == (CHINESE * 10)[:-1] + "\ufffd"
+    assert extract.decode(bytes([0xFF, 0x81, 0x8D, 0x00]) * 50, "utf-8") is None
+
+
+def test_deep_pages_are_told_from_long_ones():
+    deep = extract.MAX_NESTING + 1
+    for hostile in ("<div>", "<b>", "<DIV class=a>", "<div></foo>", "<div></p></li></span>", "<rt>", "<i><p>a</p>", "<b><div></b>"):
+        assert extract.is_too_nested(hostile * deep), hostile
+    for flat in ("<div>a</div>", "<p>a", "<li>a", "<br>", "<img src=a>", "<tr><td>a", "<option>a", "<div><p>a</div>", "</div>", "a < b "):
+        assert not extract.is_too_nested(flat * deep * 3), flat
+    assert not extract.is_too_nested("<div>" * 500 + "a" + "</div>" * 500 + "<p>b</p>" * 1000)
+    assert extract.is_too_nested("<div>" * deep) and not extract.is_too_nested("<div>" * (deep - 1))
+
+
+def test_tags_with_many_attributes_are_told_from_long_ones():
+    for many in ("<p " + "abc=1234 " * 5000, "<p " + "abc='a > b'" * 5000 + ">", "<p abc='1'>a</p><P\n" + "a/b/" * 10_000):
+        assert extract.has_too_many_attributes(many)
+    words = "some words of a long text " * 5000
+    for few in (
+        f"<p>{words}",
+        f'<p title="{words}" class=a>it\'s {words}',
+        f"<img src='data:{'ab' * 50_000}'>",
+        f"a < {words}",
+        "<p a b c>" * 5000,
+    ):
+        assert not extract.has_too_many_attributes(few)
+
+
+MAIN = f"<p>{GERMAN}, {RUSSIAN}</p>" * 5
+PAGE = f"<html><head><title>Harbour</title></head><body><nav>Home</nav><main><h1>News</h1>{MAIN}</main></body></html>"
+
+
+def extracted(*found, **settings):
+    """Rows of the documents, and the tally. Of (kind, content) or (kind, content, charset)."""
+    tally = Tally()
+    pages = [(i, kind, f"origin {i}", "family", "2020", (*rest, "")[0], content) for i, (kind, content, *rest) in enumerate(found)]
+    batches = extract.extract(rows.batches(pages, rows.FOUND), tally, domain="web", source="crawl", config=ExtractConfig(**settings))
+    return [row for batch in tally.leaving(batches) for row in batch.to_pylist()], tally
+
+
+@pytest.mark.parametrize("extractor", EXTRACTORS)
+def test_pages_become_documents_with_what_is_known_of_them(extractor):
+    if extractor == "trafilatura":
+        pytest.importorskip("trafilatura")
+    [page, plain, code], tally = extracted(("html", PAGE.encode()), ("text", b"a < b"), ("code", b"x = 1"), extractor=extractor)
+    assert f"{GERMAN}, {RUSSIAN}" in page.pop("text") and "<" not in str(page)
+    assert page == {"id": 0, "origin": "origin 0", "family": "family", "date": "2020"} | {
+        "domain": "web",
+        "source": "crawl",
+        "language": "",
+        "quality": None,
+    }
+    assert (plain["text"], plain["language"], code["text"], code["language"]) == ("a < b", "", "x = 1", "code")
+    assert total(tally.out).documents == 3 and not tally.dropped
+
+
+def test_pages_without_text_are_dropped_and_counted():
+    deep, noise = b"<div>" * 2000 + b"text", bytes([0xFF, 0x81, 0x8D, 0x00]) * 50
+    found, tally = extracted(
+        ("html", b"<html><script>1</script></html>"),
+        ("text", b" \n"),
+        ("html", deep),
+        ("text", b"a\0b"),
+        ("text", noise),
+        ("text", b"stays"),
+    )
+    assert [row["id"] for row in found] == [5] and found[0]["text"] == "stays"
+    assert tally.dropped == {
+        "no text": Amount(2, 33),
+        "nested deeper than 1000": Amount(1, len(deep)),
+        "binary": Amount(1, 3),
+        "unknown character set": Amount(1, 200),
+    }
+    assert tally.samples["binary"][0]["origin"] == "origin 3"
+
+
+HOSTILE = {
+    "deep": b"<div>" * 100_000 + b"x",
+    "deep, with ends of nothing": b"<div></foo>" * 100_000 + b"x",
+    "deep, of ruby": b"<rt>" * 100_000,
+    "many attributes": b"<p " + b" ".join(b"a%d=1" % i for i in range(1_000_000)) + b">x</p>",
+    "no end": b"<" * 1_000_000,
+    "no end of a declaration": b"<meta" * 100_000 + b"\xff",
+    "punycode": b"<meta charset=punycode>\xff-" + b"a9" * 500_000,
+    "open comments": b"<!--" * 200_000,
+    "open attributes": b'<a b="' * 100_000,
+}
+
+
+@pytest.mark.parametrize("page", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_pages_end_within_seconds(page):
+    start = time.process_time()
+    found, tally = extracted(("html", page))
+    assert len(found) + total(tally.dropped).documents == 1
+    assert time.process_time() - start < 5  # the square of their lengths would be minutes

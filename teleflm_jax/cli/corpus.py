@@ -58,15 +58,17 @@ def main(args: argparse.Namespace) -> int:
         return _train_quality(args)
     found = options.load_sections(args, SECTIONS)
     workdir = options.workdir(args)
-    from teleflm_jax.corpus import pack, pipeline
+    from teleflm_jax.corpus import pack, pipeline, spark
 
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
+    planned = pipeline.plan(own)
+    spark.refuse_missing()
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / options.SAVED_CONFIG).write_text(config.dump(found))
     show, close = (bar if sys.stderr.isatty() else lines)("parts")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        tallies = pipeline.run(workdir, own, args.master, _say, show)
+        tallies = pipeline.run(workdir, own, planned, args.master, _say, show)
         sets = sorted(path.name for path in (workdir / mix.FOLDER).iterdir() if path.is_dir())
         if not sets:
             raise UserError(

@@ -20,7 +20,22 @@ import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 
-from teleflm_jax.corpus import clean, contamination, documents, duplicates, extract, mix, paragraphs, parts, quality, read, rows, spark
+from teleflm_jax.corpus import (
+    clean,
+    contamination,
+    documents,
+    duplicates,
+    extract,
+    mix,
+    paragraphs,
+    parts,
+    privacy,
+    quality,
+    read,
+    rows,
+    rules,
+    spark,
+)
 from teleflm_jax.corpus.config import (
     CleanConfig,
     CorpusConfig,
@@ -108,13 +123,28 @@ class Run:
         return self.spark.read.option("pathGlobFilter", "*.parquet").parquet(str(folder))
 
 
-def plan(settings: Settings) -> list[Part]:
-    """Cut all sources into parts.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be made, once all that the user gave was looked at."""
+
+    parts: Sequence[Part]
+    index: contamination.Index
+
+
+def plan(settings: Settings) -> Plan:
+    """Cut all sources into parts, and read the benchmarks.
 
     Raises:
-        UserError: a source is not there, or has no domain or no such format.
+        UserError: a source or benchmark is not there, a source has no domain, or something named is unknown.
     """
     read.refuse_unknown(settings.corpus.formats)
+    own = settings.clean
+    named = {"rules": own.rules, "unspaced_rules": own.unspaced_rules, "code_rules": own.code_rules}
+    for name, thresholds in (named | {f"domain_rules[{domain!r}]": table for domain, table in own.domain_rules.items()}).items():
+        rules.refuse_unknown(f"clean.{name}", thresholds)
+    privacy.refuse_unknown(own.mask)
+    if settings.quality.model:
+        quality.load(settings.quality.model)
     for source, path in settings.corpus.sources.items():
         if source not in settings.corpus.domains:
             raise UserError(f"got the source {source!r} ({path}) without a domain; allowed: one for every source; bind corpus.domains")
@@ -127,15 +157,18 @@ def plan(settings: Settings) -> list[Part]:
         found += [Part(source=source, priority=priority, unit=unit) for unit in units]
     if not found:
         raise UserError("got corpus.sources without a file; allowed: folders and files with text; change corpus.sources")
-    return found
+    return Plan(parts=found, index=contamination.index(settings.decontaminate))
 
 
-def run(workdir: pathlib.Path, settings: Settings, master: str, say: Callable[[str], None], progress: spark.Progress) -> dict[str, Tally]:
+def run(
+    workdir: pathlib.Path, settings: Settings, planned: Plan, master: str, say: Callable[[str], None], progress: spark.Progress
+) -> dict[str, Tally]:
     """Make a corpus, or go on with one.
 
     Args:
         workdir: of the corpus.
         settings: all sections.
+        planned: what `plan` made of them.
         master: Spark's.
         say: takes one line for the user after every stage.
         progress: shows how far a step is.
@@ -146,10 +179,7 @@ def run(workdir: pathlib.Path, settings: Settings, master: str, say: Callable[[s
     Raises:
         UserError: wrong input.
     """
-    found = plan(settings)
-    index = contamination.index(settings.decontaminate)
-    if settings.quality.model:
-        quality.load(settings.quality.model)
+    found, index = planned.parts, planned.index
     workdir.mkdir(parents=True, exist_ok=True)
     scratch = workdir / ".spark"
     session = spark.session(master, scratch)

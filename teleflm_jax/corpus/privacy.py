@@ -9,6 +9,8 @@ import ipaddress
 import re
 from collections.abc import Callable
 
+from teleflm_jax.errors import UserError
+
 _NO_DIGIT_BEFORE, _NO_DIGIT_BEHIND = r"(?<![\da-fA-F.])(?<!0[xX])", r"(?![\da-fA-F]|\.\d)"
 """Neither the rest of a number nor, as hashes have them, its hexadecimal letters."""
 _IDENTITY_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
@@ -68,3 +70,14 @@ def mask(text: str, kinds: tuple[str, ...]) -> tuple[str, list[tuple[str, str]]]
 
         text = pattern.sub(replace, text)
     return text, found
+
+
+def refuse_unknown(kinds: tuple[str, ...]) -> None:
+    """Hold kinds of personal data against those that there are.
+
+    Raises:
+        UserError: one is not known.
+    """
+    for kind in kinds:
+        if kind not in MASKS:
+            raise UserError(f"got {kind!r} in clean.mask; allowed: {', '.join(MASKS)}; change clean.mask")

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import importlib.util
 import os
 import pathlib
 import re
@@ -34,14 +35,11 @@ def session(master: str, scratch: pathlib.Path):
         scratch: folder for what a local session shuffles.
 
     Raises:
-        UserError: no Java, no pyspark, or no such master.
+        UserError: no such master.
     """
-    try:
-        from pyspark.errors import PySparkException
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise UserError(f"got a Python without {error.name}; allowed: one with it; pip install -r requirements-corpus.txt") from error
-    refuse_java()
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_DIRS", str(scratch))
     if master.startswith("local"):
@@ -70,11 +68,11 @@ def session(master: str, scratch: pathlib.Path):
     return spark
 
 
-def refuse_java() -> None:
-    """Look for Java.
+def refuse_missing() -> None:
+    """Look for what Spark needs.
 
     Raises:
-        UserError: there is none, or one that is too old.
+        UserError: there is no Java, or one that is too old, or no pyspark.
     """
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else shutil.which("java")
@@ -86,6 +84,8 @@ def refuse_java() -> None:
     version = re.search(r'version "(\d+)', said)
     if version and int(version[1]) < JAVA:
         raise UserError(f"got Java {version[1]}; {advice}")
+    if importlib.util.find_spec("pyspark") is None:
+        raise UserError("got a Python without pyspark; allowed: one with it; pip install -r requirements-corpus.txt")
 
 
 def each(spark, step: str, work: Callable[[int], None], numbers: Sequence[int], done: Callable[[int], bool], progress: Progress) -> None:

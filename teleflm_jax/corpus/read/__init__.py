@@ -99,7 +99,8 @@ def _of_piece(root: str, piece: documents.Piece, form: str, tally: Tally) -> Ite
         return
     module = importlib.import_module(f"teleflm_jax.corpus.read.{form or form_of(piece.path)}")
     try:
-        yield from module.read(os.path.join(root, piece.path), piece, tally)
+        # a name may be no text; what is told of it is
+        yield from module.read(os.path.join(root, piece.path), dataclasses.replace(piece, path=path), tally)
     except OSError as error:
         if error.errno is not None:
             raise

@@ -21,7 +21,7 @@ WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conv
 
 def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
     """Yield pages that a server answered with, and texts of WET records."""
-    records = iter(ArchiveIterator(path, record_types=WANTED, auto_decode="none", fsspec_args=False))
+    records = iter(ArchiveIterator(path, record_types=WANTED, parse_http=False, fsspec_args=False))
     while True:
         try:
             record = next(records, None)
@@ -38,6 +38,11 @@ def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
 def _page(record: WarcRecord, path: str, tally: Tally) -> Found | None:
     address = record.headers.get("WARC-Target-URI", f"{path}@{record.stream_pos}")
     date = record.headers.get("WARC-Date", "")
+    try:
+        record.parse_http()  # the archive's own reader can do it, as it can decode bodies, but goes no further after one that is damaged
+    except OSError:
+        tally.drop("HTTP headers that cannot be read", address, "")
+        return None
     if record.record_type == WarcRecordType.conversion:
         kind, charset = "text/plain", "utf-8"
     elif record.is_http:
@@ -65,7 +70,7 @@ def _page(record: WarcRecord, path: str, tally: Tally) -> Found | None:
 
 
 def _decoded(content: bytes, record: WarcRecord) -> bytes:
-    """A body without its HTTP encodings. The archive's own reader can do it, but goes no further after one that is damaged."""
+    """A body without its HTTP encodings."""
     codings = [
         coding.strip()
         for name in ("Content-Encoding", "Transfer-Encoding")

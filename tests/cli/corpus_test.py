@@ -1,0 +1,69 @@
+"""`corpus`: what is wrong is one line, before anything is written. What it makes is in tests/corpus/pipeline_test.py."""
+
+import pathlib
+
+import pytest
+
+from teleflm_jax.cli import corpus, options
+from teleflm_jax.cli import main as commands
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("A text.")
+    return {
+        "corpus.sources": f"{{'a': '{tmp_path}/text'}}",
+        "corpus.domains": "{'a': 'web'}",
+        "mix.proportions": "{'web': 1.0}",
+    }
+
+
+def call(capsys, settings: dict[str, str], workdir: pathlib.Path) -> tuple[int, str]:
+    mine = workdir.with_name("mine.gin")
+    mine.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+    code = options.run_command(lambda: commands.main(["corpus", "--gin_file", str(mine), "--workdir", str(workdir)]))
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"corpus.sources": "{'a': '/nowhere'}"}, ("/nowhere", "corpus.sources['a']")),
+        ({"corpus.domains": "{'b': 'web'}"}, ("source 'a'", "corpus.domains")),
+        ({"corpus.formats": "{'a': 'pdf'}"}, ("'pdf'", "warc", "corpus.formats")),
+        ({"clean.rules": "{'min_unit': 3}"}, ("'min_unit'", "clean.rules", "min_units")),
+        ({"clean.domain_rules": "{'web': {'min_unit': 3}}"}, ("'min_unit'", "clean.domain_rules['web']")),
+        ({"clean.mask": "('mail',)"}, ("'mail'", "email", "clean.mask")),
+        ({"extract.extractor": "'best'"}, ("'best'", "resiliparse", "trafilatura")),
+        ({"decontaminate.benchmarks": "{'x': '/nowhere'}"}, ("/nowhere", "decontaminate.benchmarks['x']")),
+        ({"duplicates.similarity": "0.0"}, ("duplicates.similarity=0.0", "above 0")),
+        ({"quality.thresholds": "{'web': 0.5}"}, ("without a model", "quality.model")),
+        ({"mix.proportions": "{'web': 0.0}"}, ("mix.proportions", "above 0")),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(settings, tmp_path, capsys, changes, words):
+    code, said = call(capsys, settings | changes, tmp_path / "run")
+    assert code == options.WRONG_INPUT and said.count("\n") == 1 and all(word in said for word in words), said
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_java_it_says_how_to_get_it(settings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    code, said = call(capsys, settings, tmp_path / "run")
+    assert code == options.WRONG_INPUT and "apt-get install openjdk-17-jre-headless" in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_rules_are_listed(capsys):
+    assert commands.main(["corpus", "--rules"]) == 0
+    assert "max_duplicate_5gram" in capsys.readouterr().out
+
+
+def test_a_classifier_needs_good_and_random_texts(capsys, tmp_path):
+    code = options.run_command(lambda: commands.main(["corpus", "--train_quality", str(tmp_path / "model.bin")]))
+    assert code == options.WRONG_INPUT and "--good" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_its_sections_are_those_of_the_pipeline():
+    assert {"corpus", "extract", "clean", "paragraphs", "quality", "duplicates", "decontaminate", "mix"} <= corpus.SECTIONS.keys()

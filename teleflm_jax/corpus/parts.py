@@ -67,9 +67,9 @@ def path(folder: pathlib.Path, number: int) -> pathlib.Path:
     return folder / f"part-{number:06d}.parquet"
 
 
-def is_done(folder: pathlib.Path, number: int) -> bool:
-    """Whether a part, and its tally, are there."""
-    return path(folder, number).with_suffix(".json").exists()
+def done(folder: pathlib.Path) -> set[int]:
+    """Numbers of the parts that are there, with their tallies."""
+    return {int(name[5:-5]) for name in os.listdir(folder) if name.startswith("part-") and name.endswith(".json")}
 
 
 def read(folder: pathlib.Path, number: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -102,7 +102,7 @@ class Run:
     def each(self, step: str, folder: pathlib.Path, work: Callable[[int], None]) -> None:
         """Do a step's work for every part whose result is not in the folder."""
         folder.mkdir(exist_ok=True)
-        spark.each(self.spark, step, work, range(len(self.parts)), functools.partial(parts.is_done, folder), self.progress)
+        spark.each(self.spark, step, work, len(self.parts), functools.partial(parts.done, folder), self.progress)
 
     def table(self, step: str, folder: pathlib.Path, make: Callable[[], object], *, by_part: bool = False) -> None:
         """Make a table by Spark, unless it is there."""

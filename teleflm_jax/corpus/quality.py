@@ -6,6 +6,7 @@ data nor settings, so both are the user's. A score is the classifier's probabili
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -130,8 +131,9 @@ def scored(model, lines: list[str]) -> np.ndarray:
     return np.clip(np.array([one.get(GOOD, 0.0) for one in found], np.float32), 0, 1)
 
 
+@functools.lru_cache(maxsize=1)
 def load(path: str):
-    """Open a classifier.
+    """Open a classifier, once in a process: it may take hundreds of megabytes.
 
     Raises:
         UserError: there is none, or fastText is not installed.

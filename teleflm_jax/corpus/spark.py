@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from teleflm_jax.corpus import rows
@@ -21,10 +21,10 @@ from teleflm_jax.errors import UserError
 JAVA = 17
 """The oldest that Spark 4 runs on."""
 PARTITIONS_PER_CORE = 2
-TICK_SECONDS = 0.2
+TICK_SECONDS = 0.5
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
-"""Called several times a second with the step, parts done and parts in all."""
+"""Called twice a second with the step, parts done and parts in all."""
 
 
 def session(master: str, scratch: pathlib.Path):
@@ -88,29 +88,27 @@ def refuse_missing() -> None:
         raise UserError("got a Python without pyspark; allowed: one with it; pip install -r requirements-corpus.txt")
 
 
-def each(spark, step: str, work: Callable[[int], None], numbers: Sequence[int], done: Callable[[int], bool], progress: Progress) -> None:
+def each(spark, step: str, work: Callable[[int], None], count: int, done: Callable[[], set[int]], progress: Progress) -> None:
     """Do `work` for every part that is not done yet, as many at a time as there are cores.
 
     Args:
         spark: the session.
         step: what to call it.
         work: takes a part's number; its result is a file.
-        numbers: of the parts.
-        done: says whether a part's file is there.
+        count: of parts.
+        done: says which parts' files are there.
         progress: shows how far it is.
 
     Raises:
         UserError: one of them raised it.
     """
-    missing = [number for number in numbers if not done(number)]
-    progress(step, len(numbers) - len(missing), len(numbers))
-    if not missing:
-        return
-    job = spark.sparkContext.parallelize(missing, len(missing)).map(functools.partial(_guarded, work))
-    errors = wait(job.collect, lambda: progress(step, sum(map(done, numbers)), len(numbers)))
-    if problem := next(filter(None, errors), ""):
-        raise UserError(problem)
-    progress(step, len(numbers), len(numbers))
+    missing = sorted(set(range(count)) - done())
+    if missing:
+        job = spark.sparkContext.parallelize(missing, len(missing)).map(functools.partial(_guarded, work))
+        errors = wait(job.collect, lambda: progress(step, len(done()), count))
+        if problem := next(filter(None, errors), ""):
+            raise UserError(problem)
+    progress(step, count, count)
 
 
 def wait(call: Callable[[], Result], look: Callable[[], None] = lambda: None) -> Result:

@@ -56,7 +56,7 @@ def test_documents_are_written_by_set_and_counted(tmp_path):
     }
     assert tally.dropped == {"language without a weight in mix.ratios": Amount(1, 19)}
     assert {name: amount.documents for name, amount in tally.out.items()} == {"web en": 2, "github code": 1, "web zh": 1, "books de": 1}
-    assert tally.into.documents == 6 and parts.read_tally(tmp_path, 0) == tally and parts.is_done(tmp_path, 0)
+    assert tally.into.documents == 6 and parts.read_tally(tmp_path, 0) == tally and 0 in parts.done(tmp_path)
 
 
 def test_sets_do_not_depend_on_batches(tmp_path):
@@ -72,7 +72,7 @@ def test_parts_stand_beside_each_other_and_one_may_be_empty(tmp_path):
     split(tmp_path, 0)
     split(tmp_path, 1, iter(()))
     split(tmp_path, 2)
-    assert files(tmp_path / "books") == ["part-000000.parquet", "part-000002.parquet"] and parts.is_done(tmp_path, 1)
+    assert files(tmp_path / "books") == ["part-000000.parquet", "part-000002.parquet"] and 1 in parts.done(tmp_path)
 
 
 def test_a_part_that_breaks_off_leaves_no_files_and_is_done_again(tmp_path):
@@ -82,9 +82,9 @@ def test_a_part_that_breaks_off_leaves_no_files_and_is_done_again(tmp_path):
 
     with pytest.raises(RuntimeError, match="stopped"):
         split(tmp_path, found=broken())
-    assert files(tmp_path) == [] and not parts.is_done(tmp_path, 0)
+    assert files(tmp_path) == [] and 0 not in parts.done(tmp_path)
     split(tmp_path)
-    assert not [name for name in files(tmp_path) if name.endswith(".tmp")] and parts.is_done(tmp_path, 0)
+    assert not [name for name in files(tmp_path) if name.endswith(".tmp")] and 0 in parts.done(tmp_path)
 
 
 def test_a_domain_keeps_its_weight_when_it_is_split_by_language():

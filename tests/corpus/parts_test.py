@@ -45,7 +45,7 @@ def test_a_stopped_stage_goes_on_with_the_parts_that_are_missing(tmp_path):
     parts.begin(tmp_path / "stage", [1])
     write(tmp_path / "stage", 1, "done")
     assert parts.begin(tmp_path / "stage", [1])
-    assert [parts.is_done(tmp_path / "stage", number) for number in range(3)] == [False, True, False]
+    assert parts.done(tmp_path / "stage") == {1}
     assert texts(tmp_path / "stage", 1) == ["done"]
 
 
@@ -59,7 +59,7 @@ def test_other_settings_remove_what_was_there(tmp_path, finished):
     if finished:
         parts.finish(stage, 1)
     before = parts.fingerprint(stage)
-    assert parts.begin(stage, {"a": 2}) and names(stage) == ["begun.json"] and not parts.is_done(stage, 0)
+    assert parts.begin(stage, {"a": 2}) and names(stage) == ["begun.json"] and 0 not in parts.done(stage)
     assert parts.fingerprint(stage) != before
     parts.begin(stage, {"a": 1})
     assert parts.fingerprint(stage) == before
@@ -87,16 +87,16 @@ def test_a_part_that_breaks_off_leaves_nothing(tmp_path):
 
     with pytest.raises(RuntimeError, match="stopped"):
         parts.write(tmp_path, 0, broken(), rows.DOCUMENT, Tally())
-    assert names(tmp_path) == [] and not parts.is_done(tmp_path, 0)
+    assert names(tmp_path) == [] and 0 not in parts.done(tmp_path)
 
 
 def test_a_half_written_temporary_never_counts(tmp_path):
     parts.begin(tmp_path, 1)
     (tmp_path / "part-000000.99999.tmp").write_bytes(b"PAR1 half")
     (tmp_path / ".part-000000.json.99999.tmp").write_text('{"into"')
-    assert parts.begin(tmp_path, 1) and not parts.is_done(tmp_path, 0)
+    assert parts.begin(tmp_path, 1) and 0 not in parts.done(tmp_path)
     write(tmp_path, 0, "whole")
-    assert parts.is_done(tmp_path, 0) and texts(tmp_path, 0) == ["whole"] and parts.finish(tmp_path, 1).into.documents == 1
+    assert 0 in parts.done(tmp_path) and texts(tmp_path, 0) == ["whole"] and parts.finish(tmp_path, 1).into.documents == 1
 
 
 def test_documents_without_a_tally_are_not_done_and_are_written_again(tmp_path):
@@ -105,7 +105,7 @@ def test_documents_without_a_tally_are_not_done_and_are_written_again(tmp_path):
 
     with pytest.raises(RuntimeError):
         parts.write(tmp_path, 0, batches("old"), rows.DOCUMENT, Tally(), beside=broken)
-    assert names(tmp_path) == ["part-000000.parquet"] and not parts.is_done(tmp_path, 0)
+    assert names(tmp_path) == ["part-000000.parquet"] and 0 not in parts.done(tmp_path)
     parts.write(tmp_path, 0, batches("new"), rows.DOCUMENT, Tally(), beside=lambda: (tmp_path / "beside").write_text(""))
     assert names(tmp_path) == ["beside", "part-000000.json", "part-000000.parquet"] and texts(tmp_path, 0) == ["new"]
 

@@ -1,5 +1,6 @@
 """What is measured beside transformers' Llama: shapes, the same weights on both sides, and text that every machine has."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -71,8 +72,10 @@ def folders(shape: ModelConfig, root: pathlib.Path) -> tuple[pathlib.Path, pathl
 
 
 def command(*arguments: object) -> None:
-    """Run a command of `python -m teleflm_jax`, or leave with its exit code."""
-    if code := options.run_command(lambda: commands.main([*map(str, arguments)])):
+    """Run a command of `python -m teleflm_jax`, or leave with its exit code; what it prints goes to stderr, away from the figures."""
+    with contextlib.redirect_stdout(sys.stderr):
+        code = options.run_command(lambda: commands.main([*map(str, arguments)]))
+    if code:
         sys.exit(code)
 
 

@@ -8,6 +8,7 @@ through the schedule instead would accumulate in the compute dtype, keep every m
 Here D and V may be this device's shard of the width or the vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -59,10 +60,11 @@ def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "f
     return function
 
 
+@functools.lru_cache(maxsize=8)
 def token_losses(layout: Layout) -> Callable:
     """`(model, tokens [B, T], targets [B, T]) -> float32 [B, T]` in nats, each row one document; every process gets all of it.
 
-    B is a multiple of data x pipe.
+    B is a multiple of data x pipe. Kept by layout, so that the next checkpoint of a run is measured without compiling again.
     """
 
     def function(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:

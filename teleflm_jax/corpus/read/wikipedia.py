@@ -71,7 +71,9 @@ def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
             while chunk := stream.read(CHUNK):
                 pages.feed(chunk)
                 yield from _articles(pages, piece.path, tally)
+            pages.feed(b"", is_last=True)
         except (expat.ExpatError, EOFError, OSError, ValueError):
+            yield from _articles(pages, piece.path, tally)
             tally.drop("truncated or damaged file", piece.path, "")
 
 
@@ -175,8 +177,8 @@ class _Pages:
         self._parser.CharacterDataHandler = self._characters
         self._parser.EntityDeclHandler = self._refuse
 
-    def feed(self, chunk: bytes) -> None:
-        self._parser.Parse(chunk, False)
+    def feed(self, chunk: bytes, is_last: bool = False) -> None:
+        self._parser.Parse(chunk, is_last)
 
     def take(self) -> list[dict]:
         done, self._done = self._done, []

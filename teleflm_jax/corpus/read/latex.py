@@ -1,0 +1,399 @@
+r"""arXiv's LaTeX sources: papers without comments, preamble and bibliography, and with their authors' macros written out.
+
+Source: LLaMA (Touvron et al. 2023), section 2.1: "we removed everything before the first section, as well as the bibliography. We also
+removed the comments from the .tex files, and inline-expanded definitions and macros written by users"; where there is a
+`\begin{document}`, the text begins there. What is left stays LaTeX. Files: `.tex`; `.gz`, `.tgz` and `.tar.gz`, one paper each; `.tar`,
+a paper or, as arXiv hands them out, many `.gz`. Archives are read in memory, and no path that a file names is opened.
+"""
+
+import dataclasses
+import gzip
+import io
+import posixpath
+import re
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+from teleflm_jax.corpus import documents
+from teleflm_jax.corpus.extract import decode
+from teleflm_jax.corpus.read import LONGEST, Found
+from teleflm_jax.corpus.tally import Tally
+
+ARCHIVE_BYTES = 64 << 20
+"""Of one paper, packed and unpacked."""
+MAX_INPUT_DEPTH = 10
+MAX_INPUTS = 10_000
+MAX_MACRO_DEPTH = 20
+MACRO_CHARACTERS = 2000
+"""Of one definition; longer ones are programs."""
+EXPANSION_COST = 16
+"""Characters that a macro counts for besides its own, so that empty ones end too."""
+MAIN_FILES = 10
+"""Of an archive with several `\\documentclass`, so many are put together, and the longest is the paper."""
+DAMAGED = "truncated or damaged file"
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, ArithmeticError, RecursionError, LookupError, struct.error, zlib.error)
+_TOO_LONG = f"archive longer than {ARCHIVE_BYTES >> 20} MiB"
+_NO_LATEX = "no LaTeX by its name"
+_TEX, _ZIPPED = (".tex", ".ltx", ".latex"), (".gz", ".tgz")
+_MARK = re.compile(
+    r"\\begin\{(?P<environment>[A-Za-z]+\*?)\}"
+    r"|\\verb\*?(?P<verb>[^A-Za-z*\s])"
+    r"|\\(?:url|nolinkurl|path|href)\{[^{}\n]*\}"
+    r"|\\(?P<command>[A-Za-z]+)|\\.|(?P<comment>%)",
+    re.DOTALL,
+)
+"""What matters outside of verbatim text. A percent sign in an address begins no comment."""
+_VERBATIM = frozenset("verbatim verbatim* Verbatim Verbatim* lstlisting minted alltt filecontents filecontents*".split())
+_VERB_CHARACTERS, _COMMENT_END = 1000, r"\end{comment}"
+_MAIN = re.compile(r"\\document(?:class|style)\b")
+_BEGIN, _END = re.compile(r"\\begin\s*\{document\}"), re.compile(r"\\end\s*\{document\}")
+_SECTION = re.compile(r"\\(?:part|chapter|section|subsection|subsubsection|paragraph)\b\*?\s{0,9}[\[{]")
+_BIBLIOGRAPHY = re.compile(
+    r"\\(?:bibliography\s{0,9}\{|printbibliography\b|begin\s{0,9}\{(?:thebibliography|bibdiv|references|REFERENCES)\})"
+)
+_STYLE = re.compile(r"\\bibliographystyle\s{0,9}\{[^{}\n]{0,200}\}")
+_INPUTS = frozenset(("input", "include", "subfile", "subfileinclude"))
+_FILE_NAME = re.compile(r"\s{0,9}(?:\{\s{0,9}([^{}\n]{1,200})\}|([^\s{}\\%]{1,200}))")
+_DEFINERS = frozenset("newcommand renewcommand providecommand DeclareRobustCommand def gdef DeclareMathOperator".split())
+_DEFINED = re.compile(r"(\*?)\s{0,99}(?:\{\s{0,9}\\([A-Za-z@]{1,99})\s{0,9}\}|\\([A-Za-z@]{1,99}))\s{0,99}(?:\[0\]\s{0,99})?(\{?)")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_INPUT_ENCODING = re.compile(rb"\\usepackage\[([a-z0-9-]{1,20})\]\{inputenc\}")
+_ENCODINGS = {"ansinew": "windows-1252", "applemac": "macintosh", "latin9": "iso-8859-15"}
+"""LaTeX's names of character sets that browsers, and so `decode`, do not know."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Macros:
+    bodies: dict[str, str] = dataclasses.field(default_factory=dict)
+    left: int = LONGEST
+    """Characters that may still be written out."""
+
+    def spend(self, characters: int) -> None:
+        self.left -= characters
+        if self.left < 0:
+            raise OverflowError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Guarded:
+    """A file that refuses what only a made-up header asks of it; tarfile would read a header's whole length at once."""
+
+    file: BinaryIO
+    size: int
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= ARCHIVE_BYTES:
+            raise ValueError("a header of such a size")
+        return self.file.read(size)
+
+    def seek(self, position: int) -> int:
+        if not 0 <= position <= self.size:
+            raise ValueError("outside of the file")
+        return self.file.seek(position)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
+    """Read the papers of a file.
+
+    Args:
+        path: the file.
+        piece: what it is called.
+        tally: counts papers without text, and what is not read of an archive.
+
+    Yields:
+        Papers, in the file's order.
+    """
+    name = piece.path.lower()
+    if not name.endswith((*_TEX, *_ZIPPED, ".tar")):
+        tally.drop(_NO_LATEX, piece.path, "")
+        return
+    with open(path, "rb") as file:
+        if name.endswith(".tar"):
+            yield from _of_tar(file, piece.path, tally)
+        elif name.endswith(_ZIPPED):
+            yield from _of_gzip(file.read(ARCHIVE_BYTES + 1), piece.path, tally)
+        else:
+            yield from _paper({posixpath.basename(piece.path): file.read(LONGEST + 1)}, piece.path, tally)
+
+
+def without_comments(text: str) -> str:
+    """Take out comments, and lines that are nothing else; verbatim text stays as it is."""
+    parts, position = [], 0
+    for mark in _marks(text):
+        if mark["comment"]:
+            end = _find_end(text, "\n", mark.start())
+            begin = text.rfind("\n", position, mark.start()) + 1 or position
+            # a line of its own, or the rest of one
+            is_whole_line = text[begin : mark.start()].isspace() or (begin == mark.start() and (not begin or text[begin - 1] == "\n"))
+            parts.append(text[position : begin if is_whole_line else mark.start()])
+            position = min(end + 1, len(text)) if is_whole_line else end
+        elif mark["environment"] == "comment":
+            parts.append(text[position : mark.start()])
+            position = _find_end(text, _COMMENT_END, mark.end()) + len(_COMMENT_END)
+    return "".join(parts) + text[position:]
+
+
+def expand(text: str, macros: _Macros, active: tuple[str, ...] = ()) -> str:
+    """Take the definitions of macros without arguments out and write the macros out where they are used.
+
+    Args:
+        text: without comments.
+        macros: those known before; what the text defines is added.
+        active: macros whose bodies this text is in; they stay as they are, so that one that names itself ends.
+
+    Raises:
+        OverflowError: they unfold to more than LONGEST characters.
+    """
+    parts, position = [], 0
+    for mark in _marks(text):
+        command = mark["command"]
+        if mark.start() < position or not command:
+            continue
+        if command in _DEFINERS:
+            end = _define(text, mark, macros)
+            if end:
+                parts.append(text[position : mark.start()])
+                position = end
+        elif command in macros.bodies and command not in active and len(active) < MAX_MACRO_DEPTH:
+            body = macros.bodies[command]
+            macros.spend(len(body) + EXPANSION_COST)
+            parts += (text[position : mark.start()], expand(body, macros, (*active, command)))
+            position = mark.end()
+    return "".join(parts) + text[position:]
+
+
+def body_of(text: str, macros: _Macros) -> str:
+    """A paper's text, its macros written out, without what stands before and after it; empty where neither says where it begins."""
+    begin = _BEGIN.search(text)
+    start = begin or _SECTION.search(text)
+    if not start:
+        return ""
+    expand(text[: start.start()], macros)
+    text = text[begin.end() if begin else start.start() :]
+    if end := _END.search(text):
+        text = text[: end.start()]
+    text = expand(text, macros)
+    if bibliography := _BIBLIOGRAPHY.search(text):
+        text = text[: bibliography.start()]
+    return re.sub(r"\n(?:[ \t]*\n){2,}", "\n\n", _STYLE.sub("", text)).strip()
+
+
+def _marks(text: str) -> Iterator[re.Match]:
+    """Yield commands and comments, but for those in verbatim text."""
+    position = 0
+    endless: set[str] = set()  # looked for in vain once, there is no need to look again
+    while mark := _MARK.search(text, position):
+        position = mark.end()
+        environment = mark["environment"]
+        if mark["verb"]:
+            end = text.find(mark["verb"], position, position + _VERB_CHARACTERS)
+            if end >= 0 and "\n" not in text[position:end]:
+                position = end + 1
+        elif environment in _VERBATIM and environment not in endless:
+            closing = f"\\end{{{environment}}}"
+            end = text.find(closing, position)
+            if end < 0:
+                endless.add(environment)
+            else:
+                position = end + len(closing)
+        else:
+            yield mark
+            if mark["comment"]:
+                position = _find_end(text, "\n", position)
+            elif environment == "comment":
+                position = _find_end(text, _COMMENT_END, position)
+
+
+def _find_end(text: str, closing: str, start: int) -> int:
+    end = text.find(closing, start)
+    return len(text) if end < 0 else end
+
+
+def _define(text: str, mark: re.Match, macros: _Macros) -> int:
+    """Take a definition up; return where it ends, or 0 if it stays where it is."""
+    found = _DEFINED.match(text, mark.end())
+    if not found:
+        return 0
+    name = found[2] or found[3]
+    end = _closing_brace(text, found.end()) if found[4] else 0
+    if not found[4] or end < 0:
+        macros.bodies.pop(name, None)  # it takes arguments from here on
+        macros.spend(MACRO_CHARACTERS if end < 0 else 0)
+        return 0
+    body = text[found.end() : end]
+    if "@" in body or "#" in body or "@" in name:
+        macros.bodies.pop(name, None)  # how LaTeX's own commands are made
+    elif mark["command"] == "DeclareMathOperator":
+        macros.bodies[name] = f"\\operatorname{found[1]}{{{body}}}"
+    else:
+        macros.bodies[name] = body
+    return end + 1
+
+
+def _closing_brace(text: str, start: int) -> int:
+    depth = 1
+    for brace in _BRACE.finditer(text, start, start + MACRO_CHARACTERS):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if not depth:
+            return brace.start()
+    return -1
+
+
+def _of_gzip(packed: bytes, origin: str, tally: Tally) -> Iterator[Found]:
+    """The paper of a gzip file, which holds one TeX file or a tar of them."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            data = file.read(ARCHIVE_BYTES + 1)
+    except (OSError, EOFError, zlib.error):
+        tally.drop(DAMAGED, origin, "")
+        return
+    if max(len(packed), len(data)) > ARCHIVE_BYTES:
+        tally.drop(_TOO_LONG, origin, "")
+    elif _is_tar(data):
+        yield from _of_tar(io.BytesIO(data), origin, tally, nested=True)
+    elif data.startswith((b"%PDF", b"%!PS")):
+        tally.drop("no TeX in the archive", origin, data)
+    else:
+        yield from _paper({"": data}, origin, tally)
+
+
+def _is_tar(data: bytes) -> bool:
+    try:
+        tarfile.open(fileobj=_Guarded(io.BytesIO(data), len(data)), mode="r:").close()
+    except _DAMAGE:
+        return False
+    return True
+
+
+def _of_tar(file: BinaryIO, path: str, tally: Tally, nested: bool = False) -> Iterator[Found]:
+    """The papers in a tar: those in its gzip files, unless it is one itself, and the one that its TeX files are."""
+    own: dict[str, bytes] = {}
+    size = 0
+    try:
+        for name, tar, member in _members(file, path, tally):
+            origin = f"{path}#{name}"
+            if name.lower().endswith(_TEX):
+                if member.size > LONGEST:
+                    tally.drop(f"longer than {LONGEST >> 20} MiB", origin, "", member.size)
+                    continue
+                own[name] = _content(tar, member)
+                size += len(own[name])
+                if size > ARCHIVE_BYTES:
+                    tally.drop(_TOO_LONG, path, "")
+                    return
+            elif nested:
+                continue  # figures and styles
+            elif not name.lower().endswith(_ZIPPED):
+                tally.drop(_NO_LATEX, origin, "", member.size)
+            elif member.size > ARCHIVE_BYTES:
+                tally.drop(_TOO_LONG, origin, "", member.size)
+            else:
+                yield from _of_gzip(_content(tar, member), origin, tally)
+    except _DAMAGE:
+        tally.drop(DAMAGED, path, "")
+        return
+    if own:
+        yield from _paper(own, path, tally)
+    elif nested:
+        tally.drop("no TeX in the archive", path, "")
+
+
+def _members(file: BinaryIO, path: str, tally: Tally) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
+    """Yield an archive's plain files, by their names inside of it."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    with tarfile.open(fileobj=_Guarded(file, size), mode="r:", encoding="utf-8", errors="replace") as tar:
+        previous = -1
+        while (member := tar.next()) is not None:
+            tar.members = []  # it would keep them all
+            if member.size < 0 or tar.offset <= previous:
+                raise ValueError("a header that leads back")  # and so without end
+            previous = tar.offset
+            name = _inside(member.name)
+            if not name or not (member.isreg() or member.isdir()):
+                tally.drop("link or path that leads out of its archive", f"{path}#{member.name}", "")
+            elif member.isreg():
+                yield name, tar, member
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    with tar.extractfile(member) as file:
+        return file.read(ARCHIVE_BYTES)
+
+
+def _inside(name: str) -> str:
+    """A path in its shortest form; empty if it leads out of its archive."""
+    path = posixpath.normpath(name) if name else ""
+    return "" if path.startswith("/") or path.split("/")[0] == ".." else path
+
+
+def _paper(files: Mapping[str, bytes], origin: str, tally: Tally) -> Iterator[Found]:
+    """The paper that TeX files make up."""
+    size = sum(map(len, files.values()))
+    if max(map(len, files.values())) > LONGEST:
+        tally.drop(f"longer than {LONGEST >> 20} MiB", origin, "", size)
+        return
+    named = next((found[1].decode() for data in files.values() if (found := _INPUT_ENCODING.search(data))), "")
+    decoded = {name: decode(data, _ENCODINGS.get(named, named)) for name, data in files.items()}
+    texts = {
+        name: without_comments(re.sub(r"\r\n?", "\n", text)) for name, text in decoded.items() if text is not None and "\0" not in text
+    }
+    if not texts:
+        tally.drop("unknown character set", origin, "", size)
+        return
+    try:
+        mains = [name for name, text in texts.items() if _MAIN.search(text)] or list(texts)
+        mains.sort(key=lambda name: (name.count("/"), -len(texts[name]), name))
+        text = max((_assembled(name, texts) for name in mains[:MAIN_FILES]), key=len)
+        body = body_of(text, _Macros())
+    except OverflowError:
+        tally.drop("inputs or macros that unfold too far", origin, "", size)
+        return
+    if body:
+        yield Found("text", origin, body.encode(), charset="utf-8")
+    else:
+        tally.drop("neither a document nor a section", origin, text)
+
+
+def _assembled(name: str, texts: Mapping[str, str]) -> str:
+    """A file with those that it inputs in their places.
+
+    Raises:
+        OverflowError: it becomes longer than LONGEST, or inputs more than MAX_INPUTS files.
+    """
+    folder = posixpath.dirname(name)
+    characters, inputs = LONGEST, MAX_INPUTS
+
+    def unfold(name: str, active: tuple[str, ...]) -> Iterator[str]:
+        nonlocal characters, inputs
+        text = texts[name]
+        if active and _MAIN.search(text) and (begin := _BEGIN.search(text)):
+            end = _END.search(text, begin.end())  # made to be compiled alone as well
+            text = text[begin.end() : end.start() if end else len(text)]
+        characters, inputs = characters - len(text), inputs - 1
+        if min(characters, inputs) < 0:
+            raise OverflowError
+        position = 0
+        for mark in _marks(text):
+            if mark["command"] not in _INPUTS or not (argument := _FILE_NAME.match(text, mark.end())):
+                continue
+            yield text[position : mark.start()]
+            position = argument.end()
+            wanted = _found((argument[1] or argument[2]).strip(), folder, texts)
+            if wanted is not None and wanted not in (*active, name) and len(active) < MAX_INPUT_DEPTH:
+                yield from unfold(wanted, (*active, name))
+        yield text[position:]
+
+    return "".join(unfold(name, ()))
+
+
+def _found(wanted: str, folder: str, texts: Mapping[str, str]) -> str | None:
+    """The file of the archive that a name stands for."""
+    inside = [_inside(posixpath.join(folder, wanted)), _inside(wanted)]
+    return next((name + ending for name in inside if name for ending in ("", ".tex") if name + ending in texts), None)

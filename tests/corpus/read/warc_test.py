@@ -1,0 +1,189 @@
+import gzip
+import io
+import os
+import zlib
+
+import pytest
+import zstandard
+from fastwarc.stream_io import GzipWriter, ZstdWriter
+from fastwarc.warc import WarcRecord, WarcRecordType
+
+HTML = b"Content-Type: text/html; charset=iso-8859-1\r\n"
+PAGE = b"<html><body><p>A page about harbours.</p></body></html>"
+DAMAGED = "truncated or damaged file"
+
+
+def record(body, kind="response", uri="http://a.example/", content_type="application/http; msgtype=response"):
+    head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {uri}\r\nWARC-Date: 2024-05-06T07:08:09Z\r\n"
+    return f"{head}Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n\r\n"
+
+
+def response(body=PAGE, headers=HTML, status=b"200 OK", uri="http://a.example/"):
+    return record(b"HTTP/1.1 " + status + b"\r\n" + headers + b"\r\n" + body, uri=uri)
+
+
+def chunked(body):
+    return b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+
+
+def contents(found):
+    return [row["content"] for row in found]
+
+
+def test_a_page_comes_with_its_address_date_and_charset(gather):
+    found, reasons = gather({"a.warc": response()})
+    assert not reasons and len(found) == 1
+    del found[0]["id"]
+    assert found[0] == {
+        "kind": "html",
+        "origin": "http://a.example/",
+        "family": "http://a.example/",
+        "date": "2024-05-06T07:08:09Z",
+        "charset": "iso-8859-1",
+        "content": PAGE,
+    }
+
+
+def test_a_text_of_a_wet_file_is_text(gather):
+    text = "Grüße aus der Straße".encode()
+    for name in ("a.wet", "b.warc"):
+        found, reasons = gather({name: record(text, "conversion", content_type="text/plain")})
+        assert (found[0]["kind"], found[0]["charset"], found[0]["content"]) == ("text", "utf-8", text) and not reasons
+
+
+@pytest.mark.parametrize(("ending", "writer"), [("gz", GzipWriter), ("zst", ZstdWriter)])
+def test_what_another_program_wrote_compressed_is_read(gather, ending, writer):
+    buffer = io.BytesIO()
+    with writer(buffer) as out:
+        for number in range(3):
+            one = WarcRecord()
+            one.init_headers(record_type=WarcRecordType.response)
+            one.headers["WARC-Target-URI"] = f"http://a.example/{number}"
+            one.headers["Content-Type"] = "application/http; msgtype=response"
+            one.set_bytes_content(b"HTTP/1.1 200 OK\r\n" + HTML + b"\r\n" + PAGE)
+            one.write(out)
+    found, reasons = gather({f"a.warc.{ending}": buffer.getvalue()})
+    assert [row["origin"] for row in found] == [f"http://a.example/{i}" for i in range(3)] and not reasons
+    assert contents(found) == [PAGE] * 3
+
+
+def test_what_is_no_page_is_counted_by_its_reason(gather):
+    records = [
+        response(status=b"404 Not Found"),
+        response(status=b"301 Moved"),
+        response(b"%PDF-1.4", b"Content-Type: application/pdf\r\n"),
+        response(b"a", b"Content-Type: \xff\xfe\r\n"),
+        record(b"a picture", "resource", content_type="image/png"),
+        response(b" \n "),
+        record(b"GET / HTTP/1.1\r\n\r\n", "request"),
+        record(b"software: a crawler", "warcinfo", content_type="application/warc-fields"),
+        response(uri="http://last.example/"),
+    ]
+    found, reasons = gather({"a.warc": b"".join(records)})
+    assert [row["origin"] for row in found] == ["http://last.example/"]
+    assert reasons == {"HTTP status 404": 1, "HTTP status 301": 1, "neither HTML nor text": 3, "empty": 1}
+
+
+def test_a_page_without_a_type_and_one_of_plain_text_are_taken(gather):
+    plain = response(b"words", b"Content-Type: TEXT/PLAIN; charset=KOI8-R\r\n")
+    found, reasons = gather({"a.warc": response(headers=b"") + plain + record(PAGE, "resource", content_type="text/html; charset=x")})
+    assert [row["kind"] for row in found] == ["html", "text", "html"] and not reasons
+    assert found[1]["charset"].lower() == "koi8-r"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"Content-Encoding: gzip\r\n", gzip.compress(PAGE)),
+        (b"content-encoding: X-GZIP\r\n", gzip.compress(PAGE)),
+        (b"Content-Encoding: deflate\r\n", zlib.compress(PAGE)),
+        (b"Content-Encoding: zstd\r\n", zstandard.compress(PAGE)),
+        (b"Transfer-Encoding: chunked\r\n", chunked(PAGE)),
+        (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", chunked(gzip.compress(PAGE))),
+        (b"Content-Encoding: identity\r\n", PAGE),
+        (b"Content-Encoding: UTF-8\r\n", PAGE),
+    ],
+)
+def test_a_body_that_the_server_encoded_is_decoded(gather, headers, body):
+    found, reasons = gather({"a.warc": response(body, HTML + headers) * 2})
+    assert contents(found) == [PAGE] * 2 and not reasons
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"Content-Encoding: gzip\r\n", PAGE),
+        (b"Content-Encoding: br\r\n", PAGE),
+        (b"Content-Encoding: zstd\r\n", zstandard.compress(PAGE)[:-5]),
+        (b"Transfer-Encoding: chunked\r\n", b"zz\r\n" + PAGE),
+        (b"Content-Encoding: " + b"gzip," * 1000 + b"gzip\r\n", gzip.compress(PAGE)),
+    ],
+)
+def test_a_body_that_cannot_be_decoded_costs_no_other_record(gather, headers, body):
+    found, reasons = gather({"a.warc": response(body, HTML + headers) + response() * 2})
+    assert contents(found) == [PAGE] * 2 and reasons == {"HTTP body that cannot be decoded": 1}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_a_truncated_file_gives_its_whole_records_and_is_counted(gather, compress):
+    pages = [os.urandom(2000).hex().encode() for _ in range(20)]
+    data = b"".join(compress(response(page)) for page in pages)
+    name = f"a.warc.{'gz' if compress is gzip.compress else 'zst'}"
+    for lost in (500, len(data) // 2 + 100):
+        found, reasons = gather({name: data[:-lost]})
+        assert contents(found) == pages[: len(found)] and 5 < len(found) < 20 and reasons == {DAMAGED: 1}
+
+
+def test_a_truncated_plain_file_gives_no_half_page(gather):
+    found, reasons = gather({"a.warc": (response() + response(PAGE * 10))[:-100]})
+    assert contents(found) == [PAGE] and reasons == {DAMAGED: 1}
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "a.warc.zst", "a.wet.gz"])
+def test_garbage_is_counted(gather, name):
+    assert gather({name: b"garbage that is nothing of the kind\n" * 50}) == ([], {DAMAGED: 1})
+    assert gather({name: (gzip.compress if name.endswith("gz") else zstandard.compress)(b"more garbage\n" * 50)}) == ([], {DAMAGED: 1})
+
+
+def test_bombs_are_bounded_and_cost_no_other_record(gather):
+    bomb = gzip.compress(bytes(100 << 20), 1)
+    too_long = [
+        response(bomb, HTML + b"Content-Encoding: gzip\r\n"),
+        response(b"a" * (20 << 20)),
+        record(b"a" * (17 << 20), "conversion", content_type="text/plain"),
+    ]
+    found, reasons = gather({"a.warc": b"".join(one + response() for one in too_long)})
+    assert contents(found) == [PAGE] * 3 and reasons == {"longer than 16 MiB": 3}
+
+
+def test_a_record_of_zeros_in_a_small_file_is_bounded(gather):
+    found, reasons = gather({"a.warc.gz": gzip.compress(response(bytes(100 << 20)), 1) + gzip.compress(response())})
+    assert contents(found) == [PAGE] and reasons == {"longer than 16 MiB": 1}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 99999999999999999999999\r\n\r\nabc",
+        b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: -5\r\n\r\nabc",
+        b"WARC/1.0\r\nWARC-Type: response\r\n" + b"X: " + b"a" * (20 << 20),
+        b"WARC/1.0\r\n" * 10_000,
+    ],
+)
+def test_made_up_headers_end_the_file_and_are_counted(gather, data):
+    found, reasons = gather({"a.warc": response() + data})
+    assert contents(found) == [PAGE] and DAMAGED in reasons
+
+
+def test_http_headers_without_end_cost_no_other_record(gather):
+    endless = [response(headers=b"X: " + b"a" * (20 << 20) + b"\r\n"), record(b"a" * (20 << 20))]
+    found, reasons = gather({"a.warc": b"".join(one + response() for one in endless)})
+    assert contents(found) == [PAGE] * 2 and reasons == {"HTTP headers that cannot be read": 2}
+
+
+def test_bytes_that_are_no_text_in_headers_do_no_harm(gather):
+    data = response().replace(b"http://a.example/", b"http://\xff\xfe.example/") + response(
+        headers=b"Content-Type: text/html; charset=\xff\r\n"
+    )
+    found, reasons = gather({"a.warc": data + response(status=b"abc OK")})
+    assert contents(found) == [PAGE] * 3 and not reasons

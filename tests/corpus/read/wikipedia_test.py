@@ -1,0 +1,186 @@
+import bz2
+import gzip
+import time
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teleflm_jax.corpus.read import wikipedia
+
+HEAD = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="{}"><siteinfo><namespaces>{}</namespaces></siteinfo>'
+DAMAGED = "truncated or damaged file"
+TOO_NESTED = "article too long or too nested"
+
+
+def page(text, title="Harbour", number=12, ns=0, more=""):
+    return (
+        f"<page><title>{escape(title)}</title><ns>{ns}</ns><id>{number}</id>{more}<revision><id>999</id>"
+        "<timestamp>2024-05-06T07:08:09Z</timestamp><contributor><username>A</username><id>77</id></contributor>"
+        f'<text bytes="5" xml:space="preserve">{escape(text)}</text></revision></page>'
+    )
+
+
+def dump(*pages, language="en", namespaces=""):
+    return (HEAD.format(language, namespaces) + "".join(pages) + "</mediawiki>").encode()
+
+
+def texts(found):
+    return [row["content"].decode() for row in found]
+
+
+@pytest.mark.parametrize(("name", "compress"), [("d.xml", bytes), ("d.xml.bz2", bz2.compress), ("d.xml.gz", gzip.compress)])
+def test_an_article_is_its_title_and_its_text(gather, name, compress):
+    text = "A '''harbour''' is a [[body of water|place]]\n\n== Use ==\n* ships"
+    found, reasons = gather({name: compress(dump(page(text)))}, "wikipedia")
+    assert texts(found) == ["Harbour\n\nA harbour is a place\n\nUse\nships"]
+    assert not reasons and (found[0]["kind"], found[0]["charset"]) == ("text", "utf-8")
+    assert (found[0]["origin"], found[0]["date"]) == (f"{name}#12 Harbour", "2024-05-06T07:08:09Z")
+
+
+def test_other_namespaces_redirects_and_empty_articles_are_counted(gather):
+    pages = [
+        page("talk", ns=1),
+        page("a template", ns=10),
+        page("#REDIRECT [[Port]]", more='<redirect title="Port" />'),
+        page("{{only|a template}}"),
+        page("words", "Last", 13),
+    ]
+    found, reasons = gather({"d.xml": dump(*pages)}, "wikipedia")
+    assert texts(found) == ["Last\n\nwords"] and reasons == {"no article": 2, "redirect": 1, "empty": 1}
+
+
+@pytest.mark.parametrize(
+    ("language", "heading"),
+    [
+        ("en", "== References =="),
+        ("en", "==See also=="),
+        ("en", "=== External links ===  "),
+        ("de", "== Einzelnachweise =="),
+        ("fr", "== Notes et références =="),
+        ("fr", "== Re\u0301fe\u0301rences =="),
+        ("zh", "== 参考文献 =="),
+        ("zh-classical", "== 參考資料 =="),
+        ("ja", "== 脚注 =="),
+        ("ru", "== Примечания =="),
+        ("es", "== Véase también =="),
+        ("uk", "== Див. також =="),
+    ],
+)
+def test_references_and_what_follows_them_are_cut(gather, language, heading):
+    text = f"first words\n\n== Part ==\nsecond words\n\n{heading}\nthird words\n\n== More ==\nfourth words"
+    found, _ = gather({"d.xml": dump(page(text), language=language)}, "wikipedia")
+    assert "second words" in texts(found)[0] and "third" not in texts(found)[0] and "fourth" not in texts(found)[0]
+
+
+def test_headings_of_another_language_cut_nothing(gather):
+    found, _ = gather({"d.xml": dump(page("a\n\n== References ==\nb"), language="la")}, "wikipedia")
+    assert texts(found)[0].endswith("b")
+
+
+def test_pictures_categories_and_links_to_other_languages_are_gone(gather):
+    text = (
+        "[[File:a.jpg|thumb|A picture of [[ships]]]][[Image:b.png]][[Datei:c.jpg|mini|Ein Bild]]words [[Hafen]] stay\n"
+        "[[Category:Ports]]\n[[Kategorie:Häfen]]\n[[fr:Port]]\n[[zh-yue:港]]"
+    )
+    spaces = '<namespace key="6" case="first-letter">Datei</namespace><namespace key="14">Kategorie</namespace><namespace key="0" />'
+    found, _ = gather({"d.xml": dump(page(text), language="de", namespaces=spaces)}, "wikipedia")
+    assert texts(found) == ["Harbour\n\nwords Hafen stay"]
+
+
+def test_references_tables_and_templates_are_gone():
+    text = (
+        "{{Infobox|a={{b|c}}}}Words<ref>a [[source]]</ref> and<ref name=x/> <b>more</b>{{cite}} <math>x^2</math>&amp; &nbsp;end."
+        "<gallery>\nFile:a.jpg|b\n</gallery>\n{| class=wikitable\n|-\n| a || b\n|}\n<!-- comment -->__NOTOC__\n\n\n\n== Heading =="
+    )
+    got = wikipedia.plain(text, "en")
+    assert got.startswith("Words and more & \xa0end.") and got.endswith("Heading")
+    assert not any(gone in got for gone in ("source", "cite", "wikitable", "a.jpg", "NOTOC", "comment", "x^2", "=", "\n\n\n"))
+
+
+@pytest.mark.parametrize(("name", "compress"), [("d.xml", bytes), ("d.xml.bz2", bz2.compress), ("d.xml.gz", gzip.compress)])
+def test_a_truncated_dump_gives_whole_articles_and_is_counted(gather, name, compress):
+    digits = str(7**5000) * 2
+    whole = dump(*(page(f"words {i} " + digits[i : i + 3000], f"T{i}", i) for i in range(2000)))
+    data = compress(whole)
+    found, reasons = gather({name: data[: len(data) * 2 // 3]}, "wikipedia")
+    assert reasons == {DAMAGED: 1} and len(found) < 2000 and all(len(text) > 3000 for text in texts(found))
+
+
+@pytest.mark.parametrize("data", [b"no XML", b"", b"\x1f\x8b", b"<mediawiki><page></wrong>", b"<mediawiki>\xff\xfe\0</mediawiki>"])
+def test_garbage_is_counted(gather, data):
+    for name in ("a.xml", "b.xml.gz", "c.xml.bz2"):
+        found, reasons = gather({name: data}, "wikipedia")
+        assert not found and set(reasons) == {DAMAGED}
+
+
+def test_whole_articles_before_the_damage_are_given(gather):
+    found, reasons = gather({"d.xml": dump(page("words"), "<page></wrong>")}, "wikipedia")
+    assert texts(found) == ["Harbour\n\nwords"] and reasons == {DAMAGED: 1}
+
+
+def test_entities_of_a_files_own_do_not_unfold(gather):
+    laughs = "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">' for i in range(9))
+    data = f'<!DOCTYPE mediawiki [<!ENTITY l0 "ha">{laughs}]>'.encode() + dump(page("x")).replace(b">x<", b">&l9;<")
+    assert gather({"d.xml": data}, "wikipedia") == ([], {DAMAGED: 1})
+    data = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + dump(page("x")).replace(b">x<", b">&x;<")
+    assert gather({"d.xml": data}, "wikipedia") == ([], {DAMAGED: 1})
+
+
+def test_an_article_of_20_megabytes_is_counted(gather):
+    found, reasons = gather({"d.xml": dump(page("words " * (4 << 20)), page("words", "Last"))}, "wikipedia")
+    assert texts(found) == ["Last\n\nwords"] and reasons == {TOO_NESTED: 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{a|" * 100_000,
+        "[[a|" * 50 + "x" + "]]" * 50,
+        "{|\n|\n" * 1000,
+        "{{a|[[b|<ref>" * 1000,
+        "<ref>" * 20_000,
+        "word <b>" * 20_000,
+        "<a b=" * 20_000,
+        "[http://a " * 20_000,
+        ":;*#" * 20_000,
+    ],
+)
+def test_nesting_without_end_is_counted(gather, text):
+    start = time.monotonic()
+    found, reasons = gather({"d.xml": dump(page(text), page("words", "Last"))}, "wikipedia")
+    assert texts(found) == ["Last\n\nwords"] and reasons == {TOO_NESTED: 1}
+    assert time.monotonic() - start < 20  # the parser alone takes minutes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=" * 100_000 + "x",
+        "= " + " " * 100_000 + "x",
+        "a" + " " * 200_000 + "b",
+        "==\n" * 50_000,
+        "'" * 50_000,
+        "{{a}}" * 20_000,
+        "&" * 50_000,
+    ],
+)
+def test_text_made_to_be_slow_is_not(text):
+    start = time.monotonic()
+    wikipedia.plain(text, "en")
+    assert time.monotonic() - start < 10  # a second in truth; expressions that go back take hours
+
+
+def test_headings_have_as_many_marks_as_both_sides_share():
+    assert wikipedia.plain("== a ===\n\n=b=\n\n= = =", "en") == "a =\n\nb\n\n="
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["{{", "}}", "[[", "]]", "{|", "|}", "|", "=", "\n", "<ref>", "</ref>", "<b ", ">", "File:", "a", "''", "<!--"])
+    )
+)
+def test_any_wikitext_becomes_some_text(bits):
+    assert isinstance(wikipedia.plain("".join(bits), "en"), str)

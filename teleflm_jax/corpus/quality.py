@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -64,32 +65,38 @@ def train(good: str, random: str, target: pathlib.Path, config: QualityConfig) -
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "train.txt")
         with open(path, "w", encoding="utf-8") as file:
-            for label, source, flag in ((GOOD, good, "--good"), (RANDOM, random, "--random")):
-                for text in _texts(source, flag):
-                    line = words(text)
-                    if not line:
-                        continue
-                    counts[label] += 1
-                    if _is_held_out(line):
-                        held.append((line, label == GOOD))
-                    else:
-                        file.write(f"{label} {line}\n")
+            sources = ((GOOD, good, "--good"), (RANDOM, random, "--random"))
+            for label, text in _by_turns({label: _texts(source, flag) for label, source, flag in sources}):
+                line = words(text)
+                if not line:
+                    continue
+                counts[label] += 1
+                if _is_held_out(line):
+                    held.append((line, label == GOOD))
+                else:
+                    file.write(f"{label} {line}\n")
         for label, flag in ((GOOD, "--good"), (RANDOM, "--random")):
             if counts[label] < LEAST_TEXTS or not any(is_good == (label == GOOD) for _, is_good in held):
                 raise UserError(f"got {counts[label]} texts by {flag}; allowed: {LEAST_TEXTS} or more, better thousands; add texts")
         # one thread: with more, updates race and no two models are alike
-        model = fasttext.train_supervised(
-            path,
-            dim=config.dimensions,
-            epoch=config.epochs,
-            wordNgrams=config.word_ngrams,
-            lr=config.learning_rate,
-            bucket=config.buckets,
-            minCount=config.min_count,
-            thread=1,
-            seed=config.seed,
-            verbose=0,
-        )
+        try:
+            model = fasttext.train_supervised(
+                path,
+                dim=config.dimensions,
+                epoch=config.epochs,
+                wordNgrams=config.word_ngrams,
+                lr=config.learning_rate,
+                bucket=config.buckets,
+                minCount=config.min_count,
+                thread=1,
+                seed=config.seed,
+                verbose=0,
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"got a training that diverged ({error}); allowed: quality.word_ngrams of 2 or more and a small quality.learning_rate; "
+                "change one of them"
+            ) from error
         temporary = target.with_name(f".{target.name}.tmp")
         model.save_model(str(temporary))
         os.replace(temporary, target)
@@ -126,9 +133,10 @@ def scored(model, lines: list[str]) -> np.ndarray:
     """Probabilities that texts, as `words` gives them, are good; float32."""
     if not lines:
         return np.empty(0, np.float32)
-    labels, chances = model.predict(lines, k=2)
-    found = [dict(zip(names, values, strict=True)) for names, values in zip(labels, chances, strict=True)]
-    return np.clip(np.array([one.get(GOOD, 0.0) for one in found], np.float32), 0, 1)
+    # of a list, fastText's Python side gives every label the first one's probability, so only that is asked for; there are two labels
+    labels, chances = model.predict(lines, k=1)
+    best = np.array([float(values[0]) for values in chances], np.float32)
+    return np.clip(np.where([names[0] == GOOD for names in labels], best, 1 - best), 0, 1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -142,6 +150,7 @@ def load(path: str):
         import fasttext
     except ImportError as error:
         raise UserError("got quality.model without fastText; allowed: with it; pip install -r requirements-corpus.txt") from error
+    fasttext.FastText.eprint = lambda *_: None  # a warning at every load, of how it was before 2019
     try:
         return fasttext.load_model(path)
     except ValueError as error:
@@ -186,6 +195,12 @@ def keep(batches: Iterable[pa.RecordBatch], least: Mapping[str, float], tally: T
 
 def _is_held_out(line: str) -> bool:
     return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=4).digest(), "big") < HELD_OUT * 2**32
+
+
+def _by_turns(texts: dict[str, Iterator[str]]) -> Iterator[tuple[str, str]]:
+    """A text of each in turn, as long as there are any: fastText takes lines as they come, and would forget what came first."""
+    for group in itertools.zip_longest(*texts.values()):
+        yield from ((label, text) for label, text in zip(texts, group, strict=True) if text is not None)
 
 
 def _texts(source: str, flag: str) -> Iterator[str]:

@@ -65,7 +65,8 @@ def main(args: argparse.Namespace) -> int:
     spark.refuse_missing()
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / options.SAVED_CONFIG).write_text(config.dump(found))
-    show, close = (bar if sys.stderr.isatty() else lines)("parts")
+    drawn = bar if sys.stderr.isatty() else lines
+    show, close = drawn("parts")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         tallies = pipeline.run(workdir, own, planned, args.master, _say, show)
@@ -87,6 +88,8 @@ def main(args: argparse.Namespace) -> int:
         if not own.mix.tokenizer:
             call = argparse.Namespace(subcommand="train", run=None, gin_file=[str(mixture)], gin_param=[], workdir=None, force=False)
             tokenizer.main(call)
+        close()
+        show, close = drawn("bytes")
         pack.pack(
             sources=data.sources,
             packed=data.packed,

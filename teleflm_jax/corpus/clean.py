@@ -17,6 +17,10 @@ from teleflm_jax.corpus.tally import Tally
 
 LANGUAGE_CHARACTERS = 1000
 """Of a text's beginning, by which its language is named."""
+_CONTINUING = bytes(range(0x80, 0xC0))
+_TWICE_DECODED = re.compile(f"[\x80-\x9f]|[\xc2-\xf4][{re.escape(_CONTINUING.decode('latin-1') + _CONTINUING.decode('cp1252', 'ignore'))}]")
+"""Windows-1252 read as Latin-1, and UTF-8 read as one of these: a first byte and a second. Looked for first, since ftfy's own test takes
+longer than all the rest; what was read wrongly in other ways is not mended."""
 _LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029\x85]")
 _DROPPED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff\ufff9-\ufffb]")
 _DROPPED_LAST = re.compile(r"[\x80-\x84\x86-\x9f\u00ad]")
@@ -63,7 +67,7 @@ def uniform(text: str, *, is_code: bool = False) -> str:
     Of code, line ends and control characters alone.
     """
     text = _DROPPED.sub("", text)
-    if not is_code and is_bad(text):
+    if not is_code and _TWICE_DECODED.search(text) and is_bad(text):
         text = _DROPPED.sub("", ftfy.fix_encoding(text))
     text = _DROPPED_LAST.sub("", _LINE_ENDS.sub("\n", text))
     if is_code:

@@ -249,7 +249,7 @@ class QualityConfig:
     """A fastText classifier of quality, its training and its use. The report names no settings; these are fastText's usual ones."""
 
     model: str = ""
-    """File of a classifier that `corpus quality` made; empty: no document is scored."""
+    """File of a classifier that `corpus --train_quality` made; empty: no document is scored."""
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Domain -> score from which a document stays."""
     quantiles: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -157,11 +157,7 @@ def _without(text: str, lowered: str, spans: Sequence[tuple[int, int]]) -> str:
 
 def _texts(benchmark: str, path: str) -> Iterator[str]:
     """Every text in a benchmark's files: all strings of JSON rows, however deep, and whole plain files."""
-    try:
-        units = documents.units(path, 1 << 40)
-    except UserError as error:
-        raise UserError(str(error).replace("data.sources", f"decontaminate.benchmarks[{benchmark!r}]")) from error
-    for unit in units:
+    for unit in documents.units(path, 1 << 40, f"decontaminate.benchmarks[{benchmark!r}]"):
         for piece in unit.pieces:
             if piece.skipped:
                 continue

@@ -69,8 +69,13 @@ class Unit:
         return sum(piece.num_bytes for piece in self.pieces)
 
 
-def units(source: str, unit_bytes: int) -> list[Unit]:
+def units(source: str, unit_bytes: int, setting: str = "data.sources") -> list[Unit]:
     """Cut a source into units of about `unit_bytes` on disk: large files are split where their format allows it, small ones are grouped.
+
+    Args:
+        source: folder or file.
+        unit_bytes: of a unit.
+        setting: what named the source, to be told to the user who has to change it.
 
     Raises:
         UserError: the source does not exist or cannot be listed.
@@ -85,7 +90,7 @@ def units(source: str, unit_bytes: int) -> list[Unit]:
         pieces = [piece for path, skipped in found for piece in _pieces(str(root), path, skipped, unit_bytes)]
     except OSError as error:
         raise UserError(
-            f"got the source {source!r} ({error.strerror or error}); allowed: a readable folder or file of documents; change data.sources"
+            f"got the source {source!r} ({error.strerror or error}); allowed: a readable folder or file of documents; change {setting}"
         ) from error
     groups: list[list[Piece]] = []
     size = 0

@@ -19,11 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from teleflm_jax.corpus import tally
+from teleflm_jax.corpus import rows, tally
 from teleflm_jax.corpus.tally import Tally
 
 VERSION = 1
-BATCH_ROWS = 1024
 
 
 def begin(folder: pathlib.Path, settings: object) -> bool:
@@ -76,7 +75,7 @@ def read(folder: pathlib.Path, number: int, columns: list[str] | None = None) ->
     """A part's batches, as they were written: a row group each, which bounds the memory that one takes."""
     with pq.ParquetFile(path(folder, number)) as file:
         for group in range(file.num_row_groups):
-            yield from file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
+            yield from file.iter_batches(rows.BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
 
 
 def write(

@@ -150,10 +150,7 @@ def plan(settings: Settings) -> Plan:
             raise UserError(f"got the source {source!r} ({path}) without a domain; allowed: one for every source; bind corpus.domains")
     found = []
     for priority, (source, path) in enumerate(settings.corpus.sources.items()):
-        try:
-            units = documents.units(path, settings.corpus.unit_bytes)
-        except UserError as error:
-            raise UserError(str(error).replace("data.sources", f"corpus.sources[{source!r}]")) from error
+        units = documents.units(path, settings.corpus.unit_bytes, f"corpus.sources[{source!r}]")
         found += [Part(source=source, priority=priority, unit=unit) for unit in units]
     if not found:
         raise UserError("got corpus.sources without a file; allowed: folders and files with text; change corpus.sources")

@@ -120,12 +120,9 @@ def measured(scores: np.ndarray, good: np.ndarray) -> dict:
                 "kept": float(kept.mean()),
             }
         )
-    order = np.argsort(np.concatenate([scores[~good], scores[good]]), kind="stable")
-    ranks = np.empty(len(order))
-    ranks[order] = np.arange(len(order))
-    values, where = np.unique(np.concatenate([scores[~good], scores[good]]), return_inverse=True)
-    ranks = (np.bincount(where, ranks) / np.bincount(where))[where] if len(values) else ranks
-    above = ranks[(~good).sum() :].sum() - good.sum() * (good.sum() - 1) / 2
+    _, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts + 1) / 2)[where]  # equal scores share the mean of their ranks
+    above = ranks[good].sum() - good.sum() * (good.sum() - 1) / 2
     return {"held_out": len(scores), "area": float(above / max(1, good.sum() * (~good).sum())), "thresholds": table}
 
 
@@ -154,7 +151,9 @@ def load(path: str):
     try:
         return fasttext.load_model(path)
     except ValueError as error:
-        raise UserError(f"got quality.model={path!r} ({error}); allowed: a model made by `corpus quality`; change quality.model") from error
+        raise UserError(
+            f"got quality.model={path!r} ({error}); allowed: a model made by `corpus --train_quality`; change quality.model"
+        ) from error
 
 
 def score(batches: Iterable[pa.RecordBatch], model, tally: Tally, *, config: QualityConfig) -> Iterator[pa.RecordBatch]:
@@ -204,9 +203,5 @@ def _by_turns(texts: dict[str, Iterator[str]]) -> Iterator[tuple[str, str]]:
 
 
 def _texts(source: str, flag: str) -> Iterator[str]:
-    try:
-        units = documents.units(source, UNIT_BYTES)
-    except UserError as error:
-        raise UserError(str(error).replace("data.sources", flag)) from error
-    for unit in units:
+    for unit in documents.units(source, UNIT_BYTES, flag):
         yield from (document.text for document in documents.read(unit, collections.Counter()))

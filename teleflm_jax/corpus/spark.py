@@ -40,7 +40,6 @@ def session(master: str, scratch: pathlib.Path):
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of pandas, which is not used
-        from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -60,9 +59,7 @@ def session(master: str, scratch: pathlib.Path):
         builder = builder.config(name, value)
     try:
         spark = builder.getOrCreate()
-    except (PySparkException, OSError) as error:
-        raise UserError(f"got --master {master}, where no session starts ({error}); allowed: local[N] or a running cluster") from error
-    except Exception as error:  # py4j's errors have no common base but this one
+    except Exception as error:  # py4j's and pyspark's errors have no common base but this one
         reason = re.sub(r"\s+", " ", str(error))[:200]
         raise UserError(f"got --master {master}, where no session starts ({reason}); allowed: local[N] or a running cluster") from error
     spark.sparkContext.setLogLevel("ERROR")
@@ -136,13 +133,11 @@ def table(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     partial.rename(folder)
 
 
-def by_part(frame, number: str = "id"):
+def by_part(frame):
     """Add the column `part`, and lay rows out by it, in order."""
     from pyspark.sql import functions as F
 
-    return (
-        frame.withColumn("part", F.shiftright(number, rows.ROW_BITS).cast("int")).repartition("part").sortWithinPartitions("part", number)
-    )
+    return frame.withColumn("part", F.shiftright("id", rows.ROW_BITS).cast("int")).repartition("part").sortWithinPartitions("part", "id")
 
 
 def _guarded(work: Callable[[int], None], number: int) -> str:

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("pyspark", reason="requirements-corpus.txt is not installed")
 pytestmark = [pytest.mark.corpus, pytest.mark.xdist_group("spark")]
 
-from teleflm_jax.corpus import deduplicate, earlier, parts, rows, spark  # noqa: E402
+from teleflm_jax.corpus import deduplicate, duplicates, earlier, parts, rows, spark  # noqa: E402
 from teleflm_jax.corpus.config import DuplicateConfig, ParagraphConfig  # noqa: E402
 from teleflm_jax.corpus.run import Run  # noqa: E402
 from teleflm_jax.corpus.tally import Tally  # noqa: E402
@@ -193,8 +193,6 @@ def test_languages_do_not_meet_and_code_may_be_left_out(session, tmp_path):
 
 
 def test_of_a_component_source_then_quality_then_length_decide(session, tmp_path):
-    from teleflm_jax.corpus import duplicates
-
     columns = "id long, priority int, quality float, length long, whole long"
     table = [(1, 1, 0.9, 9, 1), (2, 0, 0.1, 5, 1), (3, 0, 0.8, 5, 1), (4, 0, 0.8, 7, 2), (5, 0, 0.8, 7, 1), (6, 0, None, 99, 1)]
     named = session.createDataFrame([(row[0], 1) for row in table], "id long, component long")
@@ -202,9 +200,22 @@ def test_of_a_component_source_then_quality_then_length_decide(session, tmp_path
     assert {row["id"] for row in gone} == {1, 2, 3, 5, 6} and {row["kept"] for row in gone} == {4} and {row["size"] for row in gone} == {6}
 
 
-def test_components_of_long_chains_and_stars_end_and_are_right(session, tmp_path):
-    from teleflm_jax.corpus import duplicates
+def test_a_large_bucket_holds_each_document_against_few(session):
+    table = [(f"l{i % 2}", i, 100, i, [7]) for i in range(200)]
+    signed = session.createDataFrame(table, "language string, id long, shingles int, whole long, buckets array<long>")
+    found = {(row["a"], row["b"]) for row in duplicates.candidates(signed, DuplicateConfig()).collect()}
+    near = range(2, 2 * duplicates.NEIGHBOURS + 1, 2)
+    assert found == {(a, b) for b in range(200) for a in {b % 2, *(b - far for far in near)} if 0 <= a < b}
 
+
+def test_documents_of_too_different_size_are_no_pair(session):
+    table = [("en", number, size, number, [7]) for number, size in enumerate((100, 80, 79, 126))]
+    signed = session.createDataFrame(table, "language string, id long, shingles int, whole long, buckets array<long>")
+    found = {(row["a"], row["b"]) for row in duplicates.candidates(signed, DuplicateConfig()).collect()}
+    assert found == {(0, 1), (1, 2)}
+
+
+def test_components_of_long_chains_and_stars_end_and_are_right(session, tmp_path):
     generator = random.Random(9)
     names = generator.sample(range(10_000), 900)
     edges = [(names[i], names[i + 1]) for i in range(300)]  # a path of 301

@@ -1,11 +1,11 @@
 """How well near-duplicates are found: recall and precision over pairs, what components do to documents, and datasketch on the same text.
 
     python examples/debian_text.py --out data/text-large --set large
-    python -m benchmarks.duplicates --text data/text-large            # what seconds mean something of, on a quiet machine
-    python -m benchmarks.duplicates --text data/text-large --untimed  # and datasketch's pairs
+    python -m benchmarks.duplicates --text data/text-large --workdir runs/planted
+    python -m benchmarks.duplicates --text data/text-large --workdir runs/planted-timed --time    # on a quiet machine, in a new folder
 
 50,000 passages, two fifths of them planted near-copies; the truth is every pair's exact similarity (`planted`). Prints JSON. Wants
-requirements-corpus.txt, Java and, for the comparison, datasketch (requirements-parity.txt); 4 GB of memory.
+requirements-corpus.txt, Java and datasketch (requirements-parity.txt); 4 GB of memory.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import os
 import pathlib
 import random
 import sys
-import tempfile
 import time
 import types
 from collections.abc import Iterable, Sequence
@@ -32,6 +31,8 @@ from teleflm_jax.corpus.tally import Tally
 
 DOCUMENTS, ORIGINALS = 50_000, 30_000
 PART_DOCUMENTS = 2500
+SIGNED = 10
+"""Of so many documents one, to time signatures."""
 BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 Pairs = Iterable[tuple[int, int]]
 
@@ -40,23 +41,25 @@ def main() -> int:
     arguments = _parse()
     found = planted.passages(arguments.text)
     originals = random.Random(arguments.seed).sample(found, min(len(found), arguments.documents * ORIGINALS // DOCUMENTS))
-    documents = planted.plant(originals, arguments.documents, arguments.seed)
-    config = DuplicateConfig()
-    clock = time.monotonic()
-    exact = planted.Exact(documents)
-    truth = exact.pairs(config.similarity)
-    megabytes = sum(len(document.text.encode()) for document in documents) / 1e6
-    facts = {"documents": len(documents), "MB": megabytes, "pairs": len(truth), "exact_seconds": time.monotonic() - clock}
-    with tempfile.TemporaryDirectory() as folder:
-        session = spark.session(arguments.master, pathlib.Path(folder) / "spark")
-        try:
-            ours = stage(session, pathlib.Path(folder), documents, config)
-        finally:
-            session.stop()
-    report = {"facts": facts | _planted(documents, exact), "sign, MB/s": signing(documents, config, beside=not arguments.untimed)}
-    report["ours"] = {"seconds": ours.seconds} | judged(documents, exact, truth, ours.links) | chaining(exact, ours.kept_for)
-    if arguments.untimed:
-        report["datasketch"] = _beside(documents, exact, truth, config, ours)
+    documents, config = planted.plant(originals, arguments.documents, arguments.seed), DuplicateConfig()
+    facts = {"documents": len(documents), "MB": sum(len(document.text.encode()) for document in documents) / 1e6}
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    session = spark.session(arguments.master, arguments.workdir / "spark")
+    try:
+        clock = time.monotonic()
+        ours = stage(session, arguments.workdir, documents, config)
+        seconds = time.monotonic() - clock
+    finally:
+        session.stop()
+    report = {"facts": facts}
+    if arguments.time:
+        report |= {"stage, seconds": seconds, "signatures, MB/s of a core": signing(documents, config)}
+    else:
+        exact = planted.Exact(documents)
+        truth = exact.pairs(config.similarity)
+        report["planted"] = _planted(documents, exact)
+        report["ours"] = judged(documents, exact, truth, ours.links) | chaining(exact, ours.kept_for)
+        report["datasketch"] = _beside(documents, truth, exact, config, ours)
     print(json.dumps(_rounded(report), indent=1))
     return 0
 
@@ -65,7 +68,6 @@ def main() -> int:
 class Result:
     """What the stage answered."""
 
-    seconds: float
     links: set[tuple[int, int]]
     """Pairs that it names duplicates, exact copies of each counted as that one."""
     kept_for: dict[int, int]
@@ -75,9 +77,9 @@ class Result:
 def stage(session, folder: pathlib.Path, documents: Sequence[planted.Document], config: DuplicateConfig) -> Result:
     """Run the pipeline's stage on the documents."""
     source, count = folder / parts.PARAGRAPHS, -(-len(documents) // PART_DOCUMENTS)
-    source.mkdir()
-    (folder / parts.DUPLICATES).mkdir()
-    for number in range(count):
+    for place in (source, folder / parts.DUPLICATES):
+        place.mkdir(exist_ok=True)
+    for number in set(range(count)) - parts.done(source):
         chosen = documents[number * PART_DOCUMENTS : (number + 1) * PART_DOCUMENTS]
         table = [
             ((number << rows.ROW_BITS) + i, "web", "s", "", "", "", document.language, None, document.text)
@@ -93,16 +95,14 @@ def stage(session, folder: pathlib.Path, documents: Sequence[planted.Document], 
         say=lambda line: None,
         progress=lambda step, done, count: None,
     )
-    clock = time.monotonic()
     deduplicate.make(run, source)
-    seconds = time.monotonic() - clock
     found = folder / parts.DUPLICATES
     links = {(_place(row["a"]), _place(row["b"])) for row in _rows(found / "links")}
     signed = collections.defaultdict(list)
     for row in _rows(found / "signatures"):
         signed[row["language"], row["whole"]].append(_place(row["id"]))
     gone = {_place(row["id"]): _place(row["kept"]) for row in _rows(found / "later")}
-    return Result(seconds, _with_copies(links, signed.values()), gone)
+    return Result(_with_copies(links, signed.values()), gone)
 
 
 def _place(number: int) -> int:
@@ -162,10 +162,10 @@ def chaining(exact: planted.Exact, kept_for: dict[int, int]) -> dict:
     }
 
 
-def signing(documents: Sequence[planted.Document], config: DuplicateConfig, *, beside: bool) -> dict:
+def signing(documents: Sequence[planted.Document], config: DuplicateConfig) -> dict:
     """Time signatures on one core, of all texts and of Chinese ones, with both scripts as one and apart; and datasketch's."""
     found = {}
-    chosen = documents[: len(documents) // 5]
+    chosen = documents[: len(documents) // SIGNED]
     for name, languages in (("all", ("en", "zh", "code")), ("Chinese", ("zh",))):
         own = [one for one in chosen if one.language in languages]
         megabytes = sum(len(one.text.encode()) for one in own) / 1e6
@@ -175,11 +175,9 @@ def signing(documents: Sequence[planted.Document], config: DuplicateConfig, *, b
             settings = dataclasses.replace(config, simplify_chinese=simplified)
             seconds = min(_seconds(duplicates.signatures(batches, priority=0, config=settings)) for _ in range(3))
             found[f"{name}, scripts {'as one' if simplified else 'apart'}"] = megabytes / seconds
-        if beside:
-            cutting = _seconds(map(shingled, own))
-            sketching = _seconds(map(functools.partial(_sketch, config.bands * config.rows), map(shingled, own))) - cutting
-            found[f"{name}, datasketch"] = megabytes / (cutting + sketching)
-            found[f"{name}, datasketch without its shingles"] = megabytes / sketching
+        cutting = _seconds(map(shingled, own))
+        both = _seconds(map(functools.partial(_sketch, config.bands * config.rows), map(shingled, own)))
+        found |= {f"{name}, datasketch": megabytes / both, f"{name}, datasketch without its shingles": megabytes / (both - cutting)}
     return found
 
 
@@ -195,7 +193,7 @@ def _planted(documents: Sequence[planted.Document], exact: planted.Exact) -> dic
     return {"planted": len(copies), "planted_by_similarity": dict(sorted(counts.items()))}
 
 
-def _beside(documents: Sequence[planted.Document], exact: planted.Exact, truth: dict, config: DuplicateConfig, ours: Result) -> dict:
+def _beside(documents: Sequence[planted.Document], truth: dict, exact: planted.Exact, config: DuplicateConfig, ours: Result) -> dict:
     """Ask datasketch: with its own choice of bands for the threshold, and with ours."""
     found = {}
     for name, settings in (
@@ -204,7 +202,8 @@ def _beside(documents: Sequence[planted.Document], exact: planted.Exact, truth: 
     ):
         links = peer(documents, settings)
         checked = links & truth.keys()
-        kept = set(range(len(documents))) - {i for group in planted.groups(len(documents), checked) for i in group[1:]}
+        groups = [sorted(group, key=lambda i: (-len(documents[i].text), i)) for group in planted.groups(len(documents), checked)]
+        kept = set(range(len(documents))) - {i for group in groups for i in group[1:]}
         own = set(range(len(documents))) - ours.kept_for.keys()
         found[name] = judged(documents, exact, truth, links)
         found[name] |= {"kept": len(kept), "kept_by_ours": len(own), "kept_by_one_alone": len(kept ^ own)}
@@ -250,7 +249,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"in all (default: {DOCUMENTS})")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and of the copies (default: 0)")
     parser.add_argument("--master", default=f"local[{len(os.sched_getaffinity(0))}]", help="Spark's (default: all cores)")
-    parser.add_argument("--untimed", action="store_true", help="hold datasketch's pairs against ours, in place of its time for signatures")
+    parser.add_argument("--time", action="store_true", help="the stage's and signatures' seconds, in place of what is found")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for the stage's results, which are used again")
     return parser.parse_args()
 
 

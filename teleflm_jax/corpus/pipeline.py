@@ -48,6 +48,7 @@ from teleflm_jax.corpus.config import (
     QualityConfig,
 )
 from teleflm_jax.corpus.earlier import Earlier
+from teleflm_jax.corpus.parts import CLEAN, DECONTAMINATE, DUPLICATES, PARAGRAPHS, QUALITY, READ
 from teleflm_jax.corpus.run import Part, Run, Settings
 from teleflm_jax.corpus.tally import Tally, merge, total
 from teleflm_jax.errors import UserError
@@ -115,21 +116,17 @@ def run(
     try:
         run_ = Run(workdir, settings, found, planned.earlier, session, say, progress)
         stages = [
-            (parts.READ, _read, [_reading(settings.corpus), dataclasses.asdict(settings.extract), _identities(found)]),
-            (parts.CLEAN, _clean, dataclasses.asdict(settings.clean)),
-            (parts.PARAGRAPHS, _paragraphs, _with_earlier(settings.paragraphs, run_, parts.PARAGRAPHS)),
-            (parts.QUALITY, _quality, [dataclasses.asdict(settings.quality), _content(settings.quality.model)]),
-            (parts.DUPLICATES, _duplicates, _with_earlier(settings.duplicates, run_, parts.DUPLICATES)),
-            (
-                parts.DECONTAMINATE,
-                functools.partial(_decontaminate, index=index),
-                [dataclasses.asdict(settings.decontaminate), _digest(index)],
-            ),
+            (READ, _read, [_reading(settings.corpus), dataclasses.asdict(settings.extract), _identities(found)]),
+            (CLEAN, _clean, dataclasses.asdict(settings.clean)),
+            (PARAGRAPHS, _paragraphs, _with_earlier(settings.paragraphs, run_, PARAGRAPHS)),
+            (QUALITY, _quality, [dataclasses.asdict(settings.quality), _content(settings.quality.model)]),
+            (DUPLICATES, _duplicates, _with_earlier(settings.duplicates, run_, DUPLICATES)),
+            (DECONTAMINATE, functools.partial(_decontaminate, index=index), [dataclasses.asdict(settings.decontaminate), _digest(index)]),
             (mix.FOLDER, _documents, dataclasses.asdict(settings.mix)),
         ]
         before, tallies = "", {}
         for stage, make, own in stages:
-            if stage == parts.QUALITY and not settings.quality.model:
+            if stage == QUALITY and not settings.quality.model:
                 continue
             folder = run_.folder(stage)
             if parts.begin(folder, [before, own]):
@@ -170,8 +167,8 @@ def _digest(index: contamination.Index) -> dict:
 
 def _read(run: Run) -> None:
     settings = run.settings
-    work = functools.partial(_read_part, found=run.parts, folder=run.folder(parts.READ), corpus=settings.corpus, config=settings.extract)
-    run.each("read", run.folder(parts.READ), work)
+    work = functools.partial(_read_part, found=run.parts, folder=run.folder(READ), corpus=settings.corpus, config=settings.extract)
+    run.each("read", run.folder(READ), work)
 
 
 def _read_part(number: int, *, found: Sequence[Part], folder: pathlib.Path, corpus: CorpusConfig, config: ExtractConfig) -> None:
@@ -182,8 +179,8 @@ def _read_part(number: int, *, found: Sequence[Part], folder: pathlib.Path, corp
 
 
 def _clean(run: Run) -> None:
-    work = functools.partial(_clean_part, source=run.folder(parts.READ), folder=run.folder(parts.CLEAN), config=run.settings.clean)
-    run.each("clean", run.folder(parts.CLEAN), work)
+    work = functools.partial(_clean_part, source=run.folder(READ), folder=run.folder(CLEAN), config=run.settings.clean)
+    run.each("clean", run.folder(CLEAN), work)
 
 
 def _clean_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: CleanConfig) -> None:
@@ -193,7 +190,7 @@ def _clean_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, conf
 
 
 def _paragraphs(run: Run) -> None:
-    source, folder, config = run.folder(parts.CLEAN), run.folder(parts.PARAGRAPHS), run.settings.paragraphs
+    source, folder, config = run.folder(CLEAN), run.folder(PARAGRAPHS), run.settings.paragraphs
     run.each("paragraphs: hash", folder / "hashes", functools.partial(_hash_part, source=source, folder=folder / "hashes", config=config))
     run.table("paragraphs: compare", folder / "later", lambda: paragraphs.later(_hashes(run, folder / "hashes")), by_part=True)
     run.each("paragraphs", folder, functools.partial(_paragraph_part, source=source, folder=folder, config=config))
@@ -223,7 +220,7 @@ def _content(path: str) -> str:
 
 
 def _quality(run: Run) -> None:
-    source, folder, config = run.folder(parts.PARAGRAPHS), run.folder(parts.QUALITY), run.settings.quality
+    source, folder, config = run.folder(PARAGRAPHS), run.folder(QUALITY), run.settings.quality
     scored = folder / "scored"
     run.each("quality: score", scored, functools.partial(_score_part, source=source, folder=scored, config=config))
     least = quality.thresholds(merge(parts.read_tally(scored, number) for number in range(len(run.parts))).distributions, config)
@@ -244,13 +241,13 @@ def _keep_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, least
 
 
 def _duplicates(run: Run) -> None:
-    deduplicate.make(run, run.folder(parts.QUALITY if run.settings.quality.model else parts.PARAGRAPHS))
+    deduplicate.make(run, run.folder(QUALITY if run.settings.quality.model else PARAGRAPHS))
 
 
 def _decontaminate(run: Run, *, index: contamination.Index) -> None:
-    folder = run.folder(parts.DECONTAMINATE)
+    folder = run.folder(DECONTAMINATE)
     contamination.save(index, folder / "index.npz")
-    work = functools.partial(_decontaminate_part, source=run.folder(parts.DUPLICATES), folder=folder, config=run.settings.decontaminate)
+    work = functools.partial(_decontaminate_part, source=run.folder(DUPLICATES), folder=folder, config=run.settings.decontaminate)
     run.each("decontaminate", folder, work)
     with open(folder / "hits.jsonl", "w", encoding="utf-8") as file:
         for number in range(len(run.parts)):
@@ -271,7 +268,7 @@ def _list_hits(folder: pathlib.Path, number: int, listed: list[dict]) -> None:
 
 def _documents(run: Run) -> None:
     folder = run.folder(mix.FOLDER)
-    work = functools.partial(_documents_part, source=run.folder(parts.DECONTAMINATE), folder=folder, config=run.settings.mix)
+    work = functools.partial(_documents_part, source=run.folder(DECONTAMINATE), folder=folder, config=run.settings.mix)
     run.each("documents", folder, work)
 
 

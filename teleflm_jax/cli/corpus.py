@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     from teleflm_jax.corpus import pack, pipeline, spark
 
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
-    planned = pipeline.plan(own)
+    planned = pipeline.plan(own, workdir)
     spark.refuse_missing()
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / options.SAVED_CONFIG).write_text(config.dump(found))

@@ -124,6 +124,8 @@ class CorpusConfig:
     """Source -> domain that its documents belong to; several sources may share one."""
     formats: dict[str, str] = dataclasses.field(default_factory=dict)
     """Source -> format, where names of files do not tell: `code`, `wikipedia`, `stackexchange`, `latex`, `html`, `warc`, `documents`."""
+    earlier: tuple[str, ...] = ()
+    """Working directories of corpora made before, whose paragraphs and documents this one does not repeat; they stay as they are."""
     unit_bytes: int = 256_000_000
     """Bytes of source files that become one part, the unit of work and of going on; a larger file that cannot be split is one."""
 
@@ -189,6 +191,8 @@ class DuplicateConfig:
     rows: int = 6
     code: bool = True
     """Source code takes part."""
+    simplify_chinese: bool = True
+    """Chinese texts are compared by the simplified form of their characters, so that both scripts' copies of a text meet."""
     seed: int = 0
     """Chooses the hash functions."""
 

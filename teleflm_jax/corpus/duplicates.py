@@ -50,7 +50,7 @@ def signatures(batches: Iterable[pa.RecordBatch], *, priority: int, config: Dupl
         taken = [i for i, language in enumerate(languages) if config.code or language != CODE]
         batch = batch.take(pa.array(taken, pa.int64()))
         texts = batch["text"].to_pylist()
-        found = tokens.tokens(texts)
+        found = _tokens(batch, texts, config)
         buckets, filled = minhash.buckets(
             found, shingle_tokens=config.shingle_tokens, bands=config.bands, rows=config.rows, seed=config.seed
         )
@@ -87,28 +87,33 @@ def shingle_sets(batches: Iterable[pa.RecordBatch], wanted: frozenset[int], *, c
         taken = [i for i, number in enumerate(ids) if number in wanted]
         if not taken:
             continue
-        found = tokens.tokens(batch["text"].take(pa.array(taken)).to_pylist())
+        batch = batch.take(pa.array(taken))
+        found = _tokens(batch, batch["text"].to_pylist(), config)
         sets = [tokens.shingles(found, i, config.shingle_tokens).view(np.int64) for i in range(len(taken))]
         yield pa.record_batch([pa.array([ids[i] for i in taken], pa.int64()), pa.array(sets, pa.list_(pa.int64()))], schema=SHINGLES)
 
 
 def copies(signatures):
-    """Link exact copies to the first of them: columns `a` (the first), `b`, `similarity`."""
+    """Link exact copies to the first of them: columns `a` (the first), `b` (of no earlier corpus), `similarity`."""
     from pyspark.sql import functions as F
 
     first = F.min("id").over(_window("language", "whole"))
-    return signatures.select("id", first.alias("a")).where("id != a").select("a", F.col("id").alias("b"), F.lit(1.0).alias("similarity"))
+    return (
+        signatures.select("id", first.alias("a"))
+        .where("id != a and id >= 0")
+        .select("a", F.col("id").alias("b"), F.lit(1.0).alias("similarity"))
+    )
 
 
 def candidates(signatures, config: DuplicateConfig):
-    """Pair documents that share a bucket and whose sizes allow the similarity: columns `a` < `b`."""
+    """Pair documents that share a bucket and whose sizes allow the similarity: columns `a` < `b`, of which `b` is of no earlier corpus."""
     from pyspark.sql import functions as F
 
     firsts = signatures.withColumn("first", F.min("id").over(_window("language", "whole"))).where("id == first")
     members = firsts.select("language", "id", "shingles", F.explode("buckets").alias("bucket"))
     window, one = _window("language", "bucket").orderBy("id"), F.struct("id", "shingles")
     others = F.concat(F.collect_list(one).over(window.rowsBetween(-NEIGHBOURS, -1)), F.array(F.first(one).over(window)))
-    grouped = members.select("id", "shingles", others.alias("others"))
+    grouped = members.select("id", "shingles", others.alias("others")).where("id >= 0")
     pairs = grouped.select("id", "shingles", F.explode("others").alias("other")).where("other.id < id")
     least = F.least("shingles", "other.shingles") / F.greatest("shingles", "other.shingles")
     return pairs.where(least >= config.similarity).select(F.col("other.id").alias("a"), F.col("id").alias("b")).distinct()
@@ -155,7 +160,10 @@ def components(session, edges, folder: pathlib.Path, say: Callable[[int], None] 
 
 
 def later(signatures, named):
-    """All documents of each component but the one that stays: columns `id`, `kept`, `size` of the component, `exact` if a copy of it."""
+    """All documents of each component but the one that stays, and those of earlier corpora, which all do.
+
+    Columns `id`, `kept`, `size` of the component, `exact` if a copy of the one that is kept.
+    """
     from pyspark.sql import functions as F
 
     members = named.join(signatures.select("id", "priority", "quality", "length", "whole"), "id")
@@ -164,7 +172,7 @@ def later(signatures, named):
     size = F.count("id").over(_window("component"))
     best = F.first(F.struct("id", "whole")).over(window)
     ranked = members.select("id", best.alias("best"), size.alias("size"), "whole")
-    return ranked.where("id != best.id").select(
+    return ranked.where("id != best.id and id >= 0").select(
         "id", F.col("best.id").alias("kept"), "size", (F.col("whole") == F.col("best.whole")).alias("exact")
     )
 
@@ -182,9 +190,17 @@ def without(batches: Iterable[pa.RecordBatch], gone: dict[int, dict], tally: Tal
         keep = [number not in gone for number in numbers]
         for i, number in enumerate(numbers):
             if row := gone.get(number):
-                tally.drop("copy" if row["exact"] else "near-duplicate", batch["origin"][i].as_py(), batch["text"][i].as_py())
+                kind = "copy" if row["exact"] else "near-duplicate"
+                tally.drop(
+                    f"{kind} of an earlier corpus" if row["kept"] < 0 else kind, batch["origin"][i].as_py(), batch["text"][i].as_py()
+                )
                 tally.distributions["documents in a cluster"][str(row["size"])] += 1
         yield batch.filter(pa.array(keep))
+
+
+def _tokens(batch: pa.RecordBatch, texts: list[str], config: DuplicateConfig) -> tokens.Tokens:
+    chinese = [language == "zh" for language in batch["language"].to_pylist()] if config.simplify_chinese else ()
+    return tokens.tokens(texts, chinese)
 
 
 def _window(*columns: str):

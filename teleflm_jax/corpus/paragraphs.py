@@ -74,12 +74,12 @@ def lines_of(texts: Sequence[str], min_characters: int) -> tuple[np.ndarray, np.
 
 
 def later(hashes):
-    """Find the paragraphs that stood before, of Spark's table of HASHES: columns `id`, `line`."""
+    """Find the paragraphs that stood before, of Spark's table of HASHES: columns `id`, `line`; those of earlier corpora are not listed."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     window = Window.partitionBy("language", "hash").orderBy("id", "line")
-    return hashes.withColumn("place", F.row_number().over(window)).where("place > 1").select("id", "line")
+    return hashes.withColumn("place", F.row_number().over(window)).where("place > 1 and id >= 0").select("id", "line")
 
 
 def without(

@@ -23,6 +23,14 @@ from teleflm_jax.corpus import rows, tally
 from teleflm_jax.corpus.tally import Tally
 
 VERSION = 1
+READ, CLEAN, PARAGRAPHS, QUALITY, DUPLICATES, DECONTAMINATE = (
+    "1-read",
+    "2-clean",
+    "3-paragraphs",
+    "4-quality",
+    "5-duplicates",
+    "6-decontaminate",
+)
 
 
 def begin(folder: pathlib.Path, settings: object) -> bool:

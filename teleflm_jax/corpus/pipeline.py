@@ -4,7 +4,7 @@
     2-clean         uniform text, language, rules (clean.py, rules.py, privacy.py)
     3-paragraphs    paragraphs that stood before go (paragraphs.py)
     4-quality       documents that a classifier scores low go (quality.py); only with quality.model
-    5-duplicates    near-duplicate documents go (duplicates.py)
+    5-duplicates    near-duplicate documents go (deduplicate.py, duplicates.py)
     6-decontaminate documents with benchmark items go (contamination.py)
     documents/      a folder of Parquet per set of the mixture, for `tokenizer train` and `pack` (mix.py)
 
@@ -23,8 +23,9 @@ from collections.abc import Callable, Sequence
 from teleflm_jax.corpus import (
     clean,
     contamination,
+    deduplicate,
     documents,
-    duplicates,
+    earlier,
     extract,
     mix,
     paragraphs,
@@ -46,81 +47,11 @@ from teleflm_jax.corpus.config import (
     ParagraphConfig,
     QualityConfig,
 )
+from teleflm_jax.corpus.earlier import Earlier
+from teleflm_jax.corpus.parts import CLEAN, DECONTAMINATE, DUPLICATES, PARAGRAPHS, QUALITY, READ
+from teleflm_jax.corpus.run import Part, Run, Settings
 from teleflm_jax.corpus.tally import Tally, merge, total
 from teleflm_jax.errors import UserError
-
-READ, CLEAN, PARAGRAPHS, QUALITY, DUPLICATES, DECONTAMINATE = (
-    "1-read",
-    "2-clean",
-    "3-paragraphs",
-    "4-quality",
-    "5-duplicates",
-    "6-decontaminate",
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """All sections of a corpus."""
-
-    corpus: CorpusConfig
-    extract: ExtractConfig
-    clean: CleanConfig
-    paragraphs: ParagraphConfig
-    quality: QualityConfig
-    duplicates: DuplicateConfig
-    decontaminate: DecontaminateConfig
-    mix: MixConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """A unit of one source's files, on its way to a part of every stage."""
-
-    source: str
-    priority: int
-    """Place of the source in `corpus.sources`."""
-    unit: documents.Unit
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One corpus being made."""
-
-    workdir: pathlib.Path
-    settings: Settings
-    parts: Sequence[Part]
-    spark: object
-    """The session."""
-    say: Callable[[str], None]
-    progress: spark.Progress
-
-    def folder(self, stage: str) -> pathlib.Path:
-        """Where a stage's results are."""
-        return self.workdir / stage
-
-    def each(self, step: str, folder: pathlib.Path, work: Callable[[int], None]) -> None:
-        """Do a step's work for every part whose result is not in the folder."""
-        folder.mkdir(exist_ok=True)
-        spark.each(self.spark, step, work, len(self.parts), functools.partial(parts.done, folder), self.progress)
-
-    def table(self, step: str, folder: pathlib.Path, make: Callable[[], object], *, by_part: bool = False) -> None:
-        """Make a table by Spark, unless it is there."""
-        if folder.exists():
-            return
-        self.progress(step, 0, 1)
-
-        def write(partial: pathlib.Path) -> None:
-            rows_ = spark.by_part(make()).write.partitionBy("part") if by_part else make().write
-            rows_.parquet(str(partial))
-
-        with spark.table(folder) as partial:
-            spark.wait(lambda: write(partial))
-        self.progress(step, 1, 1)
-
-    def load(self, folder: pathlib.Path):
-        """A step's results as Spark's."""
-        return self.spark.read.option("pathGlobFilter", "*.parquet").parquet(str(folder))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,14 +59,15 @@ class Plan:
     """What is to be made, once all that the user gave was looked at."""
 
     parts: Sequence[Part]
+    earlier: Sequence[Earlier]
     index: contamination.Index
 
 
-def plan(settings: Settings) -> Plan:
-    """Cut all sources into parts, and read the benchmarks.
+def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
+    """Cut all sources into parts, look at earlier corpora, and read the benchmarks.
 
     Raises:
-        UserError: a source or benchmark is not there, a source has no domain, or something named is unknown.
+        UserError: a source, benchmark or earlier corpus is not there, a source has no domain, or something named is unknown.
     """
     read.refuse_unknown(settings.corpus.formats)
     own = settings.clean
@@ -154,7 +86,8 @@ def plan(settings: Settings) -> Plan:
         found += [Part(source=source, priority=priority, unit=unit) for unit in units]
     if not found:
         raise UserError("got corpus.sources without a file; allowed: folders and files with text; change corpus.sources")
-    return Plan(parts=found, index=contamination.index(settings.decontaminate))
+    before = earlier.find(settings.corpus.earlier, workdir, settings.paragraphs, settings.duplicates)
+    return Plan(parts=found, earlier=before, index=contamination.index(settings.decontaminate))
 
 
 def run(
@@ -181,13 +114,13 @@ def run(
     scratch = workdir / ".spark"
     session = spark.session(master, scratch)
     try:
-        run_ = Run(workdir, settings, found, session, say, progress)
+        run_ = Run(workdir, settings, found, planned.earlier, session, say, progress)
         stages = [
-            (READ, _read, [dataclasses.asdict(settings.corpus), dataclasses.asdict(settings.extract), _identities(found)]),
+            (READ, _read, [_reading(settings.corpus), dataclasses.asdict(settings.extract), _identities(found)]),
             (CLEAN, _clean, dataclasses.asdict(settings.clean)),
-            (PARAGRAPHS, _paragraphs, dataclasses.asdict(settings.paragraphs)),
+            (PARAGRAPHS, _paragraphs, _with_earlier(settings.paragraphs, run_, PARAGRAPHS)),
             (QUALITY, _quality, [dataclasses.asdict(settings.quality), _content(settings.quality.model)]),
-            (DUPLICATES, _duplicates, dataclasses.asdict(settings.duplicates)),
+            (DUPLICATES, _duplicates, _with_earlier(settings.duplicates, run_, DUPLICATES)),
             (DECONTAMINATE, functools.partial(_decontaminate, index=index), [dataclasses.asdict(settings.decontaminate), _digest(index)]),
             (mix.FOLDER, _documents, dataclasses.asdict(settings.mix)),
         ]
@@ -217,6 +150,15 @@ def _line(stage: str, tally: Tally) -> str:
 
 def _identities(found: Sequence[Part]) -> str:
     return documents.identity([part.unit for part in found])
+
+
+def _reading(config: CorpusConfig) -> dict:
+    """What texts are read depends on; earlier corpora matter to later stages."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != "earlier"}
+
+
+def _with_earlier(config: ParagraphConfig | DuplicateConfig, run: Run, stage: str) -> dict:
+    return {"config": dataclasses.asdict(config), "earlier": [one.identity(stage) for one in run.earlier]}
 
 
 def _digest(index: contamination.Index) -> dict:
@@ -250,8 +192,14 @@ def _clean_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, conf
 def _paragraphs(run: Run) -> None:
     source, folder, config = run.folder(CLEAN), run.folder(PARAGRAPHS), run.settings.paragraphs
     run.each("paragraphs: hash", folder / "hashes", functools.partial(_hash_part, source=source, folder=folder / "hashes", config=config))
-    run.table("paragraphs: compare", folder / "later", lambda: paragraphs.later(run.load(folder / "hashes")), by_part=True)
+    run.table("paragraphs: compare", folder / "later", lambda: paragraphs.later(_hashes(run, folder / "hashes")), by_part=True)
     run.each("paragraphs", folder, functools.partial(_paragraph_part, source=source, folder=folder, config=config))
+
+
+def _hashes(run: Run, folder: pathlib.Path):
+    """All paragraphs' hashes, those of earlier corpora too."""
+    before = [run.load(one.hashes).selectExpr("language", "hash", f"id + {one.shift} as id", "line") for one in run.earlier]
+    return functools.reduce(lambda first, second: first.union(second), before, run.load(folder))
 
 
 def _hash_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: ParagraphConfig) -> None:
@@ -292,55 +240,8 @@ def _keep_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, least
     parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
 
 
-def _before_duplicates(settings: Settings) -> str:
-    return QUALITY if settings.quality.model else PARAGRAPHS
-
-
 def _duplicates(run: Run) -> None:
-    source, folder, config = run.folder(_before_duplicates(run.settings)), run.folder(DUPLICATES), run.settings.duplicates
-    signed, pairs, sets, links = (folder / name for name in ("signatures", "pairs", "shingles", "links"))
-    priorities = [part.priority for part in run.parts]
-    run.each("duplicates: sign", signed, functools.partial(_sign_part, source=source, folder=signed, priorities=priorities, config=config))
-    run.table("duplicates: pair", pairs, lambda: duplicates.candidates(run.load(signed), config))
-    wanted = folder / "wanted"
-    run.table("duplicates: choose", wanted, lambda: _ends(run.load(pairs)), by_part=True)
-    run.each("duplicates: shingle", sets, functools.partial(_shingle_part, source=source, folder=sets, wanted=wanted, config=config))
-    run.table("duplicates: verify", links, lambda: _links(run.load(pairs), run.load(sets), run.load(signed), config))
-    rounds = folder / "rounds"
-    rounds.mkdir(exist_ok=True)
-
-    def gone():
-        named = duplicates.components(run.spark, run.load(links), rounds, lambda n: run.progress(f"duplicates: round {n}", 0, 1))
-        return duplicates.later(run.load(signed), named)
-
-    run.table("duplicates: choose one each", folder / "later", gone, by_part=True)
-    run.each("duplicates", folder, functools.partial(_duplicate_part, source=source, folder=folder))
-
-
-def _ends(pairs):
-    return pairs.selectExpr("a as id").union(pairs.selectExpr("b as id")).distinct()
-
-
-def _links(pairs, sets, signed, config: DuplicateConfig):
-    return duplicates.verified(pairs, sets, config).union(duplicates.copies(signed))
-
-
-def _sign_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, priorities: list[int], config: DuplicateConfig) -> None:
-    batches = duplicates.signatures(parts.read(source, number), priority=priorities[number], config=config)
-    parts.write(folder, number, batches, duplicates.SIGNATURES, Tally())
-
-
-def _shingle_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, wanted: pathlib.Path, config: DuplicateConfig) -> None:
-    ids = frozenset(row["id"] for row in parts.rows_of(wanted, number))
-    batches = duplicates.shingle_sets(parts.read(source, number, ["id", "text"]) if ids else (), ids, config=config)
-    parts.write(folder, number, batches, duplicates.SHINGLES, Tally())
-
-
-def _duplicate_part(number: int, *, source: pathlib.Path, folder: pathlib.Path) -> None:
-    tally = Tally()
-    gone = {row["id"]: row for row in parts.rows_of(folder / "later", number)}
-    batches = duplicates.without(tally.entering(parts.read(source, number)), gone, tally)
-    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+    deduplicate.make(run, run.folder(QUALITY if run.settings.quality.model else PARAGRAPHS))
 
 
 def _decontaminate(run: Run, *, index: contamination.Index) -> None:

@@ -88,27 +88,27 @@ def refuse_missing() -> None:
         raise UserError("got a Python without pyspark; allowed: one with it; pip install -r requirements-corpus.txt")
 
 
-def each(spark, step: str, work: Callable[[int], None], count: int, done: Callable[[], set[int]], progress: Progress) -> None:
+def each(spark, step: str, work: Callable[[int], None], numbers: frozenset[int], done: Callable[[], set[int]], progress: Progress) -> None:
     """Do `work` for every part that is not done yet, as many at a time as there are cores.
 
     Args:
         spark: the session.
         step: what to call it.
         work: takes a part's number; its result is a file.
-        count: of parts.
+        numbers: of the parts.
         done: says which parts' files are there.
         progress: shows how far it is.
 
     Raises:
         UserError: one of them raised it.
     """
-    missing = sorted(set(range(count)) - done())
+    missing = sorted(numbers - done())
     if missing:
         job = spark.sparkContext.parallelize(missing, len(missing)).map(functools.partial(_guarded, work))
-        errors = wait(job.collect, lambda: progress(step, len(done()), count))
+        errors = wait(job.collect, lambda: progress(step, len(done()), len(numbers)))
         if problem := next(filter(None, errors), ""):
             raise UserError(problem)
-    progress(step, count, count)
+    progress(step, len(numbers), len(numbers))
 
 
 def wait(call: Callable[[], Result], look: Callable[[], None] = lambda: None) -> Result:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+import opencc
 
 OTHER, WORD, SINGLE = 0, 1, 2
 _UNSPACED = (
@@ -28,6 +29,7 @@ _UNSPACED = (
     (0xFF66, 0xFF9F),
     (0x20000, 0x323AF),
 )
+_HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 _CHARACTER_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _TOKEN_FACTOR = 0xD6E8FEB86659FD93
 _SHIFTS = tuple(np.uint64(n) for n in (30, 27, 31))
@@ -54,9 +56,16 @@ class Tokens:
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
 
-def tokens(texts: Sequence[str]) -> Tokens:
-    """Cut texts into tokens and hash them."""
+def tokens(texts: Sequence[str], simplified: Sequence[bool] = ()) -> Tokens:
+    """Cut texts into tokens and hash them.
+
+    Args:
+        texts: of a batch.
+        simplified: says of each text whether its Han characters are taken in their simplified form; (): of none.
+    """
     points, borders = code_points([text.lower() for text in texts])
+    if any(simplified):
+        points = _simplified(points, np.repeat(simplified, np.diff(borders)))
     kinds = classes()[points]
     begins = kinds != OTHER
     same = (kinds[1:] == WORD) & (kinds[:-1] == WORD)
@@ -118,6 +127,23 @@ def mix(values: np.ndarray) -> np.ndarray:
     values *= _MIXERS[1]
     values ^= values >> _SHIFTS[2]
     return values
+
+
+def _simplified(points: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    return np.where(taken, simplified_forms()[points], points)
+
+
+@functools.cache
+def simplified_forms() -> np.ndarray:
+    """uint32 [0x110000]: the simplified form of every traditional Han character; of all others, themselves.
+
+    One character at a time, without OpenCC's phrases: a key must be the same whatever stands beside it.
+    """
+    table = np.arange(0x110000, dtype=np.uint32)
+    for first, last in _HAN:
+        converted = opencc.OpenCC("t2s").convert("\n".join(map(chr, range(first, last + 1))))
+        table[first : last + 1] = [ord(form) for form in converted.split("\n")]
+    return table[table]  # once more, since a few forms have a simpler one again
 
 
 @functools.cache

@@ -68,10 +68,22 @@ def test_only_wanted_documents_give_their_shingles():
 
 def test_duplicates_go_and_are_counted_by_kind_and_cluster():
     tally = Tally()
-    gone = {1: {"exact": True, "size": 3}, 2: {"exact": False, "size": 3}}
-    left = [text for found in duplicates.without(batch(["a", "a", "ab"]), gone, tally) for text in found["text"].to_pylist()]
-    assert left == ["a"] and {rule: one.documents for rule, one in tally.dropped.items()} == {"copy": 1, "near-duplicate": 1}
-    assert tally.distributions["documents in a cluster"] == {"3": 2}
+    gone = {
+        i: {"kept": kept, "exact": exact, "size": 3} for i, (kept, exact) in enumerate([(0, True), (0, False), (-9, True), (-9, False)], 1)
+    }
+    left = [text for found in duplicates.without(batch(["a", "a", "ab", "c", "cd"]), gone, tally) for text in found["text"].to_pylist()]
+    rules = ("copy", "near-duplicate", "copy of an earlier corpus", "near-duplicate of an earlier corpus")
+    assert left == ["a"] and {rule: one.documents for rule, one in tally.dropped.items()} == dict.fromkeys(rules, 1)
+    assert tally.distributions["documents in a cluster"] == {"3": 4}
+
+
+def test_both_chinese_scripts_give_one_signature_and_one_set_of_shingles_and_other_languages_do_not():
+    texts = ["我們去圖書館學習，今天天氣很好。", "我们去图书馆学习，今天天气很好。"]
+    for language, config, alike in (("zh", CONFIG, True), ("zh", DuplicateConfig(simplify_chinese=False), False), ("ja", CONFIG, False)):
+        one, other = signed(texts, language, config)
+        assert (one["whole"] == other["whole"]) == (one["buckets"] == other["buckets"]) == alike
+        [found] = duplicates.shingle_sets(batch(texts, language), frozenset((0, 1)), config=config)
+        assert (found["shingles"][0] == found["shingles"][1]) == alike
 
 
 def test_buckets_of_similar_texts_meet_and_of_others_do_not():

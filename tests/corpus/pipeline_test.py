@@ -107,6 +107,12 @@ def whole(text, tmp_path_factory):
     return workdir, make(text, workdir)
 
 
+def documents(workdir: pathlib.Path) -> list[tuple[str, str]]:
+    """Source and text of what a corpus keeps, in any order."""
+    files = (workdir / "documents").glob("*/*.parquet")
+    return sorted((row["source"], row["text"]) for file in files for row in pyarrow.parquet.read_table(file).to_pylist())
+
+
 def dropped(workdir: pathlib.Path, stage: str) -> dict[str, int]:
     tally = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
     return {rule: amount["documents"] for rule, amount in tally["dropped"].items()}
@@ -133,10 +139,30 @@ def test_of_copies_and_near_copies_the_first_source_keeps_its_own(whole):
     workdir, _ = whole
     assert dropped(workdir, "3-paragraphs") == {"mostly repeated paragraphs": 30 + 1}
     assert dropped(workdir, "5-duplicates") == {"near-duplicate": 60}
-    kept = [row for file in (workdir / "documents" / "web").glob("*.parquet") for row in pyarrow.parquet.read_table(file).to_pylist()]
-    assert sum(row["source"] == "first" for row in kept) == 300
-    assert sum(row["source"] == "chinese" for row in kept) == 60
-    assert sum("stands in each and every one" in row["text"] for row in kept) == 1
+    kept = documents(workdir)
+    assert sum(source == "first" for source, _ in kept) == 300
+    assert sum(source == "chinese" for source, _ in kept) == 60
+    assert sum("stands in each and every one" in own for _, own in kept) == 1
+
+
+def test_a_corpus_against_an_earlier_one_adds_what_both_at_once_have_more(text, whole, tmp_path):
+    domains = {"first": "web", "second": "web", "chinese": "web", "code": "code"}
+
+    def made(name: str, chosen: list[str], *parameters: str) -> pathlib.Path:
+        sources = {source: f"{text}/{source}" for source in chosen}
+        own = [f"corpus.sources = {sources}", f"corpus.domains = { {source: domains[source] for source in chosen} }", *parameters]
+        call = command(text, tmp_path / name, "local[2]") + [word for one in own for word in ("--gin_param", one)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return tmp_path / name
+
+    first = made("first", ["first"], "mix.proportions = {'web': 1.0}")
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    second = made("second", ["second", "chinese", "code"], f"corpus.earlier = ('{first}',)")
+    assert sorted(documents(first) + documents(second)) == documents(whole[0])
+    assert dropped(second, "5-duplicates") == {"near-duplicate of an earlier corpus": 60}
+    assert dropped(second, "3-paragraphs") == dropped(whole[0], "3-paragraphs")
+    assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
 
 
 def test_cores_change_nothing(text, whole, tmp_path):

@@ -149,3 +149,21 @@ def test_a_batch_without_texts_has_no_tokens():
     for texts in ([], ["", ""]):
         found = tokens.tokens(texts)
         assert len(found.hashes) == len(found.starts) == len(found.lengths) == 0 and found.offsets.tolist() == [0] * (len(texts) + 1)
+
+
+def test_simplified_forms_by_hand():
+    table = tokens.simplified_forms()
+    pairs = zip("個學國發髮後后裡薴中a々カ", "个学国发发后后里苎中a々カ", strict=True)
+    assert all(chr(table[ord(old)]) == new for old, new in pairs)
+    assert (table[table] == table).all() and table.dtype == np.uint32
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.text(st.sampled_from("個个學学 ab，"), max_size=8), st.booleans()), max_size=5))
+def test_texts_are_simplified_each_by_itself_and_nothing_else_changes(marked):
+    texts = [text for text, _ in marked]
+    found = tokens.tokens(texts, [simplified for _, simplified in marked])
+    wanted = tokens.tokens([text.translate(str.maketrans("個學", "个学")) if simplified else text for text, simplified in marked])
+    plain = tokens.tokens(texts)
+    assert found.hashes.tolist() == wanted.hashes.tolist()
+    assert found.starts.tolist() == plain.starts.tolist() and found.offsets.tolist() == plain.offsets.tolist()

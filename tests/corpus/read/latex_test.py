@@ -56,11 +56,11 @@ def paper(gather):
     ("name", "content", "origins"),
     [
         ("a.tex", PAPER, ["a.tex"]),
-        ("a.gz", gzip.compress(PAPER), ["a.gz"]),
-        ("a.tex.gz", gzip.compress(PAPER), ["a.tex.gz"]),
-        ("a.gz", gzip.compress(tar({"m.tex": PAPER})), ["a.gz"]),
-        ("a.tgz", gzip.compress(tar({"./m.tex": PAPER, "fig.eps": b"%!PS"})), ["a.tgz"]),
-        ("a.TAR.GZ", gzip.compress(tar({"dir/m.TEX": PAPER})), ["a.TAR.GZ"]),
+        ("a.gz", gzip.compress(PAPER, mtime=0), ["a.gz"]),
+        ("a.tex.gz", gzip.compress(PAPER, mtime=0), ["a.tex.gz"]),
+        ("a.gz", gzip.compress(tar({"m.tex": PAPER}), mtime=0), ["a.gz"]),
+        ("a.tgz", gzip.compress(tar({"./m.tex": PAPER, "fig.eps": b"%!PS"}), mtime=0), ["a.tgz"]),
+        ("a.TAR.GZ", gzip.compress(tar({"dir/m.TEX": PAPER}), mtime=0), ["a.TAR.GZ"]),
         ("a.tar", tar({"m.tex": PAPER}), ["a.tar"]),
         (
             "src.tar",

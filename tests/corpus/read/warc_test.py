@@ -94,12 +94,12 @@ def test_a_page_without_a_type_and_one_of_plain_text_are_taken(gather):
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        (b"Content-Encoding: gzip\r\n", gzip.compress(PAGE)),
-        (b"content-encoding: X-GZIP\r\n", gzip.compress(PAGE)),
+        (b"Content-Encoding: gzip\r\n", gzip.compress(PAGE, mtime=0)),
+        (b"content-encoding: X-GZIP\r\n", gzip.compress(PAGE, mtime=0)),
         (b"Content-Encoding: deflate\r\n", zlib.compress(PAGE)),
         (b"Content-Encoding: zstd\r\n", zstandard.compress(PAGE)),
         (b"Transfer-Encoding: chunked\r\n", chunked(PAGE)),
-        (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", chunked(gzip.compress(PAGE))),
+        (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", chunked(gzip.compress(PAGE, mtime=0))),
         (b"Content-Encoding: identity\r\n", PAGE),
         (b"Content-Encoding: UTF-8\r\n", PAGE),
     ],
@@ -116,7 +116,7 @@ def test_a_body_that_the_server_encoded_is_decoded(gather, headers, body):
         (b"Content-Encoding: br\r\n", PAGE),
         (b"Content-Encoding: zstd\r\n", zstandard.compress(PAGE)[:-5]),
         (b"Transfer-Encoding: chunked\r\n", b"zz\r\n" + PAGE),
-        (b"Content-Encoding: " + b"gzip," * 1000 + b"gzip\r\n", gzip.compress(PAGE)),
+        (b"Content-Encoding: " + b"gzip," * 1000 + b"gzip\r\n", gzip.compress(PAGE, mtime=0)),
     ],
 )
 def test_a_body_that_cannot_be_decoded_costs_no_other_record(gather, headers, body):

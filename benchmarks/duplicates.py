@@ -1,0 +1,258 @@
+"""How well near-duplicates are found: recall and precision over pairs, what components do to documents, and datasketch on the same text.
+
+    python examples/debian_text.py --out data/text-large --set large
+    python -m benchmarks.duplicates --text data/text-large --workdir runs/planted
+    python -m benchmarks.duplicates --text data/text-large --workdir runs/planted-timed --time    # on a quiet machine, in a new folder
+
+50,000 passages, two fifths of them planted near-copies; the truth is every pair's exact similarity (`planted`). Prints JSON. Wants
+requirements-corpus.txt, Java and datasketch (requirements-parity.txt); 4 GB of memory.
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import random
+import sys
+import time
+import types
+from collections.abc import Iterable, Sequence
+
+import pyarrow.parquet
+
+from benchmarks import planted
+from teleflm_jax.corpus import deduplicate, duplicates, parts, rows, spark
+from teleflm_jax.corpus.config import DuplicateConfig
+from teleflm_jax.corpus.run import Run
+from teleflm_jax.corpus.tally import Tally
+
+DOCUMENTS, ORIGINALS = 50_000, 30_000
+PART_DOCUMENTS = 2500
+SIGNED = 10
+"""Of so many documents one, to time signatures."""
+BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+Pairs = Iterable[tuple[int, int]]
+
+
+def main() -> int:
+    arguments = _parse()
+    found = planted.passages(arguments.text)
+    originals = random.Random(arguments.seed).sample(found, min(len(found), arguments.documents * ORIGINALS // DOCUMENTS))
+    documents, config = planted.plant(originals, arguments.documents, arguments.seed), DuplicateConfig()
+    facts = {"documents": len(documents), "MB": sum(len(document.text.encode()) for document in documents) / 1e6}
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    session = spark.session(arguments.master, arguments.workdir / "spark")
+    try:
+        clock = time.monotonic()
+        ours = stage(session, arguments.workdir, documents, config)
+        seconds = time.monotonic() - clock
+    finally:
+        session.stop()
+    report = {"facts": facts}
+    if arguments.time:
+        report |= {"stage, seconds": seconds, "signatures, MB/s of a core": signing(documents, config)}
+    else:
+        exact = planted.Exact(documents)
+        truth = exact.pairs(config.similarity)
+        report["planted"] = _planted(documents, exact)
+        report["ours"] = judged(documents, exact, truth, ours.links) | chaining(exact, ours.kept_for)
+        report["datasketch"] = _beside(documents, truth, exact, config, ours)
+    print(json.dumps(_rounded(report), indent=1))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the stage answered."""
+
+    links: set[tuple[int, int]]
+    """Pairs that it names duplicates, exact copies of each counted as that one."""
+    kept_for: dict[int, int]
+    """Document that went -> the one that stays."""
+
+
+def stage(session, folder: pathlib.Path, documents: Sequence[planted.Document], config: DuplicateConfig) -> Result:
+    """Run the pipeline's stage on the documents."""
+    source, count = folder / parts.PARAGRAPHS, -(-len(documents) // PART_DOCUMENTS)
+    for place in (source, folder / parts.DUPLICATES):
+        place.mkdir(exist_ok=True)
+    for number in set(range(count)) - parts.done(source):
+        chosen = documents[number * PART_DOCUMENTS : (number + 1) * PART_DOCUMENTS]
+        table = [
+            ((number << rows.ROW_BITS) + i, "web", "s", "", "", "", document.language, None, document.text)
+            for i, document in enumerate(chosen)
+        ]
+        parts.write(source, number, rows.batches(table, rows.DOCUMENT), rows.DOCUMENT, Tally())
+    run = Run(
+        workdir=folder,
+        settings=types.SimpleNamespace(duplicates=config),
+        parts=[types.SimpleNamespace(priority=0)] * count,
+        earlier=(),
+        spark=session,
+        say=lambda line: None,
+        progress=lambda step, done, count: None,
+    )
+    deduplicate.make(run, source)
+    found = folder / parts.DUPLICATES
+    links = {(_place(row["a"]), _place(row["b"])) for row in _rows(found / "links")}
+    signed = collections.defaultdict(list)
+    for row in _rows(found / "signatures"):
+        signed[row["language"], row["whole"]].append(_place(row["id"]))
+    gone = {_place(row["id"]): _place(row["kept"]) for row in _rows(found / "later")}
+    return Result(_with_copies(links, signed.values()), gone)
+
+
+def _place(number: int) -> int:
+    return (number >> rows.ROW_BITS) * PART_DOCUMENTS + number % (1 << rows.ROW_BITS)
+
+
+def _rows(folder: pathlib.Path) -> list[dict]:
+    return [row for file in sorted(folder.rglob("*.parquet")) for row in pyarrow.parquet.ParquetFile(file).read().to_pylist()]
+
+
+def _with_copies(links: Pairs, copies: Iterable[list[int]]) -> set[tuple[int, int]]:
+    """Let every exact copy stand for the first of them, which alone is compared with others."""
+    of = {min(group): group for group in copies}
+    alike = {(a, b) for group in of.values() for a in group for b in group if a < b}
+    return alike | {(min(a, b), max(a, b)) for one, other in links for a in of.get(one, (one,)) for b in of.get(other, (other,)) if a != b}
+
+
+def judged(documents: Sequence[planted.Document], exact: planted.Exact, truth: dict, links: set[tuple[int, int]]) -> dict:
+    """Hold named pairs against all true ones, and the planted alone."""
+    own = {(i, document.of) for i, document in enumerate(documents) if document.of >= 0}
+    set_up = {(min(pair), max(pair)) for pair in own} & truth.keys()
+    members = {i: number for number, group in enumerate(planted.groups(len(documents), links)) for i in group}
+    return {
+        "named": len(links),
+        "precision": len(links & truth.keys()) / max(1, len(links)),
+        "recall": len(links & truth.keys()) / len(truth),
+        "recall_planted": len(links & set_up) / len(set_up),
+        "together": sum(a in members and members[a] == members.get(b) for a, b in truth) / len(truth),
+        "recall_by_similarity": _by_bin({pair: similarity for pair, similarity in truth.items()}, links),
+    }
+
+
+def _by_bin(similarities: dict[tuple[int, int], float], links: set[tuple[int, int]]) -> dict[str, list]:
+    counts = {f"{low:.2f}": [0, 0] for low in BINS}
+    for pair, similarity in similarities.items():
+        own = counts[f"{max(low for low in BINS if low <= similarity):.2f}"]
+        own[0] += pair in links
+        own[1] += 1
+    return {low: [found / total, total] for low, (found, total) in counts.items() if total}
+
+
+def chaining(exact: planted.Exact, kept_for: dict[int, int]) -> dict:
+    """Say how many documents of a component, and went for one, to which they are less alike than the threshold."""
+    threshold, groups = DuplicateConfig().similarity, collections.defaultdict(list)
+    for gone, kept in kept_for.items():
+        groups[kept].append(gone)
+    inside = [[kept, *gone] for kept, gone in groups.items()]
+    pairs = [(a, b) for group in inside for i, a in enumerate(group) for b in group[i + 1 :]]
+    return {
+        "components": len(inside),
+        "largest": max(map(len, inside)),
+        "pairs_inside": len(pairs),
+        "pairs_below": sum(exact.similarity(a, b) < threshold for a, b in pairs),
+        "dropped": len(kept_for),
+        "dropped_below": sum(exact.similarity(a, b) < threshold for a, b in kept_for.items()),
+        "dropped_below_half": sum(exact.similarity(a, b) < 0.5 for a, b in kept_for.items()),
+    }
+
+
+def signing(documents: Sequence[planted.Document], config: DuplicateConfig) -> dict:
+    """Time signatures on one core, of all texts and of Chinese ones, with both scripts as one and apart; and datasketch's."""
+    found = {}
+    chosen = documents[: len(documents) // SIGNED]
+    for name, languages in (("all", ("en", "zh", "code")), ("Chinese", ("zh",))):
+        own = [one for one in chosen if one.language in languages]
+        megabytes = sum(len(one.text.encode()) for one in own) / 1e6
+        table = [(i, "", "", "", "", "", one.language, None, one.text) for i, one in enumerate(own)]
+        batches = list(rows.batches(table, rows.DOCUMENT))
+        for simplified in (True, False):
+            settings = dataclasses.replace(config, simplify_chinese=simplified)
+            seconds = min(_seconds(duplicates.signatures(batches, priority=0, config=settings)) for _ in range(3))
+            found[f"{name}, scripts {'as one' if simplified else 'apart'}"] = megabytes / seconds
+        cutting = _seconds(map(shingled, own))
+        both = _seconds(map(functools.partial(_sketch, config.bands * config.rows), map(shingled, own)))
+        found |= {f"{name}, datasketch": megabytes / both, f"{name}, datasketch without its shingles": megabytes / (both - cutting)}
+    return found
+
+
+def _seconds(work: Iterable) -> float:
+    clock = time.process_time()
+    collections.deque(work, maxlen=0)
+    return time.process_time() - clock
+
+
+def _planted(documents: Sequence[planted.Document], exact: planted.Exact) -> dict:
+    copies = [(document.of, i) for i, document in enumerate(documents) if document.of >= 0]
+    counts = collections.Counter(f"{max(low for low in (0, *BINS) if low <= exact.similarity(*pair)):.2f}" for pair in copies)
+    return {"planted": len(copies), "planted_by_similarity": dict(sorted(counts.items()))}
+
+
+def _beside(documents: Sequence[planted.Document], truth: dict, exact: planted.Exact, config: DuplicateConfig, ours: Result) -> dict:
+    """Ask datasketch: with its own choice of bands for the threshold, and with ours."""
+    found = {}
+    for name, settings in (
+        ("threshold=0.8, num_perm=128", {"threshold": config.similarity, "num_perm": 128}),
+        (f"{config.bands} bands of {config.rows}", {"num_perm": config.bands * config.rows, "params": (config.bands, config.rows)}),
+    ):
+        links = peer(documents, settings)
+        checked = links & truth.keys()
+        groups = [sorted(group, key=lambda i: (-len(documents[i].text), i)) for group in planted.groups(len(documents), checked)]
+        kept = set(range(len(documents))) - {i for group in groups for i in group[1:]}
+        own = set(range(len(documents))) - ours.kept_for.keys()
+        found[name] = judged(documents, exact, truth, links)
+        found[name] |= {"kept": len(kept), "kept_by_ours": len(own), "kept_by_one_alone": len(kept ^ own)}
+    return found
+
+
+def peer(documents: Sequence[planted.Document], settings: dict) -> set[tuple[int, int]]:
+    """Pairs that datasketch's MinHashLSH names, without verification, as it is used."""
+    import datasketch
+
+    found, tables = set(), {language: datasketch.MinHashLSH(**settings) for language in {document.language for document in documents}}
+    for i, document in enumerate(documents):
+        sketch = _sketch(settings["num_perm"], shingled(document))
+        found.update((other, i) for other in tables[document.language].query(sketch))
+        tables[document.language].insert(i, sketch)
+    return found
+
+
+def shingled(document: planted.Document) -> list[bytes]:
+    """A document's shingles as datasketch takes them."""
+    return [shingle.encode() for shingle in planted.shingles(document.text, document.language)]
+
+
+def _sketch(num_perm: int, shingles: list[bytes]):
+    import datasketch
+
+    sketch = datasketch.MinHash(num_perm=num_perm)
+    sketch.update_batch(shingles)
+    return sketch
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--text", type=pathlib.Path, required=True, help="folder that examples/debian_text.py made")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"in all (default: {DOCUMENTS})")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice and of the copies (default: 0)")
+    parser.add_argument("--master", default=f"local[{len(os.sched_getaffinity(0))}]", help="Spark's (default: all cores)")
+    parser.add_argument("--time", action="store_true", help="the stage's and signatures' seconds, in place of what is found")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for the stage's results, which are used again")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

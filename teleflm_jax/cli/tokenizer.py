@@ -17,7 +17,7 @@ from teleflm_jax.corpus import documents, heldout
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import load, train
+from teleflm_jax.tokenizer import load, train, words
 from teleflm_jax.tokenizer.train import Draw
 
 HELP = "train the tokenizer on the run's text, or measure it (tokens per byte) beside others"
@@ -68,7 +68,7 @@ def _train(run: options.Run, *, force: bool):
     _tell(draws, texts, sorted(set(run.data.proportions) - set(texts)))
     if not any(draw.documents for draw in draws):
         raise UserError("got no document in data.sources; allowed: at least one; change data.sources")
-    sample = {"vocab_size": run.tokenizer.vocab_size, "words": train.WORDS, "domains": [vars(draw) for draw in draws]}
+    sample = {"vocab_size": run.tokenizer.vocab_size, "words": words.WORDS, "domains": [vars(draw) for draw in draws]}
     if _is_made(target, sample, force=force):
         print(f"{target} is there already, made from this very sample")
         return

@@ -95,7 +95,7 @@ def _spread(words: pa.Array, counts: np.ndarray, num_pieces: int) -> _State:
     places = int(offsets[-1] - offsets[0]) + len(words) + 1
     if places > MOST_BYTES:
         raise UserError(
-            f"got {len(words):,} distinct words of {places:,} bytes; allowed: {MOST_BYTES:,} bytes; raise tokenizer.min_count, "
+            f"got {len(words):,} distinct words of {places:,} bytes; allowed: {MOST_BYTES:,} bytes; raise mix.min_word_count, "
             "or lower tokenizer.sample_documents or tokenizer.sample_bytes"
         )
     order = sorted(range(256), key=layout.byte_character)

@@ -1,10 +1,13 @@
 """Cuts text into the words that pieces may not reach across, and counts them in bounded memory."""
 
 import collections
+import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import tokenizers
 from tokenizers import pre_tokenizers
 
@@ -56,6 +59,23 @@ def count(texts: Iterable[str], *, characters: int = BATCH_CHARACTERS) -> Iterat
                 held = 0
     if found:
         yield _batch(found)
+
+
+def load(folder: str | os.PathLike) -> pa.Table:
+    """Read a folder of COUNTS in the words' order, which no number of files changes."""
+    found = pq.read_table(folder, schema=COUNTS)
+    found = found.set_column(0, "word", found["word"].cast(pa.large_string()))
+    return found.sort_by("word").combine_chunks()
+
+
+def digest(found: pa.Table) -> str:
+    """Hash words and counts, as `load` gives them."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for column in found.itercolumns():
+        for chunk in column.chunks:
+            for buffer in chunk.buffers():
+                hashed.update(buffer or b"")
+    return hashed.hexdigest()
 
 
 def stretches(text: str, length: int = STRETCH, longest: int = LONGEST) -> Iterator[str]:

@@ -65,7 +65,7 @@ def _chosen(sources: dict[str, str], domains: list[str]) -> dict[str, str]:
 
 
 def bar(unit: str = "bytes") -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
-    """Bars on a terminal, one a step: what shows how far a step is, and what takes them away; `unit` is `bytes`, or what else is counted."""
+    """Bars on a terminal, one a step: what shows how far it is, and what takes them away; `unit` is `bytes`, or what else is counted."""
     from rich import console, progress
 
     amount = (progress.DownloadColumn(), progress.TransferSpeedColumn()) if unit == "bytes" else (progress.MofNCompleteColumn(),)

@@ -142,4 +142,3 @@ def _trainable(source: pathlib.Path, name: str, number: int, pack: PackConfig, t
             yield encoded
     for reason, count in malformed.items():
         tally.dropped[reason].add(count, 0)
-

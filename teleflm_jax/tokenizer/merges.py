@@ -9,10 +9,11 @@ second making apart, and never takes back the count of a pair that was merged. S
 piece that was made again is `remade`, and pairs with one are counted anew from where it was `made`, plus what the library has in excess.
 """
 
+import collections
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,8 @@ from teleflm_jax.tokenizer import layout
 MOST_BYTES = 2**31 - 1
 """Of all distinct words together, with a place between two of them; so places fit int32."""
 _LOW = (1 << 32) - 1
+_STEP = 4
+"""By which the count from which pairs are in the heap falls."""
 _DEAD = -1
 """In places inside a piece."""
 
@@ -46,26 +49,66 @@ def learn(
     Raises:
         UserError: the words are too many.
     """
-    state = _spread(words, counts, num_pieces)
-    heap: list[tuple[int, int, int, np.ndarray]] = []
-    serial = itertools.count()  # so that no two entries are equal and places never compared
-    _push_all(heap, serial, *_first_pairs(state))
+    state, queue = _spread(words, counts, num_pieces), _Queue()
+    queue.add(*_first_pairs(state))
     merges: dict[int, None] = {}
-    while heap and len(state.pieces) <= num_pieces:
-        negative, key, _, places = heapq.heappop(heap)
+    while len(state.pieces) <= num_pieces and (top := queue.pop()):
+        former, key, places = top
         found, count = _now(state, key, places)
-        if count != -negative:
-            if count:
-                # Of a piece that was made again, places that have gone still say which words the pair belongs to.
-                heapq.heappush(heap, (-count, key, next(serial), places if _is_remade(state, key) else found))
+        if count != former:
+            # Of a piece that was made again, places that have gone still say which words the pair belongs to.
+            queue.push(count, key, places if _is_remade(state, key) else found)
             continue
         if count < min_count:
             break
         merges.pop(key, None)  # of a pair that is merged twice, the library keeps the last
         merges[key] = None
-        _push_all(heap, serial, *_merge(state, key, found))
+        queue.add(*_merge(state, key, found))
         progress(len(state.pieces) - 1)
     return state.pieces[1:], [((key >> 32) - 1, (key & _LOW) - 1) for key in merges]
+
+
+class _Queue:
+    """Pairs with counts and places, by count and then by ids; a pair may stand in it more than once.
+
+    The rare ones, nearly all, wait in arrays until their turn is near: as objects they would take ten times the memory.
+    """
+
+    def __init__(self):
+        self._heap: list[tuple[int, int, int, np.ndarray]] = []
+        self._serial = itertools.count()  # so that no two entries are equal and places never compared
+        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        self._floor = 0
+        """The count from which a pair is in the heap."""
+
+    def push(self, count: int, key: int, places: np.ndarray) -> None:
+        """Add a pair; one that is not there any more is forgotten."""
+        if count:
+            heapq.heappush(self._heap, (-count, key, next(self._serial), places))
+
+    def add(self, keys: np.ndarray, counts: np.ndarray, sizes: np.ndarray, places: np.ndarray) -> None:
+        """Add pairs whose places, `sizes` of each, lie one behind the other."""
+        if not keys.size:
+            return
+        self._floor = self._floor or max(1, int(counts.max()) // _STEP)
+        common, ends = counts >= self._floor, np.cumsum(sizes)
+        chosen = (column[common].tolist() for column in (counts, keys, ends - sizes, ends))
+        for count, key, start, end in zip(*chosen, strict=True):
+            self.push(count, key, places[start:end].copy())
+        rare = ~common & (counts > 0)
+        self._waiting.append((keys[rare], counts[rare], sizes[rare], places[np.repeat(rare, sizes)]))
+
+    def pop(self) -> tuple[int, int, np.ndarray] | None:
+        """Take the first pair out: count, key, places; None if there is none."""
+        while self._floor > 1 and (not self._heap or -self._heap[0][0] < self._floor):
+            self._floor = max(1, self._floor // _STEP)
+            if self._waiting:
+                waiting, self._waiting = self._waiting, []
+                self.add(*map(np.concatenate, zip(*waiting, strict=True)))
+        if not self._heap:
+            return None
+        negative, key, _, places = heapq.heappop(self._heap)
+        return -negative, key, places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,26 +158,26 @@ def _spread(words: pa.Array, counts: np.ndarray, num_pieces: int) -> _State:
     return _State(symbols, word_of, counts, np.ones(max(num_pieces, 256) + 2, np.int32), pieces, ids, {}, set(), {})
 
 
-def _first_pairs(state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _first_pairs(state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     left, right = state.symbols[:-1], state.symbols[1:]
     places = np.flatnonzero((left > 0) & (right > 0)).astype(np.int32)
     narrow = ((left[places] - 1) << 8 | (right[places] - 1)).astype(np.uint16)  # 16 bits are sorted by radix
     order = np.argsort(narrow, kind="stable")
     places, narrow = places[order], narrow[order]
-    keys = (narrow.astype(np.int64) >> 8) + 1 << 32 | (narrow & 255).astype(np.int64) + 1
-    return keys, state.counts[state.word_of[places]], places
+    starts, sizes = _groups(narrow)
+    weights = state.counts[state.word_of[places]]
+    keys = narrow[starts].astype(np.int64)
+    return (keys >> 8) + 1 << 32 | (keys & 255) + 1, _sums(weights, starts), sizes, places
 
 
-def _push_all(heap: list, serial: Iterator[int], keys: np.ndarray, weights: np.ndarray, places: np.ndarray) -> None:
-    """Push each pair with its count and places, given one behind the other with equal pairs side by side."""
-    if not keys.size:
-        return
-    starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-    counts = np.add.reduceat(weights, starts)
-    ends = [*starts[1:].tolist(), keys.size]
-    for key, count, start, end in zip(keys[starts].tolist(), counts.tolist(), starts.tolist(), ends, strict=True):
-        if count:
-            heapq.heappush(heap, (-count, key, next(serial), places[start:end]))
+def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal keys begin, and how long they are."""
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if keys.size else np.empty(0, np.int64)
+    return starts, np.diff(starts, append=keys.size)
+
+
+def _sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(values, starts) if starts.size else np.empty(0, np.int64)
 
 
 def _is_remade(state: _State, key: int) -> bool:
@@ -172,8 +215,8 @@ def _before(state: _State, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids, places - state.lengths[ids]
 
 
-def _merge(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge a pair where it stands; the new pairs, what each place counts and the places, equal pairs side by side."""
+def _merge(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Merge a pair where it stands; the new pairs, as the queue takes them."""
     left, right = key >> 32, key & _LOW
     symbols, lengths = state.symbols, state.lengths
     whole = int(state.counts[state.word_of[places]].sum())
@@ -203,8 +246,10 @@ def _merge(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, np.
     values = np.concatenate([weights[is_left], lasting[is_right]])
     where = np.concatenate([starts[is_left], places[is_right]])
     order = np.argsort(keys, kind="stable")
-    keys, values, where = keys[order], values[order], where[order]
-    return keys, _recounted(state, new, keys) if new in state.remade else values, where
+    keys, where = keys[order], where[order]
+    starts, sizes = _groups(keys)
+    pairs = keys[starts]
+    return pairs, _recounted(state, new, pairs) if new in state.remade else _sums(values[order], starts), sizes, where
 
 
 def _apart(places: np.ndarray, length: int) -> np.ndarray:
@@ -214,18 +259,15 @@ def _apart(places: np.ndarray, length: int) -> np.ndarray:
     return places[(np.arange(places.size) - np.flatnonzero(begins)[run]) % 2 == 0]
 
 
-def _recounted(state: _State, number: int, keys: np.ndarray) -> np.ndarray:
-    """Values that add up to the counts, anywhere in the text, of pairs with a piece that was made again."""
+def _recounted(state: _State, number: int, wanted: np.ndarray) -> np.ndarray:
+    """The counts, in the whole text, of pairs with a piece that was made again."""
     standing = _standing(state, number)
     before, _ = _before(state, standing)
     after = state.symbols[standing + state.lengths[number]]
     weights = state.counts[state.word_of[standing]]
     is_left = (before > 0) & (before != number)
-    there = np.concatenate([before[is_left].astype(np.int64) << 32 | number, number << 32 | after.astype(np.int64)])
-    pairs, inverse = np.unique(there, return_inverse=True)
-    sums = np.bincount(inverse, np.concatenate([weights[is_left], weights]), pairs.size)
-    counts = dict(zip(pairs.tolist(), sums.tolist(), strict=True))
-    values = np.zeros(keys.size, np.int64)
-    firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if keys.size else np.empty(0, np.int64)
-    values[firsts] = [int(counts.get(one, 0)) + state.excess.get(one, 0) for one in keys[firsts].tolist()]
-    return values
+    found: collections.Counter[int] = collections.Counter()
+    pairs = np.concatenate([before[is_left].astype(np.int64) << 32 | number, number << 32 | after.astype(np.int64)])
+    for pair, weight in zip(pairs.tolist(), np.concatenate([weights[is_left], weights]).tolist(), strict=True):
+        found[pair] += weight
+    return np.array([found[pair] + state.excess.get(pair, 0) for pair in wanted.tolist()], np.int64)

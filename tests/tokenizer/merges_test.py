@@ -63,9 +63,9 @@ def test_pairs_that_overlap_themselves_are_merged_from_the_left():
 
 def real_texts() -> list[str]:
     pages = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]]
-    code = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "teleflm_jax" / "corpus").rglob("*.py"))]
+    code = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "teleflm_jax" / "tokenizer").glob("*.py"))]
     draw = random.Random(0)
-    han = "的一是不了人我在有他这为之大来以个中上们到说国和地也子时道出而要于就下得可你年生自会那后能对着事其里所去行过家十用发天如然作方成者多日都三小军二"
+    han = "的一是不了人我在有他这为之大来以个中上们到说国和地也子时道出而要于就下得可你年生自会那后能对着事其里所"
     chinese = ["".join(draw.choices(han, k=80)) + "，2024 年 3 月 15 日。" for _ in range(60)]
     digits = ["\n".join(f"{draw.randrange(10**6)} + {draw.random():.7f}" for _ in range(50))]
     return [*pages, *code, *chinese, *digits, "", " \n\t ", "e\u0301 \ufeff\u2028 x  \r\n\r\n  y"]
@@ -75,7 +75,7 @@ def test_real_text_gives_the_same_tokenizer_byte_for_byte():
     texts = real_texts()
     found = pa.Table.from_batches(words.count(texts)).group_by("word").aggregate([("count", "sum")]).rename_columns(["word", "count"])
     for order in (np.arange(len(found)), np.random.default_rng(0).permutation(len(found))):
-        assert train.train_counted(found.take(order), 2500) == train.train(iter(texts), 2500)
+        assert train.train_counted(found.take(order), 1500) == train.train(iter(texts), 1500)
 
 
 def test_too_few_words_say_how_many_pieces_they_yield():

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from teleflm_jax.cli import tokenizer as command
-from teleflm_jax.corpus import heldout, mix, pipeline, rows, sample, spark
+from teleflm_jax.corpus import heldout, mix, rows, run, sample, spark
 from teleflm_jax.corpus.config import MixConfig, PackConfig
 from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.tokenizer import train, words
@@ -119,9 +119,9 @@ def made(tmp_path: pathlib.Path, texts: dict[str, list[str]], num_parts: int, ma
     own = types.SimpleNamespace(tokenizer=TokenizerConfig(), mix=MixConfig(proportions=MIX.proportions, **settings), pack=PACK)
     session = spark.session(master, tmp_path / "scratch")
     try:
-        run = pipeline.Run(tmp_path, own, range(num_parts), session, print, lambda *_: None)
-        run.folder(sample.FOLDER).mkdir()
-        sample.make(run)
+        making = run.Run(tmp_path, own, range(num_parts), (), session, print, lambda *_: None)
+        making.folder(sample.FOLDER).mkdir()
+        sample.make(making)
     finally:
         session.stop()
     return tmp_path / sample.FOLDER / "all"

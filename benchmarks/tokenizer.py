@@ -71,7 +71,7 @@ def held_out(source: pathlib.Path) -> Iterator[str]:
     malformed: Counter[str] = Counter()
     for unit in documents.units(str(source), PackConfig().unit_bytes):
         for document in documents.read(unit, malformed):
-            if heldout.family_key(document.family, PackConfig().seed) < HELDOUT_FRACTION * heldout.KEYS:
+            if heldout.is_apart(document.family, HELDOUT_FRACTION, PackConfig().seed):
                 yield document.text
 
 

@@ -10,7 +10,7 @@ from teleflm_jax import config
 from teleflm_jax.cli import options, tokenizer
 from teleflm_jax.cli.pack import STOPPED, bar, lines
 from teleflm_jax.corpus import config as sections
-from teleflm_jax.corpus import mix, parts, report
+from teleflm_jax.corpus import mix, parts, report, sample
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer.config import TokenizerConfig
@@ -86,8 +86,9 @@ def main(args: argparse.Namespace) -> int:
         mixture = workdir / MIXTURE
         mixture.write_text(config.dump({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]}))
         if not own.mix.tokenizer:
-            call = argparse.Namespace(subcommand="train", run=None, gin_file=[str(mixture)], gin_param=[], workdir=None, force=False)
-            tokenizer.main(call)
+            close()
+            show, close = drawn("pieces")
+            tokenizer.train_counted(workdir / sample.FOLDER / "all", pathlib.Path(data.tokenizer), found["tokenizer"].vocab_size, show)
         close()
         show, close = drawn("bytes")
         pack.pack(

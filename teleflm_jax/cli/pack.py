@@ -65,7 +65,7 @@ def _chosen(sources: dict[str, str], domains: list[str]) -> dict[str, str]:
 
 
 def bar(unit: str = "bytes") -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
-    """Bars on a terminal, one a step: what shows how far a step is, and what takes them away; `unit` is `bytes` or `parts`."""
+    """Bars on a terminal, one a step: what shows how far it is, and what takes them away; `unit` is `bytes`, or what else is counted."""
     from rich import console, progress
 
     amount = (progress.DownloadColumn(), progress.TransferSpeedColumn()) if unit == "bytes" else (progress.MofNCompleteColumn(),)
@@ -91,7 +91,7 @@ def lines(unit: str = "bytes") -> tuple[Callable[[str, int, int], None], Callabl
         now = time.monotonic()
         if now - shown >= LINE_SECONDS:
             shown = now
-            amount = f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if unit == "bytes" else f"{done:,} of {total:,} parts"
+            amount = f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if unit == "bytes" else f"{done:,} of {total:,} {unit}"
             print(f"{step}: {amount} after {now - began:,.0f} s", file=sys.stderr, flush=True)
 
     return show, lambda: None

@@ -3,13 +3,14 @@
 import argparse
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from teleflm_jax.cli import options
@@ -17,7 +18,7 @@ from teleflm_jax.corpus import documents, heldout
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import load, train
+from teleflm_jax.tokenizer import load, train, words
 from teleflm_jax.tokenizer.train import Draw
 
 HELP = "train the tokenizer on the run's text, or measure it (tokens per byte) beside others"
@@ -68,17 +69,43 @@ def _train(run: options.Run, *, force: bool):
     _tell(draws, texts, sorted(set(run.data.proportions) - set(texts)))
     if not any(draw.documents for draw in draws):
         raise UserError("got no document in data.sources; allowed: at least one; change data.sources")
-    sample = {"vocab_size": run.tokenizer.vocab_size, "words": train.WORDS, "domains": [vars(draw) for draw in draws]}
+    sample = {"vocab_size": run.tokenizer.vocab_size, "words": words.WORDS, "domains": [vars(draw) for draw in draws]}
     if _is_made(target, sample, force=force):
         print(f"{target} is there already, made from this very sample")
         return
+    _say(f"training {run.tokenizer.vocab_size:,} ids on {sum(draw.num_bytes for draw in draws) / 1e6:,.1f} MB")
+    chosen = _watched(train.drawn(texts, draws))
+    _write(target, sample, lambda: train.train(chosen, run.tokenizer.vocab_size, show_progress=sys.stderr.isatty()), began)
+
+
+def train_counted(folder: pathlib.Path, target: pathlib.Path, vocab_size: int, progress: Callable[[str, int, int], None]) -> None:
+    """Train on words that were counted before, unless that was done.
+
+    Args:
+        folder: Parquet of `words.COUNTS`, each word once.
+        target: the tokenizer.json to write.
+        vocab_size: ids.
+        progress: called with the step, pieces made and pieces wanted.
+
+    Raises:
+        UserError: the target was made from other words, or they yield too few pieces, or are too many for memory.
+    """
+    began = time.monotonic()
+    found = words.load(folder)
+    sample = {"vocab_size": vocab_size, "words": words.WORDS, "distinct": found.num_rows, "digest": words.digest(found)}
+    if _is_made(target, sample, force=False):
+        return
+    _write(target, sample, lambda: train.train_counted(found, vocab_size, progress=functools.partial(progress, "tokenizer: merge")), began)
+
+
+def _write(target: pathlib.Path, sample: dict, make: Callable[[], str], began: float):
+    """Write a tokenizer, and beside it what it was made from."""
     with _replacing(target) as temporary:
-        _say(f"training {run.tokenizer.vocab_size:,} ids on {sum(draw.num_bytes for draw in draws) / 1e6:,.1f} MB")
-        content = train.train(_watched(train.drawn(texts, draws)), run.tokenizer.vocab_size, show_progress=sys.stderr.isatty()).encode()
+        content = make().encode()
         temporary.write(content)
     with _replacing(_provenance(target)) as temporary:
         temporary.write(json.dumps(sample | {"sha256": hashlib.sha256(content).hexdigest()}, indent=1).encode())
-    print(f"{target}: {run.tokenizer.vocab_size:,} ids in {time.monotonic() - began:,.0f} s")
+    print(f"{target}: {sample['vocab_size']:,} ids in {time.monotonic() - began:,.0f} s")
 
 
 class _Texts:
@@ -86,14 +113,14 @@ class _Texts:
 
     def __init__(self, source: str, pack: PackConfig):
         self._units = documents.units(source, _UNIT_BYTES)
-        self._seed, self._first_key = pack.seed, pack.heldout_fraction * heldout.KEYS
+        self._seed, self._fraction = pack.seed, pack.heldout_fraction
         self.malformed: collections.Counter[str] = collections.Counter()
 
     def __call__(self) -> Iterator[str]:
         self.malformed.clear()
         for unit in self._units:
             for document in documents.read(unit, self.malformed):
-                if heldout.family_key(document.family, self._seed) >= self._first_key:
+                if not heldout.is_apart(document.family, self._fraction, self._seed):
                     yield document.text
 
 
@@ -133,8 +160,8 @@ def _is_made(target: pathlib.Path, sample: dict, *, force: bool) -> bool:
         same = False
     if not same and not force:
         raise UserError(
-            f"got {target}, which was made from another sample; allowed: a new path, or --force, after which data and models made with "
-            "the old one must be made anew; change data.tokenizer or add --force"
+            f"got {target}, which was made from another sample; allowed: a new path, or this one once it is removed (`tokenizer train` has "
+            "--force), after which data and models made with it must be made anew; change data.tokenizer or remove it"
         )
     return same
 

@@ -238,6 +238,8 @@ class MixConfig:
     """Tokens of a packed record: `model.context_length` of the run."""
     tokenizer: str = ""
     """Path of a tokenizer.json to pack with; empty: one is trained on the documents, WORKDIR/tokenizer.json."""
+    min_word_count: int = 1
+    """Words that the tokenizer's sample has less often are left out; 1: none, so that merges are those of `tokenizers` on the same text."""
 
     def __post_init__(self):
         weights = {"proportions": self.proportions} | {f"ratios[{domain!r}]": ratios for domain, ratios in self.ratios.items()}
@@ -245,7 +247,7 @@ class MixConfig:
             wrong = {key: value for key, value in table.items() if not (value > 0 and math.isfinite(value))}
             if wrong or not table:
                 raise UserError(f"got mix.{name}={wrong or table}; allowed: at least one entry, each above 0; change mix.{name}")
-        refuse_outside("mix", self, tokens=0, sequence_length=1)
+        refuse_outside("mix", self, tokens=0, sequence_length=1, min_word_count=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,11 @@ def family_key(family: str, seed: int) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
+def is_apart(family: str, fraction: float, seed: int) -> bool:
+    """Say whether a family may be held out: what is trained before packing has chosen leaves it alone."""
+    return family_key(family, seed) < fraction * KEYS
+
+
 def scan(unit: Unit, *, seed: int, fraction: float) -> dict:
     """Count a unit's documents without tokenizing them.
 

@@ -6,7 +6,8 @@
     4-quality       documents that a classifier scores low go (quality.py); only with quality.model
     5-duplicates    near-duplicate documents go (deduplicate.py, duplicates.py)
     6-decontaminate documents with benchmark items go (contamination.py)
-    documents/      a folder of Parquet per set of the mixture, for `tokenizer train` and `pack` (mix.py)
+    documents/      a folder of Parquet per set of the mixture, for `pack` (mix.py)
+    words/          the words of the tokenizer's training sample, with counts (sample.py); unless mix.tokenizer names a tokenizer
 
 A part is a unit of source files (`documents.units`) and keeps its number through all stages. Work on parts is pure, part by part; Spark
 spreads it, and joins documents where they must meet. So results depend neither on the number of workers nor on how often it was stopped.
@@ -35,6 +36,7 @@ from teleflm_jax.corpus import (
     read,
     rows,
     rules,
+    sample,
     spark,
 )
 from teleflm_jax.corpus.config import (
@@ -122,11 +124,12 @@ def run(
             (QUALITY, _quality, [dataclasses.asdict(settings.quality), _content(settings.quality.model)]),
             (DUPLICATES, _duplicates, _with_earlier(settings.duplicates, run_, DUPLICATES)),
             (DECONTAMINATE, functools.partial(_decontaminate, index=index), [dataclasses.asdict(settings.decontaminate), _digest(index)]),
-            (mix.FOLDER, _documents, dataclasses.asdict(settings.mix)),
+            (mix.FOLDER, _documents, settings.mix.ratios),
+            (sample.FOLDER, sample.make, sample.depends_on(settings)),
         ]
         before, tallies = "", {}
         for stage, make, own in stages:
-            if stage == QUALITY and not settings.quality.model:
+            if (stage == QUALITY and not settings.quality.model) or (stage == sample.FOLDER and settings.mix.tokenizer):
                 continue
             folder = run_.folder(stage)
             if parts.begin(folder, [before, own]):
@@ -135,6 +138,7 @@ def run(
             before = parts.fingerprint(folder)
             tallies[stage] = parts.tally_of(folder)
             say(_line(stage, tallies[stage]))
+        tallies.pop(sample.FOLDER, None)  # what is not in the sample has not gone from the corpus
         return tallies
     finally:
         session.stop()

@@ -13,10 +13,12 @@ from teleflm_jax.corpus.config import (
     DuplicateConfig,
     ExtractConfig,
     MixConfig,
+    PackConfig,
     ParagraphConfig,
     QualityConfig,
 )
 from teleflm_jax.corpus.earlier import Earlier
+from teleflm_jax.tokenizer.config import TokenizerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Settings:
     duplicates: DuplicateConfig
     decontaminate: DecontaminateConfig
     mix: MixConfig
+    tokenizer: TokenizerConfig
+    pack: PackConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

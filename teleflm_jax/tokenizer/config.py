@@ -18,7 +18,8 @@ class TokenizerConfig:
     sample_documents: int = 12_000_000
     """Documents to train on, drawn by data.proportions."""
     sample_bytes: int = 1_000_000_000
-    """Bound on the sample's UTF-8 bytes, which bounds memory to about 13 times it; our choice."""
+    """Bound on the sample's UTF-8 bytes; our choice. It bounds the memory of `tokenizer train` to about 13 times it, and not that of
+    `corpus`, which counts words first."""
     seed: int = 0
 
     def __post_init__(self):

@@ -10,28 +10,16 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import pyarrow as pa
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.tokenizer import layout, merges, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
-_BREAK = r"[\r\n]+(?:[ \t]+(?!\S))?"
-"""Ends of lines and the next line's indentation, as far as it is not the last space: in code one piece, where GPT-4's pattern has two."""
-WORDS = "|".join(
-    (
-        r"\p{N}",  # every digit alone
-        r"\p{Han}+",  # apart from other letters, which else stick to the Chinese around them
-        r"[^\r\n\p{L}\p{N}]?[[\p{L}\p{M}]&&[^\p{Han}]]+",  # a word with the space, quote or underscore before it
-        r" ?[^\s\p{L}\p{N}]+(?:" + _BREAK + ")?",  # punctuation, with the end of the line
-        r"\s*" + _BREAK,
-        r"\s+(?!\S)",  # all but the last space, which goes to the word
-        r"\s+",
-    )
-)
-"""Where pieces may not reach across (Oniguruma syntax)."""
-
+MIN_PAIR_COUNT = 2
+"""A rarer pair is not merged."""
 Texts = Callable[[], Iterable[str]]
 """Opens a domain's documents; the same ones in the same order at every call."""
 
@@ -126,22 +114,50 @@ def train(texts: Iterator[str], vocab_size: int, *, show_progress: bool = False)
     Raises:
         UserError: The texts yield fewer pieces than asked for.
     """
-    blank = tokenizers.Tokenizer(models.BPE())
-    blank.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    blank.decoder = decoders.ByteLevel()
+    blank = _blank()
     trainer = trainers.BpeTrainer(
-        vocab_size=len(layout.alphabet()) + vocab_size - layout.FIRST_PIECE,
-        min_frequency=2,
+        vocab_size=_num_pieces(vocab_size),
+        min_frequency=MIN_PAIR_COUNT,
         initial_alphabet=sorted(layout.alphabet()),
         show_progress=show_progress,
     )
     blank.train_from_iterator(texts, trainer)
     return _laid_out(json.loads(blank.to_str()), vocab_size)
+
+
+def train_counted(found: pa.Table, vocab_size: int, *, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+    """Train on the words of texts: the same bytes as `train` gives on the texts.
+
+    Args:
+        found: `words.COUNTS`, each word once.
+        vocab_size: ids.
+        progress: called with pieces made and pieces wanted.
+
+    Raises:
+        UserError: The words yield fewer pieces than asked for, or are too many for memory.
+    """
+    wanted = _num_pieces(vocab_size)
+    column = found["word"].cast(pa.large_binary()).combine_chunks()
+    counts = found["count"].to_numpy()
+    pieces, pairs = merges.learn(column, counts, wanted, min_count=MIN_PAIR_COUNT, progress=lambda done: progress(done, wanted))
+    names = ["".join(layout.byte_character(byte) for byte in piece) for piece in pieces]
+    trained = json.loads(_blank().to_str())
+    trained["model"]["vocab"] = {name: index for index, name in enumerate(names)}
+    trained["model"]["merges"] = [[names[left], names[right]] for left, right in pairs]
+    return _laid_out(trained, vocab_size)
+
+
+def _blank() -> tokenizers.Tokenizer:
+    """What cuts text into words and words into bytes, without a piece."""
+    blank = tokenizers.Tokenizer(models.BPE())
+    blank.pre_tokenizer = pre_tokenizers.Sequence([words.splitter(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    blank.decoder = decoders.ByteLevel()
+    return blank
+
+
+def _num_pieces(vocab_size: int) -> int:
+    """Of a tokenizer, the bytes among them."""
+    return len(layout.alphabet()) + vocab_size - layout.FIRST_PIECE
 
 
 def _laid_out(trained: dict, vocab_size: int) -> str:

@@ -1,0 +1,94 @@
+"""Cuts text into the words that pieces may not reach across, and counts them in bounded memory."""
+
+import collections
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tokenizers
+from tokenizers import pre_tokenizers
+
+_BREAK = r"[\r\n]+(?:[ \t]+(?!\S))?"
+"""Ends of lines and the next line's indentation, as far as it is not the last space: in code one piece, where GPT-4's pattern has two."""
+WORDS = "|".join(
+    (
+        r"\p{N}",  # every digit alone
+        r"\p{Han}+",  # apart from other letters, which else stick to the Chinese around them
+        r"[^\r\n\p{L}\p{N}]?[[\p{L}\p{M}]&&[^\p{Han}]]+",  # a word with the space, quote or underscore before it
+        r" ?[^\s\p{L}\p{N}]+(?:" + _BREAK + ")?",  # punctuation, with the end of the line
+        r"\s*" + _BREAK,
+        r"\s+(?!\S)",  # all but the last space, which goes to the word
+        r"\s+",
+    )
+)
+"""Where pieces may not reach across (Oniguruma syntax)."""
+COUNTS = pa.schema({"word": pa.string(), "count": pa.int64()})
+STRETCH = 1 << 16
+"""Characters that are cut into words at one time: each word takes some 200 bytes until it is counted."""
+LONGEST = 1 << 18
+"""A stretch without a safe place to cut, which text that people write does not have, is cut after so many characters, through a word."""
+BATCH_CHARACTERS = 1 << 24
+"""Of text whose counts are held at one time."""
+_SAFE = re.compile(r"(?<=\n)(?=\S)|(?<=\S)(?= )")
+"""No alternative of WORDS reaches across, or looks across, the end of a line before a letter, or a letter before a space."""
+
+
+def splitter() -> pre_tokenizers.Split:
+    """The cut into words, of the library."""
+    return pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
+
+
+def count(texts: Iterable[str], *, characters: int = BATCH_CHARACTERS) -> Iterator[pa.RecordBatch]:
+    """Count words: batches of COUNTS, one for every `characters` of text, so that a word may stand in several.
+
+    A document ends a word. Texts must be Unicode: a lone surrogate raises.
+    """
+    cut = splitter()
+    found: collections.Counter[str] = collections.Counter()
+    held = 0
+    for text in texts:
+        for stretch in stretches(text):
+            found.update(word for word, _ in cut.pre_tokenize_str(stretch))
+            held += len(stretch)
+            if held >= characters:
+                yield _batch(found)
+                found.clear()
+                held = 0
+    if found:
+        yield _batch(found)
+
+
+def load(folder: str | os.PathLike) -> pa.Table:
+    """Read a folder of COUNTS in the words' order, which no number of files changes."""
+    found = pq.read_table(folder, schema=COUNTS)
+    found = found.set_column(0, "word", found["word"].cast(pa.large_string()))
+    return found.sort_by("word").combine_chunks()
+
+
+def digest(found: pa.Table) -> str:
+    """Hash words and counts, as `load` gives them."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for column in found.itercolumns():
+        for chunk in column.chunks:
+            for buffer in chunk.buffers():
+                hashed.update(buffer or b"")
+    return hashed.hexdigest()
+
+
+def stretches(text: str, length: int = STRETCH, longest: int = LONGEST) -> Iterator[str]:
+    """Cut a text where that changes no word, behind `length` characters at the first safe place, at the latest behind `longest`."""
+    start = 0
+    while len(text) - start > length:
+        safe = _SAFE.search(text, start + length, start + longest)
+        end = safe.start() if safe else start + longest
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def _batch(found: collections.Counter[str]) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(found.keys(), pa.string()), pa.array(found.values(), pa.int64())], schema=COUNTS)

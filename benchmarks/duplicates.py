@@ -1,8 +1,9 @@
 """How well near-duplicates are found: recall and precision over pairs, what components do to documents, and datasketch on the same text.
 
     python examples/debian_text.py --out data/text-large --set large
-    python -m benchmarks.duplicates --text data/text-large --workdir runs/planted
-    python -m benchmarks.duplicates --text data/text-large --workdir runs/planted-timed --time    # on a quiet machine, in a new folder
+    for what in seconds ours datasketch; do
+        python -m benchmarks.duplicates --text data/text-large --workdir runs/planted --what $what
+    done
 
 50,000 passages, two fifths of them planted near-copies; the truth is every pair's exact similarity (`planted`). Prints JSON. Wants
 requirements-corpus.txt, Java and datasketch (requirements-parity.txt); 4 GB of memory.
@@ -19,7 +20,7 @@ import random
 import sys
 import time
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow.parquet
 
@@ -31,6 +32,7 @@ from teleflm_jax.corpus.tally import Tally
 
 DOCUMENTS, ORIGINALS = 50_000, 30_000
 PART_DOCUMENTS = 2500
+TRUTH = "truth.json"
 SIGNED = 10
 """Of so many documents one, to time signatures."""
 BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -44,24 +46,29 @@ def main() -> int:
     documents, config = planted.plant(originals, arguments.documents, arguments.seed), DuplicateConfig()
     facts = {"documents": len(documents), "MB": sum(len(document.text.encode()) for document in documents) / 1e6}
     arguments.workdir.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "seconds":
+        report = {"stage, seconds": stage(arguments, documents, config), "signatures, MB/s of a core": signing(documents, config)}
+    elif arguments.what == "ours":
+        exact, ours = planted.Exact(documents), answer(arguments.workdir)
+        truth = exact.pairs(config.similarity)
+        (arguments.workdir / TRUTH).write_text(json.dumps([[*pair, similarity] for pair, similarity in sorted(truth.items())]))
+        report = {"planted": _planted(documents, exact)} | judged(documents, truth, ours.links) | chaining(exact, ours.kept_for)
+    else:
+        truth = {(a, b): similarity for a, b, similarity in json.loads((arguments.workdir / TRUTH).read_text())}
+        report = _beside(documents, truth, config, answer(arguments.workdir))
+    print(json.dumps(facts | _rounded(report), indent=1))
+    return 0
+
+
+def stage(arguments: argparse.Namespace, documents: Sequence[planted.Document], config: DuplicateConfig) -> float:
+    """Run the stage in a session of its own; returns its seconds."""
     session = spark.session(arguments.master, arguments.workdir / "spark")
     try:
         clock = time.monotonic()
-        ours = stage(session, arguments.workdir, documents, config)
-        seconds = time.monotonic() - clock
+        deduplicated(session, arguments.workdir, documents, config)
+        return time.monotonic() - clock
     finally:
         session.stop()
-    report = {"facts": facts}
-    if arguments.time:
-        report |= {"stage, seconds": seconds, "signatures, MB/s of a core": signing(documents, config)}
-    else:
-        exact = planted.Exact(documents)
-        truth = exact.pairs(config.similarity)
-        report["planted"] = _planted(documents, exact)
-        report["ours"] = judged(documents, exact, truth, ours.links) | chaining(exact, ours.kept_for)
-        report["datasketch"] = _beside(documents, truth, exact, config, ours)
-    print(json.dumps(_rounded(report), indent=1))
-    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +81,8 @@ class Result:
     """Document that went -> the one that stays."""
 
 
-def stage(session, folder: pathlib.Path, documents: Sequence[planted.Document], config: DuplicateConfig) -> Result:
-    """Run the pipeline's stage on the documents."""
+def deduplicated(session, folder: pathlib.Path, documents: Sequence[planted.Document], config: DuplicateConfig) -> None:
+    """Run the pipeline's stage on the documents, or go on with it."""
     source, count = folder / parts.PARAGRAPHS, -(-len(documents) // PART_DOCUMENTS)
     for place in (source, folder / parts.DUPLICATES):
         place.mkdir(exist_ok=True)
@@ -96,6 +103,10 @@ def stage(session, folder: pathlib.Path, documents: Sequence[planted.Document], 
         progress=lambda step, done, count: None,
     )
     deduplicate.make(run, source)
+
+
+def answer(folder: pathlib.Path) -> Result:
+    """What the stage found."""
     found = folder / parts.DUPLICATES
     links = {(_place(row["a"]), _place(row["b"])) for row in _rows(found / "links")}
     signed = collections.defaultdict(list)
@@ -120,7 +131,7 @@ def _with_copies(links: Pairs, copies: Iterable[list[int]]) -> set[tuple[int, in
     return alike | {(min(a, b), max(a, b)) for one, other in links for a in of.get(one, (one,)) for b in of.get(other, (other,)) if a != b}
 
 
-def judged(documents: Sequence[planted.Document], exact: planted.Exact, truth: dict, links: set[tuple[int, int]]) -> dict:
+def judged(documents: Sequence[planted.Document], truth: dict, links: set[tuple[int, int]]) -> dict:
     """Hold named pairs against all true ones, and the planted alone."""
     own = {(i, document.of) for i, document in enumerate(documents) if document.of >= 0}
     set_up = {(min(pair), max(pair)) for pair in own} & truth.keys()
@@ -131,7 +142,7 @@ def judged(documents: Sequence[planted.Document], exact: planted.Exact, truth: d
         "recall": len(links & truth.keys()) / len(truth),
         "recall_planted": len(links & set_up) / len(set_up),
         "together": sum(a in members and members[a] == members.get(b) for a, b in truth) / len(truth),
-        "recall_by_similarity": _by_bin({pair: similarity for pair, similarity in truth.items()}, links),
+        "recall_by_similarity": _by_bin(truth, links),
     }
 
 
@@ -173,18 +184,22 @@ def signing(documents: Sequence[planted.Document], config: DuplicateConfig) -> d
         batches = list(rows.batches(table, rows.DOCUMENT))
         for simplified in (True, False):
             settings = dataclasses.replace(config, simplify_chinese=simplified)
-            seconds = min(_seconds(duplicates.signatures(batches, priority=0, config=settings)) for _ in range(3))
+            seconds = _seconds(lambda s=settings, b=batches: duplicates.signatures(b, priority=0, config=s))
             found[f"{name}, scripts {'as one' if simplified else 'apart'}"] = megabytes / seconds
-        cutting = _seconds(map(shingled, own))
-        both = _seconds(map(functools.partial(_sketch, config.bands * config.rows), map(shingled, own)))
+        cutting = _seconds(lambda o=own: map(shingled, o))
+        both = _seconds(lambda o=own: map(functools.partial(_sketch, config.bands * config.rows), map(shingled, o)))
         found |= {f"{name}, datasketch": megabytes / both, f"{name}, datasketch without its shingles": megabytes / (both - cutting)}
     return found
 
 
-def _seconds(work: Iterable) -> float:
-    clock = time.process_time()
-    collections.deque(work, maxlen=0)
-    return time.process_time() - clock
+def _seconds(make: Callable[[], Iterable]) -> float:
+    """Of a core, the best of three."""
+    found = []
+    for _ in range(3):
+        clock = time.process_time()
+        collections.deque(make(), maxlen=0)
+        found.append(time.process_time() - clock)
+    return min(found)
 
 
 def _planted(documents: Sequence[planted.Document], exact: planted.Exact) -> dict:
@@ -193,7 +208,7 @@ def _planted(documents: Sequence[planted.Document], exact: planted.Exact) -> dic
     return {"planted": len(copies), "planted_by_similarity": dict(sorted(counts.items()))}
 
 
-def _beside(documents: Sequence[planted.Document], truth: dict, exact: planted.Exact, config: DuplicateConfig, ours: Result) -> dict:
+def _beside(documents: Sequence[planted.Document], truth: dict, config: DuplicateConfig, ours: Result) -> dict:
     """Ask datasketch: with its own choice of bands for the threshold, and with ours."""
     found = {}
     for name, settings in (
@@ -205,7 +220,7 @@ def _beside(documents: Sequence[planted.Document], truth: dict, exact: planted.E
         groups = [sorted(group, key=lambda i: (-len(documents[i].text), i)) for group in planted.groups(len(documents), checked)]
         kept = set(range(len(documents))) - {i for group in groups for i in group[1:]}
         own = set(range(len(documents))) - ours.kept_for.keys()
-        found[name] = judged(documents, exact, truth, links)
+        found[name] = judged(documents, truth, links)
         found[name] |= {"kept": len(kept), "kept_by_ours": len(own), "kept_by_one_alone": len(kept ^ own)}
     return found
 
@@ -249,7 +264,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"in all (default: {DOCUMENTS})")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and of the copies (default: 0)")
     parser.add_argument("--master", default=f"local[{len(os.sched_getaffinity(0))}]", help="Spark's (default: all cores)")
-    parser.add_argument("--time", action="store_true", help="the stage's and signatures' seconds, in place of what is found")
+    parser.add_argument(
+        "--what", choices=("seconds", "ours", "datasketch"), required=True, help="`seconds` runs the stage, and comes first"
+    )
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for the stage's results, which are used again")
     return parser.parse_args()
 

@@ -82,16 +82,12 @@ def find(folders: Sequence[str], workdir: pathlib.Path, paragraphs: ParagraphCon
     for place, folder in enumerate(map(pathlib.Path, folders), start=-len(folders)):
         if resolved[place] == str(workdir.resolve()):
             raise UserError(f"got corpus.earlier={folder}, this run's own --workdir; allowed: other corpora; change corpus.earlier")
-        for stage in (parts.PARAGRAPHS, parts.DUPLICATES):
-            if not (folder / stage / "manifest.json").is_file():
-                raise UserError(
-                    f"got corpus.earlier={folder}, where {'nothing is' if not folder.exists() else f'{stage} is not finished'}; "
-                    "allowed: working directories of finished corpora; finish it, or change corpus.earlier"
-                )
+        _refuse_unfinished(folder, parts.PARAGRAPHS, "hashes")
+        _refuse_unfinished(folder, parts.DUPLICATES, "signatures")
         _refuse_other(folder, parts.PARAGRAPHS, "paragraphs", HASHED_BY, paragraphs)
         _refuse_other(folder, parts.DUPLICATES, "duplicates", SIGNED_BY, duplicates)
         count = parts.read_json(folder / parts.DUPLICATES / "manifest.json")["parts"]
-        found.append(Earlier(workdir=folder, place=place, parts=count))
+        found.append(Earlier(workdir=folder.absolute(), place=place, parts=count))
     return tuple(found)
 
 
@@ -106,6 +102,16 @@ def renumbered(batches: Iterable[pa.RecordBatch], shift: int) -> Iterator[pa.Rec
     for batch in batches:
         at = batch.schema.get_field_index("id")
         yield batch.set_column(at, "id", pyarrow.compute.add(batch["id"], shift))
+
+
+def _refuse_unfinished(folder: pathlib.Path, stage: str, needed: str) -> None:
+    if (folder / stage / "manifest.json").is_file() and (folder / stage / needed).is_dir():
+        return
+    missing = f"{stage}/{needed} is gone" if (folder / stage / "manifest.json").is_file() else f"{stage} is not finished"
+    raise UserError(
+        f"got corpus.earlier={folder}, where {missing if folder.exists() else 'nothing is'}; "
+        "allowed: working directories of finished corpora; finish it, or change corpus.earlier"
+    )
 
 
 def _refuse_other(folder: pathlib.Path, stage: str, section: str, names: Sequence[str], config: object) -> None:

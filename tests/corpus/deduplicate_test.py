@@ -52,6 +52,7 @@ def make(session, workdir, documents, before=(), partitions=3, **settings) -> Ma
             for i, (language, text) in enumerate(texts)
         ]
         parts.write(source, number, rows.batches(found, rows.DOCUMENT), rows.DOCUMENT, Tally())
+    (source / "hashes").mkdir()
     parts.finish(source, len(documents))
     session.conf.set("spark.sql.shuffle.partitions", partitions)
     run = Run(

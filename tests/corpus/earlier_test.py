@@ -13,8 +13,8 @@ def made(folder, count=3, **changed):
     """A corpus's folder, as far as another one looks at it."""
     own = {parts.PARAGRAPHS: ParagraphConfig(), parts.DUPLICATES: DuplicateConfig(**changed)}
     for stage, config in own.items():
-        (folder / stage).mkdir(parents=True)
         parts.begin(folder / stage, ["", {"config": dataclasses.asdict(config), "earlier": []}])
+        (folder / stage / ("hashes" if stage == parts.PARAGRAPHS else "signatures")).mkdir()
         (folder / stage / "manifest.json").write_text(json.dumps({"finished": True, "parts": count}))
     return str(folder)
 
@@ -70,6 +70,9 @@ def test_what_is_not_there_not_finished_or_the_run_itself_is_refused(tmp_path):
         find([folder], tmp_path / "x" / ".." / "a")
     with pytest.raises(UserError, match="twice"):
         find([folder, folder], tmp_path / "c")
+    (tmp_path / "a" / parts.DUPLICATES / "signatures").rmdir()
+    with pytest.raises(UserError, match="5-duplicates/signatures is gone"):
+        find([folder], tmp_path / "c")
     (tmp_path / "a" / parts.DUPLICATES / "manifest.json").unlink()
     with pytest.raises(UserError, match="5-duplicates is not finished"):
         find([folder], tmp_path / "c")

@@ -34,6 +34,10 @@ _LONG_TAG = 20 * MAX_ATTRIBUTES
 """Characters; below, whatever stands in a tag takes no time."""
 _QUOTED, _ATTRIBUTE = re.compile(r"\"[^\"]*\"|'[^']*'"), re.compile(r"[^\s/\"'=]+")
 
+_LINKED = re.compile(r"href=[\"']#([^\"'<>]+)")
+_SECTION = re.compile(r"<(?:section|div)\b[^<>]*>(?=\s*(?:<span [^<>]*></span>\s*)*<h[1-6]\b)")
+_ID = re.compile(r"\sid=[\"']([^\"'<>]+)[\"']")
+
 
 def extract(
     batches: Iterable[pa.RecordBatch], tally: Tally, *, domain: str, source: str, config: ExtractConfig
@@ -121,7 +125,23 @@ def has_too_many_attributes(html: str) -> bool:
     return any(len(_ATTRIBUTE.findall(_QUOTED.sub('"', tag).partition(">")[0])) > MAX_ATTRIBUTES for tag in tags)
 
 
+def without_names_of_sections(html: str) -> str:
+    """Take the ids off sections that begin with a heading and that the page links to, as by its table of contents.
+
+    Such an id is the heading's words ("new-features-related-to-type-hints"), no part of a layout; extraction would take it for one and
+    leave out what is "related".
+    """
+    linked = set(_LINKED.findall(html))
+
+    def bare(tag: re.Match) -> str:
+        name = _ID.search(tag[0])
+        return tag[0][: name.start()] + tag[0][name.end() :] if name and name[1] in linked else tag[0]
+
+    return _SECTION.sub(bare, html) if linked else html
+
+
 def _resiliparse(html: str) -> str:
+    html = without_names_of_sections(html)
     return extract_plain_text(html, preserve_formatting=True, main_content=True, list_bullets=True, alt_texts=False, links=False)
 
 

@@ -14,6 +14,8 @@ from teleflm_jax.corpus.tally import Tally
 
 MAX_NESTING = 1000
 """Elements inside one another; extraction takes the square of it, and nobody writes such pages."""
+MAX_TAGS = 500_000
+"""Of a page, beginnings and ends; a tree of more takes gigabytes and minutes. The longest page of the kernel's has 200,000."""
 MAX_ATTRIBUTES = 1000
 """Of one element; reading them takes the square of it."""
 _DECLARED = re.compile(rb"<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,30})", re.IGNORECASE)
@@ -63,6 +65,9 @@ def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, ma
             tally.drop("unknown character set", origin, content)
             continue
         if kind == "html":
+            if text.count("<") > MAX_TAGS:
+                tally.drop(f"more than {MAX_TAGS:,} tags", origin, text)
+                continue
             if is_too_nested(text):
                 tally.drop(f"nested deeper than {MAX_NESTING}", origin, text)
                 continue

@@ -247,11 +247,23 @@ def _duplicates(run: Run) -> None:
 def _decontaminate(run: Run, *, index: contamination.Index) -> None:
     folder = run.folder(DECONTAMINATE)
     contamination.save(index, folder / "index.npz")
+    for benchmark, count in index.items.items():
+        few, nobodys = index.too_short[benchmark], index.ignored[benchmark]
+        run.say(
+            f"decontaminate: {benchmark}: {count:,} texts are looked for, {few:,} are shorter than {run.settings.decontaminate.shortest} "
+            f"tokens{f', {nobodys:,} are ignored' if nobodys else ''}"
+        )
     work = functools.partial(_decontaminate_part, source=run.folder(DUPLICATES), folder=folder, config=run.settings.decontaminate)
     run.each("decontaminate", folder, work)
     with open(folder / "hits.jsonl", "w", encoding="utf-8") as file:
         for number in range(len(run.parts)):
             file.write((folder / f"hits-{number:06d}.jsonl").read_text(encoding="utf-8"))
+    with open(folder / "hits.jsonl", encoding="utf-8") as file:
+        for benchmark, phrase, count in contamination.common(map(json.loads, file)):
+            run.say(
+                f"decontaminate: {count:,} documents hold {phrase[:200]!r} of {benchmark}; if it is no test item, "
+                "put it into a file for decontaminate.ignored"
+            )
 
 
 def _decontaminate_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: DecontaminateConfig) -> None:

@@ -83,7 +83,7 @@ def command(text: pathlib.Path, workdir: pathlib.Path, master: str) -> list[str]
 
 
 def make(text, workdir, master="local[2]") -> str:
-    done = subprocess.run(command(text, workdir, master), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command(text, workdir, master), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -179,9 +179,9 @@ def test_done_is_done(text, whole):
 
 def test_another_threshold_makes_that_stage_and_those_behind_it_anew(text, whole, tmp_path):
     call = command(text, tmp_path, "local[2]")
-    assert subprocess.run(call, capture_output=True, timeout=600).returncode == 0
+    assert subprocess.run(call, capture_output=True, timeout=1800).returncode == 0
     read = {path: path.stat().st_mtime_ns for path in (tmp_path / "2-clean").glob("part-*")}
-    done = subprocess.run([*call, "--gin_param", "duplicates.similarity = 1.0"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*call, "--gin_param", "duplicates.similarity = 1.0"], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 2 and "--force" in done.stderr  # the documents and so the tokenizer are others
     assert dropped(tmp_path, "5-duplicates") == {} and read == {path: path.stat().st_mtime_ns for path in read}
 

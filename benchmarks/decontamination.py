@@ -65,7 +65,7 @@ def sources(cache: debian_packages.Cache) -> dict[str, tuple[list[str], list[str
             [block for page in firsts for block in page.split("\n") if len(re.findall(f"[{_HAN}]", block)) >= SHORTEST],
             [*filter(None, office), *(page for path, page in pages.items() if "/man1/" not in path)],
         ),
-        "code": (sum(definitions[::2], []), sum(definitions[1::2], [])),
+        "code": (sum(definitions[::4], []), [text for i, texts in enumerate(definitions) if i % 4 for text in texts]),
         "maths": (statements[:half], list(plain_text.from_metamath("\n\n".join(statements[half:])))),
     }
 

@@ -28,6 +28,7 @@ from teleflm_jax.corpus import (
     earlier,
     extract,
     mix,
+    names,
     paragraphs,
     parts,
     privacy,
@@ -69,6 +70,7 @@ def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
     Raises:
         UserError: a source, benchmark or earlier corpus is not there, a source has no domain, or something named is unknown.
     """
+    names.refuse_unknown(settings.corpus, settings.clean, settings.paragraphs, settings.quality, settings.mix)
     read.refuse_unknown(settings.corpus.formats)
     own = settings.clean
     named = {"rules": own.rules, "unspaced_rules": own.unspaced_rules, "code_rules": own.code_rules}
@@ -77,9 +79,6 @@ def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
     privacy.refuse_unknown(own.mask)
     if settings.quality.model:
         quality.load(settings.quality.model)
-    for source, path in settings.corpus.sources.items():
-        if source not in settings.corpus.domains:
-            raise UserError(f"got the source {source!r} ({path}) without a domain; allowed: one for every source; bind corpus.domains")
     found = []
     for priority, (source, path) in enumerate(settings.corpus.sources.items()):
         units = documents.units(path, settings.corpus.unit_bytes, f"corpus.sources[{source!r}]")

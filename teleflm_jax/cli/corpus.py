@@ -64,6 +64,7 @@ def main(args: argparse.Namespace) -> int:
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
     planned = pipeline.plan(own, workdir)
     spark.refuse_missing()
+    spark.refuse_master(args.master)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / options.SAVED_CONFIG).write_text(config.dump(found))
     for domain in names.without_source(own.corpus, own.mix):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ JAVA = 17
 """The oldest that Spark 4 runs on."""
 PARTITIONS_PER_CORE = 2
 TICK_SECONDS = 0.5
+MASTER_SECONDS = 10
+"""A cluster's master has to answer."""
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 """Called twice a second with the step, parts done and parts in all."""
@@ -86,6 +89,25 @@ def refuse_missing() -> None:
         raise UserError(f"got Java {version[1]}; {advice}")
     if importlib.util.find_spec("pyspark") is None:
         raise UserError("got a Python without pyspark; allowed: one with it; pip install -r requirements-corpus.txt")
+
+
+def refuse_master(master: str) -> None:
+    """Look at a master's address, and whether somebody listens there: Spark itself would try for minutes.
+
+    Raises:
+        UserError: it is none that Spark knows, or nobody answers.
+    """
+    allowed = "allowed: local[N], spark://HOST:PORT of a running cluster, yarn or k8s://…; change --master"
+    if not re.fullmatch(r"local(\[(\d+|\*)(,\d+)?\])?|spark://[^:/,]+:\d+(,[^:/,]+:\d+)*|yarn|k8s://.+", master):
+        raise UserError(f"got --master {master}; {allowed}")
+    for host, port in re.findall(r"([^:/,]+):(\d+)", master) if master.startswith("spark://") else ():
+        try:
+            socket.create_connection((host, int(port)), MASTER_SECONDS).close()
+            return
+        except (OSError, OverflowError) as error:
+            problem = f"got --master {master}, where {host} does not answer ({error}); {allowed}"
+    if master.startswith("spark://"):
+        raise UserError(problem)
 
 
 def each(spark, step: str, work: Callable[[int], None], numbers: frozenset[int], done: Callable[[], set[int]], progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import functools
 import importlib.util
 import os
@@ -123,13 +124,14 @@ def each(spark, step: str, work: Callable[[int], None], numbers: frozenset[int],
 
     Raises:
         UserError: one of them raised it.
+        OSError: the same; of a disk that is full, a file that may not be read.
     """
     missing = sorted(numbers - done())
     if missing:
         job = spark.sparkContext.parallelize(missing, len(missing)).map(functools.partial(_guarded, work))
         errors = wait(job.collect, lambda: progress(step, len(done()), len(numbers)))
-        if problem := next(filter(None, errors), ""):
-            raise UserError(problem)
+        if problem := next(filter(None, errors), None):
+            raise _raised(problem)
     progress(step, len(numbers), len(numbers))
 
 
@@ -142,6 +144,10 @@ def wait(call: Callable[[], Result], look: Callable[[], None] = lambda: None) ->
             look()
             time.sleep(TICK_SECONDS)
         return future.result()
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) in str(error):  # as Java says it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
     finally:
         pool.shutdown(wait=False)
 
@@ -162,13 +168,22 @@ def by_part(frame):
     return frame.withColumn("part", F.shiftright("id", rows.ROW_BITS).cast("int")).repartition("part").sortWithinPartitions("part", "id")
 
 
-def _guarded(work: Callable[[int], None], number: int) -> str:
-    """Bring the user's mistakes back as text: as an exception, Spark would wrap them in its own and try again."""
+def _guarded(work: Callable[[int], None], number: int) -> tuple:
+    """Bring what the user or the disks got wrong back as values: as exceptions, Spark would wrap them in its own and try again."""
     try:
         work(number)
     except UserError as error:
-        return str(error)
-    return ""
+        return (str(error),)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return error.errno, os.strerror(error.errno), error.filename
+    return ()
+
+
+def _raised(problem: tuple) -> Exception:
+    """What `_guarded` brought back."""
+    return UserError(*problem) if len(problem) == 1 else OSError(*problem)
 
 
 def _package(folder: pathlib.Path) -> str:

@@ -212,6 +212,14 @@ def test_a_signal_leaves_with_75_and_a_line(text, tmp_path):
     assert process.returncode == 75 and "run the same command again" in out and "Traceback" not in err
 
 
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """A standalone cluster of a master and two workers on this machine."""
@@ -226,7 +234,9 @@ def cluster(tmp_path):
     worker = [run[0], f"{run[1]}.worker.Worker", "--cores", "1", "--memory", "1g", "--webui-port", "0", f"spark://127.0.0.1:{port}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "process_group": 0}
     started = [subprocess.Popen(first, **quiet)]
-    time.sleep(5)
+    while not answers(port):
+        assert started[0].poll() is None
+        time.sleep(0.2)
     started += [subprocess.Popen([*worker, "--work-dir", str(tmp_path / f"work{i}")], **quiet) for i in range(2)]
     yield f"spark://127.0.0.1:{port}"
     for process in started:

@@ -40,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser):
     parser.epilog = f"example: {parser.prog} --gin_file configs/runs/corpus.gin --workdir runs/corpus"
     options.add_arguments(parser)
     parser.add_argument("--master", default="local[*]", help="Spark's: local[N] on this machine (default: all cores), or spark://HOST:PORT")
+    parser.add_argument("--force", action="store_true", help="replace WORKDIR/tokenizer.json, though it was made from other documents")
     parser.add_argument("--train_quality", metavar="MODEL", help="train a classifier for quality.model and stop; with --good and --random")
     parser.add_argument("--good", metavar="PLACE", help="folder or file of texts that are worth training on")
     parser.add_argument("--random", metavar="PLACE", help="the same of texts as they come")
@@ -58,13 +59,16 @@ def main(args: argparse.Namespace) -> int:
         return _train_quality(args)
     found = options.load_sections(args, SECTIONS)
     workdir = options.workdir(args)
-    from teleflm_jax.corpus import pack, pipeline, spark
+    from teleflm_jax.corpus import names, pack, pipeline, spark
 
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
     planned = pipeline.plan(own, workdir)
     spark.refuse_missing()
+    spark.refuse_master(args.master)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / options.SAVED_CONFIG).write_text(config.dump(found))
+    for domain in names.without_source(own.corpus, own.mix):
+        print(f"WARNING: mix.proportions has {domain}, of which there is no source; the other domains share its weight")
     drawn = bar if sys.stderr.isatty() else lines
     show, close = drawn("parts")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -88,7 +92,8 @@ def main(args: argparse.Namespace) -> int:
         if not own.mix.tokenizer:
             close()
             show, close = drawn("pieces")
-            tokenizer.train_counted(workdir / sample.FOLDER / "all", pathlib.Path(data.tokenizer), found["tokenizer"].vocab_size, show)
+            counted, size = workdir / sample.FOLDER / "all", found["tokenizer"].vocab_size
+            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), size, show, force=args.force)
         close()
         show, close = drawn("bytes")
         pack.pack(

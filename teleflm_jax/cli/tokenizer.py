@@ -78,7 +78,9 @@ def _train(run: options.Run, *, force: bool):
     _write(target, sample, lambda: train.train(chosen, run.tokenizer.vocab_size, show_progress=sys.stderr.isatty()), began)
 
 
-def train_counted(folder: pathlib.Path, target: pathlib.Path, vocab_size: int, progress: Callable[[str, int, int], None]) -> None:
+def train_counted(
+    folder: pathlib.Path, target: pathlib.Path, vocab_size: int, progress: Callable[[str, int, int], None], *, force: bool
+) -> None:
     """Train on words that were counted before, unless that was done.
 
     Args:
@@ -86,14 +88,15 @@ def train_counted(folder: pathlib.Path, target: pathlib.Path, vocab_size: int, p
         target: the tokenizer.json to write.
         vocab_size: ids.
         progress: called with the step, pieces made and pieces wanted.
+        force: replace a tokenizer that was made from other words.
 
     Raises:
-        UserError: the target was made from other words, or they yield too few pieces, or are too many for memory.
+        UserError: the target was made from other words and is not to be replaced, or they yield too few pieces, or are too many for memory.
     """
     began = time.monotonic()
     found = words.load(folder)
     sample = {"vocab_size": vocab_size, "words": words.WORDS, "distinct": found.num_rows, "digest": words.digest(found)}
-    if _is_made(target, sample, force=False):
+    if _is_made(target, sample, force=force):
         return
     _write(target, sample, lambda: train.train_counted(found, vocab_size, progress=functools.partial(progress, "tokenizer: merge")), began)
 

@@ -209,6 +209,8 @@ class DecontaminateConfig:
 
     benchmarks: dict[str, str] = dataclasses.field(default_factory=dict)
     """Benchmark -> file or folder of its test items: JSON lines, of which all strings count, Parquet or plain text; none: no search."""
+    ignored: str = ""
+    """File or folder of the same kinds: licences, instructions and sayings, whose n-grams are no item's; empty: none."""
     words: int = 13
     """Tokens of an n-gram."""
     characters: int = 20

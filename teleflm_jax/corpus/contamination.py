@@ -1,25 +1,34 @@
 """Benchmarks' test items in training text: found by n-grams, and dropped or cut out. Source: report, section 2, "strict n-gram-based".
 
 An item is any text in the user's benchmark files. It gives all its runs of `words` tokens, or of `characters` where most of them are
-characters of a script without spaces; an item that is shorter is looked for as a whole, down to `shortest`. Tokens know neither case nor
-spaces nor punctuation, so neither does the search.
+characters of a script without spaces; an item that is shorter is looked for as a whole, down to `shortest`. Neither case nor spaces nor
+punctuation nor full-width forms count.
+
+The rule is strict: one n-gram is enough. So an item that quotes a licence takes every document with that licence along; `ignored` names
+texts whose n-grams are nobody's, and `common` finds what should stand there.
 """
 
 import collections
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from teleflm_jax.corpus import documents, rows, tokens
+from teleflm_jax.corpus import clean, documents, rows, tokens
 from teleflm_jax.corpus.config import DecontaminateConfig
 from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.errors import UserError
 
 BATCH_ITEMS = 4096
+COMMON = 10
+"""Documents with one and the same phrase, from which it is rather a phrase than an item. After GPT-3's appendix C."""
+_FULL_WIDTH = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
+_NARROW = {point: point - 0xFEE0 for point in range(0xFF01, 0xFF5F)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Index:
     """Benchmark -> texts in it that can be found."""
     too_short: dict[str, int]
     """Benchmark -> texts in it that are too short to be found."""
+    ignored: dict[str, int]
+    """Benchmark -> texts in it that are nothing but phrases to be ignored."""
 
 
 def index(config: DecontaminateConfig) -> Index:
@@ -44,33 +55,34 @@ def index(config: DecontaminateConfig) -> Index:
         UserError: a file is not there, or nothing in a benchmark is long enough.
     """
     found: dict[int, dict[int, int]] = collections.defaultdict(dict)
-    items: dict[str, int] = {}
-    too_short: dict[str, int] = {}
+    items, too_short, ignored = ({benchmark: 0 for benchmark in config.benchmarks} for _ in range(3))
+    nobodys = _nobodys(config.ignored)
     for number, (benchmark, path) in enumerate(config.benchmarks.items()):
-        items[benchmark] = too_short[benchmark] = 0
-        for texts in _groups(_texts(benchmark, path), BATCH_ITEMS):
-            batch = tokens.tokens(texts)
+        for texts in _groups(_texts(path, f"decontaminate.benchmarks[{benchmark!r}]"), BATCH_ITEMS):
+            batch = tokens.tokens([folded(clean.uniform(text)) for text in texts])
             for i in range(len(texts)):
                 n, grams = _of_item(batch.hashes[batch.of(i)], batch.single[batch.of(i)], config)
                 if not n:
                     too_short[benchmark] += 1
                     continue
-                items[benchmark] += 1
-                for gram in grams.tolist():
+                wanted = set(grams.tolist()) - nobodys(n)
+                (items if wanted else ignored)[benchmark] += 1
+                for gram in wanted:
                     found[n].setdefault(gram, number)
         if not items[benchmark]:
             raise UserError(
-                f"got the benchmark {benchmark} ({path}) with {too_short[benchmark]:,} texts, none of {config.shortest} tokens; allowed: "
+                f"got the benchmark {benchmark} ({path}) with {too_short[benchmark]:,} texts, none of {config.shortest} tokens"
+                f"{f', and {ignored[benchmark]:,} that decontaminate.ignored has' if ignored[benchmark] else ''}; allowed: "
                 "JSON lines, Parquet or plain text with its items; change decontaminate.benchmarks"
             )
     grams = {n: np.array(sorted(table), np.uint64) for n, table in found.items()}
     owners = {n: np.array([found[n][gram] for gram in sorted(found[n])], np.int32) for n in grams}
-    return Index(grams, owners, tuple(config.benchmarks), items, too_short)
+    return Index(grams, owners, tuple(config.benchmarks), items, too_short, ignored)
 
 
 def save(found: Index, path: pathlib.Path) -> None:
     """Write an index, for workers to read; plain arrays."""
-    names = json.dumps([found.benchmarks, found.items, found.too_short])
+    names = json.dumps([found.benchmarks, found.items, found.too_short, found.ignored])
     arrays = {f"grams_{n}": grams for n, grams in found.grams.items()} | {f"owners_{n}": owners for n, owners in found.owners.items()}
     with open(path, "wb") as file:
         np.savez(file, names=np.frombuffer(names.encode(), np.uint8), **arrays)
@@ -79,9 +91,15 @@ def save(found: Index, path: pathlib.Path) -> None:
 def load(path: pathlib.Path) -> Index:
     """Read what `save` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        benchmarks, items, too_short = json.loads(file["names"].tobytes())
+        benchmarks, *counts = json.loads(file["names"].tobytes())
         sizes = [int(name.removeprefix("grams_")) for name in file.files if name.startswith("grams_")]
-        return Index({n: file[f"grams_{n}"] for n in sizes}, {n: file[f"owners_{n}"] for n in sizes}, tuple(benchmarks), items, too_short)
+        grams, owners = ({n: file[f"{name}_{n}"] for n in sizes} for name in ("grams", "owners"))
+        return Index(grams, owners, tuple(benchmarks), *counts)
+
+
+def folded(text: str) -> str:
+    """A text as it is searched: its case gone ("ß" is "ss"), full-width letters and digits as narrow ones; lines stay as they are."""
+    return (text.translate(_NARROW) if _FULL_WIDTH.search(text) else text).casefold().lower()
 
 
 def hits(found: Index, batch: tokens.Tokens) -> dict[int, list[tuple[int, int, int]]]:
@@ -118,10 +136,10 @@ def decontaminate(
     """
     for batch in batches:
         texts: list[str | None] = batch["text"].to_pylist()
-        lowered = [text.lower() for text in texts]
+        lowered = [folded(text) for text in texts]
         whole = "".join(lowered)
         borders = np.cumsum([0, *map(len, lowered)])
-        for i, places in hits(found, tokens.tokens(texts)).items():
+        for i, places in hits(found, tokens.tokens(lowered)).items():
             origin = batch["origin"][i].as_py()
             for number, count in sorted(collections.Counter(owner for owner, _, _ in places).items()):
                 first, end = next((first, end) for owner, first, end in places if owner == number)
@@ -141,6 +159,28 @@ def decontaminate(
         yield rows.with_text(batch, texts)
 
 
+def common(hits_: Iterable[Mapping]) -> list[tuple[str, str, int]]:
+    """Phrases that many documents went for: likelier a licence or a saying than a test item.
+
+    Args:
+        hits_: rows of what `decontaminate` listed.
+
+    Returns:
+        (benchmark, phrase, documents), the most frequent first.
+    """
+    counts = collections.Counter((row["benchmark"], row["text"]) for row in hits_)
+    return [(*key, count) for key, count in counts.most_common(COMMON) if count > COMMON]
+
+
+def _nobodys(path: str) -> Callable[[int], frozenset[int]]:
+    """Map n to the n-grams of texts that are no test items."""
+    found = []
+    for texts in _groups(_texts(path, "decontaminate.ignored"), BATCH_ITEMS) if path else ():
+        batch = tokens.tokens([folded(clean.uniform(text)) for text in texts])
+        found += [batch.hashes[batch.of(i)] for i in range(len(texts))]
+    return functools.cache(lambda n: frozenset(gram for hashes in found for gram in tokens.grams(hashes, n).tolist()))
+
+
 def _of_item(hashes: np.ndarray, single: np.ndarray, config: DecontaminateConfig) -> tuple[int, np.ndarray]:
     """The n of an item's n-grams, and those; 0 for one that is too short."""
     n = config.characters if 2 * np.count_nonzero(single) > len(single) else config.words
@@ -155,28 +195,26 @@ def _without(text: str, lowered: str, spans: Sequence[tuple[int, int]]) -> str:
     return "\n".join(line for number, line in enumerate(text.split("\n")) if number not in gone).strip("\n")
 
 
-def _texts(benchmark: str, path: str) -> Iterator[str]:
+def _texts(path: str, setting: str) -> Iterator[str]:
     """Every text in a benchmark's files: all strings of JSON rows, however deep, and whole plain files."""
-    for unit in documents.units(path, 1 << 40, f"decontaminate.benchmarks[{benchmark!r}]"):
+    for unit in documents.units(path, 1 << 40, setting):
         for piece in unit.pieces:
             if piece.skipped:
                 continue
             file = pathlib.Path(unit.root, piece.path)
             if file.suffix in (".jsonl", ".json"):
                 with open(file, "rb") as lines:
-                    yield from (text for line in lines if line.strip() for text in _strings(_parsed(line, file)))
+                    yield from (text for line in lines if line.strip() for text in _strings(_parsed(line, file, setting)))
             else:
                 one = documents.Unit(unit.root, (piece,))
                 yield from (document.text for document in documents.read(one, collections.Counter()))
 
 
-def _parsed(line: bytes, file: pathlib.Path) -> object:
+def _parsed(line: bytes, file: pathlib.Path, setting: str) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"got {file} with a line that is not JSON; allowed: one JSON value a line; change decontaminate.benchmarks"
-        ) from error
+        raise UserError(f"got {file} with a line that is not JSON; allowed: one JSON value a line; change {setting}") from error
 
 
 def _strings(value: object) -> Iterator[str]:

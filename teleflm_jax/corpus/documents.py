@@ -191,7 +191,7 @@ def _open(path: str):
         return open(path, "rb")
     except OSError as error:
         raise UserError(
-            f"got the file {path!r} ({error.strerror}); allowed: files that can be read; change its permissions or data.sources"
+            f"got the file {path!r} ({error.strerror}); allowed: files that can be read; change its permissions or leave it out"
         ) from error
 
 

@@ -14,6 +14,8 @@ from teleflm_jax.corpus.tally import Tally
 
 MAX_NESTING = 1000
 """Elements inside one another; extraction takes the square of it, and nobody writes such pages."""
+MAX_TAGS = 500_000
+"""Of a page, beginnings and ends; a tree of more takes gigabytes and minutes. The longest page of the kernel's has 200,000."""
 MAX_ATTRIBUTES = 1000
 """Of one element; reading them takes the square of it."""
 _DECLARED = re.compile(rb"<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,30})", re.IGNORECASE)
@@ -33,6 +35,10 @@ _UNCOUNTED = frozenset(
 _LONG_TAG = 20 * MAX_ATTRIBUTES
 """Characters; below, whatever stands in a tag takes no time."""
 _QUOTED, _ATTRIBUTE = re.compile(r"\"[^\"]*\"|'[^']*'"), re.compile(r"[^\s/\"'=]+")
+
+_LINKED = re.compile(r"href=[\"']#([^\"'<>]+)")
+_SECTION = re.compile(r"<(?:section|div)\b[^<>]*>(?=\s*(?:<span [^<>]*></span>\s*)*<h[1-6]\b)")
+_ID = re.compile(r"\sid=[\"']([^\"'<>]+)[\"']")
 
 
 def extract(
@@ -59,6 +65,9 @@ def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, ma
             tally.drop("unknown character set", origin, content)
             continue
         if kind == "html":
+            if text.count("<") > MAX_TAGS:
+                tally.drop(f"more than {MAX_TAGS:,} tags", origin, text)
+                continue
             if is_too_nested(text):
                 tally.drop(f"nested deeper than {MAX_NESTING}", origin, text)
                 continue
@@ -121,7 +130,23 @@ def has_too_many_attributes(html: str) -> bool:
     return any(len(_ATTRIBUTE.findall(_QUOTED.sub('"', tag).partition(">")[0])) > MAX_ATTRIBUTES for tag in tags)
 
 
+def without_names_of_sections(html: str) -> str:
+    """Take the ids off sections that begin with a heading and that the page links to, as by its table of contents.
+
+    Such an id is the heading's words ("new-features-related-to-type-hints"), no part of a layout; extraction would take it for one and
+    leave out what is "related".
+    """
+    linked = set(_LINKED.findall(html))
+
+    def bare(tag: re.Match) -> str:
+        name = _ID.search(tag[0])
+        return tag[0][: name.start()] + tag[0][name.end() :] if name and name[1] in linked else tag[0]
+
+    return _SECTION.sub(bare, html) if linked else html
+
+
 def _resiliparse(html: str) -> str:
+    html = without_names_of_sections(html)
     return extract_plain_text(html, preserve_formatting=True, main_content=True, list_bullets=True, alt_texts=False, links=False)
 
 

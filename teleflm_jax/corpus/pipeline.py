@@ -29,6 +29,7 @@ from teleflm_jax.corpus import (
     earlier,
     extract,
     mix,
+    names,
     paragraphs,
     parts,
     privacy,
@@ -71,6 +72,7 @@ def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
     Raises:
         UserError: a source, benchmark or earlier corpus is not there, a source has no domain, or something named is unknown.
     """
+    names.refuse_unknown(settings.corpus, settings.clean, settings.paragraphs, settings.quality, settings.mix)
     read.refuse_unknown(settings.corpus.formats)
     own = settings.clean
     named = {"rules": own.rules, "unspaced_rules": own.unspaced_rules, "code_rules": own.code_rules}
@@ -79,9 +81,6 @@ def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
     privacy.refuse_unknown(own.mask)
     if settings.quality.model:
         quality.load(settings.quality.model)
-    for source, path in settings.corpus.sources.items():
-        if source not in settings.corpus.domains:
-            raise UserError(f"got the source {source!r} ({path}) without a domain; allowed: one for every source; bind corpus.domains")
     found = []
     for priority, (source, path) in enumerate(settings.corpus.sources.items()):
         units = documents.units(path, settings.corpus.unit_bytes, f"corpus.sources[{source!r}]")
@@ -251,11 +250,23 @@ def _duplicates(run: Run) -> None:
 def _decontaminate(run: Run, *, index: contamination.Index) -> None:
     folder = run.folder(DECONTAMINATE)
     contamination.save(index, folder / "index.npz")
+    for benchmark, count in index.items.items():
+        few, nobodys = index.too_short[benchmark], index.ignored[benchmark]
+        run.say(
+            f"decontaminate: {benchmark}: {count:,} texts are looked for, {few:,} are shorter than {run.settings.decontaminate.shortest} "
+            f"tokens{f', {nobodys:,} are ignored' if nobodys else ''}"
+        )
     work = functools.partial(_decontaminate_part, source=run.folder(DUPLICATES), folder=folder, config=run.settings.decontaminate)
     run.each("decontaminate", folder, work)
     with open(folder / "hits.jsonl", "w", encoding="utf-8") as file:
         for number in range(len(run.parts)):
             file.write((folder / f"hits-{number:06d}.jsonl").read_text(encoding="utf-8"))
+    with open(folder / "hits.jsonl", encoding="utf-8") as file:
+        for benchmark, phrase, count in contamination.common(map(json.loads, file)):
+            run.say(
+                f"decontaminate: {count:,} documents hold {phrase[:200]!r} of {benchmark}; if it is no test item, "
+                "put it into a file for decontaminate.ignored"
+            )
 
 
 def _decontaminate_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: DecontaminateConfig) -> None:

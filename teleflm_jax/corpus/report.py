@@ -3,13 +3,14 @@
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from teleflm_jax.corpus.tally import Tally, total
+from teleflm_jax.corpus.tally import BYTES, Tally, total
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; width: 100%; }
 th, td { padding: 0.2rem 0.6rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td:has(.bar) { width: 13rem; }
 .bar { background: #4477aa; height: 0.8rem; display: inline-block; min-width: 1px; }
 pre { white-space: pre-wrap; background: #f6f6f6; padding: 0.5rem; margin: 0.3rem 0; max-height: 14rem; overflow: auto; }
 summary { cursor: pointer; }
@@ -68,8 +69,14 @@ def _distribution(name: str, tallies: Mapping[str, Tally]) -> Iterable[str]:
         counts = tallies[stage].distributions.get(name)
         if counts:
             yield f"<h2>{_text(name[0].upper() + name[1:])} ({_text(stage)})</h2>"
-            yield _bars(("value", "documents"), sorted(counts.items(), key=lambda item: int(item[0])))
+            ordered = sorted(counts.items(), key=lambda item: int(item[0]))
+            yield _bars(("from", "documents"), [(_least(name, value), count) for value, count in ordered])
             return
+
+
+def _least(name: str, value: str) -> str:
+    """The least of what was counted together: of sizes, those with equally many bits."""
+    return f"{1 << max(0, int(value) - 1):,}" if name == BYTES else value
 
 
 def _bars(head: Sequence[str], rows: Sequence[Row], samples: Mapping[str, Sequence[Mapping]] | None = None) -> str:
@@ -95,9 +102,12 @@ def _bar(share: float) -> "_Markup":
 
 
 def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
-    lines = ["<table><tr>" + "".join(f"<th>{_text(name)}</th>" for name in head) + "</tr>"]
-    lines += ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows]
-    return "\n".join([*lines, "</table>"])
+    found = list(rows)
+    numbers = [bool(found) and isinstance(value, int | float) for value in (found[0] if found else head)]
+    names = (
+        f"<th class=number>{_text(name)}</th>" if number else f"<th>{_text(name)}</th>" for name, number in zip(head, numbers, strict=True)
+    )
+    return "\n".join(["<table><tr>", *names, "</tr>", *("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in found), "</table>"])
 
 
 def _cell(value: object) -> str:

@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import functools
 import importlib.util
 import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +25,8 @@ JAVA = 17
 """The oldest that Spark 4 runs on."""
 PARTITIONS_PER_CORE = 2
 TICK_SECONDS = 0.5
+MASTER_SECONDS = 10
+"""A cluster's master has to answer."""
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 """Called twice a second with the step, parts done and parts in all."""
@@ -88,6 +92,25 @@ def refuse_missing() -> None:
         raise UserError("got a Python without pyspark; allowed: one with it; pip install -r requirements-corpus.txt")
 
 
+def refuse_master(master: str) -> None:
+    """Look at a master's address, and whether somebody listens there: Spark itself would try for minutes.
+
+    Raises:
+        UserError: it is none that Spark knows, or nobody answers.
+    """
+    allowed = "allowed: local[N], spark://HOST:PORT of a running cluster, yarn or k8s://…; change --master"
+    if not re.fullmatch(r"local(\[(\d+|\*)(,\d+)?\])?|spark://[^:/,]+:\d+(,[^:/,]+:\d+)*|yarn|k8s://.+", master):
+        raise UserError(f"got --master {master}; {allowed}")
+    for host, port in re.findall(r"([^:/,]+):(\d+)", master) if master.startswith("spark://") else ():
+        try:
+            socket.create_connection((host, int(port)), MASTER_SECONDS).close()
+            return
+        except (OSError, OverflowError) as error:
+            problem = f"got --master {master}, where {host} does not answer ({error}); {allowed}"
+    if master.startswith("spark://"):
+        raise UserError(problem)
+
+
 def each(spark, step: str, work: Callable[[int], None], numbers: frozenset[int], done: Callable[[], set[int]], progress: Progress) -> None:
     """Do `work` for every part that is not done yet, as many at a time as there are cores.
 
@@ -101,13 +124,14 @@ def each(spark, step: str, work: Callable[[int], None], numbers: frozenset[int],
 
     Raises:
         UserError: one of them raised it.
+        OSError: the same; of a disk that is full, a file that may not be read.
     """
     missing = sorted(numbers - done())
     if missing:
         job = spark.sparkContext.parallelize(missing, len(missing)).map(functools.partial(_guarded, work))
         errors = wait(job.collect, lambda: progress(step, len(done()), len(numbers)))
-        if problem := next(filter(None, errors), ""):
-            raise UserError(problem)
+        if problem := next(filter(None, errors), None):
+            raise _raised(problem)
     progress(step, len(numbers), len(numbers))
 
 
@@ -120,6 +144,10 @@ def wait(call: Callable[[], Result], look: Callable[[], None] = lambda: None) ->
             look()
             time.sleep(TICK_SECONDS)
         return future.result()
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) in str(error):  # as Java says it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
     finally:
         pool.shutdown(wait=False)
 
@@ -140,13 +168,22 @@ def by_part(frame):
     return frame.withColumn("part", F.shiftright("id", rows.ROW_BITS).cast("int")).repartition("part").sortWithinPartitions("part", "id")
 
 
-def _guarded(work: Callable[[int], None], number: int) -> str:
-    """Bring the user's mistakes back as text: as an exception, Spark would wrap them in its own and try again."""
+def _guarded(work: Callable[[int], None], number: int) -> tuple:
+    """Bring what the user or the disks got wrong back as values: as exceptions, Spark would wrap them in its own and try again."""
     try:
         work(number)
     except UserError as error:
-        return str(error)
-    return ""
+        return (str(error),)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return error.errno, os.strerror(error.errno), error.filename
+    return ()
+
+
+def _raised(problem: tuple) -> Exception:
+    """What `_guarded` brought back."""
+    return UserError(*problem) if len(problem) == 1 else OSError(*problem)
 
 
 def _package(folder: pathlib.Path) -> str:

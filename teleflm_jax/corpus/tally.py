@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import pyarrow as pa
 import pyarrow.compute
 
+BYTES = "bytes of a document"
+"""Distribution of lengths, by their number of bits."""
 SAMPLES = 5
 """Of what a rule dropped or changed, per part and in the whole."""
 SAMPLE_CHARACTERS = 400
@@ -85,7 +87,7 @@ class Tally:
         found = table.group_by(["domain", "language"]).aggregate([("size", "sum"), ("size", "count")]).to_pylist()
         for row in found:
             self.out[f"{row['domain']} {row['language']}"].add(row["size_count"], row["size_sum"])
-        lengths = self.distributions["bytes of a document, powers of two"]
+        lengths = self.distributions[BYTES]
         for size in sizes.to_pylist():
             lengths[str(size.bit_length())] += 1
 

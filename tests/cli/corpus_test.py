@@ -1,11 +1,13 @@
 """`corpus`: what is wrong is one line, before anything is written. What it makes is in tests/corpus/pipeline_test.py."""
 
 import pathlib
+import socket
 
 import pytest
 
 from teleflm_jax.cli import corpus, options
 from teleflm_jax.cli import main as commands
+from teleflm_jax.corpus import spark
 
 
 @pytest.fixture
@@ -19,10 +21,10 @@ def settings(tmp_path):
     }
 
 
-def call(capsys, settings: dict[str, str], workdir: pathlib.Path) -> tuple[int, str]:
+def call(capsys, settings: dict[str, str], workdir: pathlib.Path, *more: str) -> tuple[int, str]:
     mine = workdir.with_name("mine.gin")
     mine.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-    code = options.run_command(lambda: commands.main(["corpus", "--gin_file", str(mine), "--workdir", str(workdir)]))
+    code = options.run_command(lambda: commands.main(["corpus", "--gin_file", str(mine), "--workdir", str(workdir), *more]))
     return code, capsys.readouterr().err
 
 
@@ -31,6 +33,14 @@ def call(capsys, settings: dict[str, str], workdir: pathlib.Path) -> tuple[int, 
     [
         ({"corpus.sources": "{'a': '/nowhere'}"}, ("/nowhere", "corpus.sources['a']")),
         ({"corpus.domains": "{'b': 'web'}"}, ("source 'a'", "corpus.domains")),
+        ({"corpus.domains": "{'a': 'web', 'b': 'web'}"}, ("source 'b'", "corpus.domains")),
+        ({"corpus.formats": "{'b': 'warc'}"}, ("source 'b'", "corpus.formats", "allowed: a;")),
+        ({"mix.proportions": "{'wb': 1.0}"}, ("domain 'web'", "source 'a'", "mix.proportions")),
+        ({"mix.max_epochs": "{'wb': 1.0}"}, ("domain 'wb'", "mix.max_epochs", "allowed: web;")),
+        ({"mix.ratios": "{'web': {'en': 1.0, 'xx': 1.0}}"}, ("language 'xx'", "mix.ratios['web']")),
+        ({"clean.domain_rules": "{'wb': {}}"}, ("domain 'wb'", "clean.domain_rules")),
+        ({"paragraphs.exempt_domains": "('wb',)"}, ("domain 'wb'", "paragraphs.exempt_domains")),
+        ({"decontaminate.benchmarks": "{'x': 'README.md'}", "decontaminate.ignored": "'/nowhere'"}, ("/nowhere", "decontaminate.ignored")),
         ({"corpus.formats": "{'a': 'pdf'}"}, ("'pdf'", "warc", "corpus.formats")),
         ({"clean.rules": "{'min_unit': 3}"}, ("'min_unit'", "clean.rules", "min_units")),
         ({"clean.domain_rules": "{'web': {'min_unit': 3}}"}, ("'min_unit'", "clean.domain_rules['web']")),
@@ -54,6 +64,25 @@ def test_without_java_it_says_how_to_get_it(settings, tmp_path, capsys, monkeypa
     code, said = call(capsys, settings, tmp_path / "run")
     assert code == options.WRONG_INPUT and "apt-get install openjdk-17-jre-headless" in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "master, words", [("foo", "local[N]"), ("local[x]", "local[N]"), ("spark://h", "spark://HOST:PORT"), ("", "does not answer")]
+)
+def test_a_master_that_is_none_or_does_not_answer_is_refused(settings, tmp_path, capsys, monkeypatch, master, words):
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        master = master or f"spark://127.0.0.1:{gone.getsockname()[1]}"
+    monkeypatch.setattr(spark, "refuse_missing", lambda: None)
+    code, said = call(capsys, settings, tmp_path / "run", "--master", master)
+    assert code == options.WRONG_INPUT and words in said and master in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_master_that_answers_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        spark.refuse_master(f"spark://127.0.0.1:1,127.0.0.1:{there.getsockname()[1]}")
+    for master in ("local", "local[4]", "local[*]", "yarn"):
+        spark.refuse_master(master)
 
 
 def test_rules_are_listed(capsys):

@@ -59,6 +59,49 @@ def test_items_are_found_however_they_are_written(tmp_path, item, disguise):
     assert tokens.tokens([row["text"]]).hashes.tolist() == tokens.tokens([item]).hashes.tolist()[:size]
 
 
+@pytest.mark.parametrize(
+    "item, text",
+    [
+        ("Welche Straße führt am weißen Haus in der Nähe vorbei?", "WELCHE STRASSE FÜHRT AM WEISSEN HAUS IN DER NÄHE VORBEI?"),
+        ("Welche Strasse fu\u0308hrt am Haus in der Nähe vorbei?", "welche strasse führt am haus in der nähe vorbei"),
+        (
+            "Chemistry: what is 12 of the 16 g O2 here?",
+            "Ｃｈｅｍｉｓｔｒｙ：ｗｈａｔ　ｉｓ　１２　ｏｆ　ｔｈｅ　１６　ｇ　Ｏ２　ｈｅｒｅ？",
+        ),
+        ("小明有12个弹珠，给了小红4个，还剩几个？", "小明有１２个弹珠,给了小红４个,还剩几个"),
+        ("zero\u200bwidth spaces are in this very item of a benchmark", "zerowidth spaces are in this very item of a benchmark"),
+    ],
+)
+def test_sharp_s_composition_and_full_width_forms_do_not_matter(tmp_path, item, text):
+    found, config = indexed(tmp_path, [item])
+    assert searched(found, config, FILLER, f"Before. {text} After.")[0] == [FILLER]
+
+
+LICENCE = (
+    "Redistribution and use in source and binary forms, with or without modification, are permitted provided that the conditions are met."
+)
+
+
+def test_phrases_to_be_ignored_are_no_items(tmp_path):
+    (tmp_path / "licences.txt").write_text(f"Text of a licence.\n{LICENCE}\n")
+    items = [f"{LICENCE} {ENGLISH}", LICENCE, SHORT]
+    found, config = indexed(tmp_path, items)
+    assert searched(found, config, LICENCE, ENGLISH, SHORT)[0] == []
+    found, config = indexed(tmp_path, items, ignored=str(tmp_path / "licences.txt"))
+    assert searched(found, config, LICENCE, ENGLISH, SHORT)[0] == [LICENCE]
+    assert (found.items, found.too_short, found.ignored) == ({"quiz": 2}, {"quiz": 0}, {"quiz": 1})
+    with pytest.raises(UserError, match="1 that decontaminate.ignored has"):
+        indexed(tmp_path, [LICENCE], ignored=str(tmp_path / "licences.txt"))
+
+
+def test_phrases_of_many_documents_are_told(tmp_path):
+    found, config = indexed(tmp_path, [LICENCE, ENGLISH, SHORT])
+    few, many = contamination.COMMON, contamination.COMMON + 1
+    _, listed, _ = searched(found, config, *[f"{i} {LICENCE} {i}" for i in range(many)], *[f"{ENGLISH} {i}" for i in range(few)])
+    [(benchmark, phrase, count)] = contamination.common(listed)
+    assert (benchmark, count) == ("quiz", many) and phrase.startswith("redistribution and use in source")
+
+
 def test_a_part_of_an_item_as_long_as_a_gram_is_found_and_a_shorter_one_is_not(tmp_path):
     found, config = indexed(tmp_path)
     words, characters = ENGLISH.split(), CHINESE.replace("，", "").strip("？")

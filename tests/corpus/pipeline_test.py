@@ -83,7 +83,7 @@ def command(text: pathlib.Path, workdir: pathlib.Path, master: str) -> list[str]
 
 
 def make(text, workdir, master="local[2]") -> str:
-    done = subprocess.run(command(text, workdir, master), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command(text, workdir, master), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -179,9 +179,9 @@ def test_done_is_done(text, whole):
 
 def test_another_threshold_makes_that_stage_and_those_behind_it_anew(text, whole, tmp_path):
     call = command(text, tmp_path, "local[2]")
-    assert subprocess.run(call, capture_output=True, timeout=600).returncode == 0
+    assert subprocess.run(call, capture_output=True, timeout=1800).returncode == 0
     read = {path: path.stat().st_mtime_ns for path in (tmp_path / "2-clean").glob("part-*")}
-    done = subprocess.run([*call, "--gin_param", "duplicates.similarity = 1.0"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*call, "--gin_param", "duplicates.similarity = 1.0"], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 2 and "--force" in done.stderr  # the documents and so the tokenizer are others
     assert dropped(tmp_path, "5-duplicates") == {} and read == {path: path.stat().st_mtime_ns for path in read}
 
@@ -212,6 +212,14 @@ def test_a_signal_leaves_with_75_and_a_line(text, tmp_path):
     assert process.returncode == 75 and "run the same command again" in out and "Traceback" not in err
 
 
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """A standalone cluster of a master and two workers on this machine."""
@@ -226,7 +234,9 @@ def cluster(tmp_path):
     worker = [run[0], f"{run[1]}.worker.Worker", "--cores", "1", "--memory", "1g", "--webui-port", "0", f"spark://127.0.0.1:{port}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "process_group": 0}
     started = [subprocess.Popen(first, **quiet)]
-    time.sleep(5)
+    while not answers(port):
+        assert started[0].poll() is None
+        time.sleep(0.2)
     started += [subprocess.Popen([*worker, "--work-dir", str(tmp_path / f"work{i}")], **quiet) for i in range(2)]
     yield f"spark://127.0.0.1:{port}"
     for process in started:

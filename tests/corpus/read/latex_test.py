@@ -160,9 +160,9 @@ def test_macros_that_name_themselves_end(paper):
     ],
 )
 def test_macros_that_unfold_without_bound_are_counted(gather, preamble):
-    start = time.monotonic()
+    start = time.process_time()
     assert gather({"a.tex": document("\\m", preamble)}, "latex") == ([], {UNFOLDS: 1})
-    assert time.monotonic() - start < 15
+    assert time.process_time() - start < 15
 
 
 def test_files_of_the_archive_are_put_where_they_are_input(paper):
@@ -204,12 +204,12 @@ def test_inputs_of_one_another_end(paper):
 
 
 def test_inputs_that_unfold_without_bound_are_counted(gather):
-    start = time.monotonic()
+    start = time.process_time()
     for content in (b"", b"x" * 10_000):
         files = {f"f{i}.tex": content + b"\\input{f%d}" % (i + 1) * 10 for i in range(10)}
         archive = gzip.compress(tar(files | {"main.tex": document("\\input{f0}")}))
         assert gather({"p.tar.gz": archive}, "latex") == ([], {UNFOLDS: 1})
-    assert time.monotonic() - start < 15
+    assert time.process_time() - start < 15
 
 
 def test_links_and_paths_that_lead_out_are_counted_and_passed_over(gather, tmp_path):
@@ -330,10 +330,10 @@ def test_text_that_is_no_text_is_counted(gather):
     ],
 )
 def test_text_made_to_be_slow_is_not(gather, unit):
-    start = time.monotonic()
+    start = time.process_time()
     gather({"a.tex": b"\\begin{document}" + unit.encode() * (1 << 18)}, "latex")
     gather({"a.tex": b"\\section{" + unit.encode() * (1 << 18)}, "latex")
-    assert time.monotonic() - start < 15  # a second or two in truth; the square takes hours
+    assert time.process_time() - start < 15  # a second or two in truth; the square takes hours
 
 
 PIECES = st.lists(

@@ -148,10 +148,10 @@ def test_an_article_of_20_megabytes_is_counted(gather):
     ],
 )
 def test_nesting_without_end_is_counted(gather, text):
-    start = time.monotonic()
+    start = time.process_time()
     found, reasons = gather({"d.xml": dump(page(text), page("words", "Last"))}, "wikipedia")
     assert texts(found) == ["Last\n\nwords"] and reasons == {TOO_NESTED: 1}
-    assert time.monotonic() - start < 20  # the parser alone takes minutes
+    assert time.process_time() - start < 20  # the parser alone takes minutes
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_nesting_without_end_is_counted(gather, text):
     ],
 )
 def test_text_made_to_be_slow_is_not(text):
-    start = time.monotonic()
+    start = time.process_time()
     wikipedia.plain(text, "en")
-    assert time.monotonic() - start < 10  # a second in truth; expressions that go back take hours
+    assert time.process_time() - start < 10  # a second in truth; expressions that go back take hours
 
 
 def test_headings_have_as_many_marks_as_both_sides_share():

@@ -1,0 +1,155 @@
+"""Holds text extracted from HTML against the text it was made from, resiliparse beside trafilatura, and prints the figures as JSON.
+
+    python -m benchmarks.extraction
+
+Python's and the kernel's documentation, from Debian's packages, come as Sphinx's pages and as their reStructuredText. Both sides are cut
+into the tokens that all of the corpus counts in, and compared as multisets: precision is the share of what was extracted that stands in the
+source, recall the share of the source that was extracted. Left out and counted: pages that have no source (indices, search).
+The bar: F1 over all of Python's pages at least 0.95.
+"""
+
+import argparse
+import dataclasses
+import gzip
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from benchmarks import restructured
+from examples import debian_packages
+from teleflm_jax.corpus import extract, rows, tokens
+from teleflm_jax.corpus.config import EXTRACTORS, ExtractConfig
+from teleflm_jax.corpus.tally import Tally
+
+BAR = 0.95
+_HTML, _SOURCES = "/html/", "_sources/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Documentation:
+    """What was made into pages, and by what name its package goes."""
+
+    package: str
+    through: str
+    """Pattern of the package that carries a version in its name."""
+    said: Mapping[str, str]
+    """Substitutions of its configuration."""
+
+
+DOCUMENTATION = {
+    "python": Documentation("python3-doc", r"python3\.\d+-doc", {"version": "3.11", "release": "3.11.2"}),
+    "linux": Documentation("linux-doc", r"linux-doc-[\d.]+", {}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A page, and the text that it should give."""
+
+    path: str
+    html: bytes
+    text: str
+    brings_in: bool
+    """It shows text that is not in its source."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Of one page, in tokens."""
+
+    common: int
+    extracted: int
+    wanted: int
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of precision and recall; of nothing that should be nothing, 1."""
+        return 2 * self.common / (self.extracted + self.wanted) if self.extracted + self.wanted else 1.0
+
+
+def pages(name: str, cache: debian_packages.Cache) -> tuple[list[Page], int]:
+    """Pages with their truth, in order, and how many others there are.
+
+    Raises:
+        debian_packages.PackageError: the package cannot be had.
+    """
+    own = DOCUMENTATION[name]
+    html, sources = {}, {}
+    for path, content in debian_packages.files(cache.get(own.package, own.through), lambda path: _HTML in path):
+        place = path.partition(_HTML)[2]
+        if place.endswith(".html"):
+            html[place.removesuffix(".html")] = content
+        elif place.startswith(_SOURCES):
+            content = gzip.decompress(content) if place.endswith(".gz") else content
+            sources[place.removeprefix(_SOURCES).removesuffix(".gz").removesuffix(".txt").removesuffix(".rst")] = content.decode()
+    known = restructured.titles(sources)
+    found = [
+        Page(path, html[path], restructured.visible(source, path, known, own.said), restructured.brings_in(source))
+        for path, source in sorted(sources.items())
+        if path in html
+    ]
+    return found, len(html) - len(found)
+
+
+def extracted(found: Iterable[Page], extractor: str) -> Iterator[str]:
+    """The text of each page, empty for those without."""
+    texts = {}
+    numbered = list(found)
+    records = ((i, "html", page.path, "", "", "", page.html) for i, page in enumerate(numbered))
+    batches = rows.batches(records, rows.FOUND)
+    for batch in extract.extract(batches, Tally(), domain="", source="", config=ExtractConfig(extractor=extractor)):
+        texts.update(zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True))
+    return (texts.get(i, "") for i in range(len(numbered)))
+
+
+def score(text: str, truth: str) -> Score:
+    """Compare two texts as multisets of tokens."""
+    both = tokens.tokens([text, truth])
+    (ours, our_counts), (theirs, their_counts) = (np.unique(both.hashes[both.of(i)], return_counts=True) for i in (0, 1))
+    _, at, there = np.intersect1d(ours, theirs, assume_unique=True, return_indices=True)
+    return Score(int(np.minimum(our_counts[at], their_counts[there]).sum()), int(our_counts.sum()), int(their_counts.sum()))
+
+
+def figures(scores: list[Score]) -> dict[str, float]:
+    """F1, precision and recall over all tokens, and F1 by page."""
+    common, out, wanted = (sum(getattr(one, name) for one in scores) for name in ("common", "extracted", "wanted"))
+    by_page = sorted(one.f1 for one in scores)
+    return {
+        "pages": len(scores),
+        "f1": round(2 * common / (out + wanted), 4),
+        "precision": round(common / out, 4),
+        "recall": round(common / wanted, 4),
+        "f1_mean_page": round(statistics.fmean(by_page), 4),
+        "f1_median_page": round(statistics.median(by_page), 4),
+        "f1_tenth_percentile": round(by_page[len(by_page) // 10], 4),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--debs", type=pathlib.Path, default=pathlib.Path("data/debs"), help="folder of packages (default: data/debs)")
+    parser.add_argument("--every", type=int, default=1, help="take one page of so many (default: 1)")
+    parser.add_argument("--worst", type=int, default=0, help="also print the paths of so many pages that score lowest")
+    args = parser.parse_args()
+    said = {"bar": BAR}
+    for name in DOCUMENTATION:
+        found, left_out = pages(name, debian_packages.Cache(args.debs))
+        found = found[:: args.every]
+        said[name] = {"pages": len(found), "without_source": left_out, "megabytes": round(sum(len(page.html) for page in found) / 1e6, 1)}
+        for extractor in EXTRACTORS:
+            scores = [score(text, page.text) for text, page in zip(extracted(found, extractor), found, strict=True)]
+            whole = [one for one, page in zip(scores, found, strict=True) if not page.brings_in]
+            said[name][extractor] = {"all": figures(scores), "nothing_brought_in": figures(whole)}
+            if args.worst:
+                order = sorted(range(len(found)), key=lambda i: scores[i].f1)[: args.worst]
+                said[name][extractor]["worst"] = [f"{found[i].path} {scores[i].f1:.3f}" for i in order]
+    print(json.dumps(said, indent=1))
+    return 0 if said["python"]["resiliparse"]["all"]["f1"] >= BAR else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Extraction against the text that pages were made from: benchmarks/extraction.py on a sample of Python's documentation."""
+
+import pathlib
+
+import pytest
+
+from benchmarks import extraction, restructured
+from examples import debian_packages
+
+DEBS = pathlib.Path(__file__).parents[2] / "data" / "debs"
+SOURCE = """
+.. _a-label:
+
+:mod:`heapq` --- Heaps
+======================
+
+.. module:: heapq
+   :synopsis: not shown
+.. index:: pair: not; shown
+
+See :ref:`a-label`, :ref:`other words <a-label>`, :func:`~os.path.join`, :class:`!Private`, :pep:`8`, ``:func:`literal```, |release| and
+`a page <https://example.org>`_ [#]_.
+
+.. function:: push(heap, item, *,
+              key=None)
+              push(heap)
+   :noindex:
+
+   Push *item*\\ s.
+
+   .. versionchanged:: 3.8
+      It takes *key*.
+
+.. class:: Heap
+
+   .. method:: pop()
+
+.. note::
+
+   >>> push([], 1)  # doctest: +SKIP
+
+.. a comment
+   of two lines
+
+.. only:: latex
+
+   Not in HTML.
+
+.. doctest::
+   :hide:
+
+   >>> hidden
+
+.. [#] A footnote.
+
+After.
+"""
+SHOWN = """heapq Heaps
+See heapq Heaps, other words, join, Private, PEP 8, :func:`literal`, 3.11 and a page 1.
+heapq.push(heap, item, *, key=None) heapq.push(heap) Push items. Changed in version 3.8 It takes key.
+class heapq.Heap pop() Note >>> push([], 1) 1 A footnote. After."""
+
+
+def test_restructured_text_is_shown_as_a_reader_sees_it():
+    known = restructured.titles({"library/heapq": SOURCE})
+    text = restructured.visible(SOURCE, "library/heapq", known, {"release": "3.11"})
+    assert extraction.score(text, SHOWN) == extraction.Score(*[len(extraction.tokens.tokens([SHOWN]).hashes)] * 3), text
+
+
+def test_pages_with_text_from_elsewhere_are_told_from_others():
+    assert restructured.brings_in("Text\n\n.. literalinclude:: a.py\n") and not restructured.brings_in(SOURCE)
+
+
+@pytest.mark.parametrize(
+    "text, truth, common, f1",
+    [("a b b c", "A b, d!", 2, 4 / 7), ("", "", 0, 1), ("", "a", 0, 0), ("中文 a", "中文a", 3, 1)],
+)
+def test_score_counts_tokens_as_often_as_they_stand(text, truth, common, f1):
+    found = extraction.score(text, truth)
+    assert found.common == common and found.f1 == pytest.approx(f1)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Every sixth page of Python's documentation."""
+    try:
+        return extraction.pages("python", debian_packages.Cache(DEBS))[0][::6]
+    except debian_packages.PackageError as error:
+        pytest.skip(f"python3-doc: {error}")
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("extractor", extraction.EXTRACTORS)
+def test_extracted_text_is_what_the_pages_were_made_from(sample, extractor):
+    scores = [extraction.score(text, page.text) for text, page in zip(extraction.extracted(sample, extractor), sample, strict=True)]
+    assert len(sample) > 50 and extraction.figures(scores)["f1"] >= extraction.BAR
+
+
+@pytest.mark.corpus
+def test_no_navigation_is_extracted(sample):
+    for page, text in zip(sample, extraction.extracted(sample, "resiliparse"), strict=True):
+        for mark in ("¶", "Previous topic", "Show Source", "Theme", "Created using Sphinx"):
+            assert mark not in text, page.path

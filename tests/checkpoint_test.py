@@ -76,7 +76,7 @@ def test_whatever_is_damaged_is_noticed_or_has_done_no_harm(saved, tmp_path):
     noticed, seen = set(), set()
     folder = tmp_path / "checkpoints"
     names = sorted(path.relative_to(saved) for path in (saved / "6").rglob("*") if path.is_file())
-    must = ("_METADATA", "manifest.ocdbt", "data", checkpoint.MARKER)
+    must = ("manifest.ocdbt", "data", checkpoint.MARKER)
     for number, name in enumerate(names):
         kind_of_file = "data" if "d" in name.parts else name.name
         if (name.parts[1], kind_of_file) in seen:

@@ -30,7 +30,7 @@ def verify(folder: pathlib.Path, step: int) -> Record:
 
 
 def _verify_metadata(path: pathlib.Path, record: Record) -> None:
-    """Orbax needs these to load, beside the arrays themselves."""
+    """Beside the arrays themselves; `restore` does without, Orbax and its tools do not."""
     quiet()
     try:
         for file in (*path.glob("*/_METADATA"), *path.glob("*/array_metadatas/*")):

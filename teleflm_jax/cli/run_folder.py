@@ -108,7 +108,7 @@ def load_model(folder: pathlib.Path, run: options.Run, step: int, place: Callabl
 def load_decoder(folder: pathlib.Path, run: options.Run, step: int) -> decoder.Decoder:
     """A checkpoint's weights laid out for decoding over all devices that are here; arguments and errors as of `load_model`."""
     layout = decoding.layout(run.model.d_model, run.model.num_kv_heads)
-    return decoder.decoder(load_model(folder, run, step, layout.stored), layout)
+    return decoder.decoder(load_model(folder, run, step, layout.stored), layout, release=True)
 
 
 def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenizer:

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from sharding import decoding
 from sharding.rules import Layout
@@ -34,15 +35,27 @@ class Decoder:
         return self.model.config.vocab_size
 
 
-def decoder(model: Transformer, layout: Layout) -> Decoder:
-    """Lay a model out for decoding.
+def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Decoder:
+    """Lay a model out for decoding, one array at a time.
 
     Args:
-        model: logical weights, wherever they lie on the layout's mesh; they stay as they are.
+        model: logical weights, wherever they lie on the layout's mesh.
         layout: the mesh.
+        release: let each array of the model go as soon as it is laid out, so that no more than one exists twice.
     """
-    shapes = jax.eval_shape(kv.apart, model)
-    return Decoder(model=jax.jit(kv.apart, out_shardings=decoding.shardings(layout, shapes))(model), layout=layout)
+    where = decoding.shardings(layout, jax.eval_shape(kv.apart, model))
+    of_a_layer, where.blocks = jax.tree.leaves(where.blocks[0]), nnx.List([])
+    places = iter([*jax.tree.leaves(where), *of_a_layer])
+
+    def move(function, x, *numbers):
+        static = tuple(range(1, 1 + len(numbers)))
+        moved = jax.jit(function, static_argnums=static, out_shardings=next(places))(x, *numbers)
+        if release:
+            jax.block_until_ready(moved)
+            x.delete()
+        return moved
+
+    return Decoder(model=kv.apart(model, move), layout=layout)
 
 
 def read(decoder: Decoder, tokens_BT: jax.Array) -> tuple[jax.Array, kv.Cache]:

@@ -107,8 +107,10 @@ def read(folder: pathlib.Path) -> Description:
         UserError: there is none, or it describes what we do not compute; names the key.
     """
     path = folder / FILE
-    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"got {folder} without a {FILE} of at most {LARGEST_FILE:,} bytes; allowed: a model's folder; change the folder")
+    if not path.is_file():
+        raise UserError(f"got {folder} without a {FILE}; allowed: a model's folder; change the folder")
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"got {path} of {path.stat().st_size:,} bytes; allowed: at most {LARGEST_FILE:,}; change the folder")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

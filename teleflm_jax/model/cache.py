@@ -35,13 +35,30 @@ class Cache:
         return self.keys[0].shape[2]
 
 
-def apart(model: Transformer) -> Transformer:
-    """The model with a list of layers in place of stacked ones, matrices in the compute dtype and vectors float32; to be traced."""
-    dtype = model.config.compute_dtype
-    lower = lambda tree: jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, tree)  # noqa: E731
-    found = lower(model)
-    found.blocks = nnx.List([lower(jax.tree.map(lambda x, i=i: x[i], model.blocks)) for i in range(model.config.num_layers)])
+def apart(model: Transformer, move: Callable = lambda function, x, *numbers: function(x, *numbers)) -> Transformer:
+    """The model with a list of layers in place of stacked ones, matrices in the compute dtype and vectors float32.
+
+    Args:
+        model: with stacked layers.
+        move: `(function, array, *numbers) -> function(array, *numbers)`, for each array outside of the layers in the tree's order, then for
+            each stacked one; by default plainly, to be traced.
+    """
+    dtype, count = model.config.compute_dtype, model.config.num_layers
+    stacked, form = jax.tree.flatten(model.blocks)
+    found = jax.tree.map(lambda x: x, model)
+    found.blocks = nnx.List([])
+    found = jax.tree.map(lambda x: move(_lowered, x, dtype), found)
+    layers = zip(*(move(_layers, x, dtype, count) for x in stacked), strict=True)
+    found.blocks = nnx.List([jax.tree.unflatten(form, layer) for layer in layers])
     return found
+
+
+def _lowered(x: jax.Array, dtype: str) -> jax.Array:
+    return x.astype(dtype) if x.ndim > 1 else x
+
+
+def _layers(x: jax.Array, dtype: str, count: int) -> list[jax.Array]:
+    return [_lowered(x[i], dtype) for i in range(count)]
 
 
 def init(config: ModelConfig, batch_size: int, length: int) -> Cache:

@@ -8,14 +8,12 @@ is whole or does not exist under that name. What the disk does to it afterwards 
 import contextlib
 import dataclasses
 import errno
-import gc
 import json
 import os
 import pathlib
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,8 +36,6 @@ ASIDE = ".damaged"
 """In the names of checkpoints that were found damaged."""
 TRIES, RETRY_SECONDS = 3, 1.0
 """A shared disk may need a moment to show what another machine wrote."""
-NOISE_SECONDS = 0.2
-"""In which the threads of a load that failed come to their ends."""
 LAYERS = "blocks"
 """Name of the parts of a tree whose arrays are stacked along a leading dimension, one entry a layer."""
 CHUNK_BYTES = 64 << 20
@@ -260,13 +256,11 @@ def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     found, failure = None, None
     for attempt in range(TRIES):
         time.sleep(attempt * RETRY_SECONDS)
-        with _without_noise():
-            try:
-                found, failure = read(), None
-                break
-            except Exception as error:  # Orbax and TensorStore have no common class for what a damaged file makes them raise
-                failure = error
-                time.sleep(NOISE_SECONDS)
+        try:
+            found, failure = read(), None
+            break
+        except Exception as error:  # TensorStore has no class for what a damaged file makes it raise
+            failure = error
     kinds = [_is_damage, lambda error: error is not None and not _is_damage(error)]
     damaged, refused = (
         np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None and kind(failure)))) for kind in kinds
@@ -294,20 +288,6 @@ def _is_damage(error: Exception) -> bool:
 
 def _names(processes: np.ndarray) -> str:
     return ", ".join(map(str, processes[:LISTED])) + (", …" if len(processes) > LISTED else "")
-
-
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    """Orbax leaves coroutines behind when a load fails, whose ends Python reports on stderr; we raise what they met."""
-    before = sys.unraisablehook
-    sys.unraisablehook = lambda _: None
-    try:
-        yield
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of coroutines that were never awaited
-            gc.collect()
-        sys.unraisablehook = before
 
 
 def _refuse_unlike(path: pathlib.Path, record: Record, shapes: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

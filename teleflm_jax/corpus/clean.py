@@ -23,7 +23,7 @@ _DROPPED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff\ufff9-
 _DROPPED_LAST = re.compile(r"[\x80-\x84\x86-\x9f\u00ad]")
 """Where text was decoded wrongly, these are bytes of its characters."""
 _SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")
-_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u2028\u2029\u2060\ufeff\ufff9-\ufffb]")
+_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\xa0\u00ad\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\ufeff\ufff9-\ufffb]")
 """Everything that those take; most texts have nothing of it."""
 _BLANKS = " \t\u3000"
 
@@ -71,9 +71,10 @@ def uniform(text: str, *, is_code: bool = False) -> str:
         text = _DROPPED_LAST.sub("", _LINE_ENDS.sub("\n", text))
     if is_code:
         return text.strip("\n") + "\n"
+    if odd:
+        text = _SPACES.sub(" ", text)
     if not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    text = _SPACES.sub(" ", text)
     if any(f"{blank}\n" in text or text.endswith(blank) for blank in _BLANKS):
         text = "\n".join(line.rstrip(_BLANKS) for line in text.split("\n"))
     return _without_gaps(text)

@@ -1,16 +1,15 @@
 """MB/s of one core for each stage of the corpus pipeline, beside datatrove's blocks on the same documents in the same run; prints JSON.
 
     python benchmarks/corpus.py [--debs data/debs] [--peer /tmp/datatrove/bin/python]
-    python -m venv /tmp/datatrove && /tmp/datatrove/bin/pip install 'datatrove==0.10.1' trafilatura lxml_html_clean nltk spacy xxhash regex
+    /tmp/datatrove/bin/pip install datatrove==0.10.1 trafilatura lxml_html_clean nltk spacy xxhash regex tokenizers    # in a venv of its own
 
 The second line installs the peer, which without its extras takes 0.5 GB; without --peer we are measured alone. Documents are HTML pages of
-Debian packages: manuals in English, and LibreOffice's help in English, German, French, Russian and Chinese. Both sides do a stage by turns,
-on one thread; ours takes and gives Arrow batches as between the pipeline's stages, theirs its own documents.
+Debian packages: manuals in English, and LibreOffice's help in English, German, French, Russian and Chinese. Both sides work on one thread,
+ours on Arrow batches as between the pipeline's stages, theirs on its own documents; seconds are of processor time.
 """
 
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -151,7 +150,6 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=8, help="take every so-manieth page")
     parser.add_argument("--rounds", type=int, default=3, help="of ours; the quickest counts. Theirs run once")
     args = parser.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core for both sides and all their threads
     read = pages(args.debs, unspaced=True, step=args.step)
     figures, texts = ours(read, args.rounds)
     result = {"ours": figures} | ({"theirs": theirs(args.peer, read, texts, 1)} if args.peer else {})

@@ -1,4 +1,4 @@
-"""Runs the whole corpus pipeline on 0.1, 1 and 4 GB, and prints seconds by stage and peak memory by kind of process as JSON.
+"""Runs the whole corpus pipeline on 0.1, 1 and 4 GB, and prints seconds by stage and peak memory by kind of process.
 
     python benchmarks/corpus_scale.py [--gigabytes 0.1 1 4] [--folder /tmp]        (4 GB need 20 GB of disk and half an hour)
 
@@ -9,6 +9,7 @@ repeat, as those of real pages do. The run ends where tokenisation would begin.
 
 import argparse
 import collections
+import contextlib
 import itertools
 import json
 import os
@@ -86,10 +87,15 @@ def run(source: pathlib.Path, workdir: pathlib.Path, cores: int, unit_bytes: int
     began = time.time()
     process = subprocess.Popen(command, cwd=LIBRARY, stdout=sys.stderr, start_new_session=True)
     peaks: collections.Counter[str] = collections.Counter()
+    used: dict[int, float] = {}
+    spent: dict[str, float] = {}
     done = workdir / STAGES[-1] / "manifest.json"
     while process.poll() is None and not done.exists():
-        for kind, size in _memory(process.pid).items():
+        for number, kind, size, seconds in _processes(process.pid):
             peaks[kind] = max(peaks[kind], size)
+            used[number] = seconds
+        stage = next((stage for stage in STAGES if not (workdir / stage / "manifest.json").exists()), STAGES[-1])
+        spent[stage] = sum(used.values())
         time.sleep(0.2)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -103,43 +109,37 @@ def run(source: pathlib.Path, workdir: pathlib.Path, cores: int, unit_bytes: int
     read = json.loads((workdir / STAGES[0] / "manifest.json").read_text())["tally"]
     text = sum(row["bytes"] for row in read["out"].values()) / 1e6
     kept = json.loads(done.read_text())["tally"]["out"]
-    whole = sum(seconds.values())
+    busy = dict(zip(spent, np.diff([0, *spent.values()]).tolist(), strict=True))
     return {
         "input MB": sum(path.stat().st_size for path in source.rglob("*") if path.is_file()) / 1e6,
         "text MB": text,
         "kept MB": sum(row["bytes"] for row in kept.values()) / 1e6,
         "documents": sum(row["documents"] for row in read["out"].values()),
-        "seconds": seconds | {"all": whole},
-        "MB of text per second and core": text / whole / cores,
+        "seconds": seconds | {"all": sum(seconds.values())},
+        "processor seconds": busy | {"all": sum(busy.values())},
+        "MB of text per second and core": text / sum(seconds.values()) / cores,
+        "MB of text per processor second": text / sum(busy.values()),
         "peak MB": {kind: size / 1e6 for kind, size in peaks.items()},
     }
 
 
-def _memory(root: int) -> dict[str, int]:
-    """Resident bytes now of the process and all below it, by kind: the largest of each."""
-    parents, found = {}, collections.Counter()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = pathlib.Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            parents[int(entry)] = (int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGESIZE"))
-    for number, (_, size) in parents.items():
-        line, at = [number], number
+def _processes(root: int) -> Iterator[tuple[int, str, int, float]]:
+    """Every process below the command's, and itself: number, kind, resident bytes now, processor seconds so far."""
+    parents, found = {}, {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it may have ended
+            fields = pathlib.Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+            command = pathlib.Path("/proc", entry, "cmdline").read_bytes()
+            parents[int(entry)] = int(fields[1])
+            kind = "JVM" if b"java" in command.split(b"\0")[0] else "worker" if b"pyspark" in command else "command"
+            ticks = int(fields[11]) + int(fields[12])
+            found[int(entry)] = (kind, int(fields[21]) * os.sysconf("SC_PAGESIZE"), ticks / os.sysconf("SC_CLK_TCK"))
+    for number, (kind, size, seconds) in found.items():
+        at = number
         while at in parents and at != root:
-            at = parents[at][0]
-            line.append(at)
-        if at != root:
-            continue
-        try:
-            command = pathlib.Path("/proc", str(number), "cmdline").read_bytes()
-        except OSError:
-            continue
-        kind = "command" if number == root else "JVM" if b"java" in command.split(b"\0")[0] else "worker" if b"pyspark" in command else ""
-        if kind:
-            found[kind] = max(found[kind], size)
-    return found
+            at = parents[at]
+        if at == root:
+            yield number, kind, size, seconds
 
 
 def main() -> None:
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--unit_bytes", type=int, default=64_000_000)
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    read = stages.pages(args.debs, unspaced=False)
+    read = stages.pages(args.debs, unspaced=False, step=4)
     pages = [page.decode("utf-8", "replace") for _, page in read]
     texts = [text for batch in stages.documents(stages.found(read)) for text in batch["text"].to_pylist()]
     random.Random(0).shuffle(pages)

@@ -50,7 +50,7 @@ class Index:
 
     @functools.cached_property
     def endings(self) -> dict[int, np.ndarray]:
-        """n -> bool [2^22]: the last bits that an n-gram has if it is one of these."""
+        """The last bits that an n-gram has if it is one of these: n -> bool [2^22]."""
         tables = {n: np.zeros(int(_ENDING) + 1, bool) for n in self.grams}
         for n, table in tables.items():
             table[self.grams[n] & _ENDING] = True

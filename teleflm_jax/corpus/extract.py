@@ -67,14 +67,8 @@ def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, ma
             tally.drop("unknown character set", origin, content)
             continue
         if kind == "html":
-            if text.count("<") > MAX_TAGS:
-                tally.drop(f"more than {MAX_TAGS:,} tags", origin, text)
-                continue
-            if is_too_nested(text):
-                tally.drop(f"nested deeper than {MAX_NESTING}", origin, text)
-                continue
-            if has_too_many_attributes(text):
-                tally.drop(f"more than {MAX_ATTRIBUTES} attributes", origin, text)
+            if reason := objection(text):
+                tally.drop(reason, origin, text)
                 continue
             text = main_content(text)
         if not text.strip() or "\0" in text:
@@ -108,10 +102,19 @@ def decode(content: bytes, charset: str) -> str | None:
     return None
 
 
-def is_too_nested(html: str) -> bool:
-    """Say whether a page's elements stand in one another deeper than any person would write them."""
-    page = np.frombuffer(html.encode("utf-8", "surrogatepass") + bytes(2 * _NAME), np.uint8)
-    at = np.flatnonzero(page == ord("<"))
+def objection(html: str) -> str:
+    """Say why a page would take the square of its length to read; empty if it does not."""
+    page = html.encode("utf-8", "surrogatepass") + bytes(2 * _NAME)
+    at = np.flatnonzero(np.frombuffer(page, np.uint8) == ord("<"))
+    if len(at) > MAX_TAGS:
+        return f"more than {MAX_TAGS:,} tags"
+    if _is_too_nested(np.frombuffer(page, np.uint8), at):
+        return f"nested deeper than {MAX_NESTING}"
+    return f"more than {MAX_ATTRIBUTES} attributes" if _has_too_many_attributes(page, at) else ""
+
+
+def _is_too_nested(page: np.ndarray, at: np.ndarray) -> bool:
+    """Whether the elements that begin or end at places of a page stand in one another deeper than any person would write them."""
     if len(at) <= MAX_NESTING:
         return False
     is_end = page[at + 1] == ord("/")
@@ -134,10 +137,9 @@ def is_too_nested(html: str) -> bool:
     return bool(np.cumsum(depths).max() > MAX_NESTING)
 
 
-def has_too_many_attributes(html: str) -> bool:
-    """Say whether an element has more attributes than any person would write; long values, as of pictures, are none."""
-    page = html.encode("utf-8", "surrogatepass")
-    at = np.append(np.flatnonzero(np.frombuffer(page, np.uint8) == ord("<")), len(page))
+def _has_too_many_attributes(page: bytes, at: np.ndarray) -> bool:
+    """Whether an element has more attributes than any person would write; long values, as of pictures, are none."""
+    at = np.append(at, len(page))
     tags = (page[at[i] + 1 : at[i + 1]] for i in np.flatnonzero(np.diff(at) > _LONG_TAG))
     return any(tag[:1].isalpha() and len(_ATTRIBUTE.findall(_QUOTED.sub(b'"', tag).partition(b">")[0])) > MAX_ATTRIBUTES for tag in tags)
 

@@ -92,10 +92,9 @@ def ours(read: list[tuple[str, bytes]], rounds: int) -> tuple[dict[str, float], 
         for _ in duplicates.signatures(texts, priority=0, config=exact):
             pass
 
-    def whole() -> None:
-        for batch in pages_:
-            documents_ = extract.extract([batch], Tally(), domain="web", source="packages", config=ExtractConfig())
-            kept = list(clean.clean(documents_, Tally(), config=cleaning))
+    def whole(read: list[pa.RecordBatch]) -> None:
+        for batch in read:
+            kept = list(clean.clean([batch], Tally(), config=cleaning))
             list(paragraphs.hashes(kept, config=ParagraphConfig()))
             left = list(paragraphs.without(kept, {}, Tally(), config=ParagraphConfig()))
             list(duplicates.signatures(left, priority=0, config=exact))
@@ -112,7 +111,8 @@ def ours(read: list[tuple[str, bytes]], rounds: int) -> tuple[dict[str, float], 
         "paragraphs' hashes": (size, lambda: list(paragraphs.hashes(texts, config=ParagraphConfig()))),
         "signatures": (size, sign),
         "decontamination": (size, lambda: list(contamination.decontaminate(texts, index, Tally(), [], config=DecontaminateConfig()))),
-        "all of these on each batch, MB of text": (size, whole),
+        "text to tokenisation": (size, lambda: whole(texts)),
+        "pages to tokenisation, MB of text": (size, lambda: whole(documents(pages_))),
     }
     for _, work in steps.values():
         work()  # tables that are made once

@@ -1,8 +1,8 @@
 """Names the languages of a batch of texts: py3langid's model, all texts at a time.
 
 The model is an automaton over UTF-8 bytes whose states tell which features have been seen, and a naive Bayes classifier over these. The
-library walks one text in a loop over its bytes; here all texts of a batch take each step together. The features, their counts and the
-weights are the library's, so the answers are, but for sums of float32 that are equal to the last digits.
+library walks one text in a loop over its bytes; here pieces of all texts of a batch take each step together. The features, their counts
+and the weights are the library's, so the answers are, but for sums of float32 that are equal to the last digits.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 CHARACTERS = 1000
 """Of a text's beginning, by which its language is named."""
+PIECE = 64
+"""Bytes that are walked one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Model:
     """uint32: the next state."""
     outputs: np.ndarray
     """int32 [states]: the feature that is seen there, or -1."""
+    reach: int
+    """Bytes on which a state depends at most."""
 
 
 def languages(texts: Sequence[str]) -> list[str]:
@@ -52,14 +56,9 @@ def languages(texts: Sequence[str]) -> list[str]:
 def load() -> Model:
     """Read the model, once in a process: 130 MB."""
     read = LanguageIdentifier.from_model_file(MODEL_FILE)
-    return Model(
-        tuple(read.nb_classes),
-        np.asarray(read.nb_pc, np.float32),
-        np.asarray(read.nb_ptc, np.float32),
-        np.asarray(read.tk_row, np.int32) << 8,
-        np.frombuffer(read.tk_nextmove, np.uint32),
-        np.asarray(read.tk_output, np.int32),
-    )
+    moves, bases = np.frombuffer(read.tk_nextmove, np.uint32), np.asarray(read.tk_row, np.int32) << 8
+    prior, weights = np.asarray(read.nb_pc, np.float32), np.asarray(read.nb_ptc, np.float32)
+    return Model(tuple(read.nb_classes), prior, weights, bases, moves, np.asarray(read.tk_output, np.int32), _reach(moves, bases))
 
 
 def _bytes(text: str) -> bytes:
@@ -70,16 +69,37 @@ def _bytes(text: str) -> bytes:
 
 
 def _features(model: Model, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count texts' features: number of the text, feature, count, sorted by both."""
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # so that those which have not ended are the first ones
-    lengths = np.array([len(texts[i]) for i in order])
-    longest = int(lengths.max(initial=0))
-    letters = np.frombuffer(b"".join(texts[i].ljust(longest, b"\0") for i in order), np.uint8).reshape(len(texts), longest)
-    letters = np.ascontiguousarray(letters.T, np.int32)
-    states = np.zeros((longest + 1, len(texts)), np.uint32)  # all begin in state 0, in which no feature is seen
-    for step, running in enumerate(np.searchsorted(-lengths, -np.arange(longest)).tolist()):
-        states[step + 1, :running] = model.moves[model.bases[states[step, :running]] + letters[step, :running]]
-    found = model.outputs[states]
-    steps, places = np.nonzero(found >= 0)
-    keys, counts = np.unique(np.array(order, np.int64)[places] << 32 | found[steps, places], return_counts=True)
+    """Count texts' features: number of the text, feature, count, sorted by both.
+
+    All pieces of PIECE bytes of all texts take a step together. A state is what the last `reach` bytes make of any state before them, so a
+    piece that is not a text's first comes to its own states by walking over those first.
+    """
+    lengths = np.array([len(text) for text in texts], np.int64)
+    pieces = -(-lengths // PIECE)
+    owners = np.repeat(np.arange(len(texts)), pieces)
+    firsts = (np.arange(len(owners)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * PIECE
+    at = (np.cumsum(lengths) - lengths)[owners] + firsts + model.reach
+    letters = np.frombuffer(bytes(model.reach) + b"".join(texts) + bytes(PIECE), np.uint8)
+    states = np.zeros(len(owners), np.uint32)
+    found = np.empty((PIECE, len(owners)), np.int32)
+    for step in range(-model.reach, PIECE):
+        if step == 0:
+            states[firsts == 0] = 0
+        states = model.moves[model.bases[states] + letters[at + step]]
+        if step >= 0:
+            found[step] = model.outputs[states]
+    seen = (found >= 0) & (np.arange(PIECE)[:, None] < lengths[owners] - firsts)
+    places = np.nonzero(seen)[1]
+    keys, counts = np.unique(owners[places] << 32 | found[seen], return_counts=True)
     return keys >> 32, keys & 0xFFFFFFFF, counts
+
+
+def _reach(moves: np.ndarray, bases: np.ndarray) -> int:
+    """Moves that it takes to the state that is the farthest from the first: the length of the longest feature."""
+    distant, new, reach = np.zeros(len(bases), bool), np.zeros(1, np.int64), -1
+    while len(new):
+        distant[new] = True
+        reach += 1
+        new = np.unique(moves[(bases[new][:, None] + np.arange(256)).ravel()])
+        new = new[~distant[new]]
+    return reach

@@ -120,12 +120,9 @@ def _is_too_nested(page: np.ndarray, at: np.ndarray) -> bool:
     is_end = page[at + 1] == ord("/")
     names, is_long = _names(page, at + 1 + is_end)
     # sorted by name, in a name as they stand in the page
-    bits = np.uint64(len(at).bit_length())
-    keys = np.sort((names >> bits << bits) | np.arange(len(at), dtype=np.uint64))
-    names, order = keys >> bits, (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-    first = np.append(True, names[1:] != names[:-1])
+    order, first = tokens.ordered(names)
     groups = np.cumsum(first)
-    counted = ~np.isin(names[first], _uncounted() >> bits)[groups - 1]
+    counted = ~np.isin(names[order[first]], _uncounted())[groups - 1]
     steps = np.where(is_end[order], -1 * ~is_long[order], 1) * counted
     # of each name, how many are open, and the least that would have been so far: where that falls, an end ends nothing and is no step
     sums = np.cumsum(steps)

@@ -19,6 +19,7 @@ BULLETS = frozenset("-*•‣▶►●○■□◆◇·※–—")
 SHORT_LINE, SHORT_UNSPACED_LINE = 30, 12
 """Characters."""
 _BLANK, _SIGN, _LETTER = 0, 1, 2
+_TEXT_FACTOR = np.uint64(0xD1B54A32D192ED03)
 _TOP, _REPEATED = range(2, 5), range(5, 11)
 """Sizes of n-grams that rules ask about."""
 
@@ -133,17 +134,15 @@ def repetitions(found: tokens.Tokens, characters: np.ndarray) -> dict[int, np.nd
     texts = len(found.offsets) - 1
     owners = np.repeat(np.arange(texts), np.diff(found.offsets))
     ends, before = found.offsets[1:], _before(found.lengths)
-    bits = np.uint64(max(1, texts - 1).bit_length())
     places, sums, shares = np.arange(len(owners)), found.hashes, {}
     for n in (*_TOP, *_REPEATED):
         inside = places + n <= ends[owners[places]]
         places, sums = places[inside], sums[inside]
         sums = tokens.longer(sums, found.hashes[places + n - 1], n)
-        # a text's number and what is left of the hash: a wrong match in a text of a million n-grams has a chance of 3e-5
-        keys = (owners[places].astype(np.uint64) << (np.uint64(64) - bits)) | (tokens.mix(sums.copy()) >> bits)
-        members, firsts, counts = _groups(keys)
+        members, firsts, counts = _groups(tokens.mix(sums + owners[places].astype(np.uint64) * _TEXT_FACTOR))
         if n in _TOP:
-            shares[n] = _commonest(owners[places[firsts]], counts, before[places[firsts] + n] - before[places[firsts]], texts) / characters
+            at = places[firsts]
+            shares[n] = _commonest(owners[at], at, counts, before[at + n] - before[at], texts) / characters
         again = np.zeros(len(places), bool)
         again[members] = True
         repeated = np.flatnonzero(again)
@@ -157,24 +156,20 @@ def repetitions(found: tokens.Tokens, characters: np.ndarray) -> dict[int, np.nd
 
 
 def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where keys stand that are there more than once; of each such key, the lowest first, the first place and how many there are."""
-    order = np.argsort(keys)
-    sorted_ = keys[order]
-    same = sorted_[1:] == sorted_[:-1]
-    grouped = np.append(same, False) | np.append(False, same) if len(keys) else np.empty(0, bool)
-    members, sorted_ = order[grouped], sorted_[grouped]
-    if not len(members):
-        return members, members, members
-    starts = np.append(0, np.flatnonzero(sorted_[1:] != sorted_[:-1]) + 1)
-    return members, np.minimum.reduceat(members, starts), np.diff(np.append(starts, len(members)))
+    """Where keys stand that are there more than once; of each such key the first place, and how many there are."""
+    order, unlike = tokens.ordered(keys)
+    grouped = ~unlike | np.append(~unlike[1:], False)[: len(keys)]
+    members = order[grouped]
+    starts = np.flatnonzero(unlike[grouped])
+    return members, members[starts], np.diff(np.append(starts, len(members)))
 
 
-def _commonest(owners: np.ndarray, counts: np.ndarray, sizes: np.ndarray, texts: int) -> np.ndarray:
-    """Of the groups of each text, in ascending order, count times size of the first that has the highest count; 0 where there is none."""
-    order = np.lexsort((-counts, owners))
-    named, first = np.unique(owners[order], return_index=True)
+def _commonest(owners: np.ndarray, firsts: np.ndarray, counts: np.ndarray, sizes: np.ndarray, texts: int) -> np.ndarray:
+    """Of the groups of each text, count times size of the one with the highest count, of several the first; 0 where there is none."""
+    order = np.lexsort((firsts, -counts, owners))
+    named, best = np.unique(owners[order], return_index=True)
     found = np.zeros(texts)
-    found[named] = (counts * sizes)[order[first]]
+    found[named] = (counts * sizes)[order[best]]
     return found
 
 

@@ -165,6 +165,17 @@ def simplified_forms() -> np.ndarray:
         converted = opencc.OpenCC("t2s").convert("\n".join(map(chr, range(first, last + 1))))
         table[first : last + 1] = [ord(form) for form in converted.split("\n")]
     return table[table]  # once more, since a few forms have a simpler one again
+def ordered(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring equal hashes together, in their order: int64 [n], their places, and bool [n], is unlike the one before.
+
+    Places stand in the last bits while hashes are sorted, which is five times as fast as sorting places by hashes; of a million hashes 44
+    bits are compared.
+    """
+    bits = np.uint64(len(hashes).bit_length())
+    values = np.sort((hashes >> bits << bits) | np.arange(len(hashes), dtype=np.uint64))
+    unlike = np.ones(len(hashes), bool)
+    unlike[1:] = values[1:] >> bits != values[:-1] >> bits
+    return (values & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64), unlike
 
 
 @functools.cache

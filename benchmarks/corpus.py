@@ -1,7 +1,7 @@
 """MB/s of one core for each stage of the corpus pipeline, beside datatrove's blocks on the same documents in the same run; prints JSON.
 
     python benchmarks/corpus.py [--debs data/debs] [--peer /tmp/datatrove/bin/python]
-    /tmp/datatrove/bin/pip install datatrove==0.10.1 trafilatura lxml_html_clean nltk spacy "xxhash<4" regex tokenizers
+    /tmp/datatrove/bin/pip install datatrove==0.10.1 trafilatura lxml_html_clean nltk spacy "xxhash<3.6" regex tokenizers
 
 The second line installs the peer into a venv of its own, which without datatrove's extras takes 0.5 GB; without --peer we are measured
 alone. Documents are HTML pages of Debian packages: manuals in English, and LibreOffice's help in English, German, French, Russian and

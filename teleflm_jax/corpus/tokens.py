@@ -165,6 +165,8 @@ def simplified_forms() -> np.ndarray:
         converted = opencc.OpenCC("t2s").convert("\n".join(map(chr, range(first, last + 1))))
         table[first : last + 1] = [ord(form) for form in converted.split("\n")]
     return table[table]  # once more, since a few forms have a simpler one again
+
+
 def ordered(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bring equal hashes together, in their order: int64 [n], their places, and bool [n], is unlike the one before.
 

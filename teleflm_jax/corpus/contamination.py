@@ -29,6 +29,7 @@ COMMON = 10
 """Documents with one and the same phrase, from which it is rather a phrase than an item. After GPT-3's appendix C."""
 _FULL_WIDTH = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
 _NARROW = {point: point - 0xFEE0 for point in range(0xFF01, 0xFF5F)}
+_ENDING = np.uint64((1 << 22) - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,14 @@ class Index:
     """Benchmark -> texts in it that are too short to be found."""
     ignored: dict[str, int]
     """Benchmark -> texts in it that are nothing but phrases to be ignored."""
+
+    @functools.cached_property
+    def endings(self) -> dict[int, np.ndarray]:
+        """The last bits that an n-gram has if it is one of these: n -> bool [2^22]."""
+        tables = {n: np.zeros(int(_ENDING) + 1, bool) for n in self.grams}
+        for n, table in tables.items():
+            table[self.grams[n] & _ENDING] = True
+        return tables
 
 
 def index(config: DecontaminateConfig) -> Index:
@@ -109,16 +118,22 @@ def hits(found: Index, batch: tokens.Tokens) -> dict[int, list[tuple[int, int, i
         Text -> (benchmark, first code point, end) of each n-gram that is an item's, code points counted in the lower-cased batch.
     """
     places: dict[int, list[tuple[int, int, int]]] = collections.defaultdict(list)
-    for n, wanted in found.grams.items():
-        grams = tokens.grams(batch.hashes, n)
-        at = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
-        for first in np.flatnonzero(wanted[at] == grams).tolist() if len(grams) else ():
+    sums, before = batch.hashes, 1
+    for n in sorted(found.grams):
+        if len(batch.hashes) < n:
+            break
+        for size in range(before + 1, n + 1):
+            sums = tokens.longer(sums[: len(batch.hashes) - size + 1], batch.hashes[size - 1 :], size)
+        before = n
+        grams, wanted = tokens.mix(sums.copy()), found.grams[n]
+        maybe = np.flatnonzero(found.endings[n][grams & _ENDING])  # to look all of them up would take ten times as long
+        at = np.minimum(np.searchsorted(wanted, grams[maybe]), len(wanted) - 1)
+        hit = wanted[at] == grams[maybe]
+        for first, owner in zip(maybe[hit].tolist(), found.owners[n][at[hit]].tolist(), strict=True):
             text = int(np.searchsorted(batch.offsets, first, side="right")) - 1
             last = first + n - 1
             if last < batch.offsets[text + 1]:  # and does not reach into the next text
-                places[text].append(
-                    (int(found.owners[n][at[first]]), int(batch.starts[first]), int(batch.starts[last] + batch.lengths[last]))
-                )
+                places[text].append((owner, int(batch.starts[first]), int(batch.starts[last] + batch.lengths[last])))
     return places
 
 
@@ -139,10 +154,10 @@ def decontaminate(
         lowered = [folded(text) for text in texts]
         whole = "".join(lowered)
         borders = np.cumsum([0, *map(len, lowered)])
-        for i, places in hits(found, tokens.tokens(lowered)).items():
+        for i, places in sorted(hits(found, tokens.tokens(lowered)).items()):
             origin = batch["origin"][i].as_py()
             for number, count in sorted(collections.Counter(owner for owner, _, _ in places).items()):
-                first, end = next((first, end) for owner, first, end in places if owner == number)
+                first, end = min((first, end) for owner, first, end in places if owner == number)
                 name = found.benchmarks[number]
                 listed.append({"id": batch["id"][i].as_py(), "origin": origin, "benchmark": name, "hits": count, "text": whole[first:end]})
             name = found.benchmarks[min(owner for owner, _, _ in places)]

@@ -1,14 +1,15 @@
 """Pages to text: the character set, then the main content, by resiliparse or trafilatura."""
 
-import collections
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
-from teleflm_jax.corpus import rows
+from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import ExtractConfig
 from teleflm_jax.corpus.tally import Tally
 
@@ -25,16 +26,17 @@ _WIDER = {"gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr":
 """Python's names of what browsers read, where those of the standard are narrower. Source: WHATWG's Encoding Standard."""
 _ALIASES = {"latin-1": "latin1", "cp936": "gbk", "gb-18030": "gb18030", "cp932": "shift_jis", "cp949": "euc-kr"}
 """Names that browsers do not know."""
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-_UNCOUNTED = frozenset(
-    "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th tbody tfoot colgroup option "
-    "thead html head body path circle rect line polyline polygon ellipse use stop image".split()
+_UNCOUNTED = (
+    b"area base br col embed hr img input link meta param source track wbr p li dt dd tr td th tbody tfoot colgroup option "
+    b"thead html head body path circle rect line polyline polygon ellipse use stop image".split()
 )
 """Elements without an end, those whose end may be left out, and pictures' shapes, which end themselves."""
-
+_NAME = 16
+"""Letters of an element's name that are compared; of longer ones no end counts, so that they seem the deeper."""
+_ONES = np.uint64(0x0101010101010101)
 _LONG_TAG = 20 * MAX_ATTRIBUTES
-"""Characters; below, whatever stands in a tag takes no time."""
-_QUOTED, _ATTRIBUTE = re.compile(r"\"[^\"]*\"|'[^']*'"), re.compile(r"[^\s/\"'=]+")
+"""Bytes; below, whatever stands in a tag takes no time."""
+_QUOTED, _ATTRIBUTE = re.compile(rb"\"[^\"]*\"|'[^']*'"), re.compile(rb"[^\s/\"'=]+")
 
 _LINKED = re.compile(r"href=[\"']#([^\"'<>]+)")
 _SECTION = re.compile(r"<(?:section|div)\b[^<>]*>(?=\s*(?:<span [^<>]*></span>\s*)*<h[1-6]\b)")
@@ -65,14 +67,8 @@ def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, ma
             tally.drop("unknown character set", origin, content)
             continue
         if kind == "html":
-            if text.count("<") > MAX_TAGS:
-                tally.drop(f"more than {MAX_TAGS:,} tags", origin, text)
-                continue
-            if is_too_nested(text):
-                tally.drop(f"nested deeper than {MAX_NESTING}", origin, text)
-                continue
-            if has_too_many_attributes(text):
-                tally.drop(f"more than {MAX_ATTRIBUTES} attributes", origin, text)
+            if reason := objection(text):
+                tally.drop(reason, origin, text)
                 continue
             text = main_content(text)
         if not text.strip() or "\0" in text:
@@ -106,28 +102,70 @@ def decode(content: bytes, charset: str) -> str | None:
     return None
 
 
-def is_too_nested(html: str) -> bool:
-    """Say whether a page's elements stand in one another deeper than any person would write them."""
-    if html.count("<") <= MAX_NESTING:
+def objection(html: str) -> str:
+    """Say why a page would take the square of its length to read; empty if it does not."""
+    page = html.encode("utf-8", "surrogatepass") + bytes(2 * _NAME)
+    at = np.flatnonzero(np.frombuffer(page, np.uint8) == ord("<"))
+    if len(at) > MAX_TAGS:
+        return f"more than {MAX_TAGS:,} tags"
+    if _is_too_nested(np.frombuffer(page, np.uint8), at):
+        return f"nested deeper than {MAX_NESTING}"
+    return f"more than {MAX_ATTRIBUTES} attributes" if _has_too_many_attributes(page, at) else ""
+
+
+def _is_too_nested(page: np.ndarray, at: np.ndarray) -> bool:
+    """Whether the elements that begin or end at places of a page stand in one another deeper than any person would write them."""
+    if len(at) <= MAX_NESTING:
         return False
-    depth = 0
-    begun: collections.Counter = collections.Counter()
-    for tag in _TAG.finditer(html):
-        name = tag[2].lower()
-        if name in _UNCOUNTED or (tag[1] and not begun[name]):  # an end without a beginning ends nothing
-            continue
-        step = -1 if tag[1] else 1
-        begun[name] += step
-        depth += step
-        if depth > MAX_NESTING:
-            return True
-    return False
+    is_end = page[at + 1] == ord("/")
+    names, is_long = _names(page, at + 1 + is_end)
+    # sorted by name, in a name as they stand in the page
+    order, first = tokens.ordered(names)
+    groups = np.cumsum(first)
+    counted = ~np.isin(names[order[first]], _uncounted())[groups - 1]
+    steps = np.where(is_end[order], -1 * ~is_long[order], 1) * counted
+    # of each name, how many are open, and the least that would have been so far: where that falls, an end ends nothing and is no step
+    sums = np.cumsum(steps)
+    least = np.minimum(0, sums - (sums - steps)[first][groups - 1]) - groups * (len(at) + 1)
+    least = np.minimum.accumulate(least) + groups * (len(at) + 1)
+    steps[least < np.where(first, 0, np.append(0, least[:-1]))] = 0
+    depths = np.empty_like(steps)
+    depths[order] = steps
+    return bool(np.cumsum(depths).max() > MAX_NESTING)
 
 
-def has_too_many_attributes(html: str) -> bool:
-    """Say whether an element has more attributes than any person would write; long values, as of pictures, are none."""
-    tags = (piece for piece in html.split("<") if len(piece) > _LONG_TAG and piece[:1].isalpha())
-    return any(len(_ATTRIBUTE.findall(_QUOTED.sub('"', tag).partition(">")[0])) > MAX_ATTRIBUTES for tag in tags)
+def _has_too_many_attributes(page: bytes, at: np.ndarray) -> bool:
+    """Whether an element has more attributes than any person would write; long values, as of pictures, are none."""
+    at = np.append(at, len(page))
+    tags = (page[at[i] + 1 : at[i + 1]] for i in np.flatnonzero(np.diff(at) > _LONG_TAG))
+    return any(tag[:1].isalpha() and len(_ATTRIBUTE.findall(_QUOTED.sub(b'"', tag).partition(b">")[0])) > MAX_ATTRIBUTES for tag in tags)
+
+
+def _names(page: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the elements' names that begin at places of a page, 64 bits, and whether they are longer than `_NAME`; 0 for no name."""
+    letters = _letters()[page]
+    eights = np.ndarray(len(page) - 7, "<u8", letters, strides=(1,))  # at every place the eight bytes from there on
+    halves, whole = [], letters[starts] >= ord("a")
+    for place in (starts, starts + _NAME // 2):
+        values = eights[place]
+        zeros = (values - _ONES) & ~values & (_ONES << np.uint64(7))  # the lowest bit marks the first byte that is 0
+        lowest = zeros & (~zeros + np.uint64(1))
+        halves.append(np.where(whole, values & ((lowest >> np.uint64(7)) - np.uint64(1)), 0))
+        whole &= zeros == 0
+    hashes = tokens.mix(tokens.mix(halves[0].copy()) + halves[1])
+    return hashes, whole & (letters[starts + _NAME] > 0)
+
+
+@functools.cache
+def _uncounted() -> np.ndarray:
+    page = np.frombuffer(b"".join(name.ljust(_NAME + 1, b"\0") for name in (b"", *_UNCOUNTED)) + bytes(_NAME), np.uint8)
+    return _names(page, (_NAME + 1) * np.arange(len(_UNCOUNTED) + 1))[0]
+
+
+@functools.cache
+def _letters() -> np.ndarray:
+    """uint8 [256]: what may stand in an element's name, in lower case; 0 for all else."""
+    return np.frombuffer(bytes(i if chr(i).isalnum() else 0 for i in range(128)).lower() + bytes(128), np.uint8)
 
 
 def without_names_of_sections(html: str) -> str:

@@ -5,6 +5,7 @@ section 2, "paragraph-level deduplication"; the normalisation is CCNet's (Wenzek
 do not count. A paragraph is a line.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from teleflm_jax.corpus.config import CODE, ParagraphConfig
 from teleflm_jax.corpus.tally import Tally
 
 HASHES = pa.schema({"language": pa.string(), "hash": pa.int64(), "id": pa.int64(), "line": pa.int32()})
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_FACTOR = 0x9E3779B97F4A7C15
 _ZERO, _LINE_END = ord("0"), ord("\n")
 
 
@@ -53,20 +54,18 @@ def lines_of(texts: Sequence[str], min_characters: int) -> tuple[np.ndarray, np.
         uint64 hash, int64 number of the text, and int64 number of the line in it, of each line that counts.
     """
     points, borders = tokens.code_points([text.lower() + "\n" for text in texts])
-    ends = points == _LINE_END
-    numbers = np.cumsum(ends) - ends
+    line_ends = points == _LINE_END
+    numbers = np.cumsum(line_ends) - line_ends
     kinds = tokens.classes()[points]
     kept = np.flatnonzero(kinds)
     line_of = numbers[kept]
-    weights = np.bincount(line_of, np.where(kinds[kept] == tokens.SINGLE, 3, 1), minlength=int(ends.sum()))
-    counts = np.bincount(line_of, minlength=int(ends.sum()))
-    values = np.where(_is_digit(points[kept]), _ZERO, points[kept]).astype(np.uint64)
+    weights = np.bincount(line_of, np.where(kinds[kept] == tokens.SINGLE, 3, 1), minlength=int(line_ends.sum()))
+    counts = np.bincount(line_of, minlength=int(line_ends.sum()))
     filled = np.flatnonzero(counts)
-    starts = np.cumsum(counts[filled]) - counts[filled]
-    places = np.arange(len(kept)) - np.repeat(starts, counts[filled])
-    found = tokens.sums(tokens.mix(values), places, counts[filled], _FACTOR)
+    ends = np.cumsum(counts[filled])
+    found = tokens.runs(_values()[points[kept]], ends - counts[filled], ends, _FACTOR)
     good = weights[filled] >= min_characters
-    first_lines = np.cumsum(ends)[borders[1:] - 1]  # lines up to the end of each text
+    first_lines = numbers[borders[1:] - 1] + 1  # lines up to the end of each text
     firsts = np.concatenate([[0], first_lines[:-1]]) if len(texts) else np.empty(0, np.int64)
     chosen = filled[good]
     owners = np.searchsorted(first_lines, chosen, side="right")
@@ -111,5 +110,9 @@ def without(
         yield rows.with_text(batch, texts)
 
 
-def _is_digit(points: np.ndarray) -> np.ndarray:
-    return (points >= _ZERO) & (points <= _ZERO + 9)
+@functools.cache
+def _values() -> np.ndarray:
+    """uint64 [0x110000]: what a code point adds to a hash; all digits the same."""
+    values = tokens.mixed().copy()
+    values[_ZERO : _ZERO + 10] = values[_ZERO]
+    return values

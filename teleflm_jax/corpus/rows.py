@@ -36,8 +36,8 @@ DOCUMENT = pa.schema(
 )
 """What every later stage takes and yields."""
 BATCH_ROWS = 1024
-BATCH_BYTES = 4 << 20
-"""Enough for numpy to be worth its calls, little enough that several copies of a batch are no matter."""
+BATCH_BYTES = 1 << 20
+"""Enough for numpy to be worth its calls, little enough that what it makes of a batch stays in a processor's caches."""
 
 
 def batches(rows: Iterable[tuple], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

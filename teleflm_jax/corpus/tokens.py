@@ -30,7 +30,7 @@ _UNSPACED = (
     (0x20000, 0x323AF),
 )
 _HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
-_CHARACTER_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_CHARACTER_FACTOR = 0x9E3779B97F4A7C15
 _TOKEN_FACTOR = 0xD6E8FEB86659FD93
 _SHIFTS = tuple(np.uint64(n) for n in (30, 27, 31))
 _MIXERS = tuple(np.uint64(n) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -74,13 +74,10 @@ def tokens(texts: Sequence[str], simplified: Sequence[bool] = ()) -> Tokens:
     begins[1:] &= ~same
     starts = np.flatnonzero(begins)
     ends = np.flatnonzero(np.append((kinds[:-1] != OTHER) & ~same, kinds[-1:] != OTHER)) + 1
-    lengths = ends - starts
-    kept = np.flatnonzero(kinds)
-    places = np.arange(len(kept)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return Tokens(
-        hashes=sums(mix(points[kept].astype(np.uint64)), places, lengths, _CHARACTER_FACTOR),
+        hashes=runs(mixed()[points], starts, ends, _CHARACTER_FACTOR),
         starts=starts,
-        lengths=lengths,
+        lengths=ends - starts,
         single=kinds[starts] == SINGLE,
         offsets=np.searchsorted(starts, borders),
     )
@@ -93,8 +90,13 @@ def grams(hashes: np.ndarray, n: int) -> np.ndarray:
         return np.empty(0, np.uint64)
     found = hashes[:count].copy()
     for i in range(1, n):
-        found += hashes[i : i + count] * np.uint64(pow(_TOKEN_FACTOR, i, 2**64))
+        found = longer(found, hashes[i : i + count], i + 1)
     return mix(found)
+
+
+def longer(sums: np.ndarray, hashes: np.ndarray, n: int) -> np.ndarray:
+    """Sums of n tokens from those of n - 1 and the hashes of the last; `mix` makes hashes of sums."""
+    return sums + hashes * np.uint64(pow(_TOKEN_FACTOR, n - 1, 2**64))
 
 
 def shingles(found: Tokens, index: int, n: int) -> np.ndarray:
@@ -117,6 +119,25 @@ def sums(values: np.ndarray, places: np.ndarray, lengths: np.ndarray, factor: np
     powers[0] = 1
     np.multiply.accumulate(powers, out=powers)
     return mix(np.add.reduceat(values * powers[places], np.cumsum(lengths) - lengths))
+
+
+def runs(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) -> np.ndarray:
+    """Hash runs [start, end) of values, as `sums` does: by differences of running sums, so that what lies between them costs no more.
+
+    The value at i counts factor^i times, and is divided by factor^start at the end; modulo 2^64 an odd factor can be divided by.
+    """
+    high, low = _powers(factor, len(values))
+    total = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values * (high[:, None] * low).ravel()[: len(values)], out=total[1:])
+    high, low = _powers(pow(factor, -1, 2**64), len(values))
+    return mix((total[ends] - total[starts]) * high[starts // len(low)] * low[starts % len(low)])
+
+
+def _powers(factor: int, count: int, step: int = 1 << 12) -> tuple[np.ndarray, np.ndarray]:
+    """Powers whose products are those of a factor up to `count`: of every `step`-th exponent, and of those below `step`."""
+    high, low = (np.full(n, pow(factor, k, 2**64), np.uint64) for n, k in ((count // step + 1, step), (step, 1)))
+    high[0] = low[0] = 1
+    return np.multiply.accumulate(high), np.multiply.accumulate(low)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -144,6 +165,25 @@ def simplified_forms() -> np.ndarray:
         converted = opencc.OpenCC("t2s").convert("\n".join(map(chr, range(first, last + 1))))
         table[first : last + 1] = [ord(form) for form in converted.split("\n")]
     return table[table]  # once more, since a few forms have a simpler one again
+
+
+def ordered(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring equal hashes together, in their order: int64 [n], their places, and bool [n], is unlike the one before.
+
+    Places stand in the last bits while hashes are sorted, which is five times as fast as sorting places by hashes; of a million hashes 44
+    bits are compared.
+    """
+    bits = np.uint64(len(hashes).bit_length())
+    values = np.sort((hashes >> bits << bits) | np.arange(len(hashes), dtype=np.uint64))
+    unlike = np.ones(len(hashes), bool)
+    unlike[1:] = values[1:] >> bits != values[:-1] >> bits
+    return (values & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64), unlike
+
+
+@functools.cache
+def mixed() -> np.ndarray:
+    """uint64 [0x110000]: `mix` of every code point."""
+    return mix(np.arange(0x110000, dtype=np.uint64))
 
 
 @functools.cache

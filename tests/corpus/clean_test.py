@@ -91,23 +91,6 @@ def test_of_code_line_ends_and_control_characters_alone_change():
     assert clean.uniform(code, is_code=True) == 'def f():\n\tx = "e\u0301\u00a0schÃ¶n"   \n\n\n\n    return x\n'
 
 
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        (ENGLISH, "en"),
-        (CHINESE, "zh"),
-        ("Der Hafen war an diesem Morgen still, und die Boote, die mit der Flut gekommen waren, wurden von den Männern entladen.", "de"),
-        (
-            "Утром в гавани было тихо, и жители деревни разгружали лодки, которые пришли вместе с приливом. Дети смотрели на это с берега.",
-            "ru",
-        ),
-        ("その朝の港は静かで、潮とともに入ってきた船から村の人々が荷物を降ろしていました。", "ja"),
-    ],
-)
-def test_languages_are_named(text, language):
-    assert clean.language_of(text) == language
-
-
 def test_languages_outside_of_the_list_are_dropped_and_counted():
     german = "Der Hafen war an diesem Morgen still, und die Boote wurden von den Männern des Dorfes entladen."
     texts, languages, tally = cleaned((ENGLISH, "", "web"), (german, "", "web"), (CHINESE, "", "web"), languages=("en", "zh"), **BARE)

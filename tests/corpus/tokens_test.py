@@ -167,3 +167,15 @@ def test_texts_are_simplified_each_by_itself_and_nothing_else_changes(marked):
     plain = tokens.tokens(texts)
     assert found.hashes.tolist() == wanted.hashes.tolist()
     assert found.starts.tolist() == plain.starts.tolist() and found.offsets.tolist() == plain.offsets.tolist()
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40), st.lists(st.integers(0, 40), min_size=2, max_size=8))
+def test_runs_are_hashed_by_what_is_in_them_wherever_they_are(values, borders):
+    borders = sorted({border for border in borders if border < len(values)} | {len(values)})
+    values, starts, ends = np.array(values, np.uint64), np.array(borders[:-1], np.int64), np.array(borders[1:], np.int64)
+    inside = [value for start, end in zip(starts, ends, strict=True) for value in range(start, end)]
+    places = np.array([place for start, end in zip(starts, ends, strict=True) for place in range(end - start)], np.int64)
+    alone = tokens.sums(values[inside], places, ends - starts, np.uint64(12345677))
+    assert tokens.runs(values, starts, ends, 12345677).tolist() == alone.tolist()
+    far = np.concatenate([np.ones(100_003, np.uint64), values])
+    assert tokens.runs(far, starts + 100_003, ends + 100_003, 12345677).tolist() == alone.tolist()

@@ -21,7 +21,7 @@ from xml.parsers import expat
 from resiliparse.extract.html2text import extract_plain_text
 
 from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.extract import MAX_ATTRIBUTES, MAX_NESTING, has_too_many_attributes, is_too_nested
+from teleflm_jax.corpus.extract import objection
 from teleflm_jax.corpus.read import LONGEST, Found
 from teleflm_jax.corpus.tally import Tally
 
@@ -260,11 +260,8 @@ def _text(file: BinaryIO, post: Post, origin: str, tally: Tally) -> tuple[str, s
     """A post's title, text and date; one without text is counted."""
     file.seek(post.offset)
     title, body, date = json.loads(file.read(post.size))
-    if is_too_nested(body):
-        tally.drop(f"nested deeper than {MAX_NESTING}", origin, body)
-        return title, "", date
-    if has_too_many_attributes(body):
-        tally.drop(f"more than {MAX_ATTRIBUTES} attributes", origin, body)
+    if reason := objection(body):
+        tally.drop(reason, origin, body)
         return title, "", date
     text = plain(body)
     if not text:

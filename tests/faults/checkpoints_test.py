@@ -60,7 +60,6 @@ def part(tmp_path_factory):
     return folder, begun, commands.exact_rows(whole)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TensorStore's threads may end after the load that failed
 def test_damage_to_any_file_of_the_newest_checkpoint_is_found_or_harmless(part, tmp_path, happened):
     folder, begun, whole = part
     newest = pathlib.Path(checkpoint.FOLDER, str(NEWEST))

@@ -239,7 +239,7 @@ def _load(path: pathlib.Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_array(path: pathlib.Path, name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
-    store, parts = opened(path, name, f"{like.dtype}{list(like.shape)}"), {}
+    parts = {}
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         key = str(index)  # devices that hold the same share one reading
@@ -247,8 +247,14 @@ def _load_array(path: pathlib.Path, name: str, like: jax.ShapeDtypeStruct) -> ja
             parts[key] = np.asarray(store[index].read().result())
         return parts[key]
 
-    # waited for: what was read is let go only when the devices have it
-    return jax.block_until_ready(jax.make_array_from_callback(like.shape, like.sharding, part))
+    try:
+        store = opened(path, name, f"{like.dtype}{list(like.shape)}")
+        # waited for: what was read is let go only when the devices have it
+        return jax.block_until_ready(jax.make_array_from_callback(like.shape, like.sharding, part))
+    except ValueError as error:  # TensorStore's
+        if not _is_damage(error):
+            raise
+        raise Damaged(path, f"{name} cannot be read: {why(error)}") from error
 
 
 def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:

@@ -79,12 +79,12 @@ def signature(tree: Any) -> dict[str, str]:
 
 
 def why(error: Exception) -> str:
-    """The first line, and of TensorStore's long ones the part that says what happened."""
+    """The first line; of TensorStore's long ones its code, the file that it speaks of last, and what it says of that."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    causes = [cause for cause in (error.__cause__, error.__context__) if cause is not None]
-    if "TensorStore" in text or "incompatible handler" in text:
-        text = why(causes[0]) if causes else text
-    return re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", text)[:160]
+    text = re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", text)
+    if inner := re.match(r'([A-Z_]+): .*local file "(?:[^"]*/)?([^"/]+/[^"/]+)/?"(.*)', text):
+        text = f"{inner[1]} at {inner[2]}{inner[3]}"
+    return text[:160]
 
 
 def quiet() -> None:

@@ -46,7 +46,7 @@ test-faults: setup-dev
 	$(BIN)/python -m pytest -n 2 -q -m faults $(TESTS)
 
 test-corpus: setup-dev .venv/corpus
-	$(BIN)/python -m pytest -q -m corpus $(TESTS)
+	$(BIN)/python -m pytest -q -m corpus $(or $(TESTS),tests/corpus)
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu

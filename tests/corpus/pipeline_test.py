@@ -150,7 +150,9 @@ def test_a_corpus_against_an_earlier_one_adds_what_both_at_once_have_more(text, 
 
     def made(name: str, chosen: list[str], *parameters: str) -> pathlib.Path:
         sources = {source: f"{text}/{source}" for source in chosen}
+        formats = {source: "code" for source in chosen if source == "code"}
         own = [f"corpus.sources = {sources}", f"corpus.domains = { {source: domains[source] for source in chosen} }", *parameters]
+        own.append(f"corpus.formats = {formats}")
         call = command(text, tmp_path / name, "local[2]") + [word for one in own for word in ("--gin_param", one)]
         done = subprocess.run(call, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr

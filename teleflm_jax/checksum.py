@@ -89,7 +89,8 @@ def _of_sharded(x: jax.Array, sharding: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _bad(x: jax.Array) -> jax.Array:
-    return ~(jnp.abs(x).max() < jnp.inf) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.bool_(False)
+    """Asked of each element: a maximum will not do, since XLA's on a CPU loses NaN in long arrays."""
+    return ~jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.floating) else jnp.bool_(False)
 
 
 def _mixed(bits: Any, places: list) -> Any:

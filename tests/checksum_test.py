@@ -56,3 +56,11 @@ def test_it_says_whether_all_is_finite():
     assert checksum.of_tree(tree)[1] and checksum.of_tree({"b": jnp.arange(3)})[1]
     for value in (jnp.nan, jnp.inf):
         assert not checksum.of_tree(tree | {"c": jnp.array([0.0, value])})[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_not_finite_shows_wherever_it_lies_in_a_large_array(value):
+    for place in (0, 1, 4_096, 123_456, 3 * 256 * 256 - 1):
+        array = np.full((3, 256, 256), -2.0, np.float32)
+        array.flat[place] = value
+        assert not checksum.of_tree({"a": jnp.asarray(array)})[1], place

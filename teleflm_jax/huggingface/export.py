@@ -135,6 +135,8 @@ def export(job: Job, folder: pathlib.Path, texts: Mapping[str, str], watch: Call
     state = _begun(partial, job)
     left = [file for file in todo if file.name not in state["files"] or not (partial / file.name).is_file()]
     _refuse_small_disk(partial, left)
+    partial.mkdir(parents=True, exist_ok=True)
+    _put(partial / STATE, json.dumps(state))
     context = tensorstore.Context(READING)
     for file in watch(left):
         sums: dict[str, int] = {}
@@ -157,8 +159,6 @@ def _begun(partial: pathlib.Path, job: Job) -> dict:
     """What an export that was stopped has done, or a fresh beginning."""
     fresh = {"of": job.fingerprint, "files": {}}
     if not partial.exists():
-        partial.mkdir(parents=True)
-        _put(partial / STATE, json.dumps(fresh))
         return fresh
     try:
         state = json.loads((partial / STATE).read_text(encoding="utf-8"))
@@ -173,10 +173,11 @@ def _begun(partial: pathlib.Path, job: Job) -> dict:
 
 
 def _refuse_small_disk(partial: pathlib.Path, left: Sequence[File]) -> None:
-    need, free = sum(entry.num_bytes for file in left for entry in file.entries), shutil.disk_usage(partial).free
+    disk = next(place for place in (partial, *partial.absolute().parents) if place.exists())
+    need, free = sum(entry.num_bytes for file in left for entry in file.entries), shutil.disk_usage(disk).free
     if need > free:
         raise UserError(
-            f"got {free / 1e9:.1f} GB of free disk for {partial}; allowed: {need / 1e9:.1f} GB; free some space or change --out"
+            f"got {free / 1e6:,.1f} MB of free disk for {partial}; allowed: at least {need / 1e6:,.1f} MB; free some space or change --out"
         )
 
 

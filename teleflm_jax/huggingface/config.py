@@ -158,7 +158,7 @@ class _Keys:
     def number(self, key: str, default: float) -> float:
         value = self.value(key, default)
         if type(value) not in (int, float) or not (1e-30 < value < 1e30):
-            self.refuse(key, "a number above 0")
+            self.refuse(key, "a number above 0, from 1e-30 to 1e30")
         return float(value)
 
     def token(self, key: str) -> int | None:
@@ -172,6 +172,8 @@ class _Keys:
 
 def _llama(keys: _Keys, known: str) -> Description:
     width, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
+    if width % heads:
+        keys.refuse("num_attention_heads", f"a divisor of hidden_size, {width:,}")
     for key in ("attention_bias", "mlp_bias"):
         keys.only(key, False)
     keys.only("hidden_act", "silu")

@@ -75,7 +75,12 @@ def imported(path: pathlib.Path, bos: int | None, eos: int | None) -> str:
 def template(folder: pathlib.Path) -> str | None:
     """The chat template that comes with a model, as text."""
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8", errors="strict")
+        try:
+            return (folder / TEMPLATE).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"got {folder / TEMPLATE}, which is not UTF-8 ({error}); allowed: a template in UTF-8; fetch it again"
+            ) from error
     if not (folder / SETTINGS).is_file():
         return None
     try:

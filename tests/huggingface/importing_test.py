@@ -71,6 +71,8 @@ WRONG = {
     "not finite": (rewritten(lambda a: a[NORM].fill(np.nan)), "not all finite"),
     "biases": (edited(attention_bias=True), "attention_bias=true"),
     "a pickle": (pickled, "runs whatever code it holds"),
+    "one value that is not finite": (rewritten(lambda a: a["lm_head.weight"].__setitem__((-1, -1), np.nan)), "not all finite"),
+    "a chat template that is no text": (lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"), "which is not UTF-8"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "without a config.json"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "add --tokenizer FILE"),
     "a tokenizer that is none": (lambda folder: (folder / "tokenizer.json").write_text("{"), "which is no tokenizer.json"),

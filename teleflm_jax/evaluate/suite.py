@@ -170,6 +170,7 @@ def _load_tasks(config: SuiteConfig, names: Sequence[str]) -> Mapping[str, Any]:
             for task in part["tasks"].values():
                 task.set_config(key="num_fewshot", value=config.tasks[name])
                 task.set_fewshot_seed(seed=FEWSHOT_SEED)
+                task_data.refuse_few_examples(task, config.tasks[name])
             for kind, known in loaded.items():
                 known |= part.get(kind, {})
     return loaded

@@ -41,6 +41,21 @@ def leaves(manager: TaskManager, name: str) -> Iterator[str]:
                 yield from leaves(manager, child)
 
 
+def refuse_few_examples(task: Any, shots: int) -> None:
+    """Raise a `UserError` where a loaded task has fewer examples than are to stand in front of each question.
+
+    Where they come from the split that is asked, the harness draws one more, since the question itself may be among them.
+    """
+    if not shots or not hasattr(task, "sampler"):
+        return
+    most = len(task.sampler.df) - (task.fewshot_cfg.split == task.config.test_split)
+    if shots > most:
+        raise UserError(
+            f"got {shots} examples for each question of {task.config.task}, whose data have {max(0, most)}; allowed: at most as many; put "
+            "the whole data set there, or change suite.tasks"
+        )
+
+
 def prepare(manager: TaskManager, task: str, shots: int, folder: str | None) -> None:
     """Give a task the number of its examples, and its items where they come from the user's folder.
 

@@ -33,7 +33,7 @@ class Sampling:
     def __post_init__(self):
         for name, right, allowed in (
             ("temperature", 0 <= self.temperature < math.inf, "a number from 0 (greedy) up"),
-            ("top_k", 0 <= self.top_k <= LARGEST, "0 (all) or more"),
+            ("top_k", 0 <= self.top_k <= LARGEST, f"0 (all) to {LARGEST:,}"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 (all) to 1 (the likeliest alone)"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a number above 0 (1: no penalty)"),

@@ -244,7 +244,9 @@ async def _unless_gone(work: Awaitable[Response], receive: Receive) -> Response 
 def _of_worker(error: Exception) -> Refusal:
     if isinstance(error, Stopped):
         return Refusal(
-            "got a request while the server stops; allowed: requests before or after; try again later", status=503, code="stopping"
+            "got a request that the server's end came before; allowed: requests that it has time for; try again later",
+            status=503,
+            code="stopping",
         )
     return Refusal(f"the engine failed ({error}); the server's log says where; try again", status=500, code="engine_failed")
 

@@ -280,7 +280,7 @@ def _number(body: Mapping[str, Any], name: str, default: float) -> float:
     if value is None:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e9:
-        raise Refusal(f"got {name} that is {_kind(value)}; allowed: a number; change it", param=name)
+        raise Refusal(f"got {name} that is {_kind(value)}; allowed: a number, at most 1e9; change it", param=name)
     return float(value)
 
 

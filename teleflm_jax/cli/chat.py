@@ -49,8 +49,7 @@ def arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace) -> int:
     """Read lines and answer them until the input ends. Returns the exit code."""
     choosing = generate.sampling(args)
-    run = options.load(args, optional=("data", "train"))
-    folder = options.workdir(args)
+    run, folder = options.load_trained(args)
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
     format = chat.load(folder, tokenizer)

@@ -39,10 +39,8 @@ def arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace):
     """Measure and print."""
     texts = read_texts(args.text)
-    folder = options.workdir(args)
-    saved = folder / options.SAVED_CONFIG
-    before = [str(saved)] if saved.is_file() else []  # so that a file of a few settings will do
-    run = options.Run(**options.load_sections(args, options.SECTIONS, ("data", "train"), before=before))
+    saved = str(options.workdir(args) / options.SAVED_CONFIG)
+    run, folder = options.load_trained(args, before=[saved])  # so that a file of a few settings will do
     if run.suite.tasks and not (texts or args.packed):
         rows = benchmarks.measure(measured.choose(args, run, folder))
         tables_ = benchmarks.tables(rows)
@@ -63,7 +61,10 @@ def _bits_per_byte(args: argparse.Namespace, run: options.Run, folder: pathlib.P
     """Every checkpoint on the same text, each in its own tokens."""
     use_packed = args.packed or not texts
     if use_packed and run.data is None:
-        options.load_sections(args, options.SECTIONS, ("train",))  # says what is missing
+        raise UserError(
+            f"got {folder}, which names no packed text (data.*), as an imported model does not; allowed: --text NAME=FILE, or a gin file "
+            "with data.*; add one, such as --text readme=README.md"
+        )
     chosen = measured.choose(args, run, folder)
     tokenizer = chosen[0].tokenizer()
     packed = packed_documents(folder, run, tokenizer) if use_packed else {}

@@ -38,8 +38,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> None:
     """Write the folder."""
-    run = options.load(args, optional=("data", "train"))
-    folder, out = options.workdir(args), pathlib.Path(args.out)
+    (run, folder), out = options.load_trained(args), pathlib.Path(args.out)
     step = run_folder.choose_step(folder, args.step)
     run_folder.refuse_change(folder, {"model": run.model, "mup": run.mup})
     loaded = run_folder.load_tokenizer(folder, run.model.vocab_size)

@@ -64,10 +64,13 @@ def main(args: argparse.Namespace) -> int:
     prompts = [_argument(prompt) for prompt in args.prompt] + [_file(path) for path in args.prompt_file]
     if not prompts:
         raise UserError("got no prompt; allowed: one or more; add --prompt TEXT")
+    if args.logprobs is not None and not args.json:
+        raise UserError(
+            "got --logprobs without --json; allowed: both, as plain text has no place for them; add --json or remove --logprobs"
+        )
     if args.slots < 1:
         raise UserError(f"got --slots {args.slots}; allowed: 1 or more; change --slots")
-    run = options.load(args, optional=("data", "train"))
-    folder = options.workdir(args)
+    run, folder = options.load_trained(args)
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
     requests = [

@@ -32,9 +32,9 @@ class Chosen:
 
     @property
     def tokens(self) -> int | None:
-        """That it was trained on, as far as the checkpoint knows: one that was imported may not."""
+        """That it was trained on, as far as the checkpoint knows: one that was imported does not."""
         with contextlib.suppress(record.Damaged):
-            return record.read(self.folder / checkpoint.FOLDER, self.step).counters.get("tokens")
+            return record.read(self.folder / checkpoint.FOLDER, self.step).counters.get("tokens") or None
         return None
 
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -70,8 +70,7 @@ def choose(args: argparse.Namespace, run: options.Run, folder: pathlib.Path) -> 
         if step and not step.isdecimal():
             raise UserError(f"got --beside {place}; allowed: RUN or RUN@STEP; change the step to a number")
         other = pathlib.Path(path)
-        if not (other / options.SAVED_CONFIG).is_file():
-            raise UserError(f"got --beside {path} without {options.SAVED_CONFIG}; allowed: a run's folder; change --beside")
+        options.refuse_no_run(other)
         changed = dataclasses.replace(run_folder.configuration(other), evaluation=run.evaluation, suite=run.suite)
         chosen.append(Chosen(folder=other, run=changed, step=run_folder.choose_step(other, int(step) if step else None)))
     return chosen

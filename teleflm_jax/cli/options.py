@@ -161,6 +161,32 @@ def load_sections(
     return config.parse([*before, *files, *after], args.gin_param, sections, optional)
 
 
+def load_trained(args: argparse.Namespace, before: Sequence[str] = ()) -> tuple[Run, pathlib.Path]:
+    """Configuration and folder of a run that has been trained or imported; an imported one has no `data` and `train`.
+
+    Args:
+        args: Parsed arguments.
+        before: gin files that are read first.
+
+    Raises:
+        UserError: as `load`; no such run is there, whatever gin files are given.
+    """
+    folder = workdir(args)
+    refuse_no_run(folder)
+    return Run(**load_sections(args, SECTIONS, ("data", "train"), before=before)), folder
+
+
+def refuse_no_run(folder: pathlib.Path) -> None:
+    """Raise a `UserError` unless a folder is a run's."""
+    if (folder / SAVED_CONFIG).is_file():
+        return
+    what = f" without {SAVED_CONFIG}" if folder.exists() else ", which is not there"
+    change = "change the folder"
+    if (folder / "config.json").is_file():
+        change = f"import it first, if it is a model in safetensors: python -m teleflm_jax import --from {folder} --workdir runs/NAME"
+    raise UserError(f"got {folder}{what}; allowed: the folder of a run that was trained or imported; {change}")
+
+
 def workdir(args: argparse.Namespace) -> pathlib.Path:
     """The run's folder, which need not exist yet."""
     folder, _ = _places(args)

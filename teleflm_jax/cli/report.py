@@ -70,8 +70,7 @@ def read(name: str) -> Run:
         UserError: it is no run's folder, or the run has written nothing yet, or a file is damaged.
     """
     folder = pathlib.Path(name)
-    if not (folder / options.SAVED_CONFIG).is_file():
-        raise UserError(f"got {folder} without {options.SAVED_CONFIG}; allowed: a run's folder; change the folder")
+    options.refuse_no_run(folder)
     found = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "model", "train"))
     if not ("model" in found and "train" in found):
         raise UserError(f"got {folder / options.SAVED_CONFIG} without model.* and train.*; allowed: a run's folder; change the folder")

@@ -42,8 +42,7 @@ def main(args: argparse.Namespace) -> int:
     from teleflm_jax.serve import app, metrics, protocol, server, worker  # here, since they need those libraries
     from teleflm_jax.serve.answers import vocabulary
 
-    run = options.load(args, optional=("data", "train"))
-    folder = options.workdir(args)
+    run, folder = options.load_trained(args)
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
     served = protocol.served(

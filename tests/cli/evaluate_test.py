@@ -111,6 +111,9 @@ def test_wrong_input_is_one_line(call, tmp_path, arguments, message):
 
 def test_a_folder_that_is_no_run_is_refused(capsys, trained, tmp_path):
     assert "without config.gin" in refused((evaluate.entry(["--workdir", str(tmp_path)]), *capsys.readouterr()))
+    shape = [line for line in (trained.folder / "config.gin").read_text().splitlines() if line.startswith("model.")]
+    (tmp_path / "config.gin").write_text("\n".join(shape))
+    assert "names no packed text (data.*)" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
     shutil.copy(trained.folder / "config.gin", tmp_path)
     assert "without a finished checkpoint" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
 
@@ -158,7 +161,7 @@ def test_a_model_of_another_tokenizer_is_measured_on_the_same_text(call, trained
         (["--steps", "5,7"], "got step 7; allowed: 5, 10"),
         (["--steps", "new"], "got --steps new; allowed: all, or numbers"),
         (["--steps", "5", "--step", "5"], "got --step and --steps"),
-        (["--beside", "{tmp}"], "without config.gin; allowed: a run's folder"),
+        (["--beside", "{tmp}"], "without config.gin; allowed: the folder of a run that was trained"),
         (["--beside", "{tmp}@x"], "allowed: RUN or RUN@STEP"),
         (["--gin_param", "suite.tasks = {{'a': -1}}"], "got suite.tasks['a']=-1"),
     ],

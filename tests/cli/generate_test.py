@@ -85,6 +85,8 @@ def test_an_interrupted_stream_ends_its_line(call, trained, monkeypatch):
         (["--prompt", "a", "--temperature", "warm"], "invalid float value: 'warm'"),
         (["--prompt", "a", "--top_p", "0"], "got top_p 0.0; allowed: above 0, at most 1; change top_p"),
         (["--prompt", "a", "--top_k", "-2"], "got top_k -2"),
+        (["--prompt", "a", "--top_k", f"{10**12}"], "got top_k 1000000000000; allowed: 0 (all) to 2,147,483,647; change top_k"),
+        (["--prompt", "a", "--logprobs", "2"], "got --logprobs without --json; allowed: both"),
         (["--prompt", "a", "--repetition_penalty", "0"], "got repetition_penalty 0.0"),
         (["--prompt", "a", "--max_tokens", "0"], "got max_tokens 0"),
         (["--prompt", "a", "--slots", "0"], "got --slots 0; allowed: 1 or more; change --slots"),

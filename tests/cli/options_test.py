@@ -57,6 +57,20 @@ def test_the_run_s_folder_need_not_exist_but_must_be_named(here):
             options.workdir(parse(*argv))
 
 
+def test_a_trained_run_is_its_folder_whatever_gin_files_say(here):
+    run, folder = options.load_trained(parse("run"))
+    assert run.model.norm_epsilon == 0.5 and run.train is None and str(folder) == "run"
+    (here / "theirs").mkdir()
+    (here / "theirs/config.json").touch()
+    for argv, message in (
+        (["new"], "got new, which is not there; allowed: the folder of a run that was trained or imported; change the folder"),
+        (["--gin_file", "shape.gin", "--workdir", "new"], "got new, which is not there"),
+        (["theirs"], "got theirs without config.gin; .*; import it first, .*: python -m teleflm_jax import --from theirs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            options.load_trained(parse(*argv))
+
+
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [

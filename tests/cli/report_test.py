@@ -194,7 +194,7 @@ def test_wrong_input_is_one_line(report, tmp_path):
     folder.unlink(), folder.mkdir()
     write(tmp_path / "run")
     for argv, part in {
-        ("nowhere",): "got nowhere without config.gin",
+        ("nowhere",): "got nowhere, which is not there",
         ("none",): "got none without config.gin",
         ("file",): "got file without config.gin",
         ("quiet",): "got quiet without metrics.jsonl and events.jsonl",

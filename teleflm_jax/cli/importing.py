@@ -54,12 +54,17 @@ def _import(args: argparse.Namespace) -> None:
     template = tokenizer.template(source)
     layout = rules.layout(MeshConfig(zero=3), described.model.d_model)
     multihost_utils.sync_global_devices("nothing speaks against the import")
-    if first:
-        shutil.rmtree(partial, ignore_errors=True)
-        _write(partial, described, text, template)
-    multihost_utils.sync_global_devices("the folder is begun")
-    run_folder.load_tokenizer(partial, described.model.vocab_size)
-    _save(partial, found, layout)
+    try:
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            _write(partial, described, text, template)
+        multihost_utils.sync_global_devices("the folder is begun")
+        run_folder.load_tokenizer(partial, described.model.vocab_size)
+        _save(partial, found, layout)
+    except BaseException:  # an import begins anew, so that what is there is of no use
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     if first:
         (partial / MARK).unlink()
         os.rename(partial, folder)

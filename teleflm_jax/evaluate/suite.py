@@ -70,11 +70,15 @@ def load(config: SuiteConfig) -> Suite:
     names = [name for name in config.tasks if name != humaneval.NAME]
     runs_code = humaneval.NAME in config.tasks and config.allow_code
     wants_code = humaneval.NAME in config.tasks and not config.allow_code
-    loaded = _load_tasks(config, names) if names else {}
+    loaded, samples = {}, {}
+    if names:
+        loaded = _load_tasks(config, names)
+        with _harness():  # some tasks rewrite their items, with a bar, when they are first counted
+            samples = _draw(config, loaded)
     return Suite(
         config=config,
         loaded=loaded,
-        samples=_draw(config, loaded),
+        samples=samples,
         problems=humaneval.draw(_problems(config), config.fractions.get(humaneval.NAME, 1.0), config.seed) if runs_code else (),
         remarks=["humaneval is not measured: it runs code that the model writes; suite.allow_code = True allows it"] if wants_code else [],
     )

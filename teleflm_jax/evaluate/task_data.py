@@ -48,11 +48,12 @@ def refuse_few_examples(task: Any, shots: int) -> None:
     """
     if not shots or not hasattr(task, "sampler"):
         return
-    most = len(task.sampler.df) - (task.fewshot_cfg.split == task.config.test_split)
-    if shots > most:
+    count, among = len(task.sampler.df), task.fewshot_cfg.split == task.config.test_split
+    if shots > count - among:
+        allowed = f"at most {max(0, count - among)}" + (", as one of them may be the question" if among else "")
         raise UserError(
-            f"got {shots} examples for each question of {task.config.task}, whose data have {max(0, most)}; allowed: at most as many; put "
-            "the whole data set there, or change suite.tasks"
+            f"got {shots} examples for each question of {task.config.task}, whose data have {count}; allowed: {allowed}; put the whole "
+            "data set there, or change suite.tasks"
         )
 
 

@@ -100,8 +100,8 @@ def test_the_random_state_of_others_is_left_alone(folder, model):
     [
         ({"chioce": 0}, "got suite.tasks with 'chioce'; allowed: .*; change it to 'choice'"),
         ({"arc_challenge": 25}, r"got no test items of the data set allenai/ai2_arc \(ARC-Challenge\) .*ARC-Challenge/test.jsonl"),
-        ({"choice": 5}, "got 5 examples for each question of choice, whose data have 4; allowed: at most as many"),
-        ({"write": 8}, "got 8 examples for each question of write, whose data have 7"),
+        ({"choice": 5}, "got 5 examples for each question of choice, whose data have 4; allowed: at most 4; put"),
+        ({"write": 8}, "got 8 examples for each question of write, whose data have 8; allowed: at most 7, as"),
         ({"bbh_cot_fewshot": 3, "mmlu": 5}, "got no test items of the data set SaylorTwift/bbh"),
     ],
 )

@@ -31,9 +31,8 @@ class Speaker:
 
     @property
     def room(self) -> int:
-        """Tokens that a conversation may have: what leaves an answer its `max_tokens`, or half of the context."""
-        context = self.engine.context_length
-        return max(1, context - min(self.request.max_tokens, context // 2))
+        """Tokens that a conversation may have."""
+        return _room(self.engine.context_length, self.request.max_tokens)
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -57,7 +56,8 @@ def main(args: argparse.Namespace) -> int:
     request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     before = () if args.system is None else (Message(role="system", content=args.system),)
     if before:
-        chat.encode(format, (*before, Message(role="user", content="")))  # a mistake in it before the weights, which may take minutes
+        room = _room(run.model.context_length, args.max_tokens)
+        chat.fit(format, (*before, Message(role="user", content="")), room)  # a mistake in it before the weights, which may take minutes
     engine = Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=1)
     talk(Speaker(engine=engine, format=format, request=request), before, here=sys.stdin.isatty())
     return 0
@@ -88,6 +88,11 @@ def talk(speaker: Speaker, before: tuple[Message, ...], *, here: bool) -> None:
                 history = _turn(speaker, (*history, Message(role="user", content=line)), next(seeds) % (LARGEST_SEED + 1))
             except UserError as error:
                 _say(f"error: {error}")
+
+
+def _room(context: int, max_tokens: int) -> int:
+    """What leaves an answer its `max_tokens`, or half of the context."""
+    return max(1, context - min(max_tokens, context // 2))
 
 
 def _turn(speaker: Speaker, history: tuple[Message, ...], seed: int) -> tuple[Message, ...]:

@@ -142,6 +142,7 @@ def test_the_command_talks_with_a_runs_model(trained, format, monkeypatch, capsy
         (["--max_tokens", "0"], "got max_tokens 0"),
         (["--step", "3"], "got step 3; allowed: 5, 10"),
         (["--system", "\udcff"], "got a message with a lone surrogate"),
+        (["--system", "the time of a house " * 9], "tokens; allowed: at most 16; shorten it"),
         (["--sistem", "a"], "change it to --system"),
     ],
 )

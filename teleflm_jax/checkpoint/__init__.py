@@ -137,7 +137,7 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
 def _context() -> ocp.Context:
     """How arrays are written.
 
-    Without compression: it takes more of the processor than all the rest, beside the steps, and trained weights give it 8 % of their bytes.
+    Without compression: it takes about as much of the processor as all the rest, beside the steps, and spares 8 % of float32's bytes.
     Without a file of shardings, which nobody reads, and by the one handler that our trees need, where Orbax would make one of each kind at
     every save: both while the devices wait.
     """

@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         tallies = pipeline.run(workdir, own, planned, args.master, _say, show)
-        sets = sorted(path.name for path in (workdir / mix.FOLDER).iterdir() if path.is_dir())
+        sets = sample.sets(workdir / mix.FOLDER)
         if not sets:
             raise UserError(
                 f"got no document that passed every stage (see {workdir}); allowed: at least one; change corpus.sources or clean.rules"

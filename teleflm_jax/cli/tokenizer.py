@@ -163,8 +163,8 @@ def _is_made(target: pathlib.Path, sample: dict, *, force: bool) -> bool:
         same = False
     if not same and not force:
         raise UserError(
-            f"got {target}, which was made from another sample; allowed: a new path, or this one once it is removed (`tokenizer train` has "
-            "--force), after which data and models made with it must be made anew; change data.tokenizer or remove it"
+            f"got {target}, which was made from another sample; allowed: a new path, or --force, after which data and models made with "
+            "the old one must be made anew; change data.tokenizer or add --force"
         )
     return same
 

@@ -34,7 +34,7 @@ SIGNATURES = pa.schema(
 SHINGLES = pa.schema({"id": pa.int64(), "shingles": pa.list_(pa.int64())})
 NEIGHBOURS = 16
 """In a bucket of more documents, each is held against so many before it and against the first; others hang together through these."""
-_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
+_FACTOR = 0xBF58476D1CE4E5B9
 
 
 def signatures(batches: Iterable[pa.RecordBatch], *, priority: int, config: DuplicateConfig) -> Iterator[pa.RecordBatch]:
@@ -57,12 +57,7 @@ def signatures(batches: Iterable[pa.RecordBatch], *, priority: int, config: Dupl
         kept = np.flatnonzero(filled)
         if not len(kept):
             continue
-        whole = tokens.sums(
-            found.hashes,
-            np.arange(len(found.hashes)) - np.repeat(found.offsets[:-1], np.diff(found.offsets)),
-            np.diff(found.offsets)[kept],
-            _FACTOR,
-        )
+        whole = tokens.runs(found.hashes, found.offsets[kept], found.offsets[kept + 1], _FACTOR)
         sizes = [len(tokens.shingles(found, int(i), config.shingle_tokens)) for i in kept]
         batch = batch.take(pa.array(kept))
         yield pa.record_batch(

@@ -14,6 +14,7 @@ import numpy as np
 import opencc
 
 OTHER, WORD, SINGLE = 0, 1, 2
+_HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 _UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x0F00, 0x0FFF),  # Tibetan
@@ -23,13 +24,9 @@ _UNSPACED = (
     (0x3005, 0x3007),
     (0x3040, 0x30FF),  # kana
     (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
     (0xFF66, 0xFF9F),
-    (0x20000, 0x323AF),
+    *_HAN,
 )
-_HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 _CHARACTER_FACTOR = 0x9E3779B97F4A7C15
 _TOKEN_FACTOR = 0xD6E8FEB86659FD93
 _SHIFTS = tuple(np.uint64(n) for n in (30, 27, 31))
@@ -111,18 +108,8 @@ def code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return points, np.cumsum([0, *map(len, texts)])
 
 
-def sums(values: np.ndarray, places: np.ndarray, lengths: np.ndarray, factor: np.uint64) -> np.ndarray:
-    """Hash runs of values by their place in the run, modulo 2^64; the runs, none of them empty, fill `values` one behind the other."""
-    if not len(lengths):
-        return np.empty(0, np.uint64)
-    powers = np.full(int(lengths.max()), factor, np.uint64)
-    powers[0] = 1
-    np.multiply.accumulate(powers, out=powers)
-    return mix(np.add.reduceat(values * powers[places], np.cumsum(lengths) - lengths))
-
-
 def runs(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) -> np.ndarray:
-    """Hash runs [start, end) of values, as `sums` does: by differences of running sums, so that what lies between them costs no more.
+    """Hash runs [start, end) of values by their place in the run: by differences of running sums, so that what lies between is no matter.
 
     The value at i counts factor^i times, and is divided by factor^start at the end; modulo 2^64 an odd factor can be divided by.
     """

@@ -32,7 +32,8 @@ def test_a_run_file_is_whole_and_repeats_itself_from_what_is_saved(path, tmp_pat
     sections = load(path)
     saved = tmp_path / "config.gin"
     saved.write_text(config.dump(sections), encoding="utf-8")
-    assert config.parse([str(saved)], [], sections_of(path)) == sections
+    again = config.parse([str(saved)], [], sections_of(path))
+    assert again == sections and config.dump(again) == config.dump(sections)  # to the letter, by which finished work is known again
 
 
 def test_a_configuration_from_before_a_section_was_there_is_read(tmp_path):

@@ -37,17 +37,17 @@ EXTRACTORS = ("resiliparse", "trafilatura")
 LANGUAGES = tuple("bg ca cs da de en es fr hr hu it ja nl pl pt ro ru sl sr sv uk zh".split())
 """Those of the report's Wikipedia dumps (section 2)."""
 RULES = {
-    "min_units": 50,
-    "max_units": 100_000,
-    "min_mean_word": 3,
-    "max_mean_word": 10,
+    "min_units": 50.0,
+    "max_units": 100_000.0,
+    "min_mean_word": 3.0,
+    "max_mean_word": 10.0,
     "max_unreadable": 0.001,
-    "max_lorem_ipsum": 0,
+    "max_lorem_ipsum": 0.0,
     "max_symbols": 0.1,
     "max_bullet_lines": 0.9,
     "max_ellipsis_lines": 0.3,
     "min_lettered_words": 0.8,
-    "min_stop_words": 2,
+    "min_stop_words": 2.0,
     "min_ended_lines": 0.12,
     "max_short_lines": 0.67,
     "max_newlines": 0.3,
@@ -67,15 +67,15 @@ RULES = {
 }
 """Gopher's (table A1) and FineWeb's thresholds."""
 UNSPACED_RULES = {name: RULES[name] for name in RULES if name not in ("min_mean_word", "max_mean_word", "min_lettered_words")} | {
-    "min_units": 100,
-    "max_units": 200_000,
+    "min_units": 100.0,
+    "max_units": 200_000.0,
     "max_newlines": 0.15,
     "max_top_2gram": 0.12,
     "max_top_3gram": 0.12,
     "max_top_4gram": 0.12,
 }
 """The same where a character counts as a word: about two of them make a word of other scripts, and common words are n-grams. Our choice."""
-CODE_RULES = {"min_units": 10, "max_unreadable": 0.001, "max_duplicate_lines": 0.9}
+CODE_RULES = {"min_units": 10.0, "max_unreadable": 0.001, "max_duplicate_lines": 0.9}
 """Our choice; readers of code have rules of their own."""
 LINE_PHRASES = {
     "cookie lines": ("uses cookies", "use of cookies", "use cookies", "cookie policy", "cookie settings", "accept cookies"),

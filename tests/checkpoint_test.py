@@ -115,6 +115,22 @@ def test_a_flipped_bit_in_an_array_is_named_by_restore_and_by_verify(saved, tmp_
     checkpoint.restore(folder, 6, {"optimizer": shapes()["optimizer"]}, IDENTITY)
 
 
+def test_metadata_that_only_orbax_reads_are_verified_too(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    for change, reason in (
+        (lambda text: text.replace('"key": "gain"', '"key": "gait"'), "other arrays"),
+        (lambda text: text.replace("[2, 24, 24]", "[2, 24, 24"), "cannot be read"),
+        (lambda text: text.replace('"value_type": "jax.Array"', '"value_type": "jax.Arrax"'), "metadata"),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(saved, folder)
+        file = folder / "6" / "model" / "_METADATA"
+        file.write_text(change(file.read_text()))
+        with pytest.raises(checkpoint.Damaged, match=reason):
+            checkpoint.verify(folder, 6)
+        checkpoint.restore(folder, 6, shapes(), IDENTITY)
+
+
 def test_a_record_that_was_edited_breaks_its_seal(saved, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)

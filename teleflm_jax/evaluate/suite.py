@@ -65,11 +65,16 @@ def load(config: SuiteConfig) -> Suite:
     """Find every task and its data.
 
     Raises:
-        UserError: the harness is not installed, a task unknown, a data set not to be had.
+        UserError: the harness is not installed, a task unknown, a data set not to be had, nothing left to measure.
     """
     names = [name for name in config.tasks if name != humaneval.NAME]
     runs_code = humaneval.NAME in config.tasks and config.allow_code
     wants_code = humaneval.NAME in config.tasks and not config.allow_code
+    if wants_code and not names:
+        raise UserError(
+            "got humaneval alone, which runs code that the model writes; allowed: suite.allow_code = True, or other tasks beside it; "
+            "change suite.allow_code or suite.tasks"
+        )
     loaded, samples = {}, {}
     if names:
         loaded = _load_tasks(config, names)

@@ -153,10 +153,16 @@ def test_without_the_harness_the_command_that_installs_it_is_told(monkeypatch):
 
 
 def test_code_is_not_run_unless_that_is_allowed(tmp_path):
-    work = suite.load(SuiteConfig(tasks={"humaneval": 0}, data=str(tmp_path)))
-    assert not work.problems and "suite.allow_code = True" in work.remarks[0]
+    with pytest.raises(UserError, match="got humaneval alone, .*; allowed: suite.allow_code = True"):
+        suite.load(SuiteConfig(tasks={"humaneval": 0}, data=str(tmp_path)))
     with pytest.raises(UserError, match="got no test items of the data set openai/openai_humaneval"):
         suite.load(SuiteConfig(tasks={"humaneval": 0}, data=str(tmp_path), allow_code=True))
+
+
+@NEEDED
+def test_tasks_beside_code_that_is_not_allowed_are_measured(folder):
+    work = suite.load(config(folder, {"csl": 0, "humaneval": 0}))
+    assert set(work.loaded["tasks"]) == {"csl"} and not work.problems and "suite.allow_code = True" in work.remarks[0]
 
 
 @pytest.mark.parametrize(

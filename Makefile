@@ -33,8 +33,9 @@ quickstart: setup
 corpus-demo: .venv/corpus
 	$(BIN)/python examples/corpus_demo.py $(DEMO)
 
+# A file's tests stay in one process, so that what they share is made and compiled once.
 test: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(TESTS)
 
 test-slow: setup-dev
 	$(BIN)/python -m pytest -q -m slow $(TESTS)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import ftfy
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from ftfy.badness import is_bad
 
 from teleflm_jax.corpus import languages, privacy, rows, rules, tokens
@@ -45,6 +46,7 @@ def clean(batches: Iterable[pa.RecordBatch], tally: Tally, *, config: CleanConfi
         prose = [i for i, language in enumerate(named) if language != CODE]
         for i, language in zip(prose, languages.languages([texts[i] for i in prose]), strict=True):
             named[i] = language
+        for i in _with_phrases(texts, prose, config):
             texts[i] = _without_lines(texts[i], config, origins[i], tally)
         for i, text in enumerate(texts):
             texts[i], masked = privacy.mask(text, config.mask)
@@ -78,6 +80,15 @@ def uniform(text: str, *, is_code: bool = False) -> str:
     if any(f"{blank}\n" in text or text.endswith(blank) for blank in _BLANKS):
         text = "\n".join(line.rstrip(_BLANKS) for line in text.split("\n"))
     return _without_gaps(text)
+
+
+def _with_phrases(texts: Sequence[str], numbers: Sequence[int], config: CleanConfig) -> list[int]:
+    """Of the texts with these numbers, those that have any phrase at all: few, and Arrow's automaton looks for all phrases at once."""
+    phrases = "|".join(re.escape(phrase) for phrases in config.line_phrases.values() for phrase in phrases)
+    if not phrases:
+        return []
+    found = pc.match_substring_regex(pa.array([texts[i] for i in numbers], pa.string()), phrases, ignore_case=True)
+    return [i for i, has in zip(numbers, found.to_pylist(), strict=True) if has]
 
 
 def _without_lines(text: str, config: CleanConfig, origin: str, tally: Tally) -> str:

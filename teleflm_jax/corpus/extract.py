@@ -1,6 +1,7 @@
 """Pages to text: the character set, then the main content, by resiliparse or trafilatura."""
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -56,8 +57,8 @@ def extract(
         config: settings.
     """
     main_content = {"resiliparse": _resiliparse, "trafilatura": _trafilatura}[config.extractor]
-    for batch in batches:
-        yield from rows.batches(_documents(batch, tally, domain, source, main_content), rows.DOCUMENT)
+    found = itertools.chain.from_iterable(_documents(batch, tally, domain, source, main_content) for batch in batches)
+    yield from rows.batches(found, rows.DOCUMENT)  # of a batch of pages a fifth is text: several make one
 
 
 def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, main_content: Callable[[str], str]) -> Iterator[tuple]:

@@ -11,7 +11,7 @@ import types
 import pytest
 
 pytest.importorskip("pyspark", reason="requirements-corpus.txt is not installed")
-pytestmark = [pytest.mark.corpus, pytest.mark.xdist_group("spark")]
+pytestmark = pytest.mark.corpus
 
 from teleflm_jax.corpus import deduplicate, duplicates, earlier, parts, rows, spark  # noqa: E402
 from teleflm_jax.corpus.config import DuplicateConfig, ParagraphConfig  # noqa: E402

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 pytest.importorskip("pyspark", reason="requirements-corpus.txt is not installed")
-pytestmark = [pytest.mark.corpus, pytest.mark.xdist_group("spark")]
+pytestmark = pytest.mark.corpus
 
 WORDS = """the of and to in is that was for on with as by at from which this were their been have other when there would into more about
     them some could these only over also after people first made between years where those under while before through most being may

@@ -37,7 +37,6 @@ def test_components_by_hand():
 
 
 @pytest.mark.corpus
-@pytest.mark.xdist_group("spark")
 def test_the_stage_finds_what_is_planted_and_nothing_else(tmp_path):
     pytest.importorskip("pyspark", reason="requirements-corpus.txt is not installed")
     from teleflm_jax.corpus import spark

@@ -128,7 +128,6 @@ def made(tmp_path: pathlib.Path, texts: dict[str, list[str]], num_parts: int, ma
 
 
 @pytest.mark.corpus
-@pytest.mark.xdist_group("spark")
 def test_partitions_change_nothing_and_the_tokenizer_is_that_of_the_text(tmp_path, texts):
     pytest.importorskip("pyspark", reason="requirements-corpus.txt is not installed")
     kept = [text for found in texts.values() for text in trainable(found)]

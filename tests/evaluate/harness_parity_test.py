@@ -12,7 +12,6 @@ from tests.model.parity_test import llama
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.filterwarnings("default"),  # the harness's own warnings are not ours
-    pytest.mark.xdist_group("harness_parity"),  # so that `answers` are made once
 ]
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is installed on Python 3.11 only (requirements-eval.txt)")
 transformers = pytest.importorskip("transformers", reason="PyTorch is installed on Python 3.11 only (requirements-parity.txt)")

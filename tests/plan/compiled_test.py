@@ -77,7 +77,6 @@ def found_for(number: int):
 
 
 @pytest.mark.parametrize("number", range(len(MESHES)))
-@pytest.mark.xdist_group("compiled")
 def test_memory_by_kind_is_the_closed_form(number):
     job, layout, found = found_for(number)
     wanted = memory.closed_form(job)
@@ -90,7 +89,6 @@ def test_memory_by_kind_is_the_closed_form(number):
 
 
 @pytest.mark.parametrize("number", range(len(MESHES)))
-@pytest.mark.xdist_group("compiled")
 def test_products_are_the_closed_form_and_none_is_done_twice_unless_asked(number):
     job, _, found = found_for(number)
     useful, again = roofline.product_flops(job)

@@ -15,8 +15,6 @@ from teleflm_jax.train.state import to_arrays
 from tests import tiny
 from tests.train import runs
 
-pytestmark = pytest.mark.xdist_group("mesh_change")  # so that `written` is made once
-
 CONFIG = tiny.config(num_layers=4, vocab_size=60)
 MESHES = {
     "1 device": (1, {}),

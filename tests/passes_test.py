@@ -58,8 +58,16 @@ def compare(config, devices, microbatch_size, **mesh):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=2e-6 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("remat", ["none", "qkv_gate_up", "qkv", "full"])
-@pytest.mark.parametrize("document_attention", [False, True])
+@pytest.mark.parametrize(
+    "remat, document_attention",
+    [
+        *[("none", False), ("full", False), ("qkv_gate_up", True), ("qkv", True)],
+        *(
+            pytest.param(*one, marks=pytest.mark.distributed)
+            for one in (("none", True), ("full", True), ("qkv_gate_up", False), ("qkv", False))
+        ),
+    ],
+)
 def test_the_backward_pass_by_hand_is_jax_s(remat, document_attention):
     compare(tiny.config(num_layers=4, vocab_size=VOCABULARY, remat=remat, document_attention=document_attention), 1, 6)
 
@@ -76,7 +84,7 @@ MESHES = {
 }
 
 
-IN_CI = ("all three, zero 3", "pipe 2 interleaved", "tensor 4, kv heads too", "zero 1 over 3, which divide nothing")
+IN_CI = ("all three, zero 3", "pipe 2 interleaved", "zero 1 over 3, which divide nothing")
 
 
 @pytest.mark.parametrize("name", [*IN_CI, *(pytest.param(name, marks=pytest.mark.distributed) for name in MESHES if name not in IN_CI)])
@@ -85,21 +93,14 @@ def test_gradients_are_the_same_on_every_mesh(name):
     compare(CONFIG, devices, microbatch_size, **mesh)
 
 
-def test_grouped_heads_documents_and_rematerialisation_on_a_mesh():
-    config = tiny.config(num_layers=4, vocab_size=VOCABULARY, num_kv_heads=2, document_attention=True, remat="qkv")
+def test_grouped_heads_documents_output_biases_and_rematerialisation_on_a_mesh():
+    kinds = {"num_kv_heads": 2, "document_attention": True, "output_biases": True, "remat": "qkv"}
+    config = tiny.config(num_layers=4, vocab_size=VOCABULARY, **kinds)
     compare(config, 8, 3, tensor=2, pipe=2)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "all three",
-        *(
-            pytest.param(name, marks=pytest.mark.distributed)
-            for name in ("zero 3", "tensor 4, kv heads too", "tensor without sequence parallelism, zero 0")
-        ),
-    ],
-)
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["all three", "zero 3", "tensor 4, kv heads too", "tensor without sequence parallelism, zero 0"])
 def test_output_biases_are_added_once_and_have_their_gradients_on_every_mesh(name):
     devices, microbatch_size, mesh = MESHES[name]
     compare(tiny.config(num_layers=4, vocab_size=VOCABULARY, output_biases=True), devices, microbatch_size, **mesh)

@@ -36,8 +36,8 @@ _ENDING = np.uint64((1 << 22) - 1)
 class Index:
     """The n-grams of all benchmarks."""
 
-    grams: dict[int, np.ndarray]
-    """n -> sorted uint64."""
+    sums: dict[int, np.ndarray]
+    """n -> sorted uint64: `tokens.sums`, which need not be mixed to be unlike."""
     owners: dict[int, np.ndarray]
     """n -> int32: the benchmark of each; of several the first."""
     benchmarks: tuple[str, ...]
@@ -51,9 +51,9 @@ class Index:
     @functools.cached_property
     def endings(self) -> dict[int, np.ndarray]:
         """The last bits that an n-gram has if it is one of these: n -> bool [2^22]."""
-        tables = {n: np.zeros(int(_ENDING) + 1, bool) for n in self.grams}
+        tables = {n: np.zeros(int(_ENDING) + 1, bool) for n in self.sums}
         for n, table in tables.items():
-            table[self.grams[n] & _ENDING] = True
+            table[self.sums[n] & _ENDING] = True
         return tables
 
 
@@ -70,29 +70,29 @@ def index(config: DecontaminateConfig) -> Index:
         for texts in _groups(_texts(path, f"decontaminate.benchmarks[{benchmark!r}]"), BATCH_ITEMS):
             batch = tokens.tokens([folded(clean.uniform(text)) for text in texts])
             for i in range(len(texts)):
-                n, grams = _of_item(batch.hashes[batch.of(i)], batch.single[batch.of(i)], config)
+                n, sums = _of_item(batch.hashes[batch.of(i)], batch.single[batch.of(i)], config)
                 if not n:
                     too_short[benchmark] += 1
                     continue
-                wanted = set(grams.tolist()) - nobodys(n)
+                wanted = set(sums.tolist()) - nobodys(n)
                 (items if wanted else ignored)[benchmark] += 1
-                for gram in wanted:
-                    found[n].setdefault(gram, number)
+                for one in wanted:
+                    found[n].setdefault(one, number)
         if not items[benchmark]:
             raise UserError(
                 f"got the benchmark {benchmark} ({path}) with {too_short[benchmark]:,} texts, none of {config.shortest} tokens"
                 f"{f', and {ignored[benchmark]:,} that decontaminate.ignored has' if ignored[benchmark] else ''}; allowed: "
                 "JSON lines, Parquet or plain text with its items; change decontaminate.benchmarks"
             )
-    grams = {n: np.array(sorted(table), np.uint64) for n, table in found.items()}
-    owners = {n: np.array([found[n][gram] for gram in sorted(found[n])], np.int32) for n in grams}
-    return Index(grams, owners, tuple(config.benchmarks), items, too_short, ignored)
+    sums = {n: np.array(sorted(table), np.uint64) for n, table in found.items()}
+    owners = {n: np.array([found[n][one] for one in sorted(found[n])], np.int32) for n in sums}
+    return Index(sums, owners, tuple(config.benchmarks), items, too_short, ignored)
 
 
 def save(found: Index, path: pathlib.Path) -> None:
     """Write an index, for workers to read; plain arrays."""
     names = json.dumps([found.benchmarks, found.items, found.too_short, found.ignored])
-    arrays = {f"grams_{n}": grams for n, grams in found.grams.items()} | {f"owners_{n}": owners for n, owners in found.owners.items()}
+    arrays = {f"sums_{n}": sums for n, sums in found.sums.items()} | {f"owners_{n}": owners for n, owners in found.owners.items()}
     with open(path, "wb") as file:
         np.savez(file, names=np.frombuffer(names.encode(), np.uint8), **arrays)
 
@@ -101,13 +101,15 @@ def load(path: pathlib.Path) -> Index:
     """Read what `save` wrote."""
     with np.load(path, allow_pickle=False) as file:
         benchmarks, *counts = json.loads(file["names"].tobytes())
-        sizes = [int(name.removeprefix("grams_")) for name in file.files if name.startswith("grams_")]
-        grams, owners = ({n: file[f"{name}_{n}"] for n in sizes} for name in ("grams", "owners"))
-        return Index(grams, owners, tuple(benchmarks), *counts)
+        sizes = [int(name.removeprefix("sums_")) for name in file.files if name.startswith("sums_")]
+        sums, owners = ({n: file[f"{name}_{n}"] for n in sizes} for name in ("sums", "owners"))
+        return Index(sums, owners, tuple(benchmarks), *counts)
 
 
 def folded(text: str) -> str:
     """A text as it is searched: its case gone ("ß" is "ss"), full-width letters and digits as narrow ones; lines stay as they are."""
+    if text.isascii():
+        return text.lower()
     return (text.translate(_NARROW) if _FULL_WIDTH.search(text) else text).casefold().lower()
 
 
@@ -118,22 +120,17 @@ def hits(found: Index, batch: tokens.Tokens) -> dict[int, list[tuple[int, int, i
         Text -> (benchmark, first code point, end) of each n-gram that is an item's, code points counted in the lower-cased batch.
     """
     places: dict[int, list[tuple[int, int, int]]] = collections.defaultdict(list)
-    sums, before = batch.hashes, 1
-    for n in sorted(found.grams):
-        if len(batch.hashes) < n:
-            break
-        for size in range(before + 1, n + 1):
-            sums = tokens.longer(sums[: len(batch.hashes) - size + 1], batch.hashes[size - 1 :], size)
-        before = n
-        grams, wanted = tokens.mix(sums.copy()), found.grams[n]
-        maybe = np.flatnonzero(found.endings[n][grams & _ENDING])  # to look all of them up would take ten times as long
-        at = np.minimum(np.searchsorted(wanted, grams[maybe]), len(wanted) - 1)
-        hit = wanted[at] == grams[maybe]
-        for first, owner in zip(maybe[hit].tolist(), found.owners[n][at[hit]].tolist(), strict=True):
-            text = int(np.searchsorted(batch.offsets, first, side="right")) - 1
-            last = first + n - 1
-            if last < batch.offsets[text + 1]:  # and does not reach into the next text
-                places[text].append((owner, int(batch.starts[first]), int(batch.starts[last] + batch.lengths[last])))
+    for n, sums in tokens.windows(batch.hashes, sorted(found.sums)):
+        wanted = found.sums[n]
+        maybe = np.flatnonzero(found.endings[n][sums & _ENDING])  # to look all of them up would take ten times as long
+        at = np.minimum(np.searchsorted(wanted, sums[maybe]), len(wanted) - 1)
+        hit = wanted[at] == sums[maybe]
+        firsts, owners = maybe[hit], found.owners[n][at[hit]]
+        texts, lasts = np.searchsorted(batch.offsets, firsts, side="right") - 1, firsts + n - 1
+        inside = lasts < batch.offsets[texts + 1]  # and does not reach into the next text
+        ends = batch.starts[lasts] + batch.lengths[lasts]
+        for text, *place in zip(*(part[inside].tolist() for part in (texts, owners, batch.starts[firsts], ends)), strict=True):
+            places[text].append(tuple(place))
     return places
 
 
@@ -193,14 +190,14 @@ def _nobodys(path: str) -> Callable[[int], frozenset[int]]:
     for texts in _groups(_texts(path, "decontaminate.ignored"), BATCH_ITEMS) if path else ():
         batch = tokens.tokens([folded(clean.uniform(text)) for text in texts])
         found += [batch.hashes[batch.of(i)] for i in range(len(texts))]
-    return functools.cache(lambda n: frozenset(gram for hashes in found for gram in tokens.grams(hashes, n).tolist()))
+    return functools.cache(lambda n: frozenset(one for hashes in found for one in tokens.sums(hashes, n).tolist()))
 
 
 def _of_item(hashes: np.ndarray, single: np.ndarray, config: DecontaminateConfig) -> tuple[int, np.ndarray]:
-    """The n of an item's n-grams, and those; 0 for one that is too short."""
+    """The n of an item's n-grams, and their sums; 0 for one that is too short."""
     n = config.characters if 2 * np.count_nonzero(single) > len(single) else config.words
     n = min(n, len(hashes))
-    return (n, tokens.grams(hashes, n)) if n >= config.shortest else (0, hashes[:0])
+    return (n, tokens.sums(hashes, n)) if n >= config.shortest else (0, hashes[:0])
 
 
 def _without(text: str, lowered: str, spans: Sequence[tuple[int, int]]) -> str:

@@ -165,7 +165,7 @@ def _with_earlier(config: ParagraphConfig | DuplicateConfig, run: Run, stage: st
 
 
 def _digest(index: contamination.Index) -> dict:
-    return {n: [len(grams), int(grams.sum(dtype="uint64"))] for n, grams in index.grams.items()}
+    return {n: [len(sums), int(sums.sum(dtype="uint64"))] for n, sums in index.sums.items()}
 
 
 def _read(run: Run) -> None:

@@ -8,7 +8,7 @@ hashes of 64 bits on every machine; different ones collide with a chance of 5e-2
 import dataclasses
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import opencc
@@ -82,13 +82,28 @@ def tokens(texts: Sequence[str], simplified: Sequence[bool] = ()) -> Tokens:
 
 def grams(hashes: np.ndarray, n: int) -> np.ndarray:
     """Hash every n consecutive tokens: uint64 [len(hashes) - n + 1], empty where there are fewer."""
+    return mix(sums(hashes, n))
+
+
+def sums(hashes: np.ndarray, n: int) -> np.ndarray:
+    """Sum up every n consecutive tokens by their places, of which `mix` makes `grams`: uint64 [len(hashes) - n + 1]."""
     count = len(hashes) - n + 1
     if count <= 0:
         return np.empty(0, np.uint64)
     found = hashes[:count].copy()
     for i in range(1, n):
         found = longer(found, hashes[i : i + count], i + 1)
-    return mix(found)
+    return found
+
+
+def windows(hashes: np.ndarray, sizes: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """`sums` for several n: as (n, sums); by differences of running sums, so that a large n takes no longer than a small one."""
+    total = _running(hashes, _TOKEN_FACTOR)
+    high, low = _powers(pow(_TOKEN_FACTOR, -1, 2**64), len(hashes))
+    inverse = (high[:, None] * low).ravel()
+    for n in sizes:
+        count = max(0, len(hashes) - n + 1)
+        yield n, (total[n:] - total[:count]) * inverse[:count]
 
 
 def longer(sums: np.ndarray, hashes: np.ndarray, n: int) -> np.ndarray:
@@ -113,11 +128,17 @@ def runs(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) 
 
     The value at i counts factor^i times, and is divided by factor^start at the end; modulo 2^64 an odd factor can be divided by.
     """
+    total = _running(values, factor)
+    high, low = _powers(pow(factor, -1, 2**64), len(values))
+    return mix((total[ends] - total[starts]) * high[starts // len(low)] * low[starts % len(low)])
+
+
+def _running(values: np.ndarray, factor: int) -> np.ndarray:
+    """Sums of what stands before each value, and of all."""
     high, low = _powers(factor, len(values))
     total = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values * (high[:, None] * low).ravel()[: len(values)], out=total[1:])
-    high, low = _powers(pow(factor, -1, 2**64), len(values))
-    return mix((total[ends] - total[starts]) * high[starts // len(low)] * low[starts % len(low)])
+    return total
 
 
 def _powers(factor: int, count: int, step: int = 1 << 12) -> tuple[np.ndarray, np.ndarray]:

@@ -203,9 +203,9 @@ def test_a_saved_index_comes_back(tmp_path):
     contamination.save(found, tmp_path / "index.npz")
     again = contamination.load(tmp_path / "index.npz")
     assert (again.benchmarks, again.items, again.too_short) == (found.benchmarks, found.items, found.too_short)
-    assert set(again.grams) == set(found.grams) == set(again.owners) == {8, 9, 13, 20}
-    for n in found.grams:
-        assert np.array_equal(again.grams[n], found.grams[n]) and again.grams[n].dtype == np.uint64
+    assert set(again.sums) == set(found.sums) == set(again.owners) == {8, 9, 13, 20}
+    for n in found.sums:
+        assert np.array_equal(again.sums[n], found.sums[n]) and again.sums[n].dtype == np.uint64
         assert np.array_equal(again.owners[n], found.owners[n]) and again.owners[n].dtype == np.int32
 
 
@@ -221,7 +221,7 @@ def test_a_large_benchmark_gives_the_same_index_in_groups_of_any_size(tmp_path, 
     whole, _ = indexed(tmp_path, items)
     monkeypatch.setattr(contamination, "BATCH_ITEMS", 7)
     grouped, _ = indexed(tmp_path, items)
-    assert grouped.items == whole.items and all(np.array_equal(grouped.grams[n], whole.grams[n]) for n in whole.grams)
+    assert grouped.items == whole.items and all(np.array_equal(grouped.sums[n], whole.sums[n]) for n in whole.sums)
 
 
 @pytest.mark.parametrize(

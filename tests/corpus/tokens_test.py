@@ -127,6 +127,15 @@ def test_grams_are_equal_where_tuples_of_tokens_are(named, n):
     assert len(set(zip(found, tuples, strict=True))) == len(set(tuples)) == len(set(found))
 
 
+@given(st.integers(0, 40), st.sets(st.integers(1, 20)))
+def test_windows_are_the_sums_of_every_size(count, sizes):
+    hashes = tokens.tokens([" ".join(map(str, range(count)))]).hashes
+    found = dict(tokens.windows(hashes, sorted(sizes)))
+    assert found.keys() == sizes
+    for n, sums in found.items():
+        assert np.array_equal(sums, tokens.sums(hashes, n)) and np.array_equal(tokens.mix(sums.copy()), tokens.grams(hashes, n))
+
+
 def test_grams_leave_the_hashes_alone():
     hashes = tokens.tokens(["one two three"]).hashes
     before = hashes.copy()

@@ -30,6 +30,7 @@ MESHES = [
     ({"data": 4, "pipe": 2, "interleave": 2}, {"remat": "qkv", "num_layers": 8}),
     ({"data": 2, "pipe": 2, "tensor": 2}, {"num_kv_heads": 2, "remat": "qkv"}),
 ]
+IN_CI = (0, 1, 5, 7)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,9 @@ def printed(traced: jax.stages.Traced) -> str:
     return re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
 
 
+NUMBERS = [pytest.param(i, marks=() if i in IN_CI else pytest.mark.distributed) for i in range(len(MESHES))]
+
+
 @functools.cache
 def found_for(number: int):
     """Job, layout and what the compiler says of one of MESHES; compiled once for all tests."""
@@ -76,7 +80,7 @@ def found_for(number: int):
     return job, layout, compiled.compile_step(jobs.traced(job, layout), job, layout)
 
 
-@pytest.mark.parametrize("number", range(len(MESHES)))
+@pytest.mark.parametrize("number", NUMBERS)
 def test_memory_by_kind_is_the_closed_form(number):
     job, layout, found = found_for(number)
     wanted = memory.closed_form(job)
@@ -88,7 +92,7 @@ def test_memory_by_kind_is_the_closed_form(number):
     assert found.memory.temporaries > 0
 
 
-@pytest.mark.parametrize("number", range(len(MESHES)))
+@pytest.mark.parametrize("number", NUMBERS)
 def test_products_are_the_closed_form_and_none_is_done_twice_unless_asked(number):
     job, _, found = found_for(number)
     useful, again = roofline.product_flops(job)

@@ -11,11 +11,11 @@ FLOAT = 4
 
 _IN_CI = [
     ({"zero": 3}, 1, "none"),
-    ({"tensor": 4}, 4, "full"),
-    ({"pipe": 2, "interleave": 2}, 2, "none"),
     ({"pipe": 2, "tensor": 2}, 2, "qkv"),
 ]
 _IN_ALL = [
+    ({"tensor": 4}, 4, "full"),
+    ({"pipe": 2, "interleave": 2}, 2, "none"),
     ({}, 1, "none"),
     ({"zero": 0}, 2, "none"),
     ({"tensor": 4}, 4, "none"),

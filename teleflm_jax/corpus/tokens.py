@@ -99,8 +99,7 @@ def sums(hashes: np.ndarray, n: int) -> np.ndarray:
 def windows(hashes: np.ndarray, sizes: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
     """`sums` for several n: as (n, sums); by differences of running sums, so that a large n takes no longer than a small one."""
     total = _running(hashes, _TOKEN_FACTOR)
-    high, low = _powers(pow(_TOKEN_FACTOR, -1, 2**64), len(hashes))
-    inverse = (high[:, None] * low).ravel()
+    inverse = _every_power(pow(_TOKEN_FACTOR, -1, 2**64), len(hashes))
     for n in sizes:
         count = max(0, len(hashes) - n + 1)
         yield n, (total[n:] - total[:count]) * inverse[:count]
@@ -135,10 +134,15 @@ def runs(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) 
 
 def _running(values: np.ndarray, factor: int) -> np.ndarray:
     """Sums of what stands before each value, and of all."""
-    high, low = _powers(factor, len(values))
     total = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(values * (high[:, None] * low).ravel()[: len(values)], out=total[1:])
+    np.cumsum(values * _every_power(factor, len(values)), out=total[1:])
     return total
+
+
+def _every_power(factor: int, count: int) -> np.ndarray:
+    """uint64 [count]."""
+    high, low = _powers(factor, count)
+    return (high[:, None] * low).ravel()[:count]
 
 
 def _powers(factor: int, count: int, step: int = 1 << 12) -> tuple[np.ndarray, np.ndarray]:

@@ -17,16 +17,18 @@ from teleflm_jax.corpus.tally import Tally
 _CONTINUING = bytes(range(0x80, 0xC0))
 _SECOND = re.escape(_CONTINUING.decode("latin-1") + _CONTINUING.decode("cp1252", "ignore"))
 _TWICE_DECODED = re.compile(f"[\x80-\x9f\xc2-\xf4](?:(?<=[\x80-\x9f])|[{_SECOND}])")
-"""Windows-1252 read as Latin-1, and UTF-8 read as one of these: a first byte and a second. Looked for first, since ftfy's own test takes
-longer than all the rest; what was read wrongly in other ways is not mended."""
-_LINE_ENDS = re.compile(r"\r\n?|[\u2028\u2029\x85]")
+"""Windows-1252 read as Latin-1, and UTF-8 read as one of these: a first byte and a second. What was read wrongly in other ways is not
+mended."""
 _DROPPED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff\ufff9-\ufffb]")
-_DROPPED_LAST = re.compile(r"[\x80-\x84\x86-\x9f\u00ad]")
-"""Where text was decoded wrongly, these are bytes of its characters."""
-_SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")
-_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\xa0\u00ad\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\ufeff\ufff9-\ufffb]")
-"""Everything that those take; most texts have nothing of it."""
+_LINE_ENDS = ("\r\n", "\r", "\x85", "\u2028", "\u2029")
+_SPACES = (*map(chr, range(0x2000, 0x200B)), "\xa0", "\u202f", "\u205f")
+_CODE_FORMS = dict.fromkeys(_LINE_ENDS, "\n") | {space: space for space in _SPACES}
+_FORMS = _CODE_FORMS | dict.fromkeys(_SPACES, " ")
+_ODD = re.compile("\r\n?|[\x00-\x08\x0b-\x1f\x7f-\xa0\u00ad\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\ufeff\ufff9-\ufffb]")
+"""What has another form, and what has none and goes; bytes of wrongly decoded characters are among it, so these are mended first."""
 _BLANKS = " \t\u3000"
+_UNEVEN = rf"{_ODD.pattern}|[\xc2-\xf4][{_SECOND}]|[{_BLANKS}](?:\n|\z)"
+"""For Arrow: all that `uniform` looks for, but for gaps and characters in parts; most texts have nothing of it."""
 
 
 def clean(batches: Iterable[pa.RecordBatch], tally: Tally, *, config: CleanConfig) -> Iterator[pa.RecordBatch]:
@@ -40,9 +42,7 @@ def clean(batches: Iterable[pa.RecordBatch], tally: Tally, *, config: CleanConfi
     for batch in batches:
         origins, domains = batch["origin"].to_pylist(), batch["domain"].to_pylist()
         named = batch["language"].to_pylist()
-        texts: list[str | None] = [
-            uniform(text, is_code=language == CODE) for text, language in zip(batch["text"].to_pylist(), named, strict=True)
-        ]
+        texts: list[str | None] = [*uniform_texts(batch["text"], [language == CODE for language in named])]
         prose = [i for i, language in enumerate(named) if language != CODE]
         for i, language in zip(prose, languages.languages([texts[i] for i in prose]), strict=True):
             named[i] = language
@@ -67,19 +67,34 @@ def uniform(text: str, *, is_code: bool = False) -> str:
     odd = bool(_ODD.search(text))
     if odd:
         text = _DROPPED.sub("", text)
-    if not is_code and not text.isascii() and _TWICE_DECODED.search(text) and is_bad(text):
+    if not is_code and not text.isascii() and _is_decoded_wrongly(text):
         text, odd = _DROPPED.sub("", ftfy.fix_encoding(text)), True
     if odd:
-        text = _DROPPED_LAST.sub("", _LINE_ENDS.sub("\n", text))
+        forms = _CODE_FORMS if is_code else _FORMS
+        text = _ODD.sub(lambda found: forms.get(found[0], ""), text)
     if is_code:
         return text.strip("\n") + "\n"
-    if odd:
-        text = _SPACES.sub(" ", text)
     if not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
     if any(f"{blank}\n" in text or text.endswith(blank) for blank in _BLANKS):
         text = "\n".join(line.rstrip(_BLANKS) for line in text.split("\n"))
     return _without_gaps(text)
+
+
+def _is_decoded_wrongly(text: str) -> bool:
+    """By ftfy's test, which takes longer than all the rest, of lines that may be."""
+    if not _TWICE_DECODED.search(text):
+        return False
+    return any(_TWICE_DECODED.search(line) and is_bad(line) for line in text.split("\n"))
+
+
+def uniform_texts(texts: pa.StringArray, is_code: Sequence[bool]) -> list[str]:
+    """`uniform` of each text of a batch; an automaton tells first which have anything to mend."""
+    uneven = pc.match_substring_regex(texts, _UNEVEN).to_pylist()
+    return [
+        uniform(text, is_code=code) if code or one or not unicodedata.is_normalized("NFC", text) else _without_gaps(text)
+        for text, code, one in zip(texts.to_pylist(), is_code, uneven, strict=True)
+    ]
 
 
 def _with_phrases(texts: Sequence[str], numbers: Sequence[int], config: CleanConfig) -> list[int]:

@@ -34,9 +34,11 @@ _UNCOUNTED = (
 """Elements without an end, those whose end may be left out, and pictures' shapes, which end themselves."""
 _NAME = 16
 """Letters of an element's name that are compared; of longer ones no end counts, so that they seem the deeper."""
+_LETTERS = bytes(i if chr(i).isalnum() else 0 for i in range(128)).lower() + bytes(128)
+"""Of every byte: what may stand in an element's name, in lower case; 0 for all else."""
 _ONES = np.uint64(0x0101010101010101)
 _LONG_TAG = 20 * MAX_ATTRIBUTES
-"""Bytes; below, whatever stands in a tag takes no time."""
+"""Bytes; below, or in a page of so many characters, whatever stands in a tag takes no time."""
 _QUOTED, _ATTRIBUTE = re.compile(rb"\"[^\"]*\"|'[^']*'"), re.compile(rb"[^\s/\"'=]+")
 
 _LINKED = re.compile(r"href=[\"']#([^\"'<>]+)")
@@ -105,25 +107,27 @@ def decode(content: bytes, charset: str) -> str | None:
 
 def objection(html: str) -> str:
     """Say why a page would take the square of its length to read; empty if it does not."""
+    tags = html.count("<")
+    if tags > MAX_TAGS:
+        return f"more than {MAX_TAGS:,} tags"
+    if tags <= MAX_NESTING and len(html) <= _LONG_TAG:
+        return ""
     page = html.encode("utf-8", "surrogatepass") + bytes(2 * _NAME)
     at = np.flatnonzero(np.frombuffer(page, np.uint8) == ord("<"))
-    if len(at) > MAX_TAGS:
-        return f"more than {MAX_TAGS:,} tags"
-    if _is_too_nested(np.frombuffer(page, np.uint8), at):
+    if tags > MAX_NESTING and _is_too_nested(page, at):
         return f"nested deeper than {MAX_NESTING}"
     return f"more than {MAX_ATTRIBUTES} attributes" if _has_too_many_attributes(page, at) else ""
 
 
-def _is_too_nested(page: np.ndarray, at: np.ndarray) -> bool:
+def _is_too_nested(page: bytes, at: np.ndarray) -> bool:
     """Whether the elements that begin or end at places of a page stand in one another deeper than any person would write them."""
-    if len(at) <= MAX_NESTING:
-        return False
-    is_end = page[at + 1] == ord("/")
+    is_end = np.frombuffer(page, np.uint8)[at + 1] == ord("/")
     names, is_long = _names(page, at + 1 + is_end)
     # sorted by name, in a name as they stand in the page
     order, first = tokens.ordered(names)
     groups = np.cumsum(first)
-    counted = ~np.isin(names[order[first]], _uncounted())[groups - 1]
+    uncounted, own = _uncounted(), names[order[first]]
+    counted = (uncounted[np.searchsorted(uncounted[:-1], own)] != own)[groups - 1]
     steps = np.where(is_end[order], -1 * ~is_long[order], 1) * counted
     # of each name, how many are open, and the least that would have been so far: where that falls, an end ends nothing and is no step
     sums = np.cumsum(steps)
@@ -137,14 +141,14 @@ def _is_too_nested(page: np.ndarray, at: np.ndarray) -> bool:
 
 def _has_too_many_attributes(page: bytes, at: np.ndarray) -> bool:
     """Whether an element has more attributes than any person would write; long values, as of pictures, are none."""
-    at = np.append(at, len(page))
-    tags = (page[at[i] + 1 : at[i + 1]] for i in np.flatnonzero(np.diff(at) > _LONG_TAG))
+    ends = np.append(at[1:], len(page))
+    tags = (page[at[i] + 1 : ends[i]] for i in np.flatnonzero(ends[: len(at)] - at > _LONG_TAG))
     return any(tag[:1].isalpha() and len(_ATTRIBUTE.findall(_QUOTED.sub(b'"', tag).partition(b">")[0])) > MAX_ATTRIBUTES for tag in tags)
 
 
-def _names(page: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _names(page: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of the elements' names that begin at places of a page, 64 bits, and whether they are longer than `_NAME`; 0 for no name."""
-    letters = _letters()[page]
+    letters = np.frombuffer(page.translate(_LETTERS), np.uint8)
     eights = np.ndarray(len(page) - 7, "<u8", letters, strides=(1,))  # at every place the eight bytes from there on
     halves, whole = [], letters[starts] >= ord("a")
     for place in (starts, starts + _NAME // 2):
@@ -159,14 +163,9 @@ def _names(page: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 @functools.cache
 def _uncounted() -> np.ndarray:
-    page = np.frombuffer(b"".join(name.ljust(_NAME + 1, b"\0") for name in (b"", *_UNCOUNTED)) + bytes(_NAME), np.uint8)
-    return _names(page, (_NAME + 1) * np.arange(len(_UNCOUNTED) + 1))[0]
-
-
-@functools.cache
-def _letters() -> np.ndarray:
-    """uint8 [256]: what may stand in an element's name, in lower case; 0 for all else."""
-    return np.frombuffer(bytes(i if chr(i).isalnum() else 0 for i in range(128)).lower() + bytes(128), np.uint8)
+    """Hashes of what does not count, in order."""
+    page = b"".join(name.ljust(_NAME + 1, b"\0") for name in (b"", *_UNCOUNTED)) + bytes(_NAME)
+    return np.sort(_names(page, (_NAME + 1) * np.arange(len(_UNCOUNTED) + 1))[0])
 
 
 def without_names_of_sections(html: str) -> str:

@@ -166,10 +166,13 @@ def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _commonest(owners: np.ndarray, firsts: np.ndarray, counts: np.ndarray, sizes: np.ndarray, texts: int) -> np.ndarray:
     """Of the groups of each text, count times size of the one with the highest count, of several the first; 0 where there is none."""
-    order = np.lexsort((firsts, -counts, owners))
-    named, best = np.unique(owners[order], return_index=True)
     found = np.zeros(texts)
-    found[named] = (counts * sizes)[order[best]]
+    if len(owners):
+        bits = int(firsts.max()).bit_length()
+        best = np.zeros(texts, np.int64)
+        np.maximum.at(best, owners, counts << bits | (1 << bits) - 1 - firsts)
+        is_best = best[owners] == (counts << bits | (1 << bits) - 1 - firsts)
+        found[owners[is_best]] = (counts * sizes)[is_best]
     return found
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -34,19 +34,23 @@ PACKAGES = (
     ("debian-handbook", "", "/html/"),
 )
 """Package, the dependency that has the files, and what their paths hold."""
+UNSPACED = ("libreoffice-help-zh-cn", "debian-handbook")
+"""Whose pages, or some, have no blanks between words."""
 QUIZ = 1000
 """Sentences of the documents that play benchmark items."""
 AS_ONE = 4
 """Batches of pages."""
 
 
-def pages(debs: str, step: int) -> dict[str, list[tuple[str, bytes]]]:
+def pages(debs: str, step: int, without: Collection[str] = ()) -> dict[str, list[tuple[str, bytes]]]:
     """Package -> every step-th of its HTML pages, with its path."""
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
     import debian_packages
 
     cache, read = debian_packages.Cache(debs), {}
     for package, through, inside in PACKAGES:
+        if package in without:
+            continue
         try:
             deb = cache.get(package, through)
         except debian_packages.PackageError as error:

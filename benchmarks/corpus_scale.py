@@ -151,7 +151,8 @@ def main() -> None:
     parser.add_argument("--unit_bytes", type=int, default=64_000_000)
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    read = stages.pages(args.debs, unspaced=False, step=4)
+    packages = stages.pages(args.debs, 4, without=stages.UNSPACED)
+    read = [page for pages in packages.values() for page in pages]
     pages = [page.decode("utf-8", "replace") for _, page in read]
     texts = [text for batch in stages.documents(stages.found(read)) for text in batch["text"].to_pylist()]
     random.Random(0).shuffle(pages)

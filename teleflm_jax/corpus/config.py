@@ -176,6 +176,8 @@ class ParagraphConfig:
     """Share of a document's bytes that must remain, or it goes as a whole."""
     exempt_domains: tuple[str, ...] = ()
     """Domains whose documents neither lose paragraphs nor take them from others."""
+    simplify_chinese: bool = True
+    """Chinese paragraphs are compared by the simplified form of their characters, so that both scripts' copies of one meet."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from teleflm_jax.errors import UserError
 PART_BITS = 24
 """Of a part's number inside its corpus."""
 SIGNED_BY = ("shingle_tokens", "bands", "rows", "seed", "code", "simplify_chinese")
-HASHED_BY = ("min_characters",)
+HASHED_BY = ("min_characters", "simplify_chinese")
 """Settings that both corpora must share: signatures, and hashes of paragraphs, compare with those alone that were made alike."""
 
 

@@ -2,7 +2,7 @@
 
 Three steps: every part's paragraphs are hashed, Spark groups equal ones, and every part leaves out those that came later. Source: report,
 section 2, "paragraph-level deduplication"; the normalisation is CCNet's (Wenzek et al., 2020): case, digits' values, spaces and punctuation
-do not count. A paragraph is a line.
+do not count; nor, our choice, in which of its two scripts Chinese is written. A paragraph is a line.
 """
 
 import functools
@@ -31,7 +31,8 @@ def hashes(batches: Iterable[pa.RecordBatch], *, config: ParagraphConfig) -> Ite
         if not taken:
             continue
         batch = batch.take(pa.array(taken))
-        found, owners, lines = lines_of(batch["text"].to_pylist(), config.min_characters)
+        simplified = [config.simplify_chinese and language == "zh" for language in batch["language"].to_pylist()]
+        found, owners, lines = lines_of(batch["text"].to_pylist(), config.min_characters, simplified)
         yield pa.record_batch(
             [
                 batch["language"].take(pa.array(owners)),
@@ -43,17 +44,22 @@ def hashes(batches: Iterable[pa.RecordBatch], *, config: ParagraphConfig) -> Ite
         )
 
 
-def lines_of(texts: Sequence[str], min_characters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def lines_of(
+    texts: Sequence[str], min_characters: int, simplified: Sequence[bool] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hash lines by their letters and digits, all digits alike.
 
     Args:
         texts: of a batch.
         min_characters: a line counts from so many letters and digits on, those of unspaced scripts counting three times.
+        simplified: says of each text whether its Han characters are taken in their simplified form; (): of none.
 
     Returns:
         uint64 hash, int64 number of the text, and int64 number of the line in it, of each line that counts.
     """
     points, borders = tokens.code_points([text.lower() + "\n" for text in texts])
+    if any(simplified):
+        points = tokens.in_one_script(points, np.repeat(simplified, np.diff(borders)))
     line_ends = points == _LINE_END
     numbers = np.cumsum(line_ends) - line_ends
     kinds = tokens.classes()[points]

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from teleflm_jax.corpus import rows, tally
 from teleflm_jax.corpus.tally import Tally
 
-VERSION = 2
+VERSION = 3
 READ, CLEAN, PARAGRAPHS, QUALITY, DUPLICATES, DECONTAMINATE = (
     "1-read",
     "2-clean",

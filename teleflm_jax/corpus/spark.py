@@ -24,6 +24,8 @@ from teleflm_jax.errors import UserError
 JAVA = 17
 """The oldest that Spark 4 runs on."""
 PARTITIONS_PER_CORE = 2
+CLUSTER_MB, LOCAL_MB, CORE_MB = 2048, 512, 256
+"""Of Java's heap: of the process that commands a cluster; of one that works itself, and there for every core."""
 TICK_SECONDS = 0.5
 MASTER_SECONDS = 10
 """A cluster's master has to answer."""
@@ -55,7 +57,7 @@ def session(master: str, scratch: pathlib.Path):
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.compression.codec": "zstd",
-        "spark.driver.memory": "2g",
+        "spark.driver.memory": f"{_megabytes(master)}m",
         "spark.executorEnv.OMP_NUM_THREADS": "1",
     }
     builder = SparkSession.builder.master(master).appName("teleflm_jax corpus")
@@ -70,6 +72,14 @@ def session(master: str, scratch: pathlib.Path):
     spark.conf.set("spark.sql.shuffle.partitions", PARTITIONS_PER_CORE * spark.sparkContext.defaultParallelism)
     spark.sparkContext.addPyFile(_package(scratch))
     return spark
+
+
+def _megabytes(master: str) -> int:
+    """Heap of the session's own process. Java fills what it is given, so where all work is done inside, it gets no more than that needs."""
+    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\d+)?\])?", master)
+    if not local:
+        return CLUSTER_MB
+    return LOCAL_MB + CORE_MB * (len(os.sched_getaffinity(0)) if local[1] == "*" else int(local[1] or 1))
 
 
 def refuse_missing() -> None:

@@ -62,7 +62,7 @@ def tokens(texts: Sequence[str], simplified: Sequence[bool] = ()) -> Tokens:
     """
     points, borders = code_points([text.lower() for text in texts])
     if any(simplified):
-        points = _simplified(points, np.repeat(simplified, np.diff(borders)))
+        points = in_one_script(points, np.repeat(simplified, np.diff(borders)))
     kinds = classes()[points]
     begins = kinds != OTHER
     same = (kinds[1:] == WORD) & (kinds[:-1] == WORD)
@@ -162,7 +162,8 @@ def mix(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _simplified(points: np.ndarray, taken: np.ndarray) -> np.ndarray:
+def in_one_script(points: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Code points, in their simplified form where taken."""
     return np.where(taken, simplified_forms()[points], points)
 
 

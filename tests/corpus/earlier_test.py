@@ -57,9 +57,10 @@ def test_signatures_of_another_kind_are_refused(tmp_path, name, value):
     assert find([folder], tmp_path / "c", **{name: value})
 
 
-def test_hashes_of_other_paragraphs_are_refused(tmp_path):
-    with pytest.raises(UserError, match="paragraphs.min_characters=40; allowed: 30 as here"):
-        find([made(tmp_path / "a")], tmp_path / "c", ParagraphConfig(min_characters=30))
+@pytest.mark.parametrize("name, value", [("min_characters", 30), ("simplify_chinese", False)])
+def test_hashes_of_other_paragraphs_are_refused(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"paragraphs.{name}={getattr(ParagraphConfig(), name)}; allowed: {value} as here"):
+        find([made(tmp_path / "a")], tmp_path / "c", ParagraphConfig(**{name: value}))
 
 
 def test_what_is_not_there_not_finished_or_the_run_itself_is_refused(tmp_path):

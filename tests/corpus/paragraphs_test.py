@@ -64,6 +64,14 @@ def test_case_digits_spaces_and_punctuation_do_not_count():
     assert hash_of("版权 所有，2020") == hash_of("版权所有2021。")
 
 
+def test_both_chinese_scripts_are_one_paragraph_and_other_languages_keep_theirs():
+    texts = ["我們去圖書館學習，今天天氣很好。", "我们去图书馆学习，今天天气很好。"]
+    for language, config, alike in (("zh", {}, True), ("zh", {"simplify_chinese": False}, False), ("ja", {}, False)):
+        read = batches(*((number, text, "web", language) for number, text in enumerate(texts)))
+        [found] = paragraphs.hashes(read, config=ParagraphConfig(min_characters=10, **config))
+        assert (found["hash"][0] == found["hash"][1]) == alike and found["id"].to_pylist() == [0, 1]
+
+
 def test_short_lines_do_not_count_and_characters_of_unspaced_scripts_count_three_times():
     assert lines_of(["x" * 39, "中" * 13, "x" * 36 + "中", ". " * 80], 40) == []
     assert [one[:2] for one in lines_of(["x" * 40, "\n\n" + "中" * 14, "x" * 37 + "中"], 40)] == [(0, 0), (1, 2), (2, 0)]

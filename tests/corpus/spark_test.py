@@ -43,3 +43,9 @@ def test_a_full_disk_that_java_met_is_a_full_disk():
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(RuntimeError):
         spark.wait(lambda: failing(RuntimeError("else"))(0))
+
+
+def test_the_heap_grows_with_the_cores_that_share_it():
+    cores = len(os.sched_getaffinity(0))
+    masters = ("local", "local[1]", "local[4]", "local[4,2]", "local[*]", "spark://host:7077", "yarn")
+    assert [spark._megabytes(master) for master in masters] == [768, 768, 1536, 1536, 512 + 256 * cores, 2048, 2048]

@@ -44,9 +44,7 @@ def hashes(batches: Iterable[pa.RecordBatch], *, config: ParagraphConfig) -> Ite
         )
 
 
-def lines_of(
-    texts: Sequence[str], min_characters: int, simplified: Sequence[bool] = ()
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def lines_of(texts: Sequence[str], min_characters: int, simplified: Sequence[bool] = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hash lines by their letters and digits, all digits alike.
 
     Args:

@@ -169,9 +169,10 @@ def _commonest(owners: np.ndarray, firsts: np.ndarray, counts: np.ndarray, sizes
     found = np.zeros(texts)
     if len(owners):
         bits = int(firsts.max()).bit_length()
+        ranks = counts << bits | (1 << bits) - 1 - firsts
         best = np.zeros(texts, np.int64)
-        np.maximum.at(best, owners, counts << bits | (1 << bits) - 1 - firsts)
-        is_best = best[owners] == (counts << bits | (1 << bits) - 1 - firsts)
+        np.maximum.at(best, owners, ranks)
+        is_best = best[owners] == ranks
         found[owners[is_best]] = (counts * sizes)[is_best]
     return found
 

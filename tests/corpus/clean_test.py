@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,6 +78,15 @@ BEYOND_BYTES = st.characters(min_codepoint=0x100)  # noise of bytes looks like t
 def test_uniform_text_stays_as_it_is(text):
     once = clean.uniform(text)
     assert clean.uniform(once) == once
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.text(st.one_of(SPECIAL, st.characters(exclude_categories=["Cs"])), max_size=40), st.booleans()), max_size=5))
+def test_a_batch_is_made_uniform_as_each_text_is(rows):
+    texts, codes = [text for text, _ in rows], [is_code for _, is_code in rows]
+    texts += [text.encode().decode("latin-1") for text in texts]  # decoded wrongly
+    found = clean.uniform_texts(pa.array(texts, pa.string()), codes * 2)
+    assert found == [clean.uniform(text, is_code=is_code) for text, is_code in zip(texts, codes * 2, strict=True)]
 
 
 @settings(max_examples=100, deadline=None)

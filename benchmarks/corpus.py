@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,7 @@ UNSPACED = ("libreoffice-help-zh-cn", "debian-handbook")
 QUIZ = 1000
 """Sentences of the documents that play benchmark items."""
 AS_ONE = 4
-"""Batches of pages."""
+"""Batches of pages, which make about one of text."""
 
 
 def pages(debs: str, step: int, without: Collection[str] = ()) -> dict[str, list[tuple[str, bytes]]]:
@@ -69,17 +69,17 @@ def documents(batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
     return list(extract.extract(batches, Tally(), domain="web", source="packages", config=ExtractConfig()))
 
 
-def best(works: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, float]:
-    """Seconds of processor time of each name's works together, each in its quickest round.
+def best(steps: Mapping[str, tuple[Callable, Sequence]], rounds: int) -> dict[str, float]:
+    """Seconds of processor time of each step's work on all its parts, each in its quickest round.
 
-    Other users of the machine change its pace from second to second, so works are small and all take turns.
+    Other users of the machine change its pace from second to second, so parts are small and all take turns.
     """
-    quickest = {name: np.full(len(parts), np.inf) for name, parts in works.items()}
+    quickest = {name: np.full(len(parts), np.inf) for name, (_, parts) in steps.items()}
     for number in range(rounds + 1):
-        for name, parts in works.items():
-            for i, work in enumerate(parts):
+        for name, (work, parts) in steps.items():
+            for i, part in enumerate(parts):
                 began = time.process_time()
-                work()
+                work(part)
                 if number:  # in the first, tables are made
                     quickest[name][i] = min(quickest[name][i], time.process_time() - began)
     return {name: float(seconds.sum()) for name, seconds in quickest.items()}
@@ -96,49 +96,43 @@ def ours(packages: Mapping[str, Sequence[tuple[str, bytes]]], rounds: int) -> tu
     cut = [tokens.tokens(part) for part in uniform]
     index = _index([text for part in uniform for text in part])
 
-    def hold(part: list[str], own: tokens.Tokens) -> None:
-        measures = rules.Measures(part, own, np.zeros(len(part), bool), [cleaning.stop_words["en"]] * len(part))
-        rules.objections(measures, [cleaning.rules] * len(part))
-
-    def decontaminate(batches: list[pa.RecordBatch]) -> None:
-        list(contamination.decontaminate(batches, index, Tally(), [], config=DecontaminateConfig()))
+    def hold(part: tuple[list[str], tokens.Tokens]) -> None:
+        unspaced, stop_words = np.zeros(len(part[0]), bool), [cleaning.stop_words["en"]] * len(part[0])
+        rules.objections(rules.Measures(*part, unspaced, stop_words), [cleaning.rules] * len(part[0]))
 
     def whole(batches: list[pa.RecordBatch]) -> None:
         kept = list(clean.clean(batches, Tally(), config=cleaning))
         list(paragraphs.hashes(kept, config=ParagraphConfig()))
         left = list(paragraphs.without(kept, {}, Tally(), config=ParagraphConfig()))
         list(duplicates.signatures(left, priority=0, config=exact))
-        decontaminate(left)
+        list(contamination.decontaminate(left, index, Tally(), [], config=DecontaminateConfig()))
 
-    of_html, of_text = _megabytes(page for read in packages.values() for _, page in read), _megabytes(_encoded(plain))
-    steps = {
-        "extraction": (of_html, [lambda batch=batch: documents([batch]) for batch in every]),
-        "resiliparse alone": (of_html, [lambda batch=batch: _alone(batch) for batch in every]),
-        "cleaning, all of it": (of_text, [lambda batch=batch: list(clean.clean([batch], Tally(), config=cleaning)) for batch in texts]),
-        "normalisation": (of_text, [lambda batch=batch: clean.uniform_texts(batch["text"], [False] * len(batch)) for batch in texts]),
-        "language": (of_text, [lambda part=part: languages.languages(part) for part in uniform]),
-        "tokens": (of_text, [lambda part=part: tokens.tokens(part) for part in uniform]),
-        "rules": (of_text, [lambda part=part, own=own: hold(part, own) for part, own in zip(uniform, cut, strict=True)]),
-        "paragraphs' hashes": (
-            of_text,
-            [lambda batch=batch: list(paragraphs.hashes([batch], config=ParagraphConfig())) for batch in texts],
-        ),
-        "signatures": (of_text, [lambda batch=batch: list(duplicates.signatures([batch], priority=0, config=exact)) for batch in texts]),
-        "decontamination": (of_text, [lambda batch=batch: decontaminate([batch]) for batch in texts]),
-        "text to tokenisation": (of_text, [lambda batch=batch: whole([batch]) for batch in texts]),
-        # about as many pages as make a batch of text
-        "pages to tokenisation, MB of text": (
-            of_text,
-            [lambda some=every[i : i + AS_ONE]: whole(documents(some)) for i in range(0, len(every), AS_ONE)],
-        ),
+    of_html = {package: _megabytes(page for _, page in read) for package, read in packages.items()}
+    of_text = _megabytes(text.encode() for part in plain for text in part)
+    on_batches = {
+        "cleaning, all of it": lambda batch: list(clean.clean([batch], Tally(), config=cleaning)),
+        "normalisation": lambda batch: clean.uniform_texts(batch["text"], [False] * len(batch)),
+        "paragraphs' hashes": lambda batch: list(paragraphs.hashes([batch], config=ParagraphConfig())),
+        "signatures": lambda batch: list(duplicates.signatures([batch], priority=0, config=exact)),
+        "decontamination": lambda batch: list(contamination.decontaminate([batch], index, Tally(), [], config=DecontaminateConfig())),
+        "text to tokenisation": lambda batch: whole([batch]),
     }
-    for package, batches in pages_.items():
-        own = _megabytes(page for _, page in packages[package])
-        steps[f"extraction, {package}"] = (own, [lambda batch=batch: documents([batch]) for batch in batches])
-        steps[f"resiliparse alone, {package}"] = (own, [lambda batch=batch: _alone(batch) for batch in batches])
-    seconds = best({name: works for name, (_, works) in steps.items()}, rounds)
-    figures = {name: megabytes / seconds[name] for name, (megabytes, _) in steps.items()}
-    counts = {"MB of HTML": of_html, "MB of text": of_text, "documents": sum(map(len, plain))}
+    chunks = [every[i : i + AS_ONE] for i in range(0, len(every), AS_ONE)]
+    steps = {
+        "extraction": (lambda batch: documents([batch]), every),
+        "resiliparse alone": (_alone, every),
+        **{name: (work, texts) for name, work in on_batches.items()},
+        "language": (languages.languages, uniform),
+        "tokens": (tokens.tokens, uniform),
+        "rules": (hold, list(zip(uniform, cut, strict=True))),
+        "pages to tokenisation, MB of text": (lambda some: whole(documents(some)), chunks),
+        **{f"extraction, {package}": (lambda batch: documents([batch]), batches) for package, batches in pages_.items()},
+        **{f"resiliparse alone, {package}": (_alone, batches) for package, batches in pages_.items()},
+    }
+    sizes = dict.fromkeys(steps, of_text) | dict.fromkeys(("extraction", "resiliparse alone"), sum(of_html.values()))
+    sizes |= {f"{what}, {package}": size for what in ("extraction", "resiliparse alone") for package, size in of_html.items()}
+    figures = {name: sizes[name] / seconds for name, seconds in best(steps, rounds).items()}
+    counts = {"MB of HTML": sum(of_html.values()), "MB of text": of_text, "documents": sum(map(len, plain))}
     return counts | figures, [text for part in plain for text in part]
 
 
@@ -156,10 +150,6 @@ def _alone(batch: pa.RecordBatch) -> None:
     for page in batch["content"].to_pylist():
         html = page.decode("utf-8", "replace")
         extract_plain_text(html, preserve_formatting=True, main_content=True, list_bullets=True, alt_texts=False, links=False)
-
-
-def _encoded(texts: Iterable[Iterable[str]]) -> Iterator[bytes]:
-    return (text.encode() for part in texts for text in part)
 
 
 def _megabytes(parts: Iterable[bytes]) -> float:

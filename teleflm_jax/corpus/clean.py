@@ -19,12 +19,13 @@ _SECOND = re.escape(_CONTINUING.decode("latin-1") + _CONTINUING.decode("cp1252",
 _TWICE_DECODED = re.compile(f"[\x80-\x9f\xc2-\xf4](?:(?<=[\x80-\x9f])|[{_SECOND}])")
 """Windows-1252 read as Latin-1, and UTF-8 read as one of these: a first byte and a second. What was read wrongly in other ways is not
 mended."""
-_DROPPED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff\ufff9-\ufffb]")
+_NOTHING = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff\ufff9-\ufffb"
+_DROPPED = re.compile(f"[{_NOTHING}]")
 _LINE_ENDS = ("\r\n", "\r", "\x85", "\u2028", "\u2029")
 _SPACES = (*map(chr, range(0x2000, 0x200B)), "\xa0", "\u202f", "\u205f")
 _CODE_FORMS = dict.fromkeys(_LINE_ENDS, "\n") | {space: space for space in _SPACES}
 _FORMS = _CODE_FORMS | dict.fromkeys(_SPACES, " ")
-_ODD = re.compile("\r\n?|[\x00-\x08\x0b-\x1f\x7f-\xa0\u00ad\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\ufeff\ufff9-\ufffb]")
+_ODD = re.compile(f"\r\n?|[{_NOTHING}\x80-\x9f\xad\u2028\u2029{''.join(_SPACES)}]")
 """What has another form, and what has none and goes; bytes of wrongly decoded characters are among it, so these are mended first."""
 _BLANKS = " \t\u3000"
 _UNEVEN = rf"{_ODD.pattern}|[\xc2-\xf4][{_SECOND}]|[{_BLANKS}](?:\n|\z)"

@@ -126,7 +126,7 @@ def _is_too_nested(page: bytes, at: np.ndarray) -> bool:
     # sorted by name, in a name as they stand in the page
     order, first = tokens.ordered(names)
     groups = np.cumsum(first)
-    uncounted, own = _uncounted(), names[order[first]]
+    uncounted, own = _uncounted(), names[order[first]]  # looked up by hand, since np.isin takes as long as the sort
     counted = (uncounted[np.searchsorted(uncounted[:-1], own)] != own)[groups - 1]
     steps = np.where(is_end[order], -1 * ~is_long[order], 1) * counted
     # of each name, how many are open, and the least that would have been so far: where that falls, an end ends nothing and is no step
@@ -141,8 +141,8 @@ def _is_too_nested(page: bytes, at: np.ndarray) -> bool:
 
 def _has_too_many_attributes(page: bytes, at: np.ndarray) -> bool:
     """Whether an element has more attributes than any person would write; long values, as of pictures, are none."""
-    ends = np.append(at[1:], len(page))
-    tags = (page[at[i] + 1 : ends[i]] for i in np.flatnonzero(ends[: len(at)] - at > _LONG_TAG))
+    at = np.append(at, len(page))
+    tags = (page[at[i] + 1 : at[i + 1]] for i in np.flatnonzero(np.diff(at) > _LONG_TAG))
     return any(tag[:1].isalpha() and len(_ATTRIBUTE.findall(_QUOTED.sub(b'"', tag).partition(b">")[0])) > MAX_ATTRIBUTES for tag in tags)
 
 

@@ -56,8 +56,7 @@ def lines_of(texts: Sequence[str], min_characters: int, simplified: Sequence[boo
         uint64 hash, int64 number of the text, and int64 number of the line in it, of each line that counts.
     """
     points, borders = tokens.code_points([text.lower() + "\n" for text in texts])
-    if any(simplified):
-        points = tokens.in_one_script(points, np.repeat(simplified, np.diff(borders)))
+    points = tokens.in_one_script(points, borders, simplified)
     line_ends = points == _LINE_END
     numbers = np.cumsum(line_ends) - line_ends
     kinds = tokens.classes()[points]

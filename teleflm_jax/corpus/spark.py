@@ -29,6 +29,8 @@ CLUSTER_MB, LOCAL_MB, CORE_MB = 2048, 512, 256
 TICK_SECONDS = 0.5
 MASTER_SECONDS = 10
 """A cluster's master has to answer."""
+_LOCAL = r"local(?:\[(\d+|\*)(?:,\d+)?\])?"
+"""Masters that work in the session's own process, and on how many cores."""
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 """Called twice a second with the step, parts done and parts in all."""
@@ -76,7 +78,7 @@ def session(master: str, scratch: pathlib.Path):
 
 def _megabytes(master: str) -> int:
     """Heap of the session's own process. Java fills what it is given, so where all work is done inside, it gets no more than that needs."""
-    local = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\d+)?\])?", master)
+    local = re.fullmatch(_LOCAL, master)
     if not local:
         return CLUSTER_MB
     return LOCAL_MB + CORE_MB * (len(os.sched_getaffinity(0)) if local[1] == "*" else int(local[1] or 1))
@@ -109,7 +111,7 @@ def refuse_master(master: str) -> None:
         UserError: it is none that Spark knows, or nobody answers.
     """
     allowed = "allowed: local[N], spark://HOST:PORT of a running cluster, yarn or k8s://…; change --master"
-    if not re.fullmatch(r"local(\[(\d+|\*)(,\d+)?\])?|spark://[^:/,]+:\d+(,[^:/,]+:\d+)*|yarn|k8s://.+", master):
+    if not re.fullmatch(_LOCAL + r"|spark://[^:/,]+:\d+(,[^:/,]+:\d+)*|yarn|k8s://.+", master):
         raise UserError(f"got --master {master}; {allowed}")
     for host, port in re.findall(r"([^:/,]+):(\d+)", master) if master.startswith("spark://") else ():
         try:

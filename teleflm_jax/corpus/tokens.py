@@ -61,8 +61,7 @@ def tokens(texts: Sequence[str], simplified: Sequence[bool] = ()) -> Tokens:
         simplified: says of each text whether its Han characters are taken in their simplified form; (): of none.
     """
     points, borders = code_points([text.lower() for text in texts])
-    if any(simplified):
-        points = in_one_script(points, np.repeat(simplified, np.diff(borders)))
+    points = in_one_script(points, borders, simplified)
     kinds = classes()[points]
     begins = kinds != OTHER
     same = (kinds[1:] == WORD) & (kinds[:-1] == WORD)
@@ -162,9 +161,11 @@ def mix(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def in_one_script(points: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Code points, in their simplified form where taken."""
-    return np.where(taken, simplified_forms()[points], points)
+def in_one_script(points: np.ndarray, borders: np.ndarray, simplified: Sequence[bool]) -> np.ndarray:
+    """What `code_points` gave, with the Han characters of the texts that are so marked in their simplified form; (): of none."""
+    if not any(simplified):
+        return points
+    return np.where(np.repeat(simplified, np.diff(borders)), simplified_forms()[points], points)
 
 
 @functools.cache

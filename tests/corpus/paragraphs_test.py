@@ -9,6 +9,7 @@ from teleflm_jax.corpus.config import ParagraphConfig
 from teleflm_jax.corpus.tally import Amount, Tally
 
 LONG = "This line is long enough to be a paragraph that counts among others"
+# joined from lists, since st.text draws from a union of alphabets as from one, where these would be rare
 TEXTS = st.lists(st.lists(st.one_of(st.sampled_from("aAb 09\n\n中文é\u0301ß.,٣"), st.characters()), max_size=40).map("".join), max_size=6)
 
 

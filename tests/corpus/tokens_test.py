@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from teleflm_jax.corpus import tokens
 
 ALPHABET = "aAbBzZßİΣσς0٣9 \n\t.,-_'é\u0301\u0308中文字のカー・ｶไก。！𠀀ѣЯ😀"
+# joined from lists, since st.text draws from a union of alphabets as from one, where these would be rare
 TEXTS = st.lists(st.lists(st.one_of(st.sampled_from(ALPHABET), st.characters()), max_size=30).map("".join), max_size=6)
 OTHER, WORD, SINGLE = tokens.OTHER, tokens.WORD, tokens.SINGLE
 

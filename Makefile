@@ -1,53 +1,75 @@
-# make quickstart · corpus-demo · test · test-slow · test-distributed · test-faults · test-corpus · test-plan-gpu · lint · bench ·
-# bench-inference; everything happens in .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels
-# (gigabytes) but needs no GPU.
+# make quickstart · corpus-demo · test · test-core · test-pythons · test-versions · test-slow · test-distributed · test-faults · test-corpus ·
+# test-plan-gpu · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
+# test-versions in .venv-VERSION; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+# What a tested Python version is tested by where the whole suite would take too long: everything but corpus, plan, serving and Hugging Face.
+CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py losses_test.py mup_test.py passes_test.py \
+	records_test.py data generate model optim tokenizer train)
+# A test of these may last so many seconds; in the rest of the suite it is what pyproject.toml says.
+LONG := -o faulthandler_timeout=3600
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-slow test-distributed test-faults test-corpus test-plan-gpu lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-plan-gpu lint format bench bench-inference clean
 
-setup: .venv/runtime
-setup-dev: .venv/dev
+setup: $(VENV)/runtime
+setup-dev: $(VENV)/dev
 
-.venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "error: got $$($(PYTHON) --version); allowed: Python 3.11 or 3.12; change with: make PYTHON=python3.12" >&2; exit 2; }
-	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: got a Python without venv; allowed: one with it; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "error: got $$($(PYTHON) --version); allowed: Python 3.11, 3.12 or 3.13; change with: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: got a Python without venv; allowed: one with it; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
-.venv/runtime: requirements.txt | .venv/bin/python
+$(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt --editable .
 	@touch $@
 
 # PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
-.venv/dev: requirements-dev.txt requirements-text.txt requirements-parity.txt .venv/runtime
+$(VENV)/dev: requirements-dev.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
 quickstart: setup
 	$(BIN)/python examples/quickstart.py $(QUICKSTART)
 
-.venv/corpus: requirements-text.txt requirements-corpus.txt .venv/runtime
+$(VENV)/corpus: requirements-text.txt requirements-corpus.txt $(VENV)/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-corpus.txt
 	@touch $@
 
-corpus-demo: .venv/corpus
+corpus-demo: $(VENV)/corpus
 	$(BIN)/python examples/corpus_demo.py $(DEMO)
 
 # A file's tests stay in one process, so that what they share is made and compiled once.
 test: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(TESTS)
 
+test-core: setup-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(CORE)
+
+# Every supported Python that is there, except the one that `make test` has.
+test-pythons:
+	@for python in $$(.ci/pythons $(PYTHON)); do $(MAKE) PYTHON=$$python VENV=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') test-core || exit; done
+
+# The newest versions of all dependencies that the requirements allow, on the newest Python; then the oldest, on the oldest Python.
+test-versions:
+	$(MAKE) PYTHON=$$(.ci/pythons | tail -n 1) VENV=.venv-newest test
+	$(MAKE) PYTHON=$$(.ci/pythons | head -n 1) VENV=.venv-oldest .venv-oldest/oldest.txt
+	PIP_CONSTRAINT=.venv-oldest/oldest.txt $(MAKE) PYTHON=$$(.ci/pythons | head -n 1) VENV=.venv-oldest test
+
+$(VENV)/oldest.txt: $(wildcard requirements*.txt) | $(VENV)/bin/python
+	sed -nE 's/^([A-Za-z0-9_-]+)>=([^,]+),.*/\1==\2/p' $^ | sort -u > $@
+
 test-slow: setup-dev
-	$(BIN)/python -m pytest -q -m slow $(TESTS)
+	$(BIN)/python -m pytest $(LONG) -q -m slow $(TESTS)
 
 test-distributed: setup-dev
-	$(BIN)/python -m pytest -n 2 -q -m distributed $(TESTS)
+	$(BIN)/python -m pytest $(LONG) -n 2 -q -m distributed $(TESTS)
 
 test-faults: setup-dev
-	$(BIN)/python -m pytest -n 2 -q -m faults $(TESTS)
+	$(BIN)/python -m pytest $(LONG) -n 2 -q -m faults $(TESTS)
 
-test-corpus: setup-dev .venv/corpus
-	$(BIN)/python -m pytest -q -m corpus $(or $(TESTS),tests/corpus)
+test-corpus: setup-dev $(VENV)/corpus
+	$(BIN)/python -m pytest $(LONG) -q -m corpus $(or $(TESTS),tests/corpus)
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu
@@ -55,7 +77,7 @@ test-corpus: setup-dev .venv/corpus
 	@touch $@
 
 test-plan-gpu: .venv-gpu/ready
-	.venv-gpu/bin/python -m pytest -q -m plan_gpu $(TESTS)
+	.venv-gpu/bin/python -m pytest $(LONG) -q -m plan_gpu $(TESTS)
 
 lint: setup-dev
 	$(BIN)/ruff check .
@@ -75,4 +97,4 @@ bench-inference: setup-dev
 	$(BIN)/python benchmarks/loading.py
 
 clean:
-	rm -rf .venv .venv-gpu
+	rm -rf .venv .venv-*

@@ -7,6 +7,10 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
+from tests import workers
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
@@ -17,6 +21,12 @@ if CACHE not in os.environ:  # the process that starts the workers makes it, the
     os.environ[CACHE] = _ours = tempfile.mkdtemp(prefix="teleflm_jax_tests_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+
+@pytest.hookimpl(trylast=True)  # after xdist has registered what it is looked for by
+def pytest_configure(config):
+    if config.pluginmanager.hasplugin("dsession"):
+        config.pluginmanager.register(workers.Watch(float(config.getini("faulthandler_timeout") or 0)))
 
 
 def pytest_unconfigure():

@@ -12,6 +12,9 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.train import profile
 from teleflm_jax.train.config import ProfileConfig
 
+# jaxlib 0.12 makes this type without `__module__`, of which Python 3.12 and later warn; an error raised there ends the process.
+pytestmark = pytest.mark.filterwarnings("ignore:builtin type event_stats has no __module__ attribute:DeprecationWarning")
+
 
 @jax.jit
 def advance(state):

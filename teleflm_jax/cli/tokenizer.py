@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from teleflm_jax.cli import options
+from teleflm_jax.cli.pack import bar, lines
 from teleflm_jax.corpus import documents, heldout
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
@@ -74,8 +75,11 @@ def _train(run: options.Run, *, force: bool):
         print(f"{target} is there already, made from this very sample")
         return
     _say(f"training {run.tokenizer.vocab_size:,} ids on {sum(draw.num_bytes for draw in draws) / 1e6:,.1f} MB")
-    chosen = _watched(train.drawn(texts, draws))
-    _write(target, sample, lambda: train.train(chosen, run.tokenizer.vocab_size, show_progress=sys.stderr.isatty()), began)
+    show, close = bar("pieces") if sys.stderr.isatty() else lines("pieces")
+    merging, chosen = functools.partial(show, "merging"), _watched(train.drawn(texts, draws))
+    with contextlib.ExitStack() as stack:
+        stack.callback(close)
+        _write(target, sample, lambda: train.train(chosen, run.tokenizer.vocab_size, progress=merging), began)
 
 
 def train_counted(
@@ -142,7 +146,7 @@ def _tell_malformed(place: str, malformed: collections.Counter[str]):
 
 
 def _watched(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, with a line now and then where the library draws no bar."""
+    """Pass the texts on, with a line now and then."""
     last, count = time.monotonic(), 0
     for count, text in enumerate(texts, start=1):
         yield text

@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import tiktoken
@@ -11,9 +12,27 @@ import tokenizers
 from tokenizers import Tokenizer
 
 from teleflm_jax.errors import UserError
+from teleflm_jax.tokenizer import words
 
-CL100K_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How GPT-4's tokenizer cuts text into words. Source: tiktoken; a rank file does not say which pattern it was made with."""
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_ENDS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_CL100K = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _ENDS
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|"
+    rf"\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_ENDS}"
+)
+PATTERNS = {
+    50_256: ("GPT-2", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
+    100_256: ("cl100k", _CL100K),
+    128_000: ("Llama 3", _CL100K),
+    151_643: ("Qwen", _CL100K.replace(r"\p{N}{1,3}", r"\p{N}")),
+    199_998: ("o200k", _O200K),
+}
+"""Ranks in a file -> whose tokenizer it is, and how that cuts text into words, which no rank file says; one of another size is cut as
+cl100k does. Source: tiktoken, and the tokenizers that were released with Llama 3 and Qwen."""
+_RANK = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
+"""How a rank file begins."""
 
 DOMAINS = ("english", "chinese", "classical", "code", "multilingual", "math")
 PUBLISHED = {
@@ -36,16 +55,17 @@ def counter(tokenizer: Tokenizer) -> CountTokens:
 
 
 def other(path: str | os.PathLike) -> tuple[str, CountTokens]:
-    """Another tokenizer's name and how it counts.
+    """Open another tokenizer: its name, and how it counts.
 
     Args:
-        path: A `tokenizer.json`, a rank file of tiktoken (`*.tiktoken`), or a SentencePiece model (`*.model`).
+        path: A `tokenizer.json`, a rank file of tiktoken (`*.tiktoken`, and Llama 3's `tokenizer.model`), or a SentencePiece model
+            (`*.model`); of a `.model`, the content decides.
 
     Raises:
         UserError: It is none of these.
     """
     path = pathlib.Path(path)
-    openers = {".json": _open_json, ".tiktoken": _open_tiktoken, ".model": _open_sentencepiece}
+    openers = {".json": _open_json, ".tiktoken": _open_tiktoken, ".model": _open_model}
     allowed = f"allowed: {', '.join('*' + suffix for suffix in openers)}; change --beside"
     if path.suffix not in openers or not path.is_file():
         raise UserError(f"got the tokenizer {path}{'' if path.exists() else ', which is not there'}; {allowed}")
@@ -68,6 +88,12 @@ def _open_json(path: pathlib.Path) -> tuple[str, CountTokens]:
     return str(path), counter(tokenizer)
 
 
+def _open_model(path: pathlib.Path) -> tuple[str, CountTokens]:
+    with path.open("rb") as file:
+        begins = file.readline(1 << 10)
+    return _open_tiktoken(path) if _RANK.fullmatch(begins) else _open_sentencepiece(path)
+
+
 def _open_tiktoken(path: pathlib.Path) -> tuple[str, CountTokens]:
     try:
         rows = [line.split() for line in path.read_bytes().splitlines() if line]
@@ -76,8 +102,16 @@ def _open_tiktoken(path: pathlib.Path) -> tuple[str, CountTokens]:
         raise ValueError(error) from error
     if not {bytes([byte]) for byte in range(256)} <= ranks.keys():
         raise ValueError("not every byte has a rank")  # the library would panic on the first text that has the byte
-    encoding = tiktoken.Encoding(path.stem, pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={})
-    return f"{path} (cl100k pattern)", lambda texts: sum(map(len, encoding.encode_ordinary_batch(texts)))
+    name, pattern = PATTERNS.get(len(ranks), PATTERNS[100_256])
+    encoding = tiktoken.Encoding(path.stem, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+    def count(texts: list[str]) -> int:
+        # The library's regular expressions run out of memory for going back within a million blanks. No pattern reaches across the places
+        # where a stretch ends, except within a run of LONGEST characters without such a place, which may then yield a token more.
+        parts = [part for text in texts for part in words.stretches(text)]
+        return sum(map(len, encoding.encode_ordinary_batch(parts)))
+
+    return f"{path} ({name} pattern)", count
 
 
 def _open_sentencepiece(path: pathlib.Path) -> tuple[str, CountTokens]:

@@ -61,6 +61,23 @@ def count(texts: Iterable[str], *, characters: int = BATCH_CHARACTERS) -> Iterat
         yield _batch(found)
 
 
+def gather(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """Add up batches of COUNTS: each word once, in no particular order."""
+    found, waiting, held = COUNTS.empty_table(), [], 0
+    for batch in batches:
+        waiting.append(batch)
+        held += batch.num_rows
+        if held > len(found):  # so that no more than twice the distinct words are held, and each is moved only a few times
+            found, waiting, held = _summed(found, waiting), [], 0
+    return _summed(found, waiting)
+
+
+def _summed(found: pa.Table, batches: list[pa.RecordBatch]) -> pa.Table:
+    wide = pa.schema({"word": pa.large_string(), "count": pa.int64()})  # one array of strings holds 2 GB at most
+    joined = pa.concat_tables([found.cast(wide), pa.Table.from_batches(batches, COUNTS).cast(wide)])
+    return joined.group_by("word").aggregate([("count", "sum")]).rename_columns(["word", "count"])
+
+
 def load(folder: str | os.PathLike) -> pa.Table:
     """Read a folder of COUNTS in the words' order, which no number of files changes."""
     found = pq.read_table(folder, schema=COUNTS)

@@ -71,11 +71,42 @@ def real_texts() -> list[str]:
     return [*pages, *code, *chinese, *digits, "", " \n\t ", "e\u0301 \ufeff\u2028 x  \r\n\r\n  y"]
 
 
-def test_real_text_gives_the_same_tokenizer_byte_for_byte():
+def librarys_tokenizer(texts: list[str], vocab_size: int) -> tuple[dict[str, int], list[list[str]]]:
+    """The pieces and merges that `tokenizers` learns from the texts, cut into words by our pattern."""
+    blank = tokenizers.Tokenizer(models.BPE())
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    blank.pre_tokenizer = pre_tokenizers.Sequence([words.splitter(), bytewise])
+    alphabet = sorted(layout.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + vocab_size - layout.FIRST_PIECE, min_frequency=2, initial_alphabet=alphabet, show_progress=False
+    )
+    blank.train_from_iterator(texts, trainer)
+    model = json.loads(blank.to_str())["model"]
+    return {piece: rank - len(alphabet) for piece, rank in model["vocab"].items() if piece not in layout.alphabet()}, model["merges"]
+
+
+def test_real_text_gives_the_librarys_tokenizer():
     texts = real_texts()
-    found = pa.Table.from_batches(words.count(texts)).group_by("word").aggregate([("count", "sum")]).rename_columns(["word", "count"])
-    for order in (np.arange(len(found)), np.random.default_rng(0).permutation(len(found))):
-        assert train.train_counted(found.take(order), 1500) == train.train(iter(texts), 1500)
+    model = json.loads(train.train(iter(texts), 1500))["model"]
+    pieces, merges = librarys_tokenizer(texts, 1500)
+    fixed = layout.alphabet() | layout.controls()
+    assert {piece: index - layout.FIRST_PIECE for piece, index in model["vocab"].items() if piece not in fixed} == pieces
+    assert model["merges"] == merges
+
+
+def test_neither_the_order_of_words_nor_the_batches_they_were_counted_in_matter():
+    texts = real_texts()
+    whole = train.train(iter(texts), 1500)
+    found = words.gather(words.count(texts, characters=1000))
+    assert sorted(found["word"].to_pylist()) == sorted(set(found["word"].to_pylist()))
+    assert train.train_counted(found.take(np.random.default_rng(0).permutation(len(found))), 1500) == whole
+
+
+@pytest.mark.parametrize("word, merges, longest", [("ab" * 1_000_000, 6, 2**6), ("的一是不了人我在有他" * 40_000, 34, 30 * 2**7)])
+def test_words_of_megabytes_are_learned_from(word, merges, longest):
+    # The library would look through the whole word at each merge: minutes for 120 kB, hours for this.
+    model = json.loads(train.train(iter([word]), layout.FIRST_PIECE + merges))["model"]
+    assert len(model["merges"]) == merges and max(map(len, model["vocab"])) == longest
 
 
 def test_too_few_words_say_how_many_pieces_they_yield():

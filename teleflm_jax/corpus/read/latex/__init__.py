@@ -1,4 +1,4 @@
-r"""arXiv's LaTeX sources: papers without comments, preamble and bibliography, and with their authors' macros written out.
+r"""arXiv's LaTeX sources: papers without comments, hidden drafts, preamble and bibliography, and with their authors' macros written out.
 
 Source: LLaMA (Touvron et al. 2023), section 2.1: "we removed everything before the first section, as well as the bibliography. We also
 removed the comments from the .tex files, and inline-expanded definitions and macros written by users"; where there is a
@@ -20,17 +20,13 @@ from typing import BinaryIO
 from teleflm_jax.corpus import documents
 from teleflm_jax.corpus.extract import decode
 from teleflm_jax.corpus.read import LONGEST, Found
+from teleflm_jax.corpus.read.latex import conditionals, macros, marks
 from teleflm_jax.corpus.tally import Tally
 
 ARCHIVE_BYTES = 64 << 20
 """Of one paper, packed and unpacked."""
 MAX_INPUT_DEPTH = 10
 MAX_INPUTS = 10_000
-MAX_MACRO_DEPTH = 20
-MACRO_CHARACTERS = 2000
-"""Of one definition; longer ones are programs."""
-EXPANSION_COST = 16
-"""Characters that a macro counts for besides its own, so that empty ones end too."""
 MAIN_FILES = 10
 """Of an archive with several `\\documentclass`, so many are put together, and the longest is the paper."""
 DAMAGED = "truncated or damaged file"
@@ -38,16 +34,6 @@ _DAMAGE = (tarfile.TarError, EOFError, ValueError, ArithmeticError, RecursionErr
 _TOO_LONG = f"archive longer than {ARCHIVE_BYTES >> 20} MiB"
 _NO_LATEX = "no LaTeX by its name"
 _TEX, _ZIPPED = (".tex", ".ltx", ".latex"), (".gz", ".tgz")
-_MARK = re.compile(
-    r"\\begin\{(?P<environment>[A-Za-z]+\*?)\}"
-    r"|\\verb\*?(?P<verb>[^A-Za-z*\s])"
-    r"|\\(?:url|nolinkurl|path|href)\{[^{}\n]*\}"
-    r"|\\(?P<command>[A-Za-z]+)|\\.|(?P<comment>%)",
-    re.DOTALL,
-)
-"""What matters outside of verbatim text. A percent sign in an address begins no comment."""
-_VERBATIM = frozenset("verbatim verbatim* Verbatim Verbatim* lstlisting minted alltt filecontents filecontents*".split())
-_VERB_CHARACTERS, _COMMENT_END = 1000, r"\end{comment}"
 _MAIN = re.compile(r"\\document(?:class|style)\b")
 _BEGIN, _END = re.compile(r"\\begin\s*\{document\}"), re.compile(r"\\end\s*\{document\}")
 _SECTION = re.compile(r"\\(?:part|chapter|section|subsection|subsubsection|paragraph)\b\*?\s{0,9}[\[{]")
@@ -57,24 +43,9 @@ _BIBLIOGRAPHY = re.compile(
 _STYLE = re.compile(r"\\bibliographystyle\s{0,9}\{[^{}\n]{0,200}\}")
 _INPUTS = frozenset(("input", "include", "subfile", "subfileinclude"))
 _FILE_NAME = re.compile(r"\s{0,9}(?:\{\s{0,9}([^{}\n]{1,200})\}|([^\s{}\\%]{1,200}))")
-_DEFINERS = frozenset("newcommand renewcommand providecommand DeclareRobustCommand def gdef DeclareMathOperator".split())
-_DEFINED = re.compile(r"(\*?)\s{0,99}(?:\{\s{0,9}\\([A-Za-z@]{1,99})\s{0,9}\}|\\([A-Za-z@]{1,99}))\s{0,99}(?:\[0\]\s{0,99})?(\{?)")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _INPUT_ENCODING = re.compile(rb"\\usepackage\[([a-z0-9-]{1,20})\]\{inputenc\}")
 _ENCODINGS = {"ansinew": "windows-1252", "applemac": "macintosh", "latin9": "iso-8859-15"}
 """LaTeX's names of character sets that browsers, and so `decode`, do not know."""
-
-
-@dataclasses.dataclass(slots=True)
-class _Macros:
-    bodies: dict[str, str] = dataclasses.field(default_factory=dict)
-    left: int = LONGEST
-    """Characters that may still be written out."""
-
-    def spend(self, characters: int) -> None:
-        self.left -= characters
-        if self.left < 0:
-            raise OverflowError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,127 +93,20 @@ def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
             yield from _paper({posixpath.basename(piece.path): file.read(LONGEST + 1)}, piece.path, tally)
 
 
-def without_comments(text: str) -> str:
-    """Take out comments, and lines that are nothing else; verbatim text stays as it is."""
-    parts, position = [], 0
-    for mark in _marks(text):
-        if mark["comment"]:
-            end = _find_end(text, "\n", mark.start())
-            begin = text.rfind("\n", position, mark.start()) + 1 or position
-            # a line of its own, or the rest of one
-            is_whole_line = text[begin : mark.start()].isspace() or (begin == mark.start() and (not begin or text[begin - 1] == "\n"))
-            parts.append(text[position : begin if is_whole_line else mark.start()])
-            position = min(end + 1, len(text)) if is_whole_line else end
-        elif mark["environment"] == "comment":
-            parts.append(text[position : mark.start()])
-            position = _find_end(text, _COMMENT_END, mark.end()) + len(_COMMENT_END)
-    return "".join(parts) + text[position:]
-
-
-def expand(text: str, macros: _Macros, active: tuple[str, ...] = ()) -> str:
-    """Take the definitions of macros without arguments out and write the macros out where they are used.
-
-    Args:
-        text: without comments.
-        macros: those known before; what the text defines is added.
-        active: macros whose bodies this text is in; they stay as they are, so that one that names itself ends.
-
-    Raises:
-        OverflowError: they unfold to more than LONGEST characters.
-    """
-    parts, position = [], 0
-    for mark in _marks(text):
-        command = mark["command"]
-        if mark.start() < position or not command:
-            continue
-        if command in _DEFINERS:
-            end = _define(text, mark, macros)
-            if end:
-                parts.append(text[position : mark.start()])
-                position = end
-        elif command in macros.bodies and command not in active and len(active) < MAX_MACRO_DEPTH:
-            body = macros.bodies[command]
-            macros.spend(len(body) + EXPANSION_COST)
-            parts += (text[position : mark.start()], expand(body, macros, (*active, command)))
-            position = mark.end()
-    return "".join(parts) + text[position:]
-
-
-def body_of(text: str, macros: _Macros) -> str:
+def body_of(text: str, known: macros.Macros) -> str:
     """A paper's text, its macros written out, without what stands before and after it; empty where neither says where it begins."""
     begin = _BEGIN.search(text)
     start = begin or _SECTION.search(text)
     if not start:
         return ""
-    expand(text[: start.start()], macros)
+    macros.expand(text[: start.start()], known)
     text = text[begin.end() if begin else start.start() :]
     if end := _END.search(text):
         text = text[: end.start()]
-    text = expand(text, macros)
+    text = macros.expand(text, known)
     if bibliography := _BIBLIOGRAPHY.search(text):
         text = text[: bibliography.start()]
     return re.sub(r"\n(?:[ \t]*\n){2,}", "\n\n", _STYLE.sub("", text)).strip()
-
-
-def _marks(text: str) -> Iterator[re.Match]:
-    """Yield commands and comments, but for those in verbatim text."""
-    position = 0
-    endless: set[str] = set()  # looked for in vain once, there is no need to look again
-    while mark := _MARK.search(text, position):
-        position = mark.end()
-        environment = mark["environment"]
-        if mark["verb"]:
-            end = text.find(mark["verb"], position, position + _VERB_CHARACTERS)
-            if end >= 0 and "\n" not in text[position:end]:
-                position = end + 1
-        elif environment in _VERBATIM and environment not in endless:
-            closing = f"\\end{{{environment}}}"
-            end = text.find(closing, position)
-            if end < 0:
-                endless.add(environment)
-            else:
-                position = end + len(closing)
-        else:
-            yield mark
-            if mark["comment"]:
-                position = _find_end(text, "\n", position)
-            elif environment == "comment":
-                position = _find_end(text, _COMMENT_END, position)
-
-
-def _find_end(text: str, closing: str, start: int) -> int:
-    end = text.find(closing, start)
-    return len(text) if end < 0 else end
-
-
-def _define(text: str, mark: re.Match, macros: _Macros) -> int:
-    """Take a definition up; return where it ends, or 0 if it stays where it is."""
-    found = _DEFINED.match(text, mark.end())
-    if not found:
-        return 0
-    name = found[2] or found[3]
-    end = _closing_brace(text, found.end()) if found[4] else 0
-    if not found[4] or end < 0:
-        macros.bodies.pop(name, None)  # it takes arguments from here on
-        macros.spend(MACRO_CHARACTERS if end < 0 else 0)
-        return 0
-    body = text[found.end() : end]
-    if "@" in body or "#" in body or "@" in name:
-        macros.bodies.pop(name, None)  # how LaTeX's own commands are made
-    elif mark["command"] == "DeclareMathOperator":
-        macros.bodies[name] = f"\\operatorname{found[1]}{{{body}}}"
-    else:
-        macros.bodies[name] = body
-    return end + 1
-
-
-def _closing_brace(text: str, start: int) -> int:
-    depth = 1
-    for brace in _BRACE.finditer(text, start, start + MACRO_CHARACTERS):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if not depth:
-            return brace.start()
-    return -1
 
 
 def _of_gzip(packed: bytes, origin: str, tally: Tally) -> Iterator[Found]:
@@ -342,7 +206,9 @@ def _paper(files: Mapping[str, bytes], origin: str, tally: Tally) -> Iterator[Fo
     named = next((found[1].decode() for data in files.values() if (found := _INPUT_ENCODING.search(data))), "")
     decoded = {name: decode(data, _ENCODINGS.get(named, named)) for name, data in files.items()}
     texts = {
-        name: without_comments(re.sub(r"\r\n?", "\n", text)) for name, text in decoded.items() if text is not None and "\0" not in text
+        name: marks.without_comments(re.sub(r"\r\n?", "\n", text))
+        for name, text in decoded.items()
+        if text is not None and "\0" not in text
     }
     if not texts:
         tally.drop("unknown character set", origin, "", size)
@@ -350,8 +216,8 @@ def _paper(files: Mapping[str, bytes], origin: str, tally: Tally) -> Iterator[Fo
     try:
         mains = [name for name, text in texts.items() if _MAIN.search(text)] or list(texts)
         mains.sort(key=lambda name: (name.count("/"), -len(texts[name]), name))
-        text = max((_assembled(name, texts) for name in mains[:MAIN_FILES]), key=len)
-        body = body_of(text, _Macros())
+        text = max((conditionals.without_dead_branches(_assembled(name, texts)) for name in mains[:MAIN_FILES]), key=len)
+        body = body_of(text, macros.Macros())
     except OverflowError:
         tally.drop("inputs or macros that unfold too far", origin, "", size)
         return
@@ -380,7 +246,10 @@ def _assembled(name: str, texts: Mapping[str, str]) -> str:
         if min(characters, inputs) < 0:
             raise OverflowError
         position = 0
-        for mark in _marks(text):
+        for mark in marks.marks(text):
+            if mark["command"] == "endinput":
+                text = text[: mark.start()]
+                break
             if mark["command"] not in _INPUTS or not (argument := _FILE_NAME.match(text, mark.end())):
                 continue
             yield text[position : mark.start()]

@@ -232,6 +232,8 @@ def test_templates_show_what_their_call_says(language, source, shown):
         ("one [[File:a.svg|20px]] two <ref>x</ref>, three <ref>y</ref>.", "one two, three."),
         ("{{x}} one", "one"),
         ("* {{cite web|url=x}}.\n* two", "two"),
+        ("One.<ref>x</ref>Two", "One. Two"),
+        ("{{x}}, one", "one"),
         ("柏林（{{x}}）是", "柏林是"),
         ("柏林（{{x}}，德国）、{{y}}，城", "柏林（德国），城"),
         ("「{{x}}」", ""),

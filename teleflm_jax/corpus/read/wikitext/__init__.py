@@ -32,6 +32,11 @@ _LEFT_OVER = re.compile(r"^[ \t]*[|!{}].*$", re.MULTILINE)
 _SWITCH = re.compile(r"__([^\W\d](?:(?!__)\w){1,60})__")
 _COMMENT = re.compile(r"\n[ \t]*<!--(?:(?!-->).)*-->[ \t]*(?=\n)|<!--.*?(?:-->|\Z)", re.DOTALL)
 """With its line, if that has nothing else; one without an end goes on to the end of the page."""
+_REFERENCE = re.compile(
+    r"<ref\b[^<>]*/>|<ref\b[^<>]*>[^<]*+(?:<(?!/?ref\b)[^<]*+)*+</ref\s*>",
+    re.IGNORECASE,
+)
+"""Taken out before parsing, which they would take most of."""
 _STRAY_TAG = re.compile(
     r"</?(abbr|b|big|blockquote|br|center|cite|code|dd|del|div|dl|dt|em|font|gallery|i|includeonly|ins|li|math|noinclude|nowiki|ol|onlyinclude"
     r"|p|poem|ref|references|s|section|small|span|strong|sub|sup|table|td|th|tr|tt|u|ul)\b[^<>\n]{0,300}>",
@@ -42,7 +47,7 @@ _FILE = re.compile(
 )
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _QUOTES = f"'{APOSTROPHE}"
-_WORD_BEGINS_BEHIND = "([{（［【〔「『《〈“«„‘、，：；·・/–—-=~≈+×|\0"
+_WORD_BEGINS_BEHIND = "([{（［【〔「『《〈“«„‘、，：；·・/–—-=~≈+×|"
 _UNSPACED = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f]")
 
 
@@ -63,8 +68,9 @@ def plain(wikitext: str, language: str, media: frozenset[str] = names.EVERYWHERE
         media: namespaces, in lower case, of links that stand for a file or a category, beside those that the language is known to have.
     """
     page = _Page(language, media | names.EVERYWHERE | frozenset(names.MEDIA.get(language, "").split()))
-    wikitext = variants.choose(_COMMENT.sub("", wikitext).replace(HOLE, "").replace(APOSTROPHE, ""), language)
-    code = mwparserfromhell.parse(headings.before_references(wikitext, language), skip_style_tags=True)
+    wikitext = _COMMENT.sub("", wikitext).replace(HOLE, "").replace(APOSTROPHE, "")
+    wikitext = headings.before_references(variants.choose(wikitext, language), language)
+    code = mwparserfromhell.parse(_REFERENCE.sub(HOLE, wikitext), skip_style_tags=True)
     text = styles.strip(holes.close(_render(code, page, is_bare=True)))
     text = _LEFT_OVER.sub("", _HEADING.sub(lambda heading: headings.title(heading[0]), text))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip(" \t") for line in text.split("\n"))).strip()
@@ -117,7 +123,7 @@ def _template(node: Template, page: _Page, before: str, is_bare: bool, following
         return templates.quotation(node, lambda code: _render(code, page)) if name in templates.QUOTATIONS else HOLE
     if is_bare and after[:1].isalnum() and not _UNSPACED.match(after):
         return HOLE
-    behind = before.rstrip(_QUOTES)[-1:]
+    behind = before.rstrip(_QUOTES + HOLE)[-1:]
     if not (is_bare or not behind or behind.isspace() or behind in _WORD_BEGINS_BEHIND or _UNSPACED.match(behind) or _opens(before)):
         return HOLE
     return templates.words(node, name, page.language, lambda code: _render(code, page))

@@ -6,8 +6,8 @@ blanks before colons and programs have empty parentheses.
 
 import re
 
-HOLE = "\0"
-"""Stands where something was taken out; no XML has this character."""
+HOLE = "\2"
+"""Stands where something was taken out; no XML has this character, and the parser lets it through (a NUL ends its text)."""
 _OPENING, _CLOSING = "([{（［【〔「『《〈“«„", ")]}）］】〕」』》〉”»"
 _PAIRS = frozenset(("()", "[]", "（）", "［］", "【】", "〔〕", "「」", "『』", "《》", "“”", "«»"))
 _SEPARATORS = ",;、，；"
@@ -51,6 +51,8 @@ def _join(parts: list[str], right: str) -> None:
                 break
         elif last == "\n" and first in _SEPARATORS + ".。":
             right = right[1:]
+        elif last in ".!?" and first.isupper() and left[-2:-1].islower():
+            right = " " + right
         elif last == "\n" and (line := _NO_TEXT.match(right)) and line.end():
             right = right[line.end() :]
         else:

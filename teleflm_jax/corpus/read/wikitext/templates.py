@@ -67,7 +67,7 @@ QUOTATIONS = frozenset(
     quote quotation blockquote cquote bquote quotebox citation citat citaat cita zitat cytat citát citace citação citazione цитата цитат
     idézet navod 引用 引文
     """.split()
-) | {"block quote", "quote box", "citation bloc", "bloc citation", "cita destacada", "pull quote", "начало цитаты"}
+) | {'"', "block quote", "quote box", "citation bloc", "bloc citation", "cita destacada", "pull quote", "начало цитаты"}
 """Templates that are text although they have a line for themselves."""
 _FRAMES = {
     ("en", "as of"): "As of {}",

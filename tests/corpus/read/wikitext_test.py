@@ -53,6 +53,7 @@ def test_links_to_files_and_categories_are_gone_by_every_name_of_their_namespace
         ("la", "[[Fasciculus:A.svg|thumb|x]]"),
         ("en", "[[Datei:A.webm|mini|x]]"),
         ("en", "[[simple:Port]]"),
+        ("de", "[[Datei:a.jpg|mini|ein Bild [http://a.b c]]]"),
         ("en", "[[be-x-old:Порт]]"),
         ("en", "[[FR:Port|port]]"),
     ],
@@ -289,6 +290,23 @@ def test_a_text_without_what_is_taken_out_is_as_if_it_had_never_been_there(piece
 def test_words_are_not_glued_at_tags(source, shown):
     assert [line for line in plain(source, "en").split("\n") if line] == [line for line in shown.split("\n") if line]
     assert "\n\n\n" not in plain(source, "en")
+
+
+def test_a_link_to_a_file_without_an_end_takes_its_line():
+    assert plain("one\n[[Datei:a.jpg|mini|ein Bild\ntwo [[x: a]\n\nthree", "de") == "one\n\ntwo [[x: a]\n\nthree"
+
+
+def test_entities_are_characters_unless_there_are_none():
+    assert plain("a&nbsp;b&#8217;c&#x2014;d&#39;&#39;e&lt;br&gt;", "en") == "a\xa0b\u2019c\u2014d''e<br>"
+    assert plain("a&#xD800;b&#2;c&#1;d", "en") == "abcd"
+
+
+def test_a_character_that_does_not_exist_ends_no_dump(gather):
+    pages = "".join(
+        f"<page><title>T</title><ns>0</ns><id>1</id><revision><text>{text}</text></revision></page>" for text in ("a&amp;#xDC00;b", "c")
+    )
+    found, reasons = gather({"d.xml": f"<mediawiki xml:lang='en'>{pages}</mediawiki>".encode()}, "wikipedia")
+    assert [one["content"] for one in found] == [b"T\n\nab", b"T\n\nc"] and not reasons
 
 
 def test_comments_are_gone_and_with_them_lines_of_their_own():

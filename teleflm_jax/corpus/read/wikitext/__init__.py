@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Callable
 
 import mwparserfromhell
@@ -45,6 +46,7 @@ _STRAY_TAG = re.compile(
 _FILE = re.compile(
     r"[^|]{1,250}\.(?:jpe?g|png|svg|gif|tiff?|webp|xcf|djvu|pdf|og[gav]|oga|opus|flac|mid|mp3|wav|webm|mp4|stl)\s*", re.IGNORECASE
 )
+_UNCLOSED = re.compile(r"\[\[([^\[\]\n|:]{1,50}):[^\n]*")
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _QUOTES = f"'{APOSTROPHE}"
 _WORD_BEGINS_BEHIND = "([{（［【〔「『《〈“«„‘、，：；·・/–—-=~≈+×|"
@@ -119,9 +121,9 @@ def _template(node: Template, page: _Page, before: str, is_bare: bool, following
         mark = templates.MARKS[name]
         mark = mark.lstrip(" ") if before.endswith(" ") else mark
         return mark.rstrip(" ") if after.startswith(" ") else mark
-    if is_bare and not after.strip(" \t"):
-        return templates.quotation(node, lambda code: _render(code, page)) if name in templates.QUOTATIONS else HOLE
-    if is_bare and after[:1].isalnum() and not _UNSPACED.match(after):
+    if is_bare and name in templates.QUOTATIONS:
+        return templates.quotation(node, lambda code: _render(code, page))
+    if is_bare and (not after.strip(" \t") or (after[0].isalnum() and not _UNSPACED.match(after)) or "\n" in str(node)):
         return HOLE
     behind = before.rstrip(_QUOTES + HOLE)[-1:]
     if not (is_bare or not behind or behind.isspace() or behind in _WORD_BEGINS_BEHIND or _UNSPACED.match(behind) or _opens(before)):
@@ -146,6 +148,8 @@ def _beginning(nodes: list[Node]) -> str:
 
 def _text(node: Text, page: _Page) -> str:
     text = node.value
+    if "[[" in text:
+        text = _UNCLOSED.sub(lambda link: "" if link[1].strip().lower() in page.media else link[0], text)
     if "<" in text:
         text = _STRAY_TAG.sub(lambda tag: "\n" if tag[1].lower() in _BLOCKS else "", text)
     if "__" in text:
@@ -154,7 +158,10 @@ def _text(node: Text, page: _Page) -> str:
 
 
 def _entity(node: HTMLEntity, page: _Page) -> str:
-    return node.normalize().replace("'", APOSTROPHE)
+    text = node.normalize()
+    if unicodedata.category(text) in ("Cc", "Cs") and text not in "\t\n":
+        return ""
+    return APOSTROPHE if text == "'" else text
 
 
 def _heading(node: Heading, page: _Page) -> str:

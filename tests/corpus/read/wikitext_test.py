@@ -284,6 +284,7 @@ def test_a_text_without_what_is_taken_out_is_as_if_it_had_never_been_there(piece
         ("<poem>one\ntwo</poem>three", "one\ntwo\n\nthree"),
         ("<span style='display: none'>key</span>one<span style='color:red'>two</span>", "onetwo"),
         ("one </small></span><ref name=x>two", "one two"),
+        ("one<section begin=a />two<pre>print('', <b>)</pre>three", "onetwo\nprint('', <b>)\nthree"),
         ("<nowiki><b> ''x'' {{y}} [[z]]</nowiki>", "<b> ''x'' {{y}} [[z]]"),
     ],
 )

@@ -21,9 +21,11 @@ _DROPPED = frozenset(
 )
 """Tags whose contents are no text."""
 _INLINE_CODE = frozenset(("source", "syntaxhighlight"))
+_LITERAL = frozenset(("nowiki", "pre"))
+"""Tags whose contents are text as they are."""
 _FORMULAS = {"math": "{}", "chem": r"\ce{{{}}}", "ce": r"\ce{{{}}}"}
 """Tags of formulas, and how TeX has what they hold."""
-_BLOCKS = frozenset("br li dd dt p div blockquote ul ol dl center poem pre h1 h2 h3 h4 h5 h6 tr caption section".split())
+_BLOCKS = frozenset("br hr li dd dt p div blockquote ul ol dl center poem pre h1 h2 h3 h4 h5 h6 tr caption".split())
 _RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
 _SMALL = {"sup": (_RAISED, frozenset("0123456789+-−=()n")), "sub": (_LOWERED, frozenset("0123456789+-−=()"))}
@@ -101,10 +103,10 @@ def _render(code: Wikicode, page: _Page, is_bare: bool = False) -> str:
         else:
             render = _RENDERERS.get(type(node))
             part = render(node, page) if render else ""
-            if isinstance(node, Tag) and node.wiki_markup == ":" and not is_bare:
-                part = " " if before.endswith((" ", ":")) else ": "
-            elif isinstance(node, Tag) and node.wiki_markup in ("*", "#", ";"):
+            if isinstance(node, Tag) and node.wiki_markup in ("*", "#", ";", ":"):
                 is_bare = False
+                if node.wiki_markup == ":" and parts and not parts[-1].endswith("\n"):
+                    part = " " if before.endswith((" ", ":")) else ": "
         if part:
             parts.append(part)
             if part != HOLE:
@@ -190,14 +192,14 @@ def _external(node: ExternalLink, page: _Page) -> str:
 
 def _tag(node: Tag, page: _Page) -> str:
     name = str(node.tag).strip().lower()
-    if name == "nowiki":
-        return str(node.contents or "").replace("'", APOSTROPHE)
     if name in _FORMULAS:
-        formula = " ".join(str(node.contents or "").replace("'", APOSTROPHE).split())
+        formula = " ".join(_literal(node).split())
         return f"${_FORMULAS[name].format(formula)}$" if formula else HOLE
+    if name in _LITERAL:
+        return f"\n{_literal(node)}\n" if name in _BLOCKS else _literal(node)
     if name in _DROPPED:
         is_inline = name in _INLINE_CODE and any(str(one.name).strip() == "inline" for one in node.attributes)
-        return str(node.contents) if is_inline else HOLE
+        return _literal(node) if is_inline else HOLE
     if node.wiki_markup or node.contents is None:
         return "\n" if name in _BLOCKS and not node.wiki_markup else ""
     if node.attributes and any(_HIDDEN.search(str(one.value)) for one in node.attributes if one.value is not None):
@@ -209,6 +211,11 @@ def _tag(node: Tag, page: _Page) -> str:
         table, characters = _SMALL[name]
         return text.translate(table) if characters.issuperset(text) else text
     return f"({text})" if name == "rt" and text else f"{text} " if name in ("td", "th") else text
+
+
+def _literal(node: Tag) -> str:
+    """What a tag holds, with apostrophes that are no markup."""
+    return str(node.contents or "").replace("'", APOSTROPHE)
 
 
 _RENDERERS: dict[type, Callable[..., str]] = {

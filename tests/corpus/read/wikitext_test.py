@@ -215,6 +215,8 @@ def test_formulas_are_tex_and_leave_no_hole(source, shown):
             "'''柏林'''（{{lang-de|Berlin}}{{IPA-de|x||a.ogg}}）的{{link-de|总督|Markgraf}}、{{tsl|en|Port|港}}{{来源请求|甲}}",
             "柏林（Berlin）的总督、港",
         ),
+        ("ru", "{{s|5 км}} {{год|1950}} {{nobr|в 5}} часов {{ref-en}}\n{{x|y}} {{z|w}}", "5 км 1950 в 5 часов"),
+        ("ja", "は{{読み仮名|漢字|かな}}である{{Refnest|group=注|x}}。", "は漢字である。"),
         ("zh", "漢字{{lang|zh|{{linktext|港}}}}", "漢字港"),
     ],
 )

@@ -99,7 +99,7 @@ def _render(code: Wikicode, page: _Page, is_bare: bool = False) -> str:
     before = ""
     for i, node in enumerate(nodes):
         if isinstance(node, Template):
-            part = _template(node, page, before, is_bare, nodes[i + 1 : i + 4])
+            part = _template(node, page, before, is_bare, nodes[i + 1 : i + 8])
         else:
             render = _RENDERERS.get(type(node))
             part = render(node, page) if render else ""
@@ -139,13 +139,17 @@ def _opens(before: str) -> bool:
 
 
 def _beginning(nodes: list[Node]) -> str:
-    """The first characters of what follows on the line, as far as they matter."""
+    """The first characters of what follows on the line, as far as they matter; templates behind it are passed over."""
+    blanks = ""
     for node in nodes:
         if isinstance(node, Text):
-            return node.value[:20].partition("\n")[0]
-        if not isinstance(node, Template) and _RENDERERS.get(type(node)):
-            return "," if isinstance(node, Tag) else "["
-    return ""
+            line, end, _ = node.value[:20].partition("\n")
+            if end or line.strip(" \t"):
+                return blanks + line
+            blanks += line
+        elif not isinstance(node, Template) and _RENDERERS.get(type(node)):
+            return blanks + ("," if isinstance(node, Tag) else "[")
+    return blanks
 
 
 def _text(node: Text, page: _Page) -> str:

@@ -51,15 +51,15 @@ MARKS = {
 """Templates that are a character."""
 NOTES = frozenset(
     """
-    age r rp ref refn efn sfn sfnp sfnm fn cn fact note notetag nt who when where which why dn dubious clarify coord coordinate isbn issn
+    age r rp fn cn fact note notetag nt who when where which why dn dubious clarify coord coordinate isbn issn
     doi oclc pmid jstor arxiv anchor anker ancre якорь flagicon flagdeco flagathlete icon флаг флагче флагификация прапорець bandera
     bandeirinha drapeau flaggbild flagikon застава zastava gemellaggio webarchive wayback cbignore audio listen pronunciation
-    prononciation écouter ref-en ref-de ref-fr ref-ru 来源请求 來源請求 可疑 需要解释 谁 何时 noteta 要出典 要検証 要検証範囲 誰 いつ
+    prononciation écouter 来源请求 來源請求 可疑 需要解释 谁 何时 noteta 要出典 要検証 要検証範囲 誰 いつ
     いつ範囲 どこ 疑問点 脚注 enlink
     """.split()
 ) | {"time ago", "dead link", "link audio", "in lang", "flag icon"}
 """Templates that are never a sentence's text: notes, sources, flags, sounds."""
-_NOTE_BEGINNINGS = ("cite", "harv", "commons", "metadaten", "population", "statistiek", "#")
+_NOTE_BEGINNINGS = ("cite", "efn", "harv", "ref", "sfn", "commons", "metadaten", "population", "statistiek", "#")
 _ORDINAL = re.compile(r"(?:\d+|[ivxlc]+)(?:er|ère|re|e|ème|nde?|o|a|º|ª)(?: siècle)?", re.IGNORECASE)
 """Templates that are what their name says."""
 QUOTATIONS = frozenset(

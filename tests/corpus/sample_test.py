@@ -136,7 +136,7 @@ def test_partitions_change_nothing_and_the_tokenizer_is_that_of_the_text(tmp_pat
     assert words.load(one).equals(words.load(four))
     assert dict(zip(*words.load(one).to_pydict().values(), strict=True)) == expected
     for folder in (one, four):
-        command.train_counted(folder, folder.parent / "tokenizer.json", 500, lambda *_: None, force=False)
+        command.train_counted(folder, folder.parent / "tokenizer.json", TokenizerConfig(vocab_size=500), lambda *_: None, force=False)
         assert (folder.parent / "tokenizer.json").read_text(encoding="utf-8") == train.train(iter(kept), 500)
     made_from = json.loads((one.parent / "tokenizer.sample.json").read_text())
     assert made_from["distinct"] == len(expected) and made_from["vocab_size"] == 500

@@ -1,11 +1,11 @@
-# make quickstart · corpus-demo · test · test-slow · test-distributed · test-faults · test-corpus · test-plan-gpu · lint · bench ·
-# bench-inference; everything happens in .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels
+# make quickstart · corpus-demo · test · test-slow · test-distributed · test-faults · test-corpus · test-gguf · test-plan-gpu · lint ·
+# bench · bench-inference; everything happens in .venv, made from the project's own files; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels
 # (gigabytes) but needs no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-slow test-distributed test-faults test-corpus test-plan-gpu lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart corpus-demo test test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu lint format bench bench-inference clean
 
 setup: .venv/runtime
 setup-dev: .venv/dev
@@ -19,7 +19,7 @@ setup-dev: .venv/dev
 	@touch $@
 
 # PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
-.venv/dev: requirements-dev.txt requirements-text.txt requirements-parity.txt .venv/runtime
+.venv/dev: requirements-dev.txt requirements-gguf.txt requirements-text.txt requirements-parity.txt .venv/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
@@ -48,6 +48,14 @@ test-faults: setup-dev
 
 test-corpus: setup-dev .venv/corpus
 	$(BIN)/python -m pytest -q -m corpus $(or $(TESTS),tests/corpus)
+
+# Builds llama.cpp, which takes minutes.
+.venv/llama-cpp: requirements-llama-cpp.txt .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-llama-cpp.txt
+	@touch $@
+
+test-gguf: .venv/llama-cpp
+	$(BIN)/python -m pytest -q -m llama_cpp $(or $(TESTS),tests/huggingface)
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu

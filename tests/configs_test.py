@@ -73,6 +73,7 @@ def test_a_run_file_has_at_most_forty_bindings(path):
         "data.proportions = {'english': -1.0}",
         "data.packed = 'a\\0b'",
         "tokenizer.vocab_size = 1000000000000000",
+        "tokenizer.pattern = 'gpt'",
         "evaluation.batch_size = 0",
         "mesh.tensor = 0",
     ],

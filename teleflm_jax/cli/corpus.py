@@ -92,8 +92,8 @@ def main(args: argparse.Namespace) -> int:
         if not own.mix.tokenizer:
             close()
             show, close = drawn("pieces")
-            counted, size = workdir / sample.FOLDER / "all", found["tokenizer"].vocab_size
-            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), size, show, force=args.force)
+            counted = workdir / sample.FOLDER / "all"
+            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), found["tokenizer"], show, force=args.force)
         close()
         show, close = drawn("bytes")
         pack.pack(

@@ -22,8 +22,8 @@ LARGEST_FILE = 1 << 20
 LARGEST = {"num_layers": 10_000, "context_length": 2**24}
 """Of what a name is made for each; all other sizes show in the shapes of tensors that are there."""
 LARGEST_SIZE = 2**31 - 1
-LLAMA, TELEFLM = "llama", "teleflm"
-FORMATS = (LLAMA, TELEFLM)
+LLAMA, TELEFLM, GGUF = "llama", "teleflm", "gguf"
+FORMATS = (LLAMA, TELEFLM, GGUF)
 ARCHITECTURES = {"LlamaForCausalLM": LLAMA, "TeleFLMForCausalLM": TELEFLM, "TeleFLM": TELEFLM, "TelechatForCausalLM": "telechat"}
 """What a folder may hold. TELECHAT's 7B and 12B; later ones are laid out otherwise."""
 OURS = "teleflm_jax"
@@ -55,7 +55,7 @@ def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: M
     Args:
         model: shape.
         rates: with the multipliers.
-        form: one of FORMATS.
+        form: LLAMA or TELEFLM.
         dtype: of the weights.
         ids: `bos_token_id` and the like.
 

@@ -51,12 +51,11 @@ def main(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         shard_bytes=args.shard_bytes,
     )
-    wrap = specials.of(loaded)
-    ids = {"bos_token_id": wrap.bos, "eos_token_id": wrap.eos, "pad_token_id": wrap.pad}
+    around = specials.of(loaded)
     texts = {
-        config.FILE: json.dumps(config.exported(run.model, run.mup, args.format, args.dtype, ids), indent=1),
-        "generation_config.json": json.dumps(ids, indent=1),
-        **tokenizer.exported(folder, wrap, run.model.context_length),
+        config.FILE: json.dumps(config.exported(run.model, run.mup, args.format, args.dtype, around.ids("config")), indent=1),
+        config.GENERATION: json.dumps(around.ids("generation_config"), indent=1),
+        **tokenizer.exported(folder, around, run.model.context_length),
     }
     for note in job.notes():
         print(f"note: {note}", file=sys.stderr)

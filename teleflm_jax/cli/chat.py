@@ -52,7 +52,8 @@ def main(args: argparse.Namespace) -> int:
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
     format = chat.load(folder, tokenizer)
-    request = Request(prompt=(format.bos,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
+    # every answer has a prompt of its own
+    request = Request(prompt=(0,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
     request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     before = () if args.system is None else (Message(role="system", content=args.system),)
     if before:

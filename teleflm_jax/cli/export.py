@@ -61,12 +61,11 @@ def main(args: argparse.Namespace) -> None:
         _write_gguf(job, folder, loaded, out)
         print(f"{out}: step {step:,} of {folder}, {args.format}, {args.dtype}")
         return
-    wrap = specials.of(loaded)
-    ids = {"bos_token_id": wrap.bos, "eos_token_id": wrap.eos, "pad_token_id": wrap.pad}
+    around = specials.of(loaded)
     texts = {
-        config.FILE: json.dumps(config.exported(run.model, run.mup, args.format, args.dtype, ids), indent=1),
-        "generation_config.json": json.dumps(ids, indent=1),
-        **tokenizer.exported(folder, wrap, run.model.context_length),
+        config.FILE: json.dumps(config.exported(run.model, run.mup, args.format, args.dtype, around.ids("config")), indent=1),
+        config.GENERATION: json.dumps(around.ids("generation_config"), indent=1),
+        **tokenizer.exported(folder, around, run.model.context_length),
     }
     for note in job.notes():
         print(f"note: {note}", file=sys.stderr)
@@ -75,11 +74,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _write_gguf(job: exports.Job, folder: pathlib.Path, loaded: tokenizers.Tokenizer, out: pathlib.Path) -> None:
-    vocabulary, wrap = gguf_vocabulary.read(json.loads(loaded.to_str()), job.model.vocab_size), specials.of(loaded)
-    template = tokenizer.exported(folder, wrap, job.model.context_length).get(tokenizer.TEMPLATE)
-    for note in (*job.notes(), *vocabulary.notes):
+    vocabulary, ids = gguf_vocabulary.read(json.loads(loaded.to_str()), job.model.vocab_size), specials.of(loaded)
+    gguf_file.refuse_wrapping(ids)
+    template = tokenizer.exported(folder, ids, job.model.context_length).get(tokenizer.TEMPLATE)
+    for note in (*job.notes(), *vocabulary.notes, *gguf_file.notes_of_ends(ids)):
         print(f"note: {note}", file=sys.stderr)
-    gguf_file.write(job, out, gguf_file.Text(vocabulary=vocabulary, wrap=wrap, template=template), _progress)
+    gguf_file.write(job, out, gguf_file.Text(vocabulary=vocabulary, ids=ids, template=template), _progress)
 
 
 def _progress(files: Sequence[T]) -> Iterable[T]:

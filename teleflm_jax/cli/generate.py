@@ -7,8 +7,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-import tokenizers
-
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import engine, text
@@ -75,13 +73,13 @@ def main(args: argparse.Namespace) -> int:
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
     requests = [
         Request(
-            prompt=tuple(encode(tokenizer, prompt)),
+            prompt=tuple(specials.prompt(tokenizer, prompt)),
             max_tokens=args.max_tokens,
             sampling=choosing,
             seed=args.seed,
             number=number,
             stop=tuple(args.stop),
-            stop_ids=(specials.of(tokenizer).eos,),
+            stop_ids=specials.of(tokenizer).ends,
             logprobs=args.logprobs,
         )
         for number, prompt in enumerate(prompts)
@@ -99,11 +97,6 @@ def main(args: argparse.Namespace) -> int:
     for prompt, piece in zip(prompts, found, strict=True):
         print(text.printable(prompt + piece.text), end="\n\n")
     return 0
-
-
-def encode(tokenizer: tokenizers.Tokenizer, prompt: str) -> list[int]:
-    """A prompt as the model saw the beginning of a document: `<s>`, then the text, which never yields a special id."""
-    return [specials.of(tokenizer).bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
 def _print_stream(prompt: str, running: engine.Engine, request: Request) -> int:

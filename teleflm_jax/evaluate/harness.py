@@ -74,14 +74,15 @@ class Harness(TemplateLM):
         return chat.write(self.model.format, said, answer=add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids of a text, behind `<s>` unless that is not wanted or there already.
+        """Ids of a text, behind what the tokenizer puts there (`<s>` where it is ours) unless that is not wanted or there already.
 
         Only where the chat template is in use do marks in the text become their ids: it alone writes any.
         """
         reader = self.model.format.parsing if self.model.format else self.model.tokenizer
         ids = reader.encode(string, add_special_tokens=False).ids
         wanted = self.model.bos if add_special_tokens is None else add_special_tokens
-        return [self._ids.bos, *ids] if wanted and ids[:1] != [self._ids.bos] else ids
+        before = list(self._ids.before)
+        return [*before, *ids] if wanted and ids[: len(before)] != before else ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-probability in nats of each continuation after its context, and whether it is the greedy one."""
@@ -142,7 +143,7 @@ class Harness(TemplateLM):
             seed=self.model.seed,
             number=number,
             stop=tuple(text for text in known["until"] if text and text != self.model.tokenizer.id_to_token(self._ids.eos)),
-            stop_ids=chat.stop_ids(self.model.format) if self.model.format else (self._ids.eos,),
+            stop_ids=chat.stop_ids(self.model.format) if self.model.format else self._ids.ends,
         )
 
 

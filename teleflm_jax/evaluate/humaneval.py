@@ -87,8 +87,8 @@ def measure(model: Model, problems: Sequence[Problem], samples: int) -> Result:
     requests, special = [], specials.of(model.tokenizer)
     for asked in problems:
         ids = model.tokenizer.encode(asked.prompt, add_special_tokens=False).ids
-        prompt = ([special.bos] * model.bos + ids)[-(model.decoder.context_length - new) :]
-        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=model.seed, stop=STOP, stop_ids=(special.eos,))
+        prompt = ([*special.before] * model.bos + ids)[-(model.decoder.context_length - new) :]
+        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=model.seed, stop=STOP, stop_ids=special.ends)
         requests += [dataclasses.replace(same, number=number) for number in range(samples)]
     completions = engine.complete(model.decoder, model.tokenizer, requests, slots=model.batch_size)
     owners = [asked for asked in problems for _ in range(samples)]

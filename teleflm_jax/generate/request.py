@@ -6,7 +6,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.generate.sampling import Sampling
 
 LARGEST_SEED = 2**32 - 1
-MAX_STOP_IDS = 8
+MAX_STOP_IDS = 32
 MAX_LOGPROBS = 20
 """Alternatives per token; what OpenAI's interface allows."""
 
@@ -16,7 +16,7 @@ class Request:
     """A text to continue."""
 
     prompt: tuple[int, ...]
-    """Token ids, the one that begins a text in front."""
+    """Token ids."""
     max_tokens: int
     """New tokens; fewer where the context is full before."""
     sampling: Sampling = Sampling()
@@ -41,7 +41,7 @@ class Request:
             )
         if len(self.prompt) >= context_length:
             raise UserError(
-                f"got a prompt of {len(self.prompt):,} tokens (<s> included) for a context of {context_length:,}; "
+                f"got a prompt of {len(self.prompt):,} tokens (with what the tokenizer adds) for a context of {context_length:,}; "
                 f"allowed: at most {context_length - 1:,}, so that one new token has room; shorten the prompt"
             )
         if self.max_tokens < 1:

@@ -30,7 +30,7 @@ class Text:
     """What the file says of text."""
 
     vocabulary: Vocabulary
-    wrap: Specials
+    ids: Specials
     template: str | None
     """For conversations."""
 
@@ -134,19 +134,45 @@ def _describe(writer, job: export.Job, title: str, file_type: int) -> None:
 
 
 def _add_text(writer, text: Text) -> None:
-    vocabulary, wrap = text.vocabulary, text.wrap
+    vocabulary, ids = text.vocabulary, text.ids
     writer.add_tokenizer_model("gpt2")  # byte-level BPE
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(wrap.bos)
-    writer.add_eos_token_id(wrap.eos)
-    writer.add_pad_token_id(wrap.pad)
-    writer.add_add_bos_token(True)
-    writer.add_add_eos_token(False)
+    writer.add_bos_token_id(ids.bos)
+    writer.add_eos_token_id(ids.eos)
+    for end, add in zip(_further_ends(ids), (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+        add(end)
+    if pad := ids.named.get("tokenizer_config.pad_token"):
+        writer.add_pad_token_id(pad[0])
+    writer.add_add_bos_token(bool(ids.before))
+    writer.add_add_eos_token(bool(ids.after))
     if text.template is not None:
         writer.add_chat_template(text.template)
+
+
+def notes_of_ends(ids: Specials) -> tuple[str, ...]:
+    """What llama.cpp does not know of the ends of a text: it has three names for them."""
+    unnamed = _further_ends(ids)[2:]
+    return (f"llama.cpp does not end a text at the ids {', '.join(map(str, unnamed))}; a file names three ends at most",) if unnamed else ()
+
+
+def refuse_wrapping(ids: Specials) -> None:
+    """Refuse what llama.cpp cannot put around a text: it knows one id before it and one behind it.
+
+    Raises:
+        UserError: the tokenizer puts something else there.
+    """
+    if ids.before not in ((), (ids.bos,)) or ids.after not in ((), (ids.eos,)):
+        raise UserError(
+            f"got a tokenizer that puts the ids {list(ids.before)} before and {list(ids.after)} behind a text; allowed for GGUF: at most "
+            f"{ids.bos}, its beginning, and {ids.eos}, its end; choose another --format"
+        )
+
+
+def _further_ends(ids: Specials) -> list[int]:
+    return [end for end in ids.ends if end != ids.eos]
 
 
 def _write_tensor(file, job: export.Job, place: Place, sums: dict[str, int], context: tensorstore.Context) -> None:

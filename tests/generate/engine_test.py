@@ -203,7 +203,7 @@ def test_buckets_are_powers_of_two_up_to_the_context(length, expected):
         ({"seed": -1}, "got seed -1"),
         ({"seed": 2**32}, "got seed 4294967296"),
         ({"stop": ("a", "")}, "got an empty stop string"),
-        ({"stop_ids": tuple(range(9))}, "allowed: at most 8 ids"),
+        ({"stop_ids": tuple(range(33))}, "allowed: at most 32 ids"),
         ({"logprobs": 21}, "got logprobs 21; allowed: 0 to 20"),
     ],
 )

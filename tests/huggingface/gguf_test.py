@@ -9,10 +9,11 @@ import gguf
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import processors
 
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
-from teleflm_jax.huggingface import gguf_file, gguf_vocabulary, tensors
+from teleflm_jax.huggingface import gguf_file, gguf_vocabulary, tensors, tokenizer
 from teleflm_jax.tokenizer import layout, load, train, words
 from tests import tiny
 from tests.huggingface import folders
@@ -75,6 +76,42 @@ def test_the_file_says_how_the_model_computes(export, tmp_path):
     }
     assert {name: fields[name] for name in expected} == expected
     assert "<_user>" in fields["tokenizer.chat_template"]
+
+
+def with_ids(folder, content, **ids):
+    """A run whose files name these ids, as an imported one's may."""
+    (folder / "theirs.json").write_text(content, encoding="utf-8")
+    text, _ = tokenizer.imported(folder / "theirs.json", tokenizer.settings(folder), {f"config.{key}": value for key, value in ids.items()})
+    return folders.write(folder / "run", SHAPE, folders.RATES, text, tiny.model(SHAPE))
+
+
+def test_all_ends_that_the_format_can_name_are_named_and_the_rest_is_told(export, qwen2_tokenizer, tmp_path):
+    run = with_ids(tmp_path, qwen2_tokenizer, bos_token_id=(1,), eos_token_id=(2, 7, 8, 9))
+    code, said = export(workdir=run)
+    fields, _ = read(tmp_path / "model.gguf")
+    assert code == 0 and "does not end a text at the ids 9;" in said
+    assert [fields[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")] == [2, 7, 8]
+    assert "tokenizer.ggml.padding_token_id" not in fields
+
+
+@pytest.mark.parametrize(
+    ("around", "puts"), [("$A", [False, False]), ("<s> $A", [True, False]), ("$A </s>", [False, True]), ("<s> $A </s>", [True, True])]
+)
+def test_what_stands_around_a_text_by_itself_is_said(export, qwen2_tokenizer, tmp_path, around, puts):
+    loaded = tokenizers.Tokenizer.from_str(qwen2_tokenizer)
+    loaded.post_processor = processors.TemplateProcessing(single=around, special_tokens=[("<s>", 1), ("</s>", 2)])
+    run = with_ids(tmp_path, loaded.to_str(), bos_token_id=(1,), eos_token_id=(2,))
+    assert export(workdir=run)[0] == 0
+    fields, _ = read(tmp_path / "model.gguf")
+    assert [fields[f"tokenizer.ggml.add_{name}_token"] for name in ("bos", "eos")] == puts
+
+
+def test_what_llama_cpp_cannot_put_around_a_text_is_refused(export, qwen2_tokenizer, tmp_path):
+    loaded = tokenizers.Tokenizer.from_str(qwen2_tokenizer)
+    loaded.post_processor = processors.TemplateProcessing(single="<s> </s> $A", special_tokens=[("<s>", 1), ("</s>", 2)])
+    run = with_ids(tmp_path, loaded.to_str(), bos_token_id=(1,), eos_token_id=(2,))
+    code, said = export(workdir=run)
+    assert code == 2 and "puts the ids [1, 2] before" in said and not (tmp_path / "model.gguf").exists()
 
 
 def test_every_row_of_the_embedding_has_a_token_of_its_kind(export, run, tmp_path):

@@ -12,9 +12,8 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from teleflm_jax.cli import generate
 from teleflm_jax.generate import chat
 from teleflm_jax.huggingface import gguf_vocabulary, tokenizer
 from teleflm_jax.tokenizer import load, patterns, specials, train
@@ -80,6 +79,8 @@ def foreign(known: gguf_vocabulary.Known, texts: list[str]) -> str:
     made = tokenizers.Tokenizer.from_str(json.dumps(json.loads(blank.to_str()) | {"pre_tokenizer": json.loads(cut)}))
     alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["<|begin|>", "<|end|>"]
     made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=special))
+    if known.whole_words:  # Llama 3's puts its beginning in front of a text; the others do not
+        made.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
     return made.to_str()
 
 
@@ -91,7 +92,8 @@ def run(request, real_texts, tmp_path_factory):
         content = train.train(iter(real_texts), VOCABULARY, pattern=patterns.QWEN2)
     else:
         (folder / "theirs.json").write_text(foreign(KNOWN[request.param], real_texts), encoding="utf-8")
-        content = tokenizer.imported(folder / "theirs.json", bos=0, eos=1)
+        ids = {"config.bos_token_id": (0,), "config.eos_token_id": (1, 2)}
+        content, _ = tokenizer.imported(folder / "theirs.json", tokenizer.settings(folder), ids)
     return folders.write(folder / "run", SHAPE, folders.RATES, content, tiny.model(SHAPE))
 
 
@@ -120,13 +122,18 @@ def text_of(model, ids: list[int]) -> bytes:
     return b"".join(buffer.raw[:size] for size in sizes)
 
 
+def add_bos(ours: tokenizers.Tokenizer) -> bool:
+    """Whether a tokenizer puts a beginning in front of a text."""
+    return bool(specials.of(ours).before)
+
+
 def test_ids_are_ours_for_real_text(run, opened, real_texts):
     ours, theirs = load.load(run / "tokenizer.json"), opened("float32")
     for text in real_texts:
         for part in (text, *text.splitlines(keepends=True)):
-            wanted = generate.encode(ours, part)
-            assert theirs.tokenize(part.encode(), add_bos=True, special=False) == wanted
-            assert text_of(theirs, wanted[1:]) == part.encode()
+            wanted = specials.prompt(ours, part)
+            assert theirs.tokenize(part.encode(), add_bos=add_bos(ours), special=False) == wanted
+            assert text_of(theirs, wanted[add_bos(ours) :]) == part.encode()
 
 
 def test_ids_are_ours_for_any_text(run, opened):
@@ -137,7 +144,7 @@ def test_ids_are_ours_for_any_text(run, opened):
     @example("".join(PIECES))
     @example("".join(reversed(PIECES)))
     def check(text):
-        assert theirs.tokenize(text.encode(), add_bos=True, special=False) == generate.encode(ours, text)
+        assert theirs.tokenize(text.encode(), add_bos=add_bos(ours), special=False) == specials.prompt(ours, text)
 
     check()
 
@@ -146,12 +153,14 @@ def test_ids_of_ours_do_not_depend_on_the_long_s(run, opened):
     ours, theirs = load.load(run / "tokenizer.json"), opened("float32")
     if load.foreign(ours) is None:
         for text in ("'ſound", "it'ſ", "'ſ'ſ", " 'ſtatement"):
-            assert theirs.tokenize(text.encode(), add_bos=True, special=False) == generate.encode(ours, text)
+            assert theirs.tokenize(text.encode(), add_bos=add_bos(ours), special=False) == specials.prompt(ours, text)
 
 
 def test_ids_that_wrap_and_end_a_text_are_ours(run, opened):
     wrap, theirs = specials.of(load.load(run / "tokenizer.json")), opened("float32")
-    assert (theirs.token_bos(), theirs.token_eos()) == (wrap.bos, wrap.eos) and theirs.n_vocab() == VOCABULARY + 4
+    assert (theirs.token_bos(), theirs.token_eos()) == (wrap.bos, wrap.eos)
+    assert theirs._model.vocab and llama_cpp.llama_vocab_get_add_bos(theirs._model.vocab) == bool(wrap.before)
+    assert all(llama_cpp.llama_vocab_is_eog(theirs._model.vocab, end) for end in wrap.ends) and theirs.n_vocab() == VOCABULARY + 4
 
 
 # float32: both sum in it, in other orders. Else: some ten roundings in a row of weights and of what they are multiplied with, each by one
@@ -172,7 +181,7 @@ def test_greedy_continuations_are_ours(run, opened, capsys):
     assert folders.call("generate", "--workdir", run, *arguments) == 0
     [told] = json.loads(capsys.readouterr().out)["completions"]
     theirs.reset()
-    running = theirs.generate(theirs.tokenize(prompt.encode()), temp=0)
+    running = theirs.generate(theirs.tokenize(prompt.encode(), add_bos=add_bos(load.load(run / "tokenizer.json"))), temp=0)
     assert [next(running) for _ in told["logprobs"]] == [token["id"] for token in told["logprobs"]]
 
 

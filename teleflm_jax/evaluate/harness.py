@@ -19,7 +19,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import windows
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import chat, engine, score
-from teleflm_jax.generate.request import Request
+from teleflm_jax.generate.request import Request, numbered, seed_of
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -112,15 +112,11 @@ class Harness(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Continuations, each up to its first stop string; greedy unless a task says `do_sample`."""
-        repeated: dict[tuple[str, str], int] = {}
-        asked = []
-        for context, settings in (request.args for request in requests):
-            number = repeated[key] = repeated.get(key := (context, repr(settings)), -1) + 1
-            asked.append(self._request(context, settings, number))
+        asked = numbered(self._request(*request.args, seed_of(self.model.seed, request.task_name, request.doc_id)) for request in requests)
         completions = engine.complete(self.model.decoder, self.model.tokenizer, asked, slots=self.model.batch_size)
         return [completion.text for completion in completions]
 
-    def _request(self, context: str, settings: dict[str, Any], number: int) -> Request:
+    def _request(self, context: str, settings: dict[str, Any], seed: int) -> Request:
         """One request; of a context too long only the end is read, so that all new tokens have room."""
         known = normalize_gen_kwargs(settings, DEFAULT_TOKENS)
         if unknown := known.keys() - {*SAMPLING, *IGNORED}:
@@ -139,8 +135,7 @@ class Harness(TemplateLM):
             prompt=tuple(self.tok_encode(context)[-room:]),
             max_tokens=new,
             sampling=Sampling(**sampling),
-            seed=self.model.seed,
-            number=number,
+            seed=seed,
             stop=tuple(text for text in known["until"] if text and text != self.model.tokenizer.id_to_token(self._ids.eos)),
             stop_ids=chat.stop_ids(self.model.format) if self.model.format else (self._ids.eos,),
         )

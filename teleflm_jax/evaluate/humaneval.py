@@ -15,7 +15,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import local_data, sandbox
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import engine
-from teleflm_jax.generate.request import Request
+from teleflm_jax.generate.request import Request, numbered, seed_of
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -88,9 +88,10 @@ def measure(model: Model, problems: Sequence[Problem], samples: int) -> Result:
     for asked in problems:
         ids = model.tokenizer.encode(asked.prompt, add_special_tokens=False).ids
         prompt = ([special.bos] * model.bos + ids)[-(model.decoder.context_length - new) :]
-        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=model.seed, stop=STOP, stop_ids=(special.eos,))
-        requests += [dataclasses.replace(same, number=number) for number in range(samples)]
-    completions = engine.complete(model.decoder, model.tokenizer, requests, slots=model.batch_size)
+        seed = seed_of(model.seed, NAME, asked.task_id)
+        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=seed, stop=STOP, stop_ids=(special.eos,))
+        requests += [same] * samples
+    completions = engine.complete(model.decoder, model.tokenizer, numbered(requests), slots=model.batch_size)
     owners = [asked for asked in problems for _ in range(samples)]
     verdicts = sandbox.run_all([asked.program(done.text) for asked, done in zip(owners, completions, strict=True)])
     correct = [sum(verdict.passed for verdict in verdicts[i : i + samples]) for i in range(0, len(verdicts), samples)]

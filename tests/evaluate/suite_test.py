@@ -128,9 +128,31 @@ def test_a_task_that_generates_more_than_the_context_holds_is_refused(folder, mo
     with pytest.raises(UserError, match="got a task with 64 new tokens for a context of 64; allowed: .*set suite.max_tokens to 32"):
         adapter._request("the time", {"max_gen_toks": 64, "until": []}, 0)
     request = adapter._request("the time " * 40, {"max_gen_toks": 16, "until": ["\n", "</s>"], "do_sample": True, "temperature": 0.7}, 2)
-    assert len(request.prompt) == 48 and request.stop == ("\n",) and request.stop_ids == (2,) and request.number == 2
+    assert len(request.prompt) == 48 and request.stop == ("\n",) and request.stop_ids == (2,) and request.seed == 2
     assert request.sampling.temperature == 0.7 and request.sampling.top_p == 1.0
     assert adapter._request("x", {"until": "x", "temperature": 0.7, "do_sample": False, "max_gen_toks": 1}, 0).sampling.temperature == 0
+
+
+@NEEDED
+def test_each_answer_of_each_item_has_random_numbers_of_its_own_whatever_else_is_asked(model, monkeypatch):
+    harness, seen = pytest.importorskip("teleflm_jax.evaluate.harness"), []
+
+    def complete(decoder, tokenizer, requests, *, slots):
+        seen.append([tuple(request.key) for request in requests])
+        return [types.SimpleNamespace(text="") for _ in requests]
+
+    def item(task, number, context):
+        return harness.Instance("generate_until", {}, (context, {"max_gen_toks": 4, "do_sample": True, "until": []}), 0, (task, number, 3))
+
+    monkeypatch.setattr(harness.engine, "complete", complete)
+    alike = [item("a", 0, "time house"), item("a", 1, "house time"), item("a", 2, "time house"), item("b", 0, "time house")]
+    repeated = [each for each in alike for _ in range(3)]
+    adapter = harness.Harness(model)
+    for asked_for in (repeated, repeated[6:], repeated[::-1]):
+        adapter.generate_until(asked_for)
+    everything, fewer, turned = seen
+    assert len(set(everything)) == 12 and fewer == everything[6:]
+    assert {frozenset(turned[i : i + 3]) for i in range(0, 12, 3)} == {frozenset(everything[i : i + 3]) for i in range(0, 12, 3)}
 
 
 @NEEDED

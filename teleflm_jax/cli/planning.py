@@ -92,6 +92,7 @@ def search(ask: Ask, compiling: int, shown: int) -> dict:
     Raises:
         UserError: none divides or fits, or the compiler refuses as many as `TRIES` times those that it is to keep.
     """
+    train_step.refuse_float16(ask.run.model)
     found, count = layouts.ranked(ask.run.model, ask.run.train, ask.run.mesh, ask.gpus, ask.cluster, ask.plan)
     kept, refused, ahead = [], 0, iter(found)
     while len(kept) < compiling and refused < TRIES * compiling and (candidate := next(ahead, None)):

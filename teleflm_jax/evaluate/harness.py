@@ -8,6 +8,7 @@ only one.
 Source: lm_eval.api.model of lm-evaluation-harness 0.4.13; where a text is cut and how stop strings end it follow its Hugging Face model.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -42,6 +43,8 @@ class Harness(TemplateLM):
         """
         super().__init__()
         self.model, self.watch = model, watch
+        self.shortened: collections.Counter[str | None] = collections.Counter()
+        """Task -> its requests of which only the end of the context was read."""
         self._ids = specials.of(model.tokenizer)
 
     @property
@@ -85,16 +88,22 @@ class Harness(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-probability in nats of each continuation after its context, and whether it is the greedy one."""
-        return super().loglikelihood(requests, disable_tqdm=True)
+        names = [f"item {request.doc_id} of {request.task_name}" for request in requests]
+        if empty := [name for name, request in zip(names, requests, strict=True) if not request.args[1]]:
+            raise UserError(f"got {empty[0]} with an empty continuation; allowed: one character or more; correct the task's data")
+        pairs = super().loglikelihood(requests, disable_tqdm=True)
+        found = score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch, name=names.__getitem__)
+        self.shortened.update(r.task_name for r, pair in zip(requests, pairs, strict=True) if score.is_shortened(pair, self.max_length))
+        return found
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Split at the harness's border; where a token spans it so that nothing would be left to score, each side by itself."""
         context_ids, continuation_ids = super()._encode_pair(context, continuation)
         return context_ids, continuation_ids or self.tok_encode(continuation, add_special_tokens=False)
 
-    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[tuple[float, bool]]:
-        pairs = [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
-        return score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch)
+    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[score.Pair]:
+        """What the harness's `loglikelihood` has made ids of; ours, which knows whose they are, scores them."""
+        return [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log-probability in nats of whole texts, in windows as those of bits per byte."""
@@ -112,11 +121,17 @@ class Harness(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Continuations, each up to its first stop string; greedy unless a task says `do_sample`."""
-        asked = numbered(self._request(*request.args, seed_of(self.model.seed, request.task_name, request.doc_id)) for request in requests)
-        completions = engine.complete(self.model.decoder, self.model.tokenizer, asked, slots=self.model.batch_size)
+        asked = []
+        for request in requests:
+            seed = seed_of(self.model.seed, request.task_name, request.doc_id)
+            context, settings = request.args
+            ids = self.tok_encode(context)
+            asked.append(self._request(ids, settings, seed))
+            self.shortened[request.task_name] += len(asked[-1].prompt) < len(ids)
+        completions = engine.complete(self.model.decoder, self.model.tokenizer, numbered(asked), slots=self.model.batch_size)
         return [completion.text for completion in completions]
 
-    def _request(self, context: str, settings: dict[str, Any], seed: int) -> Request:
+    def _request(self, context: Sequence[int], settings: dict[str, Any], seed: int) -> Request:
         """One request; of a context too long only the end is read, so that all new tokens have room."""
         known = normalize_gen_kwargs(settings, DEFAULT_TOKENS)
         if unknown := known.keys() - {*SAMPLING, *IGNORED}:
@@ -132,7 +147,7 @@ class Harness(TemplateLM):
             )
         sampling = {"temperature": 0.0} if not known["do_sample"] else {"temperature": 1.0, "top_p": 1.0} | _chosen(known)
         return Request(
-            prompt=tuple(self.tok_encode(context)[-room:]),
+            prompt=tuple(context[-room:]),
             max_tokens=new,
             sampling=Sampling(**sampling),
             seed=seed,

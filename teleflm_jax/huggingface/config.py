@@ -47,6 +47,8 @@ class Description:
     eos: int | None
     notes: tuple[str, ...]
     """What the user should know, a line each."""
+    names_dtype: bool
+    """Whether it says in which dtype the model computes."""
 
 
 def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -197,7 +199,14 @@ def _llama(keys: _Keys, known: str) -> Description:
     rates = _multipliers(keys, width) if known == TELEFLM and keys.value("use_mup", False) else transferred(width)
     tied = bool(keys.value("tie_word_embeddings", False))
     return Description(
-        model=model, mup=rates, rows=names.LLAMA, tied=tied, bos=keys.token("bos_token_id"), eos=keys.token("eos_token_id"), notes=notes
+        model=model,
+        mup=rates,
+        rows=names.LLAMA,
+        tied=tied,
+        bos=keys.token("bos_token_id"),
+        eos=keys.token("eos_token_id"),
+        notes=notes,
+        names_dtype="compute_dtype" in kept,
     )
 
 
@@ -232,6 +241,7 @@ def _telechat(keys: _Keys, known: str) -> Description:
         bos=keys.token("bos_token_id"),
         eos=keys.token("eos_token_id"),
         notes=notes,
+        names_dtype="compute_dtype" in kept,
     )
 
 
@@ -247,15 +257,27 @@ def _theta(keys: _Keys) -> float:
 
 
 def _kept(keys: _Keys) -> dict[str, Any]:
-    """How the model computes: as we wrote it, else as the weights' dtype says."""
-    dtype = keys.value("dtype", keys.value("torch_dtype", "bfloat16"))
-    found = {"compute_dtype": "float32" if dtype == "float32" else "bfloat16"}
+    """How the model computes: as we wrote it, else in the dtype that it names; nothing where it names none."""
+    dtype = _dtype(keys)
+    found = {} if dtype is None else {"compute_dtype": dtype}
     own = keys.value(OURS, {})
     if not isinstance(own, dict) or own.keys() - set(KEPT):
         keys.refuse(OURS, f"an object with {', '.join(KEPT)}")
     if own.get("compute_dtype", "float32") not in DTYPES or not isinstance(own.get("document_attention", False), bool):
         keys.refuse(OURS, f"compute_dtype one of {', '.join(DTYPES)}; document_attention true or false")
     return found | own
+
+
+def _dtype(keys: _Keys) -> str | None:
+    """Under the newer name or under the older; `auto` is as good as none."""
+    for key in ("dtype", "torch_dtype"):
+        value = keys.value(key, "auto")
+        name = value.removeprefix("torch.") if isinstance(value, str) else value
+        if name not in ("auto", *DTYPES):
+            keys.refuse(key, ", ".join(DTYPES))
+        if name != "auto":
+            return name
+    return None
 
 
 def _notes(keys: _Keys) -> tuple[str, ...]:

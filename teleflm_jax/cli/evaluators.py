@@ -79,7 +79,10 @@ def tasks(run: options.Run, layout: rules.Layout, folder: pathlib.Path) -> Evalu
     def ask(step: int, model: Transformer) -> dict[str, float]:
         laid_out = decoder.decoder(to_logical(model), layout)
         asked = benchmarks.model(f"{folder}, step {step:,}", laid_out, tokenizer, run.suite, folder)
-        return {f"suite/{name}": score.value for name, score in suite.measure(work, asked).items()}
+        scores = suite.measure(work, asked)
+        for remark in suite.remarks(scores) if jax.process_index() == 0 else ():
+            print(remark, file=sys.stderr)
+        return {f"suite/{name}": score.value for name, score in scores.items()}
 
     return ask
 

@@ -1,6 +1,12 @@
 """What is asked for, and what comes back."""
 
+import collections
 import dataclasses
+import hashlib
+import random
+from collections.abc import Iterable
+
+import numpy as np
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate.sampling import Sampling
@@ -21,15 +27,21 @@ class Request:
     """New tokens; fewer where the context is full before."""
     sampling: Sampling = Sampling()
     seed: int = 0
-    """The same seed, number and text give the same tokens."""
+    """The same seed, number and prompt give the same tokens."""
     number: int = 0
-    """Which of several continuations from one seed."""
+    """Which of several continuations of the prompt."""
     stop: tuple[str, ...] = ()
     """Strings that end the text, and do not belong to it."""
     stop_ids: tuple[int, ...] = ()
     """Ids that end the text."""
     logprobs: int | None = None
     """Likeliest tokens that are told with each; None: no log-probabilities."""
+
+    @property
+    def key(self) -> np.ndarray:
+        """Key of the text's random numbers, uint32 [2]: a hash of seed, number and prompt, so that no two texts share random numbers."""
+        words = np.array([self.seed, self.number, *self.prompt], "<u8")
+        return np.frombuffer(hashlib.blake2b(words.tobytes(), digest_size=8).digest(), "<u4")
 
     def refuse(self, *, context_length: int, vocab_size: int) -> None:
         """Raise a `UserError` for what a model of this size can never serve."""
@@ -55,6 +67,22 @@ class Request:
             raise UserError(f"got stop_ids {list(self.stop_ids)}; allowed: at most {MAX_STOP_IDS} ids from 0 up; change stop_ids")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise UserError(f"got logprobs {self.logprobs}; allowed: 0 to {MAX_LOGPROBS}; change logprobs")
+
+
+def numbered(requests: Iterable[Request]) -> list[Request]:
+    """Number the requests that have the same seed and prompt from 0 on; the others among them change nothing."""
+    counts: collections.Counter[tuple] = collections.Counter()
+    made = []
+    for request in requests:
+        same = request.seed, request.prompt
+        made.append(dataclasses.replace(request, number=counts[same]))
+        counts[same] += 1
+    return made
+
+
+def seed_of(seed: int, *names: object) -> int:
+    """The seed of one item among many that share a seed, by the item's names and not by its place."""
+    return random.Random("/".join(map(str, (seed, *names)))).getrandbits(32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,8 @@ class Description:
     """`config.bos_token_id` and the like, of both files; what they leave out is missing."""
     notes: tuple[str, ...]
     """What the user should know, a line each."""
+    names_dtype: bool
+    """Whether it says in which dtype the model computes."""
 
 
 def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: Mapping[str, int | list[int]]) -> dict[str, Any]:
@@ -211,7 +213,15 @@ def _llama(keys: _Keys, known: str) -> Description:
     keys.only("tie_word_embeddings", False, True)
     rates = _multipliers(keys, width) if known == TELEFLM and keys.value("use_mup", False) else transferred(width)
     tied = bool(keys.value("tie_word_embeddings", False))
-    return Description(model=model, mup=rates, rows=names.LLAMA, tied=tied, ids=_ids(keys), notes=notes)
+    return Description(
+        model=model,
+        mup=rates,
+        rows=names.LLAMA,
+        tied=tied,
+        ids=_ids(keys),
+        notes=notes,
+        names_dtype="compute_dtype" in kept,
+    )
 
 
 def _telechat(keys: _Keys, known: str) -> Description:
@@ -244,6 +254,7 @@ def _telechat(keys: _Keys, known: str) -> Description:
         tied=keys.value("tie_word_embeddings", None),
         ids=_ids(keys),
         notes=notes,
+        names_dtype="compute_dtype" in kept,
     )
 
 
@@ -259,9 +270,9 @@ def _theta(keys: _Keys) -> float:
 
 
 def _kept(keys: _Keys) -> dict[str, Any]:
-    """How the model computes: as we wrote it, else as the weights' dtype says."""
-    dtype = keys.value("dtype", keys.value("torch_dtype", "bfloat16"))
-    found = {"compute_dtype": "float32" if dtype == "float32" else "bfloat16"}
+    """How the model computes: as we wrote it, else in the dtype that it names; nothing where it names none."""
+    dtype = _dtype(keys)
+    found = {} if dtype is None else {"compute_dtype": dtype}
     own = keys.value(OURS, {})
     if not isinstance(own, dict) or own.keys() - set(KEPT):
         keys.refuse(OURS, f"an object with {', '.join(KEPT)}")
@@ -278,6 +289,18 @@ def _generation(keys: _Keys) -> _Keys:
 
 def _ids(keys: _Keys) -> dict[str, tuple[int, ...]]:
     return {f"{each.path.stem}.{key}": ids for each in (keys, _generation(keys)) for key, ids in each.ids().items()}
+
+
+def _dtype(keys: _Keys) -> str | None:
+    """Under the newer name or under the older; `auto` is as good as none."""
+    for key in ("dtype", "torch_dtype"):
+        value = keys.value(key, "auto")
+        name = value.removeprefix("torch.") if isinstance(value, str) else value
+        if name not in ("auto", *DTYPES):
+            keys.refuse(key, ", ".join(DTYPES))
+        if name != "auto":
+            return name
+    return None
 
 
 def _notes(keys: _Keys) -> tuple[str, ...]:

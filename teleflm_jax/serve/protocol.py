@@ -14,7 +14,7 @@ import tokenizers
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat
-from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request
+from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request, numbered
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -187,7 +187,7 @@ def _call(body, served, prompts, *, n, most, max_tokens, logprobs, stop_ids, ech
     if options is not None and not (stream and isinstance(options, dict) and options.keys() <= {"include_usage", "include_obfuscation"}):
         raise Refusal("got stream_options; allowed: with stream true, an object with include_usage; change it", param="stream_options")
     return Call(
-        requests=tuple(Request(prompt=prompt, number=number, **asked) for prompt in prompts for number in range(n)),
+        requests=tuple(numbered(Request(prompt=prompt, **asked) for prompt in prompts for _ in range(n))),
         echo=echo,
         stream=stream,
         usage=_flag(options or {}, "include_usage"),

@@ -165,9 +165,12 @@ class Attempt:
         state, figures = self.parts.step(state, placed, orders)
         if not self.compiled:
             self.compiled, now = True, time.monotonic()
-            self.log.event("compile", step=known.updates, seconds=now - began)
-            self.mark = now - waited
+            jax.block_until_ready(state)
+            stepped = time.monotonic()
             checksum.of_tree(to_arrays(self.parts.to_logical(state)))  # compiled now, so that the first save is as quick as the others
+            summed = time.monotonic() - stepped  # compilation too, and no part of the first step
+            self.log.event("compile", step=known.updates, seconds=now - began + summed)
+            self.mark = now - waited + summed
         self.drawn += 1
         asked = {
             "checked": bool(orders.check),

@@ -47,7 +47,7 @@ def train(plan: Plan) -> int:
             to_logical=plan.layout.to_logical(start.shapes(plan.model, plan.mup, optimizer, plan.layout)),
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype),
             diagnose=diagnose.make(plan.layout, microbatch),
-            peak=hardware.peak(),
+            peak=hardware.peak(plan.model.compute_dtype),
             hosts=hardware.hosts(),
             report=report,
             say=say,

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from sharding import mesh, rules
 from sharding.rules import Layout
 from teleflm_jax import checksum, passes
+from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, weights_of
@@ -48,9 +49,23 @@ def orders(layout: Layout, *, rates: Mapping[str, tuple[float, ...]], updates: i
 
 
 def microbatch(model: ModelConfig, train: TrainConfig, layout: Layout) -> int:
-    """Sequences that a data-parallel group takes at a time; raises a `UserError` where model or batch do not split over the mesh."""
+    """Sequences that a data-parallel group takes at a time.
+
+    Raises:
+        UserError: model or batch do not split over the mesh, or the model computes in a dtype that is not trained in.
+    """
+    refuse_float16(model)
     rules.refuse_misfit(layout, **{name: getattr(model, name) for name in SIZES})
     return rules.microbatch(train.batch_size, train.microbatch_size, layout)
+
+
+def refuse_float16(model: ModelConfig) -> None:
+    """Raise a `UserError` for a model, such as an imported one, whose gradients would be computed in float16."""
+    if model.compute_dtype == "float16":
+        raise UserError(
+            "got model.compute_dtype='float16' for training; allowed: bfloat16, float32, since small gradients are zero in float16 unless "
+            "the loss is scaled; set model.compute_dtype = 'bfloat16'"
+        )
 
 
 def make(

@@ -23,7 +23,7 @@ def test_several_prompts_print_in_turn_what_decoding_gives(call, trained):
     code, out, _ = call("--prompt", "the time", "--prompt", "a", "--max_tokens", 12, "--seed", 3, "--json")
     report = json.loads(out)
     prompts = [tuple(specials.prompt(trained.tokenizer, text)) for text in ("the time", "a")]
-    requests = [Request(prompt=prompt, max_tokens=12, seed=3, number=i, stop_ids=(2,)) for i, prompt in enumerate(prompts)]
+    requests = [Request(prompt=prompt, max_tokens=12, seed=3, stop_ids=(2,)) for prompt in prompts]
     wanted = engine.complete(run_folder.load_decoder(trained.folder, trained.run, 10), trained.tokenizer, requests, slots=2)
     assert code == 0 and report["step"] == 10
     assert [each["prompt"] for each in report["completions"]] == ["the time", "a"]
@@ -31,6 +31,16 @@ def test_several_prompts_print_in_turn_what_decoding_gives(call, trained):
     texts = [trained.tokenizer.decode([token.id for token in piece.tokens]) for piece in wanted]
     assert [each["text"] for each in report["completions"]] == texts
     assert {each["finish"] for each in report["completions"]} <= {"stop", "length"}
+
+
+def test_a_text_does_not_depend_on_the_other_prompts_and_a_prompt_given_twice_has_two_texts(call):
+    def texts(*prompts):
+        given = [part for prompt in prompts for part in ("--prompt", prompt)]
+        report = json.loads(call(*given, "--max_tokens", 12, "--seed", 3, "--temperature", 5, "--json")[1])
+        return [each["text"] for each in report["completions"]]
+
+    found = texts("b", "a", "b")
+    assert len(set(found)) == 3 and texts("a") == found[1:2] and texts("b", "b") == found[::2]
 
 
 def test_the_stream_is_the_prompt_and_the_same_text(call):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import types
@@ -20,7 +21,7 @@ def test_pass_at_k_is_the_share_of_draws_with_a_correct_one(samples, correct, k)
 
 def test_programs_are_judged_by_their_problem_s_test(monkeypatch, tmp_path):
     model = Model(name="tiny", decoder=types.SimpleNamespace(context_length=64), tokenizer=asked.tokenizer(tmp_path))
-    problems = [humaneval.problem(ROW), humaneval.problem(ROW | {"prompt": "def add(a, b, c=0):\n"})]
+    problems = [humaneval.problem(ROW), humaneval.problem(ROW | {"prompt": "def add(a, b, c=0):\n", "task_id": "T/1"})]
     seen = []
 
     def complete(decoder, tokenizer, requests, *, slots):
@@ -32,6 +33,11 @@ def test_programs_are_judged_by_their_problem_s_test(monkeypatch, tmp_path):
     result = humaneval.measure(model, problems, 5)
     assert result.passed == {1: pytest.approx(0.4), 5: 1.0}
     assert [request.number for request in seen] == [*range(5)] * 2 and len({request.prompt for request in seen}) == 2
+    humaneval.measure(model, [problems[0], dataclasses.replace(problems[0], task_id="T/2")], 5)
+    long = dataclasses.replace(problems[1], prompt="# the time of the house\n" * 9 + problems[1].prompt)
+    assert result.shortened == 0 and humaneval.measure(model, [problems[1], long], 5).shortened == 1 and len(seen[-1].prompt) == 32
+    del seen[-10:]
+    assert len({tuple(request.key) for request in seen}) == 15  # the problem that was asked again got the same ones
     assert all(request.stop == humaneval.STOP and request.sampling.temperature == 0.8 for request in seen)
 
 

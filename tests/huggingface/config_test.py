@@ -52,6 +52,30 @@ def test_what_is_written_is_read_again(tmp_path, base_width):
     assert (before.input_multiplier, before.output_multiplier) == (after.input_multiplier, after.output_multiplier)
 
 
+@pytest.mark.parametrize("base", [LLAMA, TELECHAT])
+@pytest.mark.parametrize(
+    "keys, expected",
+    [
+        ({"torch_dtype": "float16"}, "float16"),
+        ({"dtype": "float16"}, "float16"),
+        ({"dtype": "torch.float16"}, "float16"),
+        ({"torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"torch_dtype": "float32"}, "float32"),
+        ({"dtype": "float16", "torch_dtype": "float32"}, "float16"),
+        ({"dtype": None, "torch_dtype": "float32"}, "float32"),
+        ({"dtype": "auto", "torch_dtype": "float16"}, "float16"),
+        ({"torch_dtype": "float16", "teleflm_jax": {"compute_dtype": "float32"}}, "float32"),
+        ({"teleflm_jax": {"compute_dtype": "float16"}}, "float16"),
+        ({"torch_dtype": "auto"}, None),
+        ({"teleflm_jax": {"document_attention": True}}, None),
+        ({}, None),
+    ],
+)
+def test_the_model_computes_in_the_dtype_that_is_named(tmp_path, base, keys, expected):
+    found = read(tmp_path, base | keys)
+    assert (found.model.compute_dtype if found.names_dtype else None) == expected
+
+
 @pytest.mark.parametrize("base_width", [8, 512, 4_096])
 def test_rates_are_the_report_s_at_every_width(base_width):
     ours, report = (mup.at_width(rates, 8_192) for rates in (config.transferred(base_width), mup.MupConfig()))
@@ -97,6 +121,10 @@ def test_telechat_has_output_biases_and_plain_positions(tmp_path):
         (LLAMA, {"pad_token_id": "0"}, "pad_token_id"),
         (LLAMA, {"teleflm_jax": {"compute_dtype": "int8"}}, "teleflm_jax"),
         (LLAMA, {"teleflm_jax": {"compute_dtype": ["x"]}}, "teleflm_jax"),
+        (LLAMA, {"dtype": "float64"}, 'got dtype="float64" in .*; allowed: float32, bfloat16, float16;'),
+        (LLAMA, {"torch_dtype": "int8"}, "torch_dtype"),
+        (LLAMA, {"torch_dtype": ["float16"]}, "torch_dtype"),
+        (TELECHAT, {"torch_dtype": 16}, "torch_dtype=16"),
         (LLAMA, {"architectures": ["MistralForCausalLM"]}, "LlamaForCausalLM, TeleFLMForCausalLM"),
         (
             LLAMA,

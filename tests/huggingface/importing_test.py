@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import evaluate
 from teleflm_jax.cli import importing as command
-from teleflm_jax.huggingface import tensors
+from teleflm_jax.huggingface import importing, tensors
 from teleflm_jax.tokenizer import load, specials
 from tests.huggingface import folders
 
@@ -63,6 +63,34 @@ def pickled(folder: pathlib.Path):
 
 
 NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    "stored, norm, named, expected, note",
+    [
+        ("F16", "F16", "float16", "float16", None),
+        ("F16", "F16", None, "float16", "names no dtype; the model computes in float16, in which most"),
+        ("BF16", "F32", None, "bfloat16", "names no dtype; the model computes in bfloat16, in which most"),
+        ("F32", "F32", None, "float32", "names no dtype; the model computes in float32, in which most"),
+        ("F32", "F32", "float16", "float16", "the model computes in float16, as "),
+        ("F16", "F32", "bfloat16", "bfloat16", "most of its weights are stored in float16"),
+    ],
+)
+def test_the_dtype_is_the_configuration_s_or_that_of_most_weights(theirs, tmp_path, stored, norm, named, expected, note):
+    folder = tmp_path / "theirs"
+    shutil.copytree(theirs, folder)
+    found = json.loads((folder / "config.json").read_text())
+    del found["teleflm_jax"], found["torch_dtype"]
+    (folder / "config.json").write_text(json.dumps(found | ({"torch_dtype": named} if named else {})))
+    arrays = {name: np.array(tensor.array()) for name, tensor in tensors.read_folder(folder).items()}
+    dtypes = {name: norm if name == NORM else stored for name in arrays}
+    entries = [tensors.Entry(name=name, dtype=dtypes[name], shape=array.shape) for name, array in arrays.items()]
+    tensors.write(folder / tensors.SINGLE, entries, (tensors.blocks(array, dtypes[name], 1.0) for name, array in arrays.items()))
+    source = importing.read(folder)
+    assert source.description.model.compute_dtype == expected
+    assert [note in told for told in source.notes] == [True] * (note is not None) if note else source.notes == ()
+
+
 WRONG = {
     "a tensor less": (rewritten(lambda a: a.pop(NORM)), f"{NORM} is missing"),
     "a tensor more": (rewritten(lambda a: a.update(extra=a[NORM])), "extra is no weight of this model"),

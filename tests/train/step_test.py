@@ -14,6 +14,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train import step as train_step
+from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, from_arrays, new_state, to_arrays
 from tests import tiny
 
@@ -142,3 +143,10 @@ def test_the_rate_follows_the_updates_that_were_done():
         np.testing.assert_array_equal(old, np.asarray(new))
     state, _ = step(state, layout.place_batch(batch(1), 8), given)  # the host still knows of none, the state of one
     assert all((old != np.asarray(new)).any() for old, new in zip(start, jax.tree.leaves(state.model), strict=True))
+
+
+def test_float16_is_not_trained_in():
+    half, settings = tiny.config(compute_dtype="float16"), TrainConfig(steps=1, batch_size=8)
+    with pytest.raises(UserError, match="got model.compute_dtype='float16' for training; allowed: bfloat16, float32, .*; set"):
+        train_step.microbatch(half, settings, layout_of(1))
+    assert train_step.microbatch(tiny.CONFIG, settings, layout_of(1)) == 8

@@ -121,8 +121,8 @@ def pages(maker: Maker, cache: debian_packages.Cache, count: int) -> list[Page]:
     found = []
     for path, content in debian_packages.files(deb, lambda path: path in chosen):
         content = gzip.decompress(content) if path.endswith(".gz") else content
-        if len(content) <= LONGEST and (page := _page(path, content, maker)):
-            found.append(page)
+        if len(content) <= LONGEST and (own := page(path, content, maker)):
+            found.append(own)
     return found
 
 
@@ -130,7 +130,8 @@ def _is_page(path: str, maker: Maker) -> bool:
     return path.endswith((".html", ".htm", ".html.gz")) and maker.pages in path
 
 
-def _page(path: str, html: bytes, maker: Maker) -> Page | None:
+def page(path: str, html: bytes, maker: Maker) -> Page | None:
+    """Read one page of a maker's; None if it has no content to speak of."""
     tree = HTMLTree.parse(extract.decode(html, ""))
     for node in tree.body.query_selector_all(_HIDDEN + (f", {maker.without}" if maker.without else "")).values():
         node.remove()
@@ -155,7 +156,7 @@ def _items(root: ElementNode) -> Iterator[tuple[str, str]]:
     for kind, selector in _KINDS.items():
         for node in root.query_selector_all(selector).values():
             if not node.query_selector(f"a[href], img, {selector}"):
-                yield kind, visible(node)
+                yield kind, visible(node).strip()
 
 
 def visible(root: ElementNode) -> str:
@@ -176,8 +177,7 @@ def visible(root: ElementNode) -> str:
 
 
 def found(page: Page, text: str) -> collections.Counter:
-    """How many of a page's items stand in an extracted text, word by word, as (kind, True), and how many do not, as (kind, False)."""
-    text = unicodedata.normalize("NFKC", text)
+    """Count the items that stand word by word in an extracted text of the same form, as (kind, True), and those that do not."""
     words = f" {' '.join(_WORD.findall(text))} "
     counts = collections.Counter()
     for kind, item in page.items:

@@ -173,6 +173,7 @@ def _uncounted() -> np.ndarray:
 
 
 def extracted_text(html: str) -> str:
+    """Give a page's main text, by resiliparse; `objection` has been asked before."""
     page = markup.mended(html)
     text = extract_plain_text(page, preserve_formatting=True, main_content=True, list_bullets=True, alt_texts=False, links=False)
     return text.replace(markup.MARK, "")

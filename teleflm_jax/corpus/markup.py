@@ -9,11 +9,11 @@ from resiliparse.parse.html import ElementNode, HTMLTree
 
 MARK = "\ufdd0"
 """Stands in the text that is extracted and is to be taken out of it; a noncharacter, which no page may hold."""
+_THREE_BYTES = re.compile("[\u0800-\ud7ff\uf900-\ufffd]")
+"""Characters of three bytes in UTF-8, but for those of icon fonts."""
 _SINGLE = re.compile(r">\s*[&\u0800-\ud7ff\uf900-\ufffd](?:(?<!&)|#?\w{1,8};)(?=\s*<)")
 _SINGLE_ENTITY = re.compile(r"&(?<=[>\s]&)#?\w{1,8};(?=\s*<)")
 """The same in a page of Latin-1, in a tenth of the time; also the last word of several, which does no harm."""
-_ICONS = re.compile("[\u00b6\ue000-\uf8ff]")
-"""Pilcrows, which link to their heading, and the characters of icon fonts."""
 
 _LINK = re.compile(
     r"<a\b(?:(?<=\w<a)|(?<=\w[\s(,，、（]<a)|(?<=</code>\s<a)|(?<=</em>\s<a)|(?<=</strong>\s<a))(?![^<>]*(?:href=[\"']?#|skip|permalink))"
@@ -29,11 +29,11 @@ _ID = re.compile(r"\sid=(?:\"([^\"<>]*)\"|'([^'<>]*)')")
 _TITLE = re.compile(r"(<body class=\"(?:article|book|manpage)\b[^<>]*>\s*<div )id=\"header\"")
 """AsciiDoc's."""
 _RARE = re.compile(
-    r"<(figure|summary|time|menu|MENU|dir|DIR|listing|q|aside|math|ruby|RUBY|su[bp]|img(?=\b[^<>]*\s(?:alt=[\"']\$|class=[\"'](?:math|latex|tex)\b))"
+    r"<(figure|summary|time|menu|MENU|dir|DIR|listing|q|aside|math|ruby|RUBY|su[bp]|SU[BP]|img(?=\b[^<>]*\s(?:alt=[\"']\$|class=[\"'](?:math|latex|tex)\b))"
     r"|script(?=\s[^<>]*math/tex)|div(?=\s[^<>]*class=\"sidebar\"))\b"
 )
 """Elements of which most pages have none."""
-_RAISED = re.compile(r"<(su[bp])\b[^<>]*>([0-9+−=()-]{1,12})</su[bp]>")
+_RAISED = re.compile(r"<(su[bp]|SU[BP])\b[^<>]*>([0-9+−=()-]{1,12})</(?:su[bp]|SU[BP])>")
 _DIGITS = "0123456789+-−=()"
 _RAISED_DIGITS = {"sup": str.maketrans(_DIGITS, "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾"), "sub": str.maketrans(_DIGITS, "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")}
 
@@ -48,7 +48,7 @@ def mended(page: str) -> HTMLTree:
     """Parse a page, changed so that resiliparse extracts all of its text; `MARK` may stand in it."""
     rare = {name.lower() for name in _RARE.findall(page)}
     if rare & {"sup", "sub"}:
-        page = _RAISED.sub(lambda found: found[2].translate(_RAISED_DIGITS[found[1]]), page)
+        page = _RAISED.sub(lambda found: found[2].translate(_RAISED_DIGITS[found[1].lower()]), page)
     if _XHTML.search(page, 0, _XHTML_WITHIN):
         page = _EMPTY.sub("", page)
     tree = HTMLTree.parse(_LINK.sub("<span", _without_ids(_with_marks(page))))
@@ -66,8 +66,8 @@ def _with_marks(page: str) -> str:
     """Append `MARK` to texts of a single character of three bytes, such as 漢 or →, which resiliparse takes for an icon's."""
 
     def marked(found: re.Match) -> str:
-        character = found[0].lstrip(">").strip()
-        return found[0] if _ICONS.fullmatch(html.unescape(character) if character[0] == "&" else character) else found[0] + MARK
+        character = html.unescape(found[0].lstrip(">")).strip()  # of blanks, nothing
+        return found[0] + MARK if _THREE_BYTES.fullmatch(character) else found[0]
 
     return (_SINGLE_ENTITY if _is_latin(page) else _SINGLE).sub(marked, page)
 

@@ -128,6 +128,8 @@ def test_deep_formulas_are_cut_in_levels_and_not_in_characters():
     ("body", "shown"),
     [
         ("<p>10<sup>6</sup> m<sup>-2</sup>, H<sub>2</sub>O, 1<sup>st</sup>, a<sub>i</sub>", "10⁶ m⁻², H₂O, 1st, ai"),
+        ("<P>10<SUP>6</SUP> H<SUB>2</SUB>O", "10⁶ H₂O"),
+        ("<table><tr><td>a<td>&nbsp;<td>&emsp;<td>b</table>", "a\t\t\xa0\t\t\t\tb"),
         ("<details><summary>More</summary>Text</details>", "More\nText"),
         ("<details><summary><h3>More</h3></summary><p>Text</details>", "More\nText"),
         ("<figure><img><figcaption>A boat.</figcaption></figure><p>Text", "A boat.\nText"),

@@ -238,6 +238,8 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     Returns:
         The process's exit code.
     """
+    if sys.stdout.errors == "strict":  # a name on the disk may hold what the terminal's encoding has no sign for
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
         sys.stdout.flush()

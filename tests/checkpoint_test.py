@@ -1,5 +1,7 @@
 import json
+import os
 import pathlib
+import re
 import shutil
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from teleflm_jax import checkpoint, checksum
+from teleflm_jax.checkpoint import paths
 from teleflm_jax.cli import main as commands
 from teleflm_jax.errors import UserError
 
@@ -60,6 +63,77 @@ def test_a_layer_is_stored_apart_from_the_others(saved):
     for name, chunk in (("model/blocks/query", (1, 24, 24)), ("optimizer/mu/blocks/query", (1, 24, 24)), ("model/gain", (7,))):
         store = checkpoint.opened((saved / "6").resolve(), name, record.arrays[name]["is"])
         assert store.chunk_layout.read_chunk.shape == chunk
+
+
+STRANGE = {
+    "pattern": "lr=[0.1]",
+    "slice": "a[0:1]",
+    "negated": "[!a]",
+    "star": "a*",
+    "stars": "**",
+    "question": "a?",
+    "braces": "{x}",
+    "backslash": "a\\b",
+    "store": "gs:",
+    "space": " a b ",
+    "chinese": "运行-ü",
+    "percent": "100%41",
+    "hash": "a#b",
+    "pipe": "|zip:",
+    "newline": "a\nb",
+    "bytes": os.fsdecode(b"\xff\xfe"),
+    "long": "/".join(["y" * 200] * 19),
+}
+"""Names of folders that a library could take for something else than a name."""
+
+
+@pytest.mark.parametrize("name", STRANGE.values(), ids=STRANGE)
+def test_what_was_saved_comes_back_from_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / name / "checkpoints"
+    folder.parent.mkdir(parents=True)
+    save(folder, 3, 6)
+    assert checkpoint.steps(folder) == [3, 6]
+    found, _ = checkpoint.restore(folder, 6, shapes(), IDENTITY)
+    jax.tree.map(np.testing.assert_array_equal, found, arrays(6))
+    assert checkpoint.verify(folder, 3).counters == {"updates": 3, "tokens": 30}
+
+
+def test_a_folder_whose_name_is_a_pattern_takes_nothing_from_those_that_match_it(tmp_path):
+    for name in ("ab", "a*", "a?"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "checkpoints", len(name + "x" * (name == "ab")))
+    other = tmp_path / "ab/checkpoints/3/model"
+    shutil.copytree(other, tmp_path / "ab/checkpoints/4.orbax-checkpoint-tmp/model.orbax-checkpoint-tmp")  # a save that is under way
+    save(tmp_path / "a*/checkpoints", 4)
+    found, _ = checkpoint.restore(tmp_path / "a*/checkpoints", 4, shapes(), IDENTITY)
+    jax.tree.map(np.testing.assert_array_equal, found, arrays(4))
+
+
+def test_where_the_system_cannot_name_such_a_folder_it_is_refused_before_anything_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DESCRIPTORS", tmp_path / "none")
+    with pytest.raises(UserError, match=r"got .*lr=\[0\.1\].*; allowed on this system: .*; change --workdir"):
+        (tmp_path / "lr=[0.1]").mkdir()
+        save(tmp_path / "lr=[0.1]", 3)
+    assert list((tmp_path / "lr=[0.1]").iterdir()) == []
+
+
+def test_a_save_that_cannot_be_read_back_is_not_silent(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "MISREAD", re.compile("(?!)"))  # as if nobody had foreseen it: Orbax merges nothing and reports no error
+    (tmp_path / "lr=[0.1]").mkdir()
+    with pytest.raises(UserError, match=r"got the checkpoint of step 3 in .* cannot be read back \(.*\); allowed: .*change --workdir"):
+        save(tmp_path / "lr=[0.1]", 3)
+
+
+def test_what_a_probe_reads_is_missed_where_it_is_lost(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    for part in checkpoint.PARTS:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(saved, folder)
+        checkpoint.probe(folder, 6)
+        for data in (folder / "6" / part).rglob("d/*"):
+            data.write_bytes(bytes(data.stat().st_size))
+        with pytest.raises(ValueError):  # Damaged, or TensorStore's
+            checkpoint.probe(folder, 6)
 
 
 def damages(path: pathlib.Path):

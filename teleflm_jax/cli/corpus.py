@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
             max_epochs=epochs,
         )
         mixture = workdir / MIXTURE
-        mixture.write_text(config.dump({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]}))
+        mixture.write_text(config.dump(options.absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})))
         if not own.mix.tokenizer:
             close()
             show, close = drawn("pieces")

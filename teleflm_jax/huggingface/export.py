@@ -192,8 +192,9 @@ def weight(job: Job, row: names.Row, layer: int, sums: dict[str, int], context: 
         return np.zeros(names.shape(row, size), np.float32)
     name = f"model/{row.ours}"
     try:
-        store = checkpoint.opened(job.checkpoint, name, job.record.arrays[name]["is"], context)
-        array = np.asarray((store[layer] if row.stacked else store).read().result())
+        with checkpoint.plain(job.checkpoint) as place:
+            store = checkpoint.opened(place, name, job.record.arrays[name]["is"], context)
+            array = np.asarray((store[layer] if row.stacked else store).read().result())
     except (ValueError, KeyError) as error:
         raise checkpoint.Damaged(job.checkpoint, f"{name} cannot be read: {str(error)[:160]}") from error
     sums[name] = (sums.get(name, 0) + _sum(array, (layer,) if row.stacked else ())) % 2**32

@@ -91,6 +91,9 @@ class Attempt:
             self.parts.profiler.before(expected, state)
             state, current = self._advance(state, batches, expected, pending is not None, saving)
             self.parts.profiler.after(state, lambda: self.parts.dog.expect("writing a profile", self._patience()))
+            if self.checkpoints.is_due():
+                self.parts.dog.expect("reading the first checkpoint back", self._patience())
+                self.checkpoints.read_back()
             stopping, pending = self._settle(pending, state), current
             if stopping or saving or self._is_due_for_evaluation(expected) or self._is_due_for_probe(expected):
                 stopping, pending = self._settle(pending, state) or stopping, None

@@ -161,7 +161,10 @@ def other_run(init_from: str) -> tuple[pathlib.Path, int]:
         raise UserError(
             f"got train.init_from={init_from!r}; allowed: a run's folder, @ and a step, such as runs/base@1000; change train.init_from"
         )
-    return pathlib.Path(run), checkpoint.choose(pathlib.Path(run) / checkpoint.FOLDER, int(step))
+    try:
+        return pathlib.Path(run), checkpoint.choose(pathlib.Path(run) / checkpoint.FOLDER, int(step))
+    except UserError as error:
+        raise UserError(f"{error} (train.init_from={init_from!r})") from error
 
 
 def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> None:

@@ -1,6 +1,8 @@
 import contextlib
 import dataclasses
 import functools
+import os
+import re
 import signal
 import threading
 import time
@@ -13,6 +15,7 @@ import pytest
 from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint, checksum, mup
+from teleflm_jax.checkpoint import paths
 from teleflm_jax.errors import UserError
 from teleflm_jax.optim import optimizer
 from teleflm_jax.optim.config import OptimizerConfig
@@ -116,6 +119,23 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(uninterrupted, 
     assert ("resume", 7) in events
     both = [saved_arrays(f, 20) for f in (folder, uninterrupted)]
     jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_a_run_in_a_folder_of_any_name_goes_on(uninterrupted, tmp_path):
+    folder = tmp_path / os.fsdecode(b"lr=[0.1] \\ \n ** \xff")
+    with pytest.raises(Killed):
+        loop.train(plan(folder, kill_at=11))
+    assert loop.train(plan(folder)) == loop.DONE
+    assert exact_rows(folder) == exact_rows(uninterrupted)
+    assert ("resume", 7) in [(row["event"], row["step"]) for row in run_log.rows(folder / run_log.EVENTS)]
+
+
+def test_the_first_checkpoint_is_read_back_long_before_it_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "MISREAD", re.compile("(?!)"))  # as if nobody had foreseen that Orbax takes brackets for a pattern
+    folder = tmp_path / "lr=[0.1]"
+    with pytest.raises(UserError, match="got the checkpoint of step 1 in .* cannot be read back"):
+        loop.train(plan(folder, steps=1_000, checkpoint_every=1, before=lambda step: time.sleep(0.01)))
+    assert len(exact_rows(folder)) < 100
 
 
 def saved_arrays(folder, step):

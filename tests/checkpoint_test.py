@@ -1,6 +1,7 @@
 import json
 import pathlib
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +157,17 @@ def test_differences_are_all_found_and_ten_are_named(saved):
     del fewer["optimizer"]["mu"]
     with pytest.raises(UserError, match="optimizer/mu/gain is .* there and absent here"):
         checkpoint.restore(saved, 6, fewer, IDENTITY)
+
+
+def test_no_thread_with_its_files_outlives_a_save(tmp_path):
+    """A run saves thousands of times: each thread holds three files, and the usual limit is 1,024."""
+    record = checkpoint.Record(counters={"updates": 1}, identity=IDENTITY)
+    with checkpoint.writer(tmp_path / "c", checkpoint.Retention(last=1, every=0, best=0)) as writer:
+        for step in range(1, 4):
+            writer.save(step, arrays(), record, checksum.of_tree(arrays())[0])
+            assert sum("_run_loop" in thread.name for thread in threading.enumerate()) == 1
+        writer.wait()
+        assert not any("_run_loop" in thread.name for thread in threading.enumerate())
 
 
 def test_retention_keeps_the_last_the_best_and_the_multiples(tmp_path):

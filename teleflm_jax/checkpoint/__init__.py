@@ -80,6 +80,8 @@ class Writer:
     orbax: ocp.training.Checkpointer
     folder: pathlib.Path
     keep: _Keep
+    begun: list = dataclasses.field(default_factory=list)
+    """Orbax's answer to the last `save`, at most one: it holds a thread and three files until it is asked for its result."""
 
     def save(self, step: int, arrays: Mapping[str, Any], record: Record, sums: Mapping[str, int]) -> None:
         """Begin to save; returns when the arrays may be changed again, and goes on writing in the background.
@@ -94,7 +96,8 @@ class Writer:
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
         with _disk_errors(self.folder):
-            self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
+            self._settle()  # the next save would wait for it as well
+            self.begun.append(self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed))
 
     def holds(self, step: int) -> bool:
         """Whether there is a checkpoint of this step, or one on its way."""
@@ -109,7 +112,12 @@ class Writer:
     def wait(self) -> None:
         """Return when nothing is being written any more; raises what the writing met."""
         with _disk_errors(self.folder):
+            self._settle()
             self.orbax.wait()
+
+    def _settle(self) -> None:
+        while self.begun:
+            self.begun.pop().result()
 
 
 @contextlib.contextmanager
@@ -126,8 +134,10 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
     with _disk_errors(folder), contextlib.ExitStack() as stack:
         checkpointer = stack.enter_context(ocp.training.Checkpointer(folder.resolve(), context=_context(), **options))
         _do_not_wait_after_a_failure(checkpointer)
+        made = Writer(orbax=checkpointer, folder=folder, keep=keep)
         try:
-            yield Writer(orbax=checkpointer, folder=folder, keep=keep)
+            yield made
+            made.wait()
         except OSError:
             if jax.process_count() > 1:
                 stack.pop_all()  # closing would wait for the others, who wait for what this process could not write

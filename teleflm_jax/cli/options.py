@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sharding import processes
 from sharding.config import MeshConfig
-from teleflm_jax import config
+from teleflm_jax import config, open_files
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
@@ -74,6 +74,11 @@ _REMEDIES = {
         "a save within twenty minutes by a clock that does not jump",
         "look at the disk and the clock, then give the same command again; finished checkpoints are unharmed",
     ),
+    errno.EMFILE: (
+        "as many as the process's limit (RLIMIT_NOFILE), which is {limit:,}",
+        "raise it where the process is started: `ulimit -n 65536`, or what the scheduler or the container calls it",
+    ),
+    errno.ENFILE: ("fewer open files on this machine", "end what holds them open, or raise the machine's limit (sysctl fs.file-max)"),
     errno.EROFS: ("a disk that can be written", "choose a folder on another disk"),
 }
 
@@ -238,6 +243,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     Returns:
         The process's exit code.
     """
+    open_files.raise_limit()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -256,7 +262,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
             raise
         allowed, change = _REMEDIES[error.errno]
         where = f"{error.filename}: " if error.filename is not None else ""
-        message = f"got {where}{error.strerror}; allowed: {allowed}; {change}"
+        message = f"got {where}{error.strerror}; allowed: {allowed.format(limit=open_files.limit())}; {change}"
     time.sleep(hesitate)
     print("error: " + " ".join(message.splitlines()), file=sys.stderr)
     return WRONG_INPUT

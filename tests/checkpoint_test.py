@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from teleflm_jax import checkpoint, checksum
+from teleflm_jax.checkpoint.record import seal
 from teleflm_jax.cli import main as commands
 from teleflm_jax.errors import UserError
 
@@ -30,8 +31,10 @@ def arrays(seed: int = 0) -> dict:
 def save(folder: pathlib.Path, *steps: int, retention=KEEP, bpbs=()) -> None:
     with checkpoint.writer(folder, retention) as writer:
         for step, bpb in zip(steps, bpbs or [None] * len(steps), strict=True):
-            record = checkpoint.Record(counters={"updates": step, "tokens": 10 * step}, identity=IDENTITY, bpb=bpb)
+            record = checkpoint.Record(counters={"updates": step, "tokens": 10 * step}, identity=IDENTITY)
             writer.save(step, arrays(step), record, checksum.of_tree(arrays(step))[0])
+            if bpb is not None:
+                writer.measured(step, bpb)
 
 
 def shapes(tree=None) -> dict:
@@ -176,6 +179,30 @@ def test_retention_keeps_the_last_the_best_and_the_multiples(tmp_path):
     assert checkpoint.steps(tmp_path / "c") == [20, 30, 50, 60]
 
 
+def test_a_figure_that_comes_after_the_last_save_decides_what_stays(tmp_path):
+    retention = checkpoint.Retention(last=1, every=0, best=1)
+    save(tmp_path / "c", 10, 20, retention=retention, bpbs=[1.0, 2.0])
+    with checkpoint.writer(tmp_path / "c", retention, {10: 1.0, 20: 2.0}) as writer:
+        record = checkpoint.Record(counters={"updates": 30}, identity=IDENTITY)
+        writer.save(30, arrays(30), record, checksum.of_tree(arrays(30))[0])
+        assert not writer.measured(30, 1.0)  # no better than the first
+        writer.prune()
+        assert checkpoint.steps(tmp_path / "c") == [10, 30]
+        assert writer.measured(30, 0.9)
+        writer.prune()
+        assert checkpoint.steps(tmp_path / "c") == [30] and not writer.holds(10)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(tmp_path / "c", 30, shapes(), IDENTITY)[0], arrays(30))
+
+
+def test_a_record_with_a_name_that_is_not_known_is_read_without_it(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "c")
+    marker = tmp_path / "c" / "6" / checkpoint.MARKER
+    content = json.loads(marker.read_text())
+    content["custom_metadata"] = seal(content["custom_metadata"]["record"] | {"bpb": 1.5})
+    marker.write_text(json.dumps(content))
+    assert checkpoint.read(tmp_path / "c", 6) == checkpoint.read(saved, 6)
+
+
 def test_a_damaged_checkpoint_frees_its_step_and_is_not_deleted(saved, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
@@ -189,7 +216,10 @@ def test_a_damaged_checkpoint_frees_its_step_and_is_not_deleted(saved, tmp_path)
 def test_the_command_lists_and_verifies(saved, tmp_path, capsys):
     assert commands.main(["checkpoints", str(saved.parent), "--verify"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("sound: every array") == 2 and "60" in printed
+    assert printed.count("sound: every array") == 2 and "60" in printed and "1.2345" not in printed
+    (saved.parent / "evals.jsonl").write_text('{"step": 6, "bpb": 1.23454}\n{"step": 3, "suite/x": 0.5}\n{"step": 9, "bpb": NaN}\n')
+    assert commands.main(["checkpoints", str(saved.parent)]) == 0
+    assert "1.2345" in capsys.readouterr().out
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
     (folder / "6" / "model" / "manifest.ocdbt").write_bytes(b"")

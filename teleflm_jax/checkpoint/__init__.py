@@ -54,7 +54,7 @@ class Retention:
     best: int
 
     def kept(self, bpbs: Mapping[int, float | None]) -> set[int]:
-        """Steps to keep of those that are there, each with its bits per byte."""
+        """Steps to keep of those that are there, each with its bits per byte where these were measured."""
         by_bpb = sorted((bpb, step) for step, bpb in bpbs.items() if bpb is not None)
         multiples = {step for step in bpbs if self.every and step % self.every == 0}
         return {*sorted(bpbs)[-self.last :], *multiples, *(step for _, step in by_bpb[: self.best])}
@@ -65,8 +65,8 @@ class _Keep:
     """The same in Orbax's terms."""
 
     retention: Retention
-    bpbs: dict[int, float | None]
-    """Of every checkpoint that is there or on its way."""
+    bpbs: dict[int, float]
+    """Weighted bits per byte of steps, as far as they were measured; a step is saved before."""
 
     def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
         kept = self.retention.kept({found.step: self.bpbs.get(found.step) for found in checkpoints})
@@ -92,7 +92,6 @@ class Writer:
             record: all but `arrays`, which is filled in here.
             sums: of `checksum.of_tree(arrays)`.
         """
-        self.keep.bpbs[step] = record.bpb
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
         with _disk_errors(self.folder):
@@ -103,11 +102,21 @@ class Writer:
         """Whether there is a checkpoint of this step, or one on its way."""
         return any(found.step == step for found in self.orbax.checkpoints)
 
-    def is_among_the_best(self, bpb: float) -> bool:
-        """Whether a checkpoint with this figure would be one of the best that are kept."""
-        there = {found.step for found in self.orbax.checkpoints}
-        better = [kept for step, kept in self.keep.bpbs.items() if step in there and kept is not None and kept <= bpb]
+    def measured(self, step: int, bpb: float) -> bool:
+        """Take note of a step's bits per byte; says whether its checkpoint is, or would be, one of the best that are kept."""
+        there = {found.step for found in self.orbax.checkpoints} - {step}
+        better = [kept for other, kept in self.keep.bpbs.items() if other in there and kept <= bpb]
+        self.keep.bpbs[step] = bpb
         return len(better) < self.keep.retention.best
+
+    def prune(self) -> None:
+        """Delete the checkpoints that no rule names any more since the last save; all processes call it together."""
+        there = [found.step for found in self.orbax.checkpoints]
+        kept = self.keep.retention.kept({step: self.keep.bpbs.get(step) for step in there})
+        stays = multihost_utils.broadcast_one_to_all(np.array([step in kept for step in there], bool))
+        with _disk_errors(self.folder):
+            for step in (step for step, stay in zip(there, stays, strict=True) if not stay):
+                self.orbax.delete(step)
 
     def wait(self) -> None:
         """Return when nothing is being written any more; raises what the writing met."""
@@ -121,14 +130,19 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
+def writer(folder: pathlib.Path, retention: Retention, bpbs: Mapping[int, float] | None = None) -> Iterator[Writer]:
     """Open a run's checkpoints for saving; on leaving, unfinished saves are waited for. Remains of a killed save are removed.
+
+    Args:
+        folder: a run's `checkpoints`.
+        retention: which of them are kept.
+        bpbs: step -> weighted bits per byte of the evaluations so far.
 
     Raises:
         OSError: the disk is full or fails, also where a save in the background met it; finished checkpoints are unharmed.
     """
     quiet()
-    keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})  # asked for by the first process alone
+    keep = _Keep(retention=retention, bpbs=dict(bpbs or {}))
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
     with _disk_errors(folder), contextlib.ExitStack() as stack:
@@ -329,13 +343,6 @@ def _chunks(path: tuple, value: Any) -> ocp.options.ArrayOptions.Saving.StorageO
     """Store an array in chunks, stacked ones layer by layer: who exports or loads a part of it need not decode all of it."""
     stacked = LAYERS in checksum.name(path).split("/") and value.ndim > 1
     return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())
-
-
-def _bpb(folder: pathlib.Path, step: int) -> float | None:
-    try:
-        return read(folder, step).bpb
-    except Damaged:
-        return None
 
 
 @contextlib.contextmanager

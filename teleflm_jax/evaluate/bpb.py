@@ -7,7 +7,8 @@ Source: report, section 4; the windows (`windows.py`) are our choice, since the 
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from teleflm_jax.evaluate import weights, windows
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.records import HeldOut
 
-Evaluator = Callable[[int, Transformer], dict[str, float]]
+Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
+Item = TypeVar("Item")
 Documents = Mapping[str, Sequence[HeldOut]]
 """Domain -> its documents, with at least one token."""
 
@@ -69,21 +71,28 @@ def measure(
 def evaluator(
     documents: Documents, proportions: Mapping[str, float], *, context_length: int, batch_size: int, layout: Layout, bos: int
 ) -> Evaluator:
-    """What the training loop calls: `(step, model) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
+    """What the training loop calls: `(step, model, pause) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
 
-    `bpb` is the mean weighted by `proportions` over the domains of `documents`. Windows are cut once.
+    `pause` is called before each batch. `bpb` is the mean weighted by `proportions` over the domains of `documents`. Windows are cut once.
     """
     batches, token_losses = prepare(documents, context_length, batch_size, layout, bos), passes.token_losses(layout)
     shares = {domain: proportions[domain] for domain in documents}
 
-    def evaluate(step: int, model: Transformer) -> dict[str, float]:
+    def evaluate(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
         del step  # the loop records it
-        scores = _scores(documents, _sum(token_losses, model, batches, layout, len(documents)))
+        scores = _scores(documents, _sum(token_losses, model, pausing(batches, pause), layout, len(documents)))
         figures = {f"bpb/{domain}": known.bpb for domain, known in scores.items()}
         figures |= {f"loss/{domain}": known.loss for domain, known in scores.items()}
         return figures | {"bpb": weights.mean({domain: known.bpb for domain, known in scores.items()}, shares)}
 
     return evaluate
+
+
+def pausing(items: Iterable[Item], pause: Callable[[], None]) -> Iterator[Item]:
+    """Yield the items, with a call of `pause` before each."""
+    for item in items:
+        pause()
+        yield item
 
 
 def prepare(documents: Documents, context_length: int, batch_size: int, layout: Layout, bos: int) -> list[windows.Batch]:

@@ -17,6 +17,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import windows
+from teleflm_jax.evaluate.bpb import pausing
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import chat, engine, score
 from teleflm_jax.generate.request import Request
@@ -33,15 +34,17 @@ IGNORED = ("do_sample", "until", "max_gen_toks")
 class Harness(TemplateLM):
     """Answers the harness's requests."""
 
-    def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter):
+    def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter, pause: Callable[[], None] = lambda: None):
         """Make one.
 
         Args:
             model: what is asked, and how.
             watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
+            pause: called before each batch and each step of texts that are written.
         """
         super().__init__()
-        self.model, self.watch = model, watch
+        self.model, self.pause = model, pause
+        self.watch = lambda batches: pausing(watch(batches), pause)
         self._ids = specials.of(model.tokenizer)
 
     @property
@@ -117,7 +120,7 @@ class Harness(TemplateLM):
         for context, settings in (request.args for request in requests):
             number = repeated[key] = repeated.get(key := (context, repr(settings)), -1) + 1
             asked.append(self._request(context, settings, number))
-        completions = engine.complete(self.model.decoder, self.model.tokenizer, asked, slots=self.model.batch_size)
+        completions = engine.complete(self.model.decoder, self.model.tokenizer, asked, slots=self.model.batch_size, pause=self.pause)
         return [completion.text for completion in completions]
 
     def _request(self, context: str, settings: dict[str, Any], number: int) -> Request:

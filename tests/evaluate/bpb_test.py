@@ -98,7 +98,9 @@ def test_the_evaluator_names_every_domain_and_weighs_them(model):
     shares = {"web": 3.0, "code": 1.0, "book": 5.0}
     evaluate = bpb.evaluator(DOCUMENTS, shares, context_length=CONTEXT, batch_size=2, layout=LAYOUT, bos=layout.BOS)
     scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
-    found = evaluate(7, model)
+    paused = []
+    found = evaluate(7, model, lambda: paused.append(1))
+    assert len(paused) == len(bpb.prepare(DOCUMENTS, CONTEXT, 2, LAYOUT, layout.BOS)) > 1
     assert found.keys() == {"bpb/web", "bpb/code", "loss/web", "loss/code", "bpb"}
     assert found["bpb/web"] == pytest.approx(scores["web"].bpb) and found["loss/code"] == pytest.approx(scores["code"].loss)
     assert found["bpb"] == pytest.approx((3 * scores["web"].bpb + scores["code"].bpb) / 4)

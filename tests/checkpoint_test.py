@@ -186,6 +186,7 @@ def test_a_figure_that_comes_after_the_last_save_decides_what_stays(tmp_path):
         record = checkpoint.Record(counters={"updates": 30}, identity=IDENTITY)
         writer.save(30, arrays(30), record, checksum.of_tree(arrays(30))[0])
         assert not writer.measured(30, 1.0)  # no better than the first
+        writer.wait()
         writer.prune()
         assert checkpoint.steps(tmp_path / "c") == [10, 30]
         assert writer.measured(30, 0.9)

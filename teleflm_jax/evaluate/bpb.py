@@ -15,6 +15,7 @@ import numpy as np
 from sharding import mesh as device_mesh
 from sharding.rules import Layout
 from teleflm_jax import passes
+from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import weights, windows
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.records import HeldOut
@@ -96,7 +97,18 @@ def pausing(items: Iterable[Item], pause: Callable[[], None]) -> Iterator[Item]:
 
 
 def prepare(documents: Documents, context_length: int, batch_size: int, layout: Layout, bos: int) -> list[windows.Batch]:
-    """All domains' windows in common batches, so that few rows are padding; owners number the domains in the order of `documents`."""
+    """All domains' windows in common batches, so that few rows are padding; owners number the domains in the order of `documents`.
+
+    Raises:
+        UserError: a domain has no token to score, or no byte to divide by.
+    """
+    for domain, held_out in documents.items():
+        tokens, num_bytes = sum(len(document.tokens) for document in held_out), sum(document.num_bytes for document in held_out)
+        if not (tokens and num_bytes):
+            raise UserError(
+                f"got {domain} to measure, with {tokens:,} token(s) of {num_bytes:,} byte(s); allowed: at least one of each; "
+                "give it other text, or leave it out"
+            )
     cut = [
         window
         for owner, held_out in enumerate(documents.values())

@@ -3,6 +3,7 @@ import os
 import pathlib
 import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from teleflm_jax import checkpoint, checksum
 from teleflm_jax.checkpoint import paths
+from teleflm_jax.checkpoint.record import seal
 from teleflm_jax.cli import main as commands
 from teleflm_jax.errors import UserError
 
@@ -32,8 +34,10 @@ def arrays(seed: int = 0) -> dict:
 def save(folder: pathlib.Path, *steps: int, retention=KEEP, bpbs=()) -> None:
     with checkpoint.writer(folder, retention) as writer:
         for step, bpb in zip(steps, bpbs or [None] * len(steps), strict=True):
-            record = checkpoint.Record(counters={"updates": step, "tokens": 10 * step}, identity=IDENTITY, bpb=bpb)
+            record = checkpoint.Record(counters={"updates": step, "tokens": 10 * step}, identity=IDENTITY)
             writer.save(step, arrays(step), record, checksum.of_tree(arrays(step))[0])
+            if bpb is not None:
+                writer.measured(step, bpb)
 
 
 def shapes(tree=None) -> dict:
@@ -232,10 +236,46 @@ def test_differences_are_all_found_and_ten_are_named(saved):
         checkpoint.restore(saved, 6, fewer, IDENTITY)
 
 
+def test_no_thread_with_its_files_outlives_a_save(tmp_path):
+    """A run saves thousands of times: each thread holds three files, and the usual limit is 1,024."""
+    record = checkpoint.Record(counters={"updates": 1}, identity=IDENTITY)
+    with checkpoint.writer(tmp_path / "c", checkpoint.Retention(last=1, every=0, best=0)) as writer:
+        for step in range(1, 4):
+            writer.save(step, arrays(), record, checksum.of_tree(arrays())[0])
+            assert sum("_run_loop" in thread.name for thread in threading.enumerate()) == 1
+        writer.wait()
+        assert not any("_run_loop" in thread.name for thread in threading.enumerate())
+
+
 def test_retention_keeps_the_last_the_best_and_the_multiples(tmp_path):
     bpbs = [5.0, 1.0, 4.0, None, 2.0, 3.0]
     save(tmp_path / "c", 10, 20, 30, 40, 50, 60, retention=checkpoint.Retention(last=1, every=30, best=2), bpbs=bpbs)
     assert checkpoint.steps(tmp_path / "c") == [20, 30, 50, 60]
+
+
+def test_a_figure_that_comes_after_the_last_save_decides_what_stays(tmp_path):
+    retention = checkpoint.Retention(last=1, every=0, best=1)
+    save(tmp_path / "c", 10, 20, retention=retention, bpbs=[1.0, 2.0])
+    with checkpoint.writer(tmp_path / "c", retention, {10: 1.0, 20: 2.0}) as writer:
+        record = checkpoint.Record(counters={"updates": 30}, identity=IDENTITY)
+        writer.save(30, arrays(30), record, checksum.of_tree(arrays(30))[0])
+        assert not writer.measured(30, 1.0)  # no better than the first
+        writer.wait()
+        writer.prune()
+        assert checkpoint.steps(tmp_path / "c") == [10, 30]
+        assert writer.measured(30, 0.9)
+        writer.prune()
+        assert checkpoint.steps(tmp_path / "c") == [30] and not writer.holds(10)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(tmp_path / "c", 30, shapes(), IDENTITY)[0], arrays(30))
+
+
+def test_a_record_with_a_name_that_is_not_known_is_read_without_it(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "c")
+    marker = tmp_path / "c" / "6" / checkpoint.MARKER
+    content = json.loads(marker.read_text())
+    content["custom_metadata"] = seal(content["custom_metadata"]["record"] | {"bpb": 1.5})
+    marker.write_text(json.dumps(content))
+    assert checkpoint.read(tmp_path / "c", 6) == checkpoint.read(saved, 6)
 
 
 def test_a_damaged_checkpoint_frees_its_step_and_is_not_deleted(saved, tmp_path):
@@ -251,7 +291,10 @@ def test_a_damaged_checkpoint_frees_its_step_and_is_not_deleted(saved, tmp_path)
 def test_the_command_lists_and_verifies(saved, tmp_path, capsys):
     assert commands.main(["checkpoints", str(saved.parent), "--verify"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("sound: every array") == 2 and "60" in printed
+    assert printed.count("sound: every array") == 2 and "60" in printed and "1.2345" not in printed
+    (saved.parent / "evals.jsonl").write_text('{"step": 6, "bpb": 1.23454}\n{"step": 3, "suite/x": 0.5}\n{"step": 9, "bpb": NaN}\n')
+    assert commands.main(["checkpoints", str(saved.parent)]) == 0
+    assert "1.2345" in capsys.readouterr().out
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
     (folder / "6" / "model" / "manifest.ocdbt").write_bytes(b"")

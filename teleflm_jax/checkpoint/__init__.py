@@ -55,7 +55,7 @@ class Retention:
     best: int
 
     def kept(self, bpbs: Mapping[int, float | None]) -> set[int]:
-        """Steps to keep of those that are there, each with its bits per byte."""
+        """Steps to keep of those that are there, each with its bits per byte where these were measured."""
         by_bpb = sorted((bpb, step) for step, bpb in bpbs.items() if bpb is not None)
         multiples = {step for step in bpbs if self.every and step % self.every == 0}
         return {*sorted(bpbs)[-self.last :], *multiples, *(step for _, step in by_bpb[: self.best])}
@@ -66,8 +66,8 @@ class _Keep:
     """The same in Orbax's terms."""
 
     retention: Retention
-    bpbs: dict[int, float | None]
-    """Of every checkpoint that is there or on its way."""
+    bpbs: dict[int, float]
+    """Weighted bits per byte of steps, as far as they were measured; a step is saved before."""
 
     def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
         kept = self.retention.kept({found.step: self.bpbs.get(found.step) for found in checkpoints})
@@ -85,6 +85,8 @@ class Writer:
     """The step that was saved first."""
     looked: bool = False
     """Whether that one has been read back."""
+    begun: list = dataclasses.field(default_factory=list)
+    """Orbax's answer to the last `save`, at most one: it holds a thread and three files until it is asked for its result."""
 
     def save(self, step: int, arrays: Mapping[str, Any], record: Record, sums: Mapping[str, int]) -> None:
         """Begin to save; returns when the arrays may be changed again, and goes on writing in the background.
@@ -99,25 +101,36 @@ class Writer:
             self.first = step
         else:
             self.wait()  # as Orbax would do now
-        self.keep.bpbs[step] = record.bpb
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
         with _disk_errors(self.folder):
-            self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
+            self._settle()  # the next save would wait for it as well
+            self.begun.append(self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed))
 
     def holds(self, step: int) -> bool:
         """Whether there is a checkpoint of this step, or one on its way."""
         return any(found.step == step for found in self.orbax.checkpoints)
 
-    def is_among_the_best(self, bpb: float) -> bool:
-        """Whether a checkpoint with this figure would be one of the best that are kept."""
-        there = {found.step for found in self.orbax.checkpoints}
-        better = [kept for step, kept in self.keep.bpbs.items() if step in there and kept is not None and kept <= bpb]
+    def measured(self, step: int, bpb: float) -> bool:
+        """Take note of a step's bits per byte; says whether its checkpoint is, or would be, one of the best that are kept."""
+        there = {found.step for found in self.orbax.checkpoints} - {step}
+        better = [kept for other, kept in self.keep.bpbs.items() if other in there and kept <= bpb]
+        self.keep.bpbs[step] = bpb
         return len(better) < self.keep.retention.best
+
+    def prune(self) -> None:
+        """Delete the checkpoints that no rule names any more since the last save; all processes call it together."""
+        there = [found.step for found in self.orbax.checkpoints]
+        kept = self.keep.retention.kept({step: self.keep.bpbs.get(step) for step in there})
+        stays = multihost_utils.broadcast_one_to_all(np.array([step in kept for step in there], bool))
+        with _disk_errors(self.folder):
+            for step in (step for step, stay in zip(there, stays, strict=True) if not stay):
+                self.orbax.delete(step)
 
     def wait(self) -> None:
         """Return when nothing is being written any more; raises what the writing met, and as `read_back`."""
         with _disk_errors(self.folder):
+            self._settle()
             self.orbax.wait()
         self.read_back()
 
@@ -144,17 +157,26 @@ class Writer:
                 "keeps what is written; look at its disk, or change --workdir to another one with a plain name"
             ) from failure
 
+    def _settle(self) -> None:
+        while self.begun:
+            self.begun.pop().result()
+
 
 @contextlib.contextmanager
-def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
+def writer(folder: pathlib.Path, retention: Retention, bpbs: Mapping[int, float] | None = None) -> Iterator[Writer]:
     """Open a run's checkpoints for saving; on leaving, unfinished saves are waited for. Remains of a killed save are removed.
+
+    Args:
+        folder: a run's `checkpoints`.
+        retention: which of them are kept.
+        bpbs: step -> weighted bits per byte of the evaluations so far.
 
     Raises:
         UserError: what was saved first cannot be read back, or the folder's path is none that could be.
         OSError: the disk is full or fails, also where a save in the background met it; finished checkpoints are unharmed.
     """
     quiet()
-    keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})  # asked for by the first process alone
+    keep = _Keep(retention=retention, bpbs=dict(bpbs or {}))
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
     with _disk_errors(folder), contextlib.ExitStack() as stack:
@@ -162,8 +184,8 @@ def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
         place = stack.enter_context(plain(folder))
         checkpointer = stack.enter_context(ocp.training.Checkpointer(place, context=_context(), **options))
         _do_not_wait_after_a_failure(checkpointer)
+        made = Writer(orbax=checkpointer, folder=folder, keep=keep)
         try:
-            made = Writer(orbax=checkpointer, folder=folder, keep=keep)
             yield made
             made.wait()
         except OSError:
@@ -365,13 +387,6 @@ def _chunks(path: tuple, value: Any) -> ocp.options.ArrayOptions.Saving.StorageO
     """Store an array in chunks, stacked ones layer by layer: who exports or loads a part of it need not decode all of it."""
     stacked = LAYERS in checksum.name(path).split("/") and value.ndim > 1
     return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())
-
-
-def _bpb(folder: pathlib.Path, step: int) -> float | None:
-    try:
-        return read(folder, step).bpb
-    except Damaged:
-        return None
 
 
 @contextlib.contextmanager

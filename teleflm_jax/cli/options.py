@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sharding import processes
 from sharding.config import MeshConfig
-from teleflm_jax import config
+from teleflm_jax import config, open_files
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
@@ -77,6 +77,11 @@ _REMEDIES = {
         "a save within twenty minutes by a clock that does not jump",
         "look at the disk and the clock, then give the same command again; finished checkpoints are unharmed",
     ),
+    errno.EMFILE: (
+        "as many as the process's limit (RLIMIT_NOFILE), which is {limit:,}",
+        "raise it where the process is started: `ulimit -n 65536`, or what the scheduler or the container calls it",
+    ),
+    errno.ENFILE: ("fewer open files on this machine", "end what holds them open, or raise the machine's limit (sysctl fs.file-max)"),
     errno.EROFS: ("a disk that can be written", "choose a folder on another disk"),
 }
 
@@ -269,6 +274,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     """
     if sys.stdout.errors == "strict":  # a name on the disk may hold what the terminal's encoding has no sign for
         sys.stdout.reconfigure(errors="backslashreplace")
+    open_files.raise_limit()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -287,7 +293,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
             raise
         allowed, change = _REMEDIES[error.errno]
         where = f"{error.filename}: " if error.filename is not None else ""
-        message = f"got {where}{error.strerror}; allowed: {allowed}; {change}"
+        message = f"got {where}{error.strerror}; allowed: {allowed.format(limit=open_files.limit())}; {change}"
     time.sleep(hesitate)
     print("error: " + " ".join(message.splitlines()), file=sys.stderr)
     return WRONG_INPUT

@@ -18,6 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import windows
+from teleflm_jax.evaluate.bpb import pausing
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import chat, engine, score
 from teleflm_jax.generate.request import Request, numbered, seed_of
@@ -34,15 +35,17 @@ IGNORED = ("do_sample", "until", "max_gen_toks")
 class Harness(TemplateLM):
     """Answers the harness's requests."""
 
-    def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter):
+    def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter, pause: Callable[[], None] = lambda: None):
         """Make one.
 
         Args:
             model: what is asked, and how.
             watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
+            pause: called before each batch and each step of texts that are written.
         """
         super().__init__()
-        self.model, self.watch = model, watch
+        self.model, self.pause = model, pause
+        self.watch = lambda batches: pausing(watch(batches), pause)
         self.shortened: collections.Counter[str | None] = collections.Counter()
         """Task -> its requests of which only the end of the context was read."""
         self._ids = specials.of(model.tokenizer)
@@ -129,7 +132,8 @@ class Harness(TemplateLM):
             ids = self.tok_encode(context)
             asked.append(self._request(ids, settings, seed))
             self.shortened[request.task_name] += len(asked[-1].prompt) < len(ids)
-        completions = engine.complete(self.model.decoder, self.model.tokenizer, numbered(asked), slots=self.model.batch_size)
+        slots = self.model.batch_size
+        completions = engine.complete(self.model.decoder, self.model.tokenizer, numbered(asked), slots=slots, pause=self.pause)
         return [completion.text for completion in completions]
 
     def _request(self, context: Sequence[int], settings: dict[str, Any], seed: int) -> Request:

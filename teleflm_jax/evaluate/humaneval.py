@@ -8,7 +8,7 @@ import dataclasses
 import math
 import pathlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from teleflm_jax.errors import UserError
@@ -77,13 +77,14 @@ def draw(problems: Sequence[Problem], share: float, seed: int) -> Sequence[Probl
     return [problems[i] for i in sorted(random.Random(f"{seed}/{NAME}").sample(range(len(problems)), kept))]
 
 
-def measure(model: Model, problems: Sequence[Problem], samples: int) -> Result:
+def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Callable[[], None] = lambda: None) -> Result:
     """Write programs, run them, and estimate pass@k.
 
     Args:
         model: writes; its template is not used, as the problems are the beginnings of programs.
         problems: one or more.
         samples: programs per problem, at least the largest k.
+        pause: called before each step of writing and after each program that has run.
     """
     new = min(TOKENS, model.max_tokens or TOKENS, model.decoder.context_length // 2)
     requests, shortened, special = [], 0, specials.of(model.tokenizer)
@@ -95,9 +96,9 @@ def measure(model: Model, problems: Sequence[Problem], samples: int) -> Result:
         seed = seed_of(model.seed, NAME, asked.task_id)
         same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=seed, stop=STOP, stop_ids=special.ends)
         requests += [same] * samples
-    completions = engine.complete(model.decoder, model.tokenizer, numbered(requests), slots=model.batch_size)
+    completions = engine.complete(model.decoder, model.tokenizer, numbered(requests), slots=model.batch_size, pause=pause)
     owners = [asked for asked in problems for _ in range(samples)]
-    verdicts = sandbox.run_all([asked.program(done.text) for asked, done in zip(owners, completions, strict=True)])
+    verdicts = sandbox.run_all([asked.program(done.text) for asked, done in zip(owners, completions, strict=True)], pause)
     correct = [sum(verdict.passed for verdict in verdicts[i : i + samples]) for i in range(0, len(verdicts), samples)]
     return Result(
         passed={k: sum(pass_at(k, samples, number) for number in correct) / len(correct) for k in TRIES},

@@ -92,7 +92,11 @@ def load(config: SuiteConfig) -> Suite:
 
 
 def measure(
-    suite: Suite, model: Model, watch: Callable[[Sequence], Iterable] = iter, keep: dict[str, list] | None = None
+    suite: Suite,
+    model: Model,
+    watch: Callable[[Sequence], Iterable] = iter,
+    keep: dict[str, list] | None = None,
+    pause: Callable[[], None] = lambda: None,
 ) -> dict[str, Score]:
     """Ask a model every task.
 
@@ -101,13 +105,14 @@ def measure(
         model: what is asked.
         watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
         keep: task -> its items as they were asked and answered; filled if given.
+        pause: called before each batch, each step of texts that are written, and each program that is run; what it raises ends the work.
 
     Returns:
         Name in `suite.tasks` -> its score, in that order.
     """
-    scores = _ask(suite, model, watch, keep) if suite.loaded else {}
+    scores = _ask(suite, model, watch, keep, pause) if suite.loaded else {}
     if suite.problems:
-        result = humaneval.measure(model, suite.problems, suite.config.code_samples)
+        result = humaneval.measure(model, suite.problems, suite.config.code_samples, pause)
         for what in result.left_open:
             print(f"humaneval: this machine could not shut off {what}", file=sys.stderr)
         figures = {f"pass@{k},none": value for k, value in result.passed.items()}
@@ -132,13 +137,13 @@ def remarks(scores: Mapping[str, Score]) -> list[str]:
     ]
 
 
-def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None) -> dict[str, Score]:
+def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None, pause: Callable[[], None]) -> dict[str, Score]:
     with _harness() as lm_eval:
         from teleflm_jax.evaluate.harness import Harness
 
         for task in suite.loaded["tasks"].values():
             task._instances = None  # else a second model would be asked what the first one was asked, with its answers
-        adapter = Harness(model, watch)
+        adapter = Harness(model, watch, pause)
         found = lm_eval.evaluator.evaluate(
             lm=adapter,
             task_dict=suite.loaded,

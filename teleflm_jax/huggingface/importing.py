@@ -70,11 +70,10 @@ def arrays(source: Source, shapes: Mapping[str, Any]) -> dict[str, Any]:
         def part(index):
             if not row.stacked:
                 return np.ascontiguousarray(names.to_ours(source.tensors[row.theirs].array(), row, size)[index], np.float32)
-            layers = range(*index[0].indices(like.shape[0]))
-            views = [names.to_ours(source.tensors[row.name(layer)].array(), row, size)[index[1:]] for layer in layers]
-            stacked = np.empty((len(layers), *views[0].shape), np.float32)
-            for place, view in zip(stacked, views, strict=True):
-                place[...] = view
+            spans = [range(*one.indices(count)) for one, count in zip(index, like.shape, strict=True)]
+            stacked = np.empty([len(span) for span in spans], np.float32)
+            for place, layer in zip(stacked, spans[0], strict=True):  # one at a time: a tensor that is mapped holds a file open
+                place[...] = names.to_ours(source.tensors[row.name(layer)].array(), row, size)[index[1:]]
             return stacked
 
         return jax.make_array_from_callback(like.shape, like.sharding, part)

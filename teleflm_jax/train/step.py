@@ -73,9 +73,10 @@ def make(
 ) -> Callable:
     """Compile-ready `step(state, batch, orders) -> (state, figures)`; the old state's memory is reused.
 
-    Where the loss or the gradient's norm is not finite the state comes back as it was, decided on the devices. Figures: `loss`,
-    `grad_norm`; `words` of all processes; `copies`, a checksum of each device (`passes.gradients`); `bad`, for each weight whether its
-    gradient is not finite (stacked weights: one for each layer, in physical order), computed only where the update is skipped.
+    Where the loss or the gradient's norm is not finite, or no target counts, the state comes back as it was, decided on the devices.
+    Figures: `loss`, `grad_norm`; `targets`, the sum of their weights; `words` of all processes; `copies`, a checksum of each device
+    (`passes.gradients`); `bad`, for each weight whether its gradient is not finite (stacked weights: one for each layer, in physical
+    order), computed only where the update is skipped.
 
     Args:
         optimizer: from `optim.optimizer.make`.
@@ -86,9 +87,9 @@ def make(
     gradients = passes.gradients(layout, microbatch_size, accumulation_dtype)
 
     def step(state: TrainState, batch: passes.Batch, orders: Orders):
-        loss, gradient, copies = gradients(state.model, batch, orders.check)
+        loss, gradient, copies, targets = gradients(state.model, batch, orders.check)
         norm = optax.tree.norm(gradient)
-        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm) & (targets != 0)
         index = optax.tree.get(state.optimizer, "count") - orders.updates
         rates = {role: jnp.take(values, index, mode="clip") for role, values in orders.rates.items()}
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.model, rates=rates)
@@ -99,6 +100,7 @@ def make(
         return jax.lax.with_sharding_constraint(new, layout.shardings(new)), {
             "loss": loss,
             "grad_norm": norm,
+            "targets": targets,
             "words": jax.lax.with_sharding_constraint(orders.words, layout.replicated()),
             "copies": jax.lax.with_sharding_constraint(copies, layout.replicated()),
             "bad": jax.lax.with_sharding_constraint(bad, layout.replicated()),
@@ -121,7 +123,7 @@ def fingerprint(layout: Layout, microbatch_size: int, accumulation_dtype: str = 
         return sum(checksum.of_device(x) for x in jax.tree.leaves(gradient))[None]
 
     def function(model, batch):
-        loss, gradient, _ = gradients(model, batch)
+        loss, gradient, *_ = gradients(model, batch)
         specs = layout.specs(gradient)
         sums = jax.shard_map(one, mesh=layout.mesh, in_specs=(specs,), out_specs=P(mesh.AXES), check_vma=False)(gradient)
         return loss, jax.lax.with_sharding_constraint(sums, layout.replicated())

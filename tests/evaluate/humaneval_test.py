@@ -24,7 +24,7 @@ def test_programs_are_judged_by_their_problem_s_test(monkeypatch, tmp_path):
     problems = [humaneval.problem(ROW), humaneval.problem(ROW | {"prompt": "def add(a, b, c=0):\n", "task_id": "T/1"})]
     seen = []
 
-    def complete(decoder, tokenizer, requests, *, slots):
+    def complete(decoder, tokenizer, requests, *, slots, pause):
         seen.extend(requests)
         bodies = ["    return a + b", "    return a - b", "    return 3", "    return", "    import os; os._exit(0)"] * 2
         return [types.SimpleNamespace(text=body) for body in bodies]
@@ -44,6 +44,19 @@ def test_programs_are_judged_by_their_problem_s_test(monkeypatch, tmp_path):
 def test_a_model_writes_programs_and_most_are_wrong(tmp_path):
     result = humaneval.measure(asked.model(tmp_path, max_tokens=4), [humaneval.problem(ROW)], 5)
     assert result.passed == {1: 0.0, 5: 0.0}
+
+
+def test_what_pause_raises_ends_the_writing_of_programs(tmp_path):
+    calls = []
+
+    def pause():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        humaneval.measure(asked.model(tmp_path, max_tokens=4), [humaneval.problem(ROW)] * 4, 5, pause)
+    assert len(calls) == 2
 
 
 def test_problems_are_read_from_the_set_s_own_files_and_a_share_is_always_the_same(tmp_path):

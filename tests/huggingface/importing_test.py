@@ -2,16 +2,18 @@ import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from teleflm_jax import checkpoint
+from teleflm_jax import checkpoint, mup
 from teleflm_jax.cli import evaluate
 from teleflm_jax.cli import importing as command
 from teleflm_jax.huggingface import importing, tensors
 from teleflm_jax.tokenizer import load, specials
+from teleflm_jax.train.state import new_model, weights_of
 from tests.huggingface import folders
 
 
@@ -225,3 +227,20 @@ def test_a_chat_template_comes_along_from_either_place(take, tmp_path):
     drop = lambda folder: ((folder / "chat_template.jinja").unlink(), (folder / "tokenizer_config.json").write_text(json.dumps(settings)))  # noqa: E731
     assert take(drop)[0] == 0
     assert (tmp_path / "run" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def test_a_weight_of_many_layers_is_read_with_one_file_open(theirs, monkeypatch):
+    """With one a layer, deep models would pass the usual limit of open files."""
+    found, held, real = importing.read(theirs), [], tensors.Tensor.array
+
+    def count(tensor):
+        links = [link for link in pathlib.Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        held.append(sum(str(link.readlink()).endswith(".safetensors") for link in links))
+        return real(tensor)
+
+    monkeypatch.setattr(tensors.Tensor, "array", count)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    model = jax.eval_shape(lambda: new_model(found.description.model, mup.at_width(found.description.mup, 32), seed=0))
+    shapes = {"blocks": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), weights_of(model)["blocks"])}
+    importing.arrays(found, shapes)
+    assert len(held) > 2 and set(held) == {0}

@@ -229,7 +229,7 @@ def test_a_large_benchmark_gives_the_same_index_in_groups_of_any_size(tmp_path, 
     [
         (None, "No such file"),
         (b'"fine"\noops\n', "not JSON"),
-        (b'"\xff\xfe latin"\n', "not JSON"),
+        (b'"\xff\xfe latin"\n', "not UTF-8"),
         (b"[" * 100_000, "not JSON"),
         (b'"too short"\n', "1 texts, none of 8 tokens"),
         (b"", "0 texts"),

@@ -4,16 +4,19 @@ Source: ISO 28500; Common Crawl's files.
 """
 
 import io
+import os
 from collections.abc import Iterator
 
 from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.read import LONGEST, Found
+from teleflm_jax.corpus import documents, streams
+from teleflm_jax.corpus.read import LONGEST, Found, records
 from teleflm_jax.corpus.tally import Tally
 
 HTML = ("text/html", "application/xhtml+xml")
+ROOM = 1 << 20
+"""Bytes of a record besides its page."""
 MAX_CODINGS = 4
 """Encodings of a body inside one another."""
 WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
@@ -21,22 +24,24 @@ WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conv
 
 def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
     """Yield pages that a server answered with, and texts of WET records."""
-    records = iter(ArchiveIterator(path, record_types=WANTED, parse_http=False, fsspec_args=False))
-    while True:
+    size = None if piece.compression else os.path.getsize(path)
+    for one in records.records(streams.chunks(path, piece.compression), LONGEST + ROOM, size):
+        if isinstance(one, streams.Gap):
+            tally.drop(one.reason, piece.path, "", one.size)
+            continue
+        place = f"{piece.path}@{one.offset}"
         try:
-            record = next(records, None)
-            found = _page(record, piece.path, tally) if record else None
+            record = next(iter(ArchiveIterator(io.BytesIO(one.data), record_types=WANTED, parse_http=False)), None)
+            found = _page(record, place, tally) if record else None
         except OSError:
-            tally.drop("truncated or damaged file", piece.path, "")
-            return
-        if record is None:
-            return
+            tally.drop(streams.DAMAGED, place, "", len(one.data))
+            continue
         if found:
             yield found
 
 
-def _page(record: WarcRecord, path: str, tally: Tally) -> Found | None:
-    address = record.headers.get("WARC-Target-URI", f"{path}@{record.stream_pos}")
+def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:
+    address = record.headers.get("WARC-Target-URI", place)
     date = record.headers.get("WARC-Date", "")
     try:
         record.parse_http()  # the archive's own reader can do it, as it can decode bodies, but goes no further after one that is damaged

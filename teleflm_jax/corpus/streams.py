@@ -20,7 +20,7 @@ import zstandard
 
 from teleflm_jax.errors import UserError
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 """Bytes that are decompressed at a time, at most."""
 INPUT = 1 << 16
 """Bytes that are read from a compressed file at a time."""

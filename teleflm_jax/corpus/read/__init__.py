@@ -19,7 +19,7 @@ LONGEST = 16 << 20
 """Bytes of one page, text or file; longer ones are counted and passed over."""
 FORMATS = {
     "documents": "JSON lines, Parquet, and plain text",
-    "warc": "WARC and WET files of web crawls",
+    "warc": "WARC, ARC and WET files of web crawls",
     "html": "folders of HTML pages",
     "code": "trees of source code",
     "wikipedia": "XML dumps of MediaWiki",
@@ -88,7 +88,8 @@ def _of_piece(root: str, piece: documents.Piece, form: str, tally: Tally) -> Ite
     if piece.skipped:
         tally.drop(piece.skipped, path, "")
         return
-    module = importlib.import_module(f"teleflm_jax.corpus.read.{form or (piece.kind if piece.kind in FORMATS else 'documents')}")
+    kind = {"arc": "warc"}.get(piece.kind, piece.kind)
+    module = importlib.import_module(f"teleflm_jax.corpus.read.{form or (kind if kind in FORMATS else 'documents')}")
     try:
         # a name may be no text; what is told of it is
         yield from module.read(os.path.join(root, piece.path), dataclasses.replace(piece, path=path), tally)

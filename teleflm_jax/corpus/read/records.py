@@ -1,4 +1,4 @@
-"""Records of WARC files, cut out by their lengths: one that is damaged, or whose length is wrong, costs itself.
+"""Records of WARC and ARC files, cut out by their lengths: one that is damaged, or whose length is wrong, costs itself.
 
 A length is right if a record, or nothing, follows what it says. Where it is wrong, the next record is found by how records begin.
 """
@@ -11,15 +11,48 @@ from teleflm_jax.corpus.streams import Gap
 
 MAX_HEADERS = 1 << 16
 """Bytes of a record's own headers."""
-_BEGINS = re.compile(rb"WARC/[01]\.[0-9]{1,3}\r?\n(?=[A-Za-z])")
-_LENGTH = re.compile(rb"^content-length:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
-_END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
+_LINE = 4096
+"""Bytes from which it can be told whether a record begins."""
 _BETWEEN = re.compile(rb"[\r\n]*")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Format:
+    """How records are written."""
+
+    begins: re.Pattern[bytes]
+    headers_end: re.Pattern[bytes]
+    length: re.Pattern[bytes]
+    """Of the content, in the headers."""
+    terminator: bytes
+    """What follows a record's content and can hardly follow anything else; empty: nothing that is so clear."""
+    wanted: re.Pattern[bytes]
+    """In the headers of records that are read."""
+
+
+WARC = Format(
+    begins=re.compile(rb"WARC/[01]\.[0-9]{1,3}\r?\n(?=[A-Za-z])"),
+    headers_end=re.compile(rb"\r?\n\r?\n"),
+    length=re.compile(rb"^content-length:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.MULTILINE | re.IGNORECASE),
+    terminator=b"\r\n\r\n",
+    wanted=re.compile(rb"^warc-type:[ \t]*(?:response|resource|conversion)\b", re.MULTILINE | re.IGNORECASE),
+)
+"""Source: ISO 28500."""
+ARC = Format(
+    begins=re.compile(
+        rb"[a-z][a-z0-9+.-]{1,20}:[^ \r\n]{1,3000} [0-9A-Fa-f.:]{2,45} [0-9]{8,14} [^ \r\n]{1,200} (?:[^\r\n]{1,500} )?[0-9]{1,18}\r?\n"
+    ),
+    headers_end=re.compile(rb"\n"),
+    length=re.compile(rb" ([0-9]{1,18})\r?\n"),
+    terminator=b"",
+    wanted=re.compile(rb""),
+)
+"""A line with address, IP address, date, type and, last, length. Source: the Internet Archive's description of ARC files."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """A record: its headers and its content, of a long one the beginning."""
+    """A record: its headers, its content and its end; of a long one the beginning."""
 
     offset: int
     """Where it begins in the file, decompressed."""
@@ -29,18 +62,51 @@ class Record:
 class _Stretch:
     """Bytes without a gap between them: to the next gap, or to the end of a gzip member or zstd frame that a record follows."""
 
-    def __init__(self, parts: Iterator[bytes | Gap]):
-        self.held, self.offset = bytearray(), 0
+    def __init__(self, parts: Iterator[bytes | Gap], form: Format):
+        self.held, self.at, self.form = b"", 0, form
         self.gap: Gap | None = None
         self._parts, self._next, self._is_over, self._is_ended = parts, b"", False, False
+        self._begins_at = 0
+
+    @property
+    def offset(self) -> int:
+        """Where in the file `at` is."""
+        return self._begins_at + self.at
+
+    @property
+    def left(self) -> int:
+        """Bytes that are held from `at` on."""
+        return len(self.held) - self.at
 
     def begin(self) -> bool:
         """Go to the next stretch; False if there is none."""
-        self.held, self.gap, self._next, self._is_ended = bytearray(self._next), None, b"", self._is_over
+        self._begins_at += len(self.held)
+        self.held, self.at, self.gap, self._next, self._is_ended = self._next, 0, None, b"", self._is_over
         return bool(self.held) or not self._is_over
 
-    def more(self) -> bool:
-        """Hold more bytes; False at the stretch's end."""
+    def fill(self, size: int) -> bool:
+        """Hold so many bytes from `at` on; False if there are fewer."""
+        if self.left >= size:
+            return True
+        parts, found = [self.held[self.at :]], self.left
+        while found < size and (part := self._more()):
+            parts.append(part)
+            found += len(part)
+        self._begins_at += self.at
+        self.held, self.at = b"".join(parts), 0
+        return found >= size
+
+    def skip(self, size: int) -> None:
+        """Go on behind these bytes, or at the stretch's end."""
+        while size > self.left:
+            size -= self.left
+            self.at = len(self.held)
+            if not self.fill(1):
+                return
+        self.at += size
+
+    def _more(self) -> bytes:
+        """Return more bytes; none at the stretch's end."""
         is_border = False
         while not self._is_ended:
             part = next(self._parts, None)
@@ -48,46 +114,28 @@ class _Stretch:
                 self._is_over = self._is_ended = True
             elif isinstance(part, Gap):
                 self.gap, self._is_ended = part, True
-            elif is_border and _BEGINS.match(part):
+            elif is_border and self.form.begins.match(part):
                 self._next, self._is_ended = part, True
             elif part:
-                self.held += part
-                return True
+                return part
             else:
                 is_border = True
-        return False
-
-    def fill(self, size: int) -> bool:
-        """Hold so many bytes; False if there are fewer."""
-        while len(self.held) < size:
-            if not self.more():
-                return False
-        return True
-
-    def drop(self, size: int) -> None:
-        """Go on behind these bytes."""
-        while size > len(self.held):
-            size -= len(self.held)
-            self.offset += len(self.held)
-            self.held.clear()
-            if not self.more():
-                return
-        self.offset += size
-        del self.held[:size]
+        return b""
 
 
-def records(parts: Iterator[bytes | Gap], limit: int, size: int | None) -> Iterator[Record | Gap]:
+def records(parts: Iterator[bytes | Gap], form: Format, limit: int, size: int | None) -> Iterator[Record | Gap]:
     """Cut a file into records.
 
     Args:
         parts: the file.
+        form: WARC or ARC.
         limit: bytes of a record that are needed; what follows them in a longer one is passed over.
         size: of a file that is not compressed.
 
     Yields:
         Its records, and a Gap for each place that is none.
     """
-    stretch = _Stretch(parts)
+    stretch = _Stretch(parts, form)
     while stretch.begin():
         torn = yield from _of_stretch(stretch, limit, size)
         if stretch.gap:
@@ -98,77 +146,72 @@ def records(parts: Iterator[bytes | Gap], limit: int, size: int | None) -> Itera
 
 def _of_stretch(stretch: _Stretch, limit: int, size: int | None) -> Generator[Record | Gap, None, int]:
     """Yield the records of a stretch; return how many bytes at its end are of none."""
+    form = stretch.form
     while True:
-        stretch.drop(_BETWEEN.match(stretch.held).end())
-        if not stretch.held:
-            if stretch.more():
+        stretch.at = _BETWEEN.match(stretch.held, stretch.at).end()
+        if not stretch.left:
+            if stretch.fill(1):
                 continue
             return 0
-        end = _end_of_headers(stretch)
-        length = _LENGTH.search(stretch.held, 0, end)
-        whole = end + int(length[1]) if length else 0
+        headers = _headers(stretch)
+        length = form.length.search(stretch.held, stretch.at, stretch.at + headers)
+        whole = headers + int(length[1]) if length else 0
         if whole and (size is None or stretch.offset + whole <= size):
-            is_long = whole > limit
-            stretch.fill(min(whole, limit) if is_long else whole + 4)
-            record = Record(stretch.offset, bytes(stretch.held[: min(whole, limit)]))
-            if is_long:
-                # it must not be held, so there is no way back if its length is wrong
-                stretch.drop(whole)
-                if stretch.offset == record.offset + whole:
+            is_wanted = form.wanted.search(stretch.held, stretch.at, stretch.at + headers)
+            if whole > limit:
+                stretch.fill(limit)
+                record, end = Record(stretch.offset, stretch.held[stretch.at : stretch.at + limit]), stretch.offset + whole
+                stretch.skip(whole)  # it must not be held, so there is no way back if its length is wrong
+                if stretch.offset < end:
+                    return stretch.offset - record.offset
+                if is_wanted:
                     yield record
-                    continue
-                return stretch.offset - record.offset
-            if len(stretch.held) >= whole and _is_followed(stretch, whole):
-                yield record
-                stretch.drop(whole)
+                continue
+            if stretch.fill(whole) and _is_followed(stretch, whole):
+                if is_wanted:  # with its end, since a member's bytes need not be copied then
+                    yield Record(stretch.offset, stretch.held[stretch.at : stretch.at + whole + len(form.terminator)])
+                stretch.at += whole
                 continue
         lost = _to_next(stretch)
-        if not stretch.held:
+        if not stretch.left:
             return lost
         yield Gap(lost)
 
 
-def _end_of_headers(stretch: _Stretch) -> int:
-    """Return where a record's content begins; 0 if there is no record here."""
-    stretch.fill(_BEGINS.groups + 16)
-    if not _BEGINS.match(stretch.held):
+def _headers(stretch: _Stretch) -> int:
+    """Return how many bytes the headers of a record are; 0 if none begins here."""
+    stretch.fill(_LINE)
+    if not stretch.form.begins.match(stretch.held, stretch.at):
         return 0
-    at = 0
-    while True:
-        found = _END_OF_HEADERS.search(stretch.held, max(0, at - 4), MAX_HEADERS)
-        if found:
-            return found.end()
-        at = len(stretch.held)
-        if at >= MAX_HEADERS or not stretch.more():
-            return 0
+    for size in (_LINE, MAX_HEADERS):
+        stretch.fill(size)
+        if found := stretch.form.headers_end.search(stretch.held, stretch.at, stretch.at + size):
+            return found.end() - stretch.at
+    return 0
 
 
-def _is_followed(stretch: _Stretch, end: int) -> bool:
-    """Whether a record's end, another record or nothing follows."""
-    if stretch.held.startswith(b"\r\n\r\n", end):
+def _is_followed(stretch: _Stretch, size: int) -> bool:
+    """Whether a record's end, another record or nothing follows these bytes."""
+    terminator = stretch.form.terminator
+    stretch.fill(size + len(terminator))
+    if terminator and stretch.held.startswith(terminator, stretch.at + size):
         return True
-    at = _BETWEEN.match(stretch.held, end).end()
-    while at + 16 > len(stretch.held) and stretch.more():
-        at = _BETWEEN.match(stretch.held, end).end()
-    return at == len(stretch.held) or bool(_BEGINS.match(stretch.held, at))
+    stretch.fill(size + _LINE)
+    end = _BETWEEN.match(stretch.held, stretch.at + size).end()
+    return end == len(stretch.held) or bool(stretch.form.begins.match(stretch.held, end))
 
 
 def _to_next(stretch: _Stretch) -> int:
     """Go on where the next record begins, or at the stretch's end; return how many bytes that was."""
-    lost, at = 0, 1
+    start = stretch.offset
+    stretch.at += 1
     while True:
-        found = _BEGINS.search(stretch.held, at)
-        # the bytes of a record stand behind the end of another's, so that a word in a text begins none
-        if found and stretch.held[found.start() - 1 : found.start()] == b"\n":
-            stretch.drop(found.start())
-            return lost + found.start()
-        if found:
-            at = found.end()
-            continue
-        passed = max(0, len(stretch.held) - 64)
-        stretch.drop(passed)
-        lost, at = lost + passed, 1
-        if not stretch.more():
-            lost += len(stretch.held)
-            stretch.drop(len(stretch.held))
-            return lost
+        for found in stretch.form.begins.finditer(stretch.held, stretch.at):
+            # what is no line's beginning is a word in a text
+            if stretch.held[found.start() - 1 : found.start()] == b"\n":
+                stretch.at = found.start()
+                return stretch.offset - start
+        stretch.at = max(stretch.at, len(stretch.held) - _LINE)
+        if not stretch.fill(stretch.left + 1):
+            stretch.at = len(stretch.held)
+            return stretch.offset - start

@@ -32,6 +32,8 @@ BUCKET_BYTES = 64 << 20
 """Of the dump, that one temporary file takes."""
 HELD_BYTES = 32 << 20
 """Of posts in memory before they are written; opening a file for each post would take longer than writing it."""
+BATCH_BYTES = 1 << 16
+"""Of rows that are parsed together."""
 UNPACKED = 6
 """Bytes that one of a compressed dump stands for, about."""
 _NAME = re.compile(r"(?:.*[._-])?posts\.xml(?:\.(?:gz|zst|zstd|bz2|xz|lz4))?$", re.IGNORECASE | re.DOTALL)
@@ -119,18 +121,35 @@ def _write(folder: pathlib.Path, held: dict[int, bytearray]) -> None:
 def _rows(path: str, piece: documents.Piece, tally: Tally) -> Iterator[dict[str, str]]:
     elements = xml.elements(streams.chunks(path, piece.compression), "row", piece.path, tally)
     parse = functools.partial(_attributes, encoding=xml.encoding_of(next(elements)))
+    for batch in _batches(elements):
+        # a parser for each would take as long as the parsing
+        try:
+            rows = parse(b"<posts>%s</posts>" % b"".join(batch))[1:]
+        except (expat.ExpatError, ValueError, LookupError):
+            rows = []
+        if len(rows) != len(batch):
+            rows = [found[0] for row in batch if (found := xml.parsed(row, parse, piece.path, tally))]
+        yield from rows
+
+
+def _batches(elements: Iterator[bytes]) -> Iterator[list[bytes]]:
+    held, size = [], 0
     for element in elements:
-        row = xml.parsed(element, parse, piece.path, tally)
-        if row is not None:
-            yield row
+        held.append(element)
+        size += len(element)
+        if size >= BATCH_BYTES:
+            yield held
+            held, size = [], 0
+    yield held
 
 
-def _attributes(element: bytes, encoding: str | None) -> dict[str, str]:
+def _attributes(elements: bytes, encoding: str | None) -> list[dict[str, str]]:
+    """Parse elements inside one another, or one after another in one; return their attributes."""
     found: list[dict[str, str]] = []
     parser = expat.ParserCreate(encoding)
-    parser.StartElementHandler = lambda name, attributes: found.append(attributes)
-    parser.Parse(element, True)
-    return found[0]
+    parser.StartElementHandler = lambda _, attributes: found.append(attributes)
+    parser.Parse(elements, True)
+    return found
 
 
 def _post(attributes: dict[str, str], path: str, tally: Tally) -> Post | None:

@@ -1,4 +1,4 @@
-"""Web crawls: WARC files of responses and WET files of text, plain or compressed by gzip, zstd or LZ4.
+"""Web crawls: WARC and ARC files of responses and WET files of text, plain or compressed.
 
 Source: ISO 28500; Common Crawl's files.
 """
@@ -25,19 +25,32 @@ WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conv
 def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
     """Yield pages that a server answered with, and texts of WET records."""
     size = None if piece.compression else os.path.getsize(path)
-    for one in records.records(streams.chunks(path, piece.compression), LONGEST + ROOM, size):
+    form = records.ARC if piece.kind == "arc" else records.WARC
+    for one in records.records(streams.chunks(path, piece.compression), form, LONGEST + ROOM, size):
         if isinstance(one, streams.Gap):
             tally.drop(one.reason, piece.path, "", one.size)
             continue
         place = f"{piece.path}@{one.offset}"
         try:
-            record = next(iter(ArchiveIterator(io.BytesIO(one.data), record_types=WANTED, parse_http=False)), None)
+            data = _as_warc(one.data) if piece.kind == "arc" else one.data
+            record = next(iter(ArchiveIterator(io.BytesIO(data), record_types=WANTED, parse_http=False)), None)
             found = _page(record, place, tally) if record else None
         except OSError:
             tally.drop(streams.DAMAGED, place, "", len(one.data))
             continue
         if found:
             yield found
+
+
+def _as_warc(record: bytes) -> bytes:
+    """Write an ARC record as one of WARC; what no web server answered, such as names' addresses, as one that is not wanted."""
+    line, _, content = record.partition(b"\n")
+    address, _, date, *_ = line.split(b" ")
+    moment = b"%s-%s-%sT%s:%s:%sZ" % (date[:4], date[4:6], date[6:8], *(date[i : i + 2] or b"00" for i in (8, 10, 12)))
+    kind = b"response" if content.startswith(b"HTTP/") else b"metadata"
+    length = int(line.split(b" ")[-1])
+    headers = b"WARC-Type: %s\r\nWARC-Target-URI: %s\r\nWARC-Date: %s\r\n" % (kind, address, moment)
+    return b"WARC/1.0\r\n%sContent-Type: application/http; msgtype=response\r\nContent-Length: %d\r\n\r\n%s" % (headers, length, content)
 
 
 def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:

@@ -109,13 +109,15 @@ def _by_content(head: bytes, name: str, text_column: str) -> str:
     if found := _MAGIC.match(head) or _ROOT.match(text):
         return found.lastgroup or ""
     text = text.lstrip()
-    if not text.startswith((b"{", b"[")) or name.endswith(_JSON_LINES):
+    if not text.startswith((b"{", b"[")):
         return ""
     first, end, rest = text.partition(b"\n")
     try:
         row = json.loads(first)
     except (ValueError, RecursionError):
         row = None
+    if name.endswith(_JSON_LINES):
+        return "jsonl" if isinstance(row, dict) or (not end and _CUT_ROW.match(first)) else ""
     if not name.endswith(".json"):
         # text may begin with a brace, and many an ending stands for one JSON value; a row with text is a data set's
         is_cut = not end and _CUT_ROW.match(first) and f'"{text_column}":'.encode() in first

@@ -194,45 +194,44 @@ def whole(path: str, compression: str, limit: int) -> bytes | Gap:
 def _members(file: BinaryIO, compression: str) -> Iterator[bytes | Gap]:
     source, member, magic = _Input(file), _MEMBER[compression], _MAGIC[compression]
     size = os.fstat(file.fileno()).st_size
-    start, is_given = 0, False
+    start = 0
     while start < size:
+        shown = start  # up to here all has been given
         try:
-            is_given = False
-            for chunk in _held_back(member(source)):
-                is_given = True
+            for position, chunk in _held_back(member(source), source):
+                shown = position
                 yield chunk
             yield b""
             start = source.position
             continue
         except _Torn as torn:
             # or a length in the member is wrong, and leads past all that follow
-            following = size if is_given else _find(file, start + 1, magic)
+            following = size if shown > start else _find(file, start + 1, magic)
             if following == size:
                 yield from torn.held
                 yield Gap(0)
                 return
         except _ERRORS as error:
             _raise_if_of_disk(error)
-        shown = source.position if is_given else start
-        start = _find(file, max(start + 1, shown - HELD), magic)
+        start = _find(file, max(start + 1, shown), magic)
         source.seek(start)
         if not _is_padding(file, shown, start):
-            yield Gap(max(0, start - shown))
+            yield Gap(start - shown)
 
 
-def _held_back(member: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass a member's bytes on, the last HELD of them when it has ended or the file has."""
-    held: collections.deque[bytes] = collections.deque()
+def _held_back(member: Iterator[bytes], source: _Input) -> Iterator[tuple[int, bytes]]:
+    """Pass a member's bytes on, the last HELD of them when it has ended or the file has; with the place up to which they were read."""
+    held: collections.deque[tuple[int, bytes]] = collections.deque()
     size = 0
     try:
         for data in member:
-            held.append(data)
+            held.append((source.position, data))
             size += len(data)
-            while size - len(held[0]) >= HELD:
-                size -= len(held[0])
+            while size - len(held[0][1]) >= HELD:
+                size -= len(held[0][1])
                 yield held.popleft()
     except EOFError as error:
-        raise _Torn(list(held)) from error
+        raise _Torn([data for _, data in held]) from error
     yield from held
 
 

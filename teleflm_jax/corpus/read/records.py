@@ -22,6 +22,7 @@ class Format:
 
     begins: re.Pattern[bytes]
     headers_end: re.Pattern[bytes]
+    """With a group, or without it where another record's headers begin."""
     length: re.Pattern[bytes]
     """Of the content, in the headers."""
     terminator: bytes
@@ -32,7 +33,7 @@ class Format:
 
 WARC = Format(
     begins=re.compile(rb"WARC/[01]\.[0-9]{1,3}\r?\n(?=[A-Za-z])"),
-    headers_end=re.compile(rb"\r?\n\r?\n"),
+    headers_end=re.compile(rb"\r?\n(?:(\r?\n)|(?=WARC/[01]\.))"),
     length=re.compile(rb"^content-length:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.MULTILINE | re.IGNORECASE),
     terminator=b"\r\n\r\n",
     wanted=re.compile(rb"^warc-type:[ \t]*(?:response|resource|conversion)\b", re.MULTILINE | re.IGNORECASE),
@@ -42,7 +43,7 @@ ARC = Format(
     begins=re.compile(
         rb"[a-z][a-z0-9+.-]{1,20}:[^ \r\n]{1,3000} [0-9A-Fa-f.:]{2,45} [0-9]{8,14} [^ \r\n]{1,200} (?:[^\r\n]{1,500} )?[0-9]{1,18}\r?\n"
     ),
-    headers_end=re.compile(rb"\n"),
+    headers_end=re.compile(rb"(\n)"),
     length=re.compile(rb" ([0-9]{1,18})\r?\n"),
     terminator=b"",
     wanted=re.compile(rb""),
@@ -186,7 +187,7 @@ def _headers(stretch: _Stretch) -> int:
     for size in (_LINE, MAX_HEADERS):
         stretch.fill(size)
         if found := stretch.form.headers_end.search(stretch.held, stretch.at, stretch.at + size):
-            return found.end() - stretch.at
+            return found.end() - stretch.at if found[1] else 0
     return 0
 
 

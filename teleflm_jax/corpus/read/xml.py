@@ -138,7 +138,7 @@ def _spans(parts: Iterator[bytes | Gap], name: bytes, too_long: str) -> Iterator
         if gap:
             gap, held = Gap(gap.size + max(0, len(held) - _TAIL), gap.reason), held[-_TAIL:]
         searched = max(0 if is_head or gap else 1, len(held) - _TAIL)
-    is_closed = bool(_CLOSED.search(held[-_TAIL:]))
+    is_closed = bool(_CLOSED.search(held.rstrip()[-_TAIL:]))
     is_whole = not gap and not is_head and not isinstance(_whole(held, name), Gap)
     yield Gap(gap.size + len(held), gap.reason) if gap else held
     if not is_closed and (is_whole or (gap and gap.reason != DAMAGED)):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from teleflm_jax.cli import options
+from teleflm_jax.cli.pack import refuse_columns
 from teleflm_jax.corpus import documents, heldout
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.corpus.tally import Tally
@@ -63,6 +64,7 @@ def _train(run: options.Run, *, force: bool):
     target = pathlib.Path(run.data.tokenizer)
     if not run.data.sources:
         raise UserError("got no data.sources; allowed: a folder or file of documents for each domain; add data.sources")
+    refuse_columns(run.pack.text_columns, run.data.sources)
     began = time.monotonic()
     texts = {domain: _Texts(domain, source, run.pack) for domain, source in run.data.sources.items()}
     draws = train.draw(texts, run.data.proportions, run.tokenizer)

@@ -218,3 +218,9 @@ def test_hostile_pages_end_within_seconds(page, extractor):
     found, tally = extracted(("html", page), extractor=extractor)
     assert len(found) + total(tally.dropped).documents == 1
     assert time.process_time() - start < 10  # the square of their lengths would be minutes
+
+
+def test_a_few_zeros_cost_no_more_than_themselves():
+    found, tally = extracted(("html", b"<p>A page\0 of <b>words</b></p>"), ("text", "gr\u00fc\u00dfe\0 aus dem Text".encode("latin-1")))
+    assert [row["text"].strip() for row in found] == ["A page of words", "grüße aus dem Text"]
+    assert not tally.dropped and tally.changed == {"U+0000 taken out": Amount(1, 1)}  # of HTML the parser takes them out

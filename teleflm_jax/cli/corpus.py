@@ -63,6 +63,7 @@ def main(args: argparse.Namespace) -> int:
     from teleflm_jax.corpus import names, pack, pipeline, spark
 
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
+    spark.refuse_pattern(workdir, "--workdir")
     planned = pipeline.plan(own, workdir)
     spark.refuse_missing()
     spark.refuse_master(args.master)

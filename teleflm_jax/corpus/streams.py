@@ -11,12 +11,12 @@ import dataclasses
 import lzma
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import pyarrow
 import zstandard
+from isal import isal_zlib
 
 from teleflm_jax.errors import UserError
 
@@ -66,7 +66,7 @@ class _Torn(Exception):
         self.held = held
 
 
-_ERRORS = (_Damaged, zlib.error, lzma.LZMAError, zstandard.ZstdError, ValueError, EOFError, OSError)
+_ERRORS = (_Damaged, isal_zlib.error, lzma.LZMAError, zstandard.ZstdError, ValueError, EOFError, OSError)
 
 
 class _Input:
@@ -263,7 +263,7 @@ def _raise_if_of_disk(error: Exception) -> None:
 
 
 def _gzip(source: _Input) -> Iterator[bytes]:
-    decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    decoder = isal_zlib.decompressobj(isal_zlib.MAX_WBITS | 16)
     while not decoder.eof:
         data = source.take()
         if not data:

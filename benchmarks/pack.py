@@ -7,7 +7,6 @@ files, starts its processes, looks for held-out text and writes shards, all of w
 """
 
 import argparse
-import collections
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ import time
 
 from teleflm_jax.corpus import documents, pack
 from teleflm_jax.corpus.config import PackConfig
+from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.tokenizer import load, train
 
 VOCABULARY = 8_000
@@ -25,7 +25,7 @@ VOCABULARY = 8_000
 
 def texts(source: str, num_bytes: int) -> list[str]:
     chosen, size = [], 0
-    for document in itertools.chain.from_iterable(documents.read(unit, collections.Counter()) for unit in documents.units(source, 1 << 30)):
+    for document in itertools.chain.from_iterable(documents.read(unit, Tally()) for unit in documents.units(source, 1 << 30)):
         chosen.append(document.text)
         size += len(document.text.encode())
         if size >= num_bytes:

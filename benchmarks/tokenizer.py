@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 from teleflm_jax.corpus import documents, heldout
 from teleflm_jax.corpus.config import PackConfig
+from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.tokenizer import load, report
 
 BARS = {"seconds": 120, "peak_gb": 3, "english": 0.25, "chinese": 0.24, "code": 0.24}
@@ -68,9 +68,8 @@ def train(domains: dict[str, pathlib.Path], target: str, vocab_size: int, megaby
 
 def held_out(source: pathlib.Path) -> Iterator[str]:
     """The documents that `tokenizer train` leaves out for evaluation."""
-    malformed: Counter[str] = Counter()
     for unit in documents.units(str(source), PackConfig().unit_bytes):
-        for document in documents.read(unit, malformed):
+        for document in documents.read(unit, Tally()):
             if heldout.is_apart(document.family, HELDOUT_FRACTION, PackConfig().seed):
                 yield document.text
 

@@ -8,7 +8,7 @@ import sys
 
 from teleflm_jax import config
 from teleflm_jax.cli import options, tokenizer
-from teleflm_jax.cli.pack import STOPPED, bar, lines
+from teleflm_jax.cli.pack import STOPPED, bar, lines, refuse_columns
 from teleflm_jax.corpus import config as sections
 from teleflm_jax.corpus import mix, parts, report, sample
 from teleflm_jax.data.config import DataConfig
@@ -58,6 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if args.train_quality:
         return _train_quality(args)
     found = options.load_sections(args, SECTIONS)
+    refuse_columns(found["pack"].text_columns, ())
     workdir = options.workdir(args)
     from teleflm_jax.corpus import names, pack, pipeline, spark
 

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
@@ -29,6 +29,7 @@ def main(args: argparse.Namespace) -> int:
 
     run = options.load(args, optional=("train",))
     sources = _chosen(run.data.sources, args.domain)
+    refuse_columns(run.pack.text_columns, run.data.sources)
     show, close = bar() if sys.stderr.isatty() else lines()
     packed: list[str] = []  # a bar and lines must not be drawn at the same time
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -52,6 +53,19 @@ def main(args: argparse.Namespace) -> int:
         for line in packed:
             print(line, flush=True)
     return 0
+
+
+def refuse_columns(columns: dict[str, str], sources: Collection[str]) -> None:
+    """Refuse a text column of a domain that has no documents.
+
+    Raises:
+        UserError: there is one.
+    """
+    if unknown := sorted(columns.keys() - set(sources)):
+        raise UserError(
+            f"got pack.text_columns for {', '.join(unknown)}; allowed: domains of data.sources ({', '.join(sources)}), and in a corpus, "
+            "whose sources have corpus.text_columns, none; change pack.text_columns"
+        )
 
 
 def _chosen(sources: dict[str, str], domains: list[str]) -> dict[str, str]:

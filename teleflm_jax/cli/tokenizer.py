@@ -1,7 +1,6 @@
 """`python -m teleflm_jax tokenizer train | report`."""
 
 import argparse
-import collections
 import contextlib
 import functools
 import hashlib
@@ -14,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from teleflm_jax.cli import options
-from teleflm_jax.cli.pack import bar, lines
+from teleflm_jax.cli.pack import bar, lines, refuse_columns
 from teleflm_jax.corpus import documents, heldout
 from teleflm_jax.corpus.config import PackConfig
+from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import load, train, words
@@ -64,8 +64,9 @@ def _train(run: options.Run, *, force: bool):
     target = pathlib.Path(run.data.tokenizer)
     if not run.data.sources:
         raise UserError("got no data.sources; allowed: a folder or file of documents for each domain; add data.sources")
+    refuse_columns(run.pack.text_columns, run.data.sources)
     began = time.monotonic()
-    texts = {domain: _Texts(source, run.pack) for domain, source in run.data.sources.items()}
+    texts = {domain: _Texts(domain, source, run.pack) for domain, source in run.data.sources.items()}
     draws = train.draw(texts, run.data.proportions, run.tokenizer)
     _tell(draws, texts, sorted(set(run.data.proportions) - set(texts)))
     if not any(draw.documents for draw in draws):
@@ -118,13 +119,13 @@ def _write(target: pathlib.Path, sample: dict, make: Callable[[], str], began: f
 class _Texts:
     """Opens a source's documents, less the families that `pack` may hold out: bits per byte on those shall owe the tokenizer nothing."""
 
-    def __init__(self, source: str, pack: PackConfig):
-        self._units = documents.units(source, _UNIT_BYTES)
+    def __init__(self, domain: str, source: str, pack: PackConfig):
+        self._units = documents.units(source, _UNIT_BYTES, text_column=pack.text_columns.get(domain, documents.TEXT))
         self._seed, self._fraction = pack.seed, pack.heldout_fraction
-        self.malformed: collections.Counter[str] = collections.Counter()
+        self.malformed = Tally()
 
     def __call__(self) -> Iterator[str]:
-        self.malformed.clear()
+        self.malformed = Tally()
         for unit in self._units:
             for document in documents.read(unit, self.malformed):
                 if not heldout.is_apart(document.family, self._fraction, self._seed):
@@ -140,9 +141,9 @@ def _tell(draws: list[Draw], texts: dict[str, _Texts], without: list[str]):
         _say(f"without {', '.join(without)}: not in data.sources")
 
 
-def _tell_malformed(place: str, malformed: collections.Counter[str]):
-    if malformed:
-        _say(f"{place}: passed over " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(malformed.items())))
+def _tell_malformed(place: str, malformed: Tally):
+    if malformed.dropped:
+        _say(f"{place}: passed over " + ", ".join(f"{one.documents:,} {reason}" for reason, one in sorted(malformed.dropped.items())))
 
 
 def _watched(texts: Iterable[str]) -> Iterator[str]:
@@ -226,7 +227,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _all(source: str) -> Iterator[str]:
-    malformed: collections.Counter[str] = collections.Counter()
+    malformed = Tally()
     for unit in documents.units(source, _UNIT_BYTES):
         for document in documents.read(unit, malformed):
             yield document.text

@@ -15,13 +15,15 @@ class PackConfig:
     heldout_max_bytes: int = 4_000_000
     """A domain's held-out set holds at most so many UTF-8 bytes; families over it go to training."""
     max_malformed_fraction: float = 0.01
-    """More malformed documents than this share of a domain is an error."""
+    """More malformed documents than this share of a domain, by number or by bytes, is an error."""
     unit_bytes: int = 32_000_000
     """Source bytes that one worker packs into one shard; the unit of resuming."""
     processes: int = 0
     """Worker processes; 0 means one per core. The bytes written do not depend on it."""
     seed: int = 0
     """Chooses the held-out families."""
+    text_columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Domain -> the column of its JSON and Parquet files that holds the text, where that is not `text`."""
 
     def __post_init__(self):
         for name in ("heldout_fraction", "max_malformed_fraction"):
@@ -123,7 +125,10 @@ class CorpusConfig:
     domains: dict[str, str]
     """Source -> domain that its documents belong to; several sources may share one."""
     formats: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Source -> format, where names of files do not tell: `code`, `wikipedia`, `stackexchange`, `latex`, `html`, `warc`, `documents`."""
+    """Source -> format, where files do not tell it: `code`, `latex`; or for all of a source's files: `wikipedia`, `stackexchange`, `html`,
+    `warc`, `documents`."""
+    text_columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Source -> the column of its JSON and Parquet files that holds the text, where that is not `text`."""
     earlier: tuple[str, ...] = ()
     """Working directories of corpora made before, whose paragraphs and documents this one does not repeat; they stay as they are."""
     unit_bytes: int = 256_000_000

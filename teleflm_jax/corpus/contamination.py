@@ -9,17 +9,21 @@ texts whose n-grams are nobody's, and `common` finds what should stand there.
 """
 
 import collections
+import csv
 import dataclasses
 import functools
+import io
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from teleflm_jax.corpus import clean, documents, rows, tokens
+from teleflm_jax.corpus import clean, documents, files, json_rows, rows, streams, tokens
 from teleflm_jax.corpus.config import DecontaminateConfig
 from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.errors import UserError
@@ -82,7 +86,7 @@ def index(config: DecontaminateConfig) -> Index:
             raise UserError(
                 f"got the benchmark {benchmark} ({path}) with {too_short[benchmark]:,} texts, none of {config.shortest} tokens"
                 f"{f', and {ignored[benchmark]:,} that decontaminate.ignored has' if ignored[benchmark] else ''}; allowed: "
-                "JSON lines, Parquet or plain text with its items; change decontaminate.benchmarks"
+                "JSON Lines, JSON, Parquet, CSV or plain text with its items; change decontaminate.benchmarks"
             )
     sums = {n: np.array(sorted(table), np.uint64) for n, table in found.items()}
     owners = {n: np.array([found[n][one] for one in sorted(found[n])], np.int32) for n in sums}
@@ -208,25 +212,62 @@ def _without(text: str, lowered: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def _texts(path: str, setting: str) -> Iterator[str]:
-    """Every text in a benchmark's files: all strings of JSON rows, however deep, and whole plain files."""
+    """Yield every text in a benchmark's files: all strings of JSON, Parquet and CSV files, however deep, and whole plain files.
+
+    Raises:
+        UserError: anything in them cannot be read; its items would be left in training text without a word.
+    """
     for unit in documents.units(path, 1 << 40, setting):
         for piece in unit.pieces:
-            if piece.skipped:
-                continue
-            file = pathlib.Path(unit.root, piece.path)
-            if file.suffix in (".jsonl", ".json"):
-                with open(file, "rb") as lines:
-                    yield from (text for line in lines if line.strip() for text in _strings(_parsed(line, file, setting)))
-            else:
-                one = documents.Unit(unit.root, (piece,))
-                yield from (document.text for document in documents.read(one, collections.Counter()))
+            place, reason = os.path.join(unit.root, piece.path), piece.skipped
+            if piece.skipped == files.SKIPPED[0]:
+                continue  # how folders are kept, no benchmark's files
+            for value in () if reason else _values(place, piece):
+                if isinstance(value, streams.Gap):
+                    reason = value.reason
+                    break
+                yield from map(documents.without_surrogates, _strings(value))
+            if reason:
+                raise UserError(
+                    f"got {place} among the files of a benchmark ({reason}); allowed: {files.READABLE}, and CSV, without damage; repair "
+                    f"it, take it out of the folder, or change {setting}"
+                )
 
 
-def _parsed(line: bytes, file: pathlib.Path, setting: str) -> object:
+def _values(path: str, piece: documents.Piece) -> Iterator[object]:
+    """Yield what a file holds, and a Gap for what cannot be read."""
+    if piece.kind in ("jsonl", "json"):
+        parse = json_rows.of_lines if piece.kind == "jsonl" else json_rows.of_values
+        yield from parse(streams.chunks(path, piece.compression), documents.LONGEST_DOCUMENT)
+    elif piece.kind == "parquet" and not piece.compression:
+        yield from _parquet(path)
+    else:
+        tally = Tally()
+        text = next((document.text for document in documents.read_piece(path, piece, tally)), "")
+        for reason in tally.dropped.keys() - {files.SKIPPED[3]}:
+            yield streams.Gap(0, reason)
+        name = piece.path.lower().removesuffix(os.path.splitext(piece.path.lower())[1] if piece.compression else "")
+        if name.endswith((".csv", ".tsv")):
+            yield from _cells(text, is_tabbed=name.endswith(".tsv"))
+        else:
+            yield text
+
+
+def _parquet(path: str) -> Iterator[object]:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"got {file} with a line that is not JSON; allowed: one JSON value a line; change {setting}") from error
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(documents.PARQUET_ROWS, use_threads=False):
+                yield batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        yield streams.Gap(0)
+
+
+def _cells(text: str, *, is_tabbed: bool) -> Iterator[object]:
+    try:
+        # tabs separate what is never quoted
+        yield from csv.reader(io.StringIO(text, newline=""), **({"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tabbed else {}))
+    except csv.Error as error:
+        yield streams.Gap(0, f"not CSV: {error}")
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -237,7 +278,7 @@ def _strings(value: object) -> Iterator[str]:
             yield value
         elif isinstance(value, Mapping):
             values.extend(value.values())
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             values.extend(value)
 
 

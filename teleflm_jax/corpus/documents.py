@@ -1,36 +1,34 @@
 """Documents as people have them, cut into units of work. What a unit yields depends on nothing but the files.
 
-A source is a folder or a file: `.jsonl` and `.json` (one JSON object a line), `.jsonl.gz`, `.jsonl.zst`, `.parquet`, and any other file
-as one document of plain text. What cannot be read is counted by reason and never silent. Memory stays bounded by `LONGEST_DOCUMENT`,
-whatever a file unpacks to.
+A source is a folder or a file: JSON Lines, JSON files of objects, Parquet, and any other file as one document of plain text; compressed by
+gzip, zstd, bzip2, xz or LZ4. A file's content and its name say what it is (files.py). What cannot be read is counted by reason, in
+documents and in bytes. Memory stays bounded by `LONGEST_DOCUMENT`, whatever a file unpacks to.
 """
 
-import collections
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow
 import pyarrow.parquet
 
+from teleflm_jax.corpus import files, json_rows, streams
+from teleflm_jax.corpus.streams import Gap
+from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.errors import UserError
 
 LONGEST_DOCUMENT = 64 << 20
 """Bytes of one line, plain file or Parquet value; more is counted as malformed, because it would have to be held in memory at once."""
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PARQUET_ROWS = 32
 """Rows in memory at one time; a dictionary page can make each as long as LONGEST_DOCUMENT at no cost on disk."""
-BUFFER_BYTES = 1 << 16
-"""Of a compressed file that breaks off, the last so many bytes of text may be lost."""
 END_BYTES = 1 << 16
 """Bytes of a file's beginning and end that tell it from another of the same name and size."""
-SKIPPED = ("hidden file or folder", "symbolic link", "not a regular file", "empty file")
-"""What is passed over by design: reported with the malformed, but not held against `pack.max_malformed_fraction`."""
+TEXT = "text"
+"""The column of a row's text, unless a setting names another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,12 @@ class Piece:
     num_bytes: int
     """Size on disk."""
     skipped: str = ""
-    """Why nothing is read from it; one of SKIPPED, or empty."""
+    """Why nothing is read from it; one of `files.SKIPPED`, or empty."""
+    kind: str = ""
+    """Its file's format, as `files.kind_of` names it; empty: not asked yet."""
+    compression: str = ""
+    """Its file's."""
+    text_column: str = TEXT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +72,14 @@ class Unit:
         return sum(piece.num_bytes for piece in self.pieces)
 
 
-def units(source: str, unit_bytes: int, setting: str = "data.sources") -> list[Unit]:
+def units(source: str, unit_bytes: int, setting: str = "data.sources", text_column: str = TEXT) -> list[Unit]:
     """Cut a source into units of about `unit_bytes` on disk: large files are split where their format allows it, small ones are grouped.
 
     Args:
         source: folder or file.
         unit_bytes: of a unit.
         setting: what named the source, to be told to the user who has to change it.
+        text_column: the column of JSON and Parquet files that holds the text.
 
     Raises:
         UserError: the source does not exist or cannot be listed.
@@ -83,11 +87,11 @@ def units(source: str, unit_bytes: int, setting: str = "data.sources") -> list[U
     root = pathlib.Path(source)
     try:
         if root.is_dir():
-            found = sorted(_walk(str(root)))
+            found = sorted(files.names(str(root)))
         else:
             found, root = [(root.name, "")], root.parent
             os.stat(source)
-        pieces = [piece for path, skipped in found for piece in _pieces(str(root), path, skipped, unit_bytes)]
+        pieces = [piece for path, skipped in found for piece in _pieces(str(root), path, skipped, unit_bytes, text_column)]
     except OSError as error:
         raise UserError(
             f"got the source {source!r} ({error.strerror or error}); allowed: a readable folder or file of documents; change {setting}"
@@ -103,21 +107,64 @@ def units(source: str, unit_bytes: int, setting: str = "data.sources") -> list[U
     return [Unit(str(root), tuple(group)) for group in groups]
 
 
-def read(unit: Unit, malformed: collections.Counter) -> Iterator[Document]:
-    """Yield the documents of a unit in order; what is no document adds to `malformed` under its reason."""
+def refuse_unknown(work: Sequence[Unit], limit: float, setting: str, also: str = "") -> None:
+    """Refuse a source of which more than a share of its bytes is in files of no format that is read, before any work starts.
+
+    Args:
+        work: the source's units.
+        limit: the share.
+        setting: what named the source.
+        also: formats that are read besides `files.READABLE`.
+
+    Raises:
+        UserError: there is more.
+    """
+    unknown = [piece for unit in work for piece in unit.pieces if piece.kind == files.UNKNOWN]
+    size, whole = sum(piece.num_bytes for piece in unknown), sum(unit.num_bytes for unit in work)
+    if size > limit * whole:
+        raise UserError(
+            f"got {size:,} of {whole:,} bytes in {len(unknown):,} files that are neither text nor of a known format (the first is "
+            f"{unknown[0].path}); allowed: {files.READABLE}{also}; convert or remove them, or change {setting}"
+        )
+
+
+def read(unit: Unit, tally: Tally) -> Iterator[Document]:
+    """Yield the documents of a unit in order; what is no document is counted in the tally under its reason."""
     for piece in unit.pieces:
-        if piece.skipped:
-            malformed[piece.skipped] += 1
-            continue
-        path = os.path.join(unit.root, piece.path)
         family = os.fsencode(piece.path).decode("utf-8", "replace")
-        rows = {"jsonl": _jsonl, "parquet": _parquet, "plain": _plain}[_kind(piece.path)](path, piece, malformed)
-        for text, named in rows:
-            reason = _flaw(text)
-            if reason:
-                malformed[reason] += 1
-            else:
-                yield Document(text, named or family)
+        if piece.skipped:
+            tally.drop(piece.skipped, family, "")
+            continue
+        yield from read_piece(os.path.join(unit.root, piece.path), dataclasses.replace(piece, path=family), tally)
+
+
+def read_piece(path: str, piece: Piece, tally: Tally) -> Iterator[Document]:
+    """Yield the documents of a piece.
+
+    Args:
+        path: its file.
+        piece: what it is called, and which part of the file it is.
+        tally: counts what is no document.
+    """
+    if not piece.kind:
+        kind, compression = files.kind_of(path, piece.text_column)
+        piece = dataclasses.replace(piece, kind=kind, compression=compression)
+    reader = {"jsonl": _json, "json": _json, "parquet": _parquet, "warc": _archive, "arc": _archive}.get(piece.kind, _plain)
+    for text, family in reader(path, piece, tally):
+        reason, text = _checked(text, piece, tally)
+        if reason:
+            tally.drop(reason, piece.path, "", _size(text))
+        else:
+            yield Document(text, family or piece.path)
+
+
+def without_surrogates(text: str) -> str:
+    """Put U+FFFD in place of surrogates that JSON names alone; they are no characters, and no UTF-8 has them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def identity(work: list[Unit]) -> str:
@@ -128,7 +175,7 @@ def identity(work: list[Unit]) -> str:
         for path in dict.fromkeys(piece.path for piece in unit.pieces if not piece.skipped):
             if path in sizes:
                 continue
-            with _open(os.path.join(unit.root, path)) as file:
+            with streams.open_file(os.path.join(unit.root, path)) as file:
                 sizes[path] = os.fstat(file.fileno()).st_size
                 ends = file.read(END_BYTES)
                 file.seek(max(0, sizes[path] - END_BYTES))
@@ -136,185 +183,140 @@ def identity(work: list[Unit]) -> str:
     return f"{len(sizes):,} files of {sum(sizes.values()):,} bytes with the digest {digest.hexdigest()}"
 
 
-def _walk(root: str) -> Iterator[tuple[str, str]]:
-    """Yield (path inside root, reason to skip it or "").
-
-    Links are never followed: what they name inside the folder is read there, and the rest is not ours to read.
-    """
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                path = os.path.join(folder, entry.name)
-                if entry.name.startswith("."):
-                    yield path, SKIPPED[0]
-                elif entry.is_symlink():
-                    yield path, SKIPPED[1]
-                elif entry.is_dir():
-                    folders.append(path)
-                else:
-                    yield path, "" if entry.is_file() else SKIPPED[2]
-
-
-def _kind(path: str) -> str:
-    if path.endswith(".parquet"):
-        return "parquet"
-    return "jsonl" if path.endswith((".jsonl", ".json", ".jsonl.gz", ".jsonl.zst")) else "plain"
-
-
-def _pieces(root: str, path: str, skipped: str, unit_bytes: int) -> list[Piece]:
+def _pieces(root: str, path: str, skipped: str, unit_bytes: int, text_column: str) -> list[Piece]:
     if skipped:
         return [Piece(path, 0, None, 0, skipped)]
     full = os.path.join(root, path)
     status = os.stat(full)
     if not stat.S_ISREG(status.st_mode):
-        return [Piece(path, 0, None, 0, SKIPPED[2])]
-    whole = Piece(path, 0, None, status.st_size)
-    if status.st_size <= unit_bytes:
+        return [Piece(path, 0, None, 0, files.SKIPPED[2])]
+    kind, compression = files.kind_of(full, text_column)
+    whole = Piece(path, 0, None, status.st_size, kind=kind, compression=compression, text_column=text_column)
+    if status.st_size <= unit_bytes or compression:
         return [whole]
-    if path.endswith((".jsonl", ".json")):
-        borders = range(0, status.st_size, unit_bytes)
-        return [Piece(path, start, min(start + unit_bytes, status.st_size), min(unit_bytes, status.st_size - start)) for start in borders]
-    if _kind(path) == "parquet":
+    if kind == "jsonl":
+        borders = [*range(0, status.st_size, unit_bytes), status.st_size]
+        return [dataclasses.replace(whole, start=a, stop=b, num_bytes=b - a) for a, b in zip(borders, borders[1:], strict=False)]
+    if kind == "parquet":
         try:
             metadata = pyarrow.parquet.read_metadata(full)
-        except pyarrow.ArrowException:
+        except (pyarrow.ArrowException, OSError):
             return [whole]  # counted when it is read
         sizes = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
-        return [Piece(path, i, i + 1, size) for i, size in enumerate(sizes)]
+        return [dataclasses.replace(whole, start=i, stop=i + 1, num_bytes=size) for i, size in enumerate(sizes)]
     return [whole]
 
 
-def _open(path: str):
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise UserError(
-            f"got the file {path!r} ({error.strerror}); allowed: files that can be read; change its permissions or leave it out"
-        ) from error
-
-
-def _flaw(text: object) -> str:
-    """Say why this is no document; empty if it is one."""
+def _checked(text: object, piece: Piece, tally: Tally) -> tuple[str, object]:
+    """Return why this is no document, or an empty reason; and the text, without what costs no more than itself."""
     if not isinstance(text, str):
-        return "text is not a string"
+        return "text is not a string", text
     if len(text) > LONGEST_DOCUMENT:
-        return "longer than 64 MiB"
+        return json_rows.TOO_LONG, text
     if not text or text.isspace():
-        return "empty"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "lone surrogate"
-    return ""
+        return "empty", text
+    whole = without_surrogates(text)
+    if whole != text:
+        tally.change("lone surrogates replaced", piece.path, "")
+    return "", whole
 
 
-def _jsonl(path: str, piece: Piece, malformed: collections.Counter) -> Iterator[tuple[object, str]]:
-    with _open(path) as raw:
-        compression = {".gz": "gzip", ".zst": "zstd"}.get(os.path.splitext(path)[1])
-        stream = io.BufferedReader(pyarrow.CompressedInputStream(raw, compression), BUFFER_BYTES) if compression else raw
-        try:
-            for line in _lines(stream, piece, malformed):
-                row = _object(line, malformed)
-                if row is None:
-                    continue
-                if "text" not in row:
-                    malformed["no text"] += 1
-                else:
-                    yield row["text"], _name(row.get("family")) or _name(row.get("source"))
-        except OSError:
-            if not compression:
-                raise
-            malformed["truncated or damaged file"] += 1
+def _size(value: object) -> int:
+    return len((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)).encode("utf-8", "surrogatepass"))
 
 
-def _lines(stream, piece: Piece, malformed: collections.Counter) -> Iterator[bytes]:
-    """Yield the lines that begin in [start, stop), so that every line belongs to exactly one piece."""
-    position = piece.start
-    if position:
-        stream.seek(position - 1)
-        position += _skip_line(stream) - 1
-    while piece.stop is None or position < piece.stop:
-        line = stream.readline(LONGEST_DOCUMENT + 1)
-        if not line:
-            return
-        is_first = position == 0
-        position += len(line)
-        if len(line) > LONGEST_DOCUMENT and not line.endswith(b"\n"):
-            malformed["longer than 64 MiB"] += 1
-            position += _skip_line(stream)
-        elif not line.isspace():
-            yield line.removeprefix(BYTE_ORDER_MARK) if is_first else line
+def _drop(gap: Gap, piece: Piece, tally: Tally) -> None:
+    tally.drop(gap.reason, piece.path, "", gap.size)
 
 
-def _skip_line(stream) -> int:
-    """Pass over what is left of a line; return how many bytes that was."""
-    skipped = 0
-    while part := stream.readline(1 << 20):
-        skipped += len(part)
-        if part.endswith(b"\n"):
-            break
-    return skipped
-
-
-def _object(line: bytes, malformed: collections.Counter) -> dict | None:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        malformed["not UTF-8"] += 1
-    except (ValueError, RecursionError):
-        malformed["not JSON"] += 1
+def _json(path: str, piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
+    parts = streams.chunks(path, piece.compression, max(0, piece.start - 1))
+    if piece.kind == "jsonl":
+        rows = json_rows.of_lines(parts, LONGEST_DOCUMENT, piece.start, piece.stop)
     else:
-        if isinstance(row, dict):
-            return row
-        malformed["not a JSON object"] += 1
-    return None
+        rows = json_rows.of_values(parts, LONGEST_DOCUMENT)
+    for row in rows:
+        if isinstance(row, Gap):
+            _drop(row, piece, tally)
+        elif not isinstance(row, dict):
+            tally.drop("not a JSON object", piece.path, "", _size(row))
+        elif piece.text_column not in row:
+            tally.drop(f"no {piece.text_column}", piece.path, "", _size(row))
+        else:
+            yield row[piece.text_column], _name(row.get("family")) or _name(row.get("source"))
 
 
 def _name(value: object) -> str:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
-def _parquet(path: str, piece: Piece, malformed: collections.Counter) -> Iterator[tuple[object, str]]:
-    with _open(path) as raw:
+def _parquet(path: str, piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
+    if piece.compression:
+        tally.drop(f"Parquet inside of {piece.compression}", piece.path, "", piece.num_bytes)
+        return
+    with streams.open_file(path) as raw:
         try:
-            with pyarrow.parquet.ParquetFile(raw) as file:
-                names = [name for name in ("text", "family", "source") if name in file.schema_arrow.names]
-                if "text" not in names:
-                    malformed["no text"] += 1
-                    return
-                groups = range(piece.start, file.num_row_groups if piece.stop is None else piece.stop)
-                for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(groups), columns=names, use_threads=False):
-                    for index in range(batch.num_rows):
-                        yield from _row(batch, index, malformed)
+            file = pyarrow.parquet.ParquetFile(raw, page_checksum_verification=True)
         except (pyarrow.ArrowException, OSError):
-            malformed["truncated or damaged file"] += 1
+            tally.drop(streams.DAMAGED, piece.path, "", os.path.getsize(path))
+            return
+        with file:
+            names = [name for name in (piece.text_column, "family", "source") if name in file.schema_arrow.names]
+            for group in range(piece.start, file.num_row_groups if piece.stop is None else piece.stop):
+                if piece.text_column in names:
+                    yield from _row_group(file, group, names, piece, tally)
+                else:
+                    metadata = file.metadata.row_group(group)
+                    tally.drop(f"no {piece.text_column}", piece.path, "", metadata.total_byte_size, metadata.num_rows)
 
 
-def _row(batch: pyarrow.RecordBatch, index: int, malformed: collections.Counter) -> Iterator[tuple[object, str]]:
+def _row_group(file: pyarrow.parquet.ParquetFile, group: int, names: list[str], piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
+    """Yield the rows of a group; behind damage, the group's rest is counted: its pages have no borders that can be found."""
+    metadata, done = file.metadata.row_group(group), 0
+    try:
+        for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=names, use_threads=False):
+            for index in range(batch.num_rows):
+                yield from _row(batch, index, piece, tally)
+            done += batch.num_rows
+    except (pyarrow.ArrowException, OSError):
+        left = max(1, metadata.num_rows - done)
+        tally.drop(streams.DAMAGED, piece.path, "", metadata.total_byte_size * left // max(1, metadata.num_rows), left)
+
+
+def _row(batch: pyarrow.RecordBatch, index: int, piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
     try:
         row = {name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     except UnicodeDecodeError:
-        malformed["not UTF-8"] += 1
+        tally.drop("not UTF-8", piece.path, "", batch.nbytes // batch.num_rows)
         return
-    if row["text"] is None:
-        malformed["no text"] += 1
+    if row[piece.text_column] is None:
+        tally.drop(f"no {piece.text_column}", piece.path, "")
     else:
-        yield row["text"], _name(row.get("family")) or _name(row.get("source"))
+        yield row[piece.text_column], _name(row.get("family")) or _name(row.get("source"))
 
 
-def _plain(path: str, piece: Piece, malformed: collections.Counter) -> Iterator[tuple[object, str]]:
-    with _open(path) as raw:
-        data = raw.read(LONGEST_DOCUMENT + 1)
-    if len(data) > LONGEST_DOCUMENT:
-        malformed["longer than 64 MiB"] += 1
-    elif b"\0" in data:
-        malformed["binary"] += 1
+def _archive(path: str, piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
+    """Count a file that is the business of `corpus`: as one text it would bring its headers along."""
+    tally.drop("web archive, which `corpus` reads", piece.path, "", piece.num_bytes)
+    yield from ()
+
+
+def _plain(path: str, piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
+    data = streams.whole(path, piece.compression, LONGEST_DOCUMENT)
+    if isinstance(data, Gap):
+        _drop(data, piece, tally)
+    elif len(data) > LONGEST_DOCUMENT:
+        tally.drop(json_rows.TOO_LONG, piece.path, "", piece.num_bytes)
+    elif b"\0" in data and files.is_binary(data):
+        tally.drop("binary", piece.path, "", piece.num_bytes)
     elif not data.strip():
-        malformed[SKIPPED[3]] += 1  # an empty __init__.py is no mistake
+        tally.drop(files.SKIPPED[3], piece.path, "")  # an empty __init__.py is no mistake
     else:
         try:
-            yield data.removeprefix(BYTE_ORDER_MARK).decode(), ""
+            text = data.removeprefix(files.BYTE_ORDER_MARK).decode()
         except UnicodeDecodeError:
-            malformed["not UTF-8"] += 1
+            tally.drop("not UTF-8", piece.path, "", piece.num_bytes)
+            return
+        if "\0" in text:
+            tally.change(files.ZEROS, piece.path, "\0" * text.count("\0"))
+        yield text.replace("\0", ""), ""

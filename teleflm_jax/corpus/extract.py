@@ -10,7 +10,7 @@ import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
-from teleflm_jax.corpus import rows, tokens
+from teleflm_jax.corpus import files, rows, tokens
 from teleflm_jax.corpus.config import ExtractConfig
 from teleflm_jax.corpus.tally import Tally
 
@@ -74,8 +74,14 @@ def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, ma
                 tally.drop(reason, origin, text)
                 continue
             text = main_content(text)
-        if not text.strip() or "\0" in text:
-            tally.drop("no text" if not text.strip() else "binary", origin, content)
+        if "\0" in text:
+            if files.is_binary(text.encode("utf-8", "replace")):
+                tally.drop("binary", origin, content)
+                continue
+            tally.change(files.ZEROS, origin, "\0" * text.count("\0"))
+            text = text.replace("\0", "")
+        if not text.strip():
+            tally.drop("no text", origin, content)
             continue
         yield number, domain, source, origin, family, date, "code" if kind == "code" else "", None, text
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 
 from teleflm_jax.corpus.documents import Unit, read
+from teleflm_jax.corpus.tally import Tally, total
 
 KEYS = 2**64
 """Family keys are spread evenly over [0, KEYS)."""
@@ -34,17 +35,17 @@ def scan(unit: Unit, *, seed: int, fraction: float) -> dict:
     """Count a unit's documents without tokenizing them.
 
     Returns:
-        documents, bytes (UTF-8), malformed (count by reason), first_malformed (path or ""), families (key -> bytes, complete below
-        `limit`), limit.
+        documents, bytes (UTF-8), malformed and malformed_bytes (by reason), mended (places by reason), first_malformed (path or ""),
+        families (key -> bytes, complete below `limit`), limit.
     """
-    malformed: collections.Counter = collections.Counter()
+    tally = Tally()
     families: collections.Counter = collections.Counter()
     documents = num_bytes = 0
     first_malformed = ""
     floor, limit = int(fraction * KEYS), KEYS
     for piece in unit.pieces:
-        before = malformed.total()
-        for document in read(Unit(unit.root, (piece,)), malformed):
+        before = total(tally.dropped).documents
+        for document in read(Unit(unit.root, (piece,)), tally):
             documents += 1
             size = len(document.text.encode())
             num_bytes += size
@@ -53,14 +54,16 @@ def scan(unit: Unit, *, seed: int, fraction: float) -> dict:
                 families[key] += size
                 if len(families) > 2 * KEPT_FAMILIES and limit > floor:
                     families, limit = _lowest(families, floor)
-        if malformed.total() > before and not piece.skipped:
+        if total(tally.dropped).documents > before and not piece.skipped:
             first_malformed = first_malformed or piece.path
     if len(families) > KEPT_FAMILIES:
         families, limit = _lowest(families, floor)
     return {
         "documents": documents,
         "bytes": num_bytes,
-        "malformed": dict(sorted(malformed.items())),
+        "malformed": {reason: one.documents for reason, one in sorted(tally.dropped.items())},
+        "malformed_bytes": {reason: one.bytes for reason, one in sorted(tally.dropped.items())},
+        "mended": {reason: one.documents for reason, one in sorted(tally.changed.items())},
         "first_malformed": first_malformed,
         "families": {str(key): size for key, size in sorted(families.items())},
         "limit": str(limit),
@@ -91,7 +94,7 @@ def choose(scans: Iterable[dict], *, fraction: float, max_bytes: int) -> frozens
 
 def collect(unit: Unit, keys: frozenset[int], *, seed: int) -> list[str]:
     """Read the texts of the chosen families in one unit."""
-    return [document.text for document in read(unit, collections.Counter()) if family_key(document.family, seed) in keys]
+    return [document.text for document in read(unit, Tally()) if family_key(document.family, seed) in keys]
 
 
 def marks(text: str) -> frozenset[str]:

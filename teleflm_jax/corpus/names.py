@@ -20,7 +20,8 @@ def refuse_unknown(corpus: CorpusConfig, clean: CleanConfig, paragraphs: Paragra
             raise UserError(
                 f"got the domain {domain!r} (source {source!r}) without a weight; allowed: one for every domain; bind mix.proportions"
             )
-    for setting, table in (("corpus.domains", corpus.domains), ("corpus.formats", corpus.formats)):
+    tables = {"corpus.domains": corpus.domains, "corpus.formats": corpus.formats, "corpus.text_columns": corpus.text_columns}
+    for setting, table in tables.items():
         _refuse(setting, table, corpus.sources, "source")
     tables = {
         "clean.domain_rules": clean.domain_rules,

@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from teleflm_jax import records
-from teleflm_jax.corpus import documents, heldout, shards, workers
+from teleflm_jax.corpus import documents, files, heldout, shards, workers
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import load, specials
 
 VERSION = 1
+READING = 2
+"""Raised when other documents are read from the same files."""
 FINGERPRINTED = ("heldout_fraction", "heldout_max_bytes", "unit_bytes", "seed")
 """The settings that the bytes depend on."""
 Progress = Callable[[str, int, int], None]
@@ -105,12 +107,14 @@ def pack(
             "model.vocab_size or data.tokenizer"
         )
     base = {"version": VERSION, "sequence_length": sequence_length, "vocab_size": size, "tokenizer_sha256": load.sha256(tokenizer)}
-    base |= {f"pack.{name}": getattr(config, name) for name in FINGERPRINTED}
+    base |= {"reading": READING} | {f"pack.{name}": getattr(config, name) for name in FINGERPRINTED}
     with contextlib.ExitStack() as stack, _writing(packed):
         jobs = []
         for domain, source in sources.items():
-            work = documents.units(source, config.unit_bytes)
-            fingerprint = base | {"source files": documents.identity(work)}
+            column, setting = config.text_columns.get(domain, documents.TEXT), f"data.sources[{domain!r}]"
+            work = documents.units(source, config.unit_bytes, setting, column)
+            documents.refuse_unknown(work, config.max_malformed_fraction, setting)
+            fingerprint = base | {"text column": column, "source files": documents.identity(work)}
             job = Job(domain=domain, units=work, packed=pathlib.Path(packed), tokenizer=tokenizer, fingerprint=fingerprint, config=config)
             stack.enter_context(_locked(job))
             if _prepare(job, force=force):
@@ -197,28 +201,31 @@ def _refuse_changed(job: Job, former: dict, what: str) -> None:
 
 def _refuse_bad(job: Job, scans: list[dict]) -> None:
     count = sum(one["documents"] for one in scans)
-    malformed = _malformed(scans)
-    bad = sum(number for reason, number in malformed.items() if reason not in documents.SKIPPED)
+    malformed = _total(scans, "malformed")
+    sizes = _total(scans, "malformed_bytes")
+    bad, bad_bytes = (sum(number for reason, number in one.items() if reason not in files.SKIPPED) for one in (malformed, sizes))
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in malformed.items())
-    share = bad / (count + bad) if bad else 0.0
+    num_bytes = sum(one["bytes"] for one in scans) + bad_bytes
+    share = max(bad / max(1, count + bad), bad_bytes / max(1, num_bytes))
     first = next((one["first_malformed"] for one in scans if one["first_malformed"]), "")
     if share <= job.config.max_malformed_fraction and count:
         return
     _empty(job.partial)  # the inputs will change: what was counted must not stand in their way
     if share > job.config.max_malformed_fraction:
         raise UserError(
-            f"got {bad:,} malformed of {count + bad:,} documents in {job.domain} ({reasons}; first in {first}); allowed: a share of "
-            f"{job.config.max_malformed_fraction}; repair data.sources[{job.domain!r}] or raise pack.max_malformed_fraction"
+            f"got {bad:,} malformed of {count + bad:,} documents in {job.domain} ({reasons}; first in {first}), {bad_bytes:,} of "
+            f"{num_bytes:,} bytes; allowed: a share of {job.config.max_malformed_fraction} of either; repair "
+            f"data.sources[{job.domain!r}] or raise pack.max_malformed_fraction"
         )
     raise UserError(
         f"got no document in {job.domain} ({reasons or 'no files'}); allowed: at least one; change data.sources[{job.domain!r}]"
     )
 
 
-def _malformed(scans: list[dict]) -> dict[str, int]:
+def _total(scans: list[dict], name: str) -> dict[str, int]:
     total: collections.Counter = collections.Counter()
     for one in scans:
-        total.update(one["malformed"])
+        total.update(one[name])
     return dict(sorted(total.items()))
 
 
@@ -267,7 +274,9 @@ def _finish(job: Job, scans: list[dict]) -> str:
         **{name: job.fingerprint[name] for name in ("sequence_length", "vocab_size", "tokenizer_sha256")},
         "train": _part(train, [one["shard"] for one in done]),
         "heldout": _part(held, [shard]),
-        "malformed": _malformed(scans),
+        "malformed": _total(scans, "malformed"),
+        "malformed_bytes": _total(scans, "malformed_bytes"),
+        "mended": _total(scans, "mended"),
         "moved": {"near-duplicate": len(texts) - len(kept)},
         "fingerprint": job.fingerprint,
     }
@@ -299,7 +308,13 @@ def _summary(manifest: dict) -> str:
     if moved:
         line += f"; left out {moved:,} held-out documents that training text repeats"
     if manifest["malformed"]:
-        line += "; passed over " + ", ".join(f"{number:,} {reason}" for reason, number in manifest["malformed"].items())
+        sizes = manifest["malformed_bytes"]
+        line += "; passed over " + ", ".join(
+            f"{number:,} {reason}" + (f" ({sizes[reason]:,} bytes)" if sizes[reason] else "")
+            for reason, number in manifest["malformed"].items()
+        )
+    if manifest["mended"]:
+        line += "; mended " + ", ".join(f"{number:,} {reason}" for reason, number in manifest["mended"].items())
     if not held["documents"]:
         line += "; NO HELD-OUT SET: " + (
             "every held-out document is repeated in training" if moved else "the documents are of one family, or none fits"

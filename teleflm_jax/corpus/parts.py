@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from teleflm_jax.corpus import rows, tally
 from teleflm_jax.corpus.tally import Tally
 
-VERSION = 3
+VERSION = 4
 READ, CLEAN, PARAGRAPHS, QUALITY, DUPLICATES, DECONTAMINATE = (
     "1-read",
     "2-clean",

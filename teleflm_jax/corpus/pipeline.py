@@ -83,7 +83,10 @@ def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
         quality.load(settings.quality.model)
     found = []
     for priority, (source, path) in enumerate(settings.corpus.sources.items()):
-        units = documents.units(path, settings.corpus.unit_bytes, f"corpus.sources[{source!r}]")
+        setting, column = f"corpus.sources[{source!r}]", settings.corpus.text_columns.get(source, documents.TEXT)
+        units = documents.units(path, settings.corpus.unit_bytes, setting, column)
+        if not settings.corpus.formats.get(source):
+            documents.refuse_unknown(units, settings.pack.max_malformed_fraction, setting, ", WARC, HTML, MediaWiki and Stack Exchange XML")
         found += [Part(source=source, priority=priority, unit=unit) for unit in units]
     if not found:
         raise UserError("got corpus.sources without a file; allowed: folders and files with text; change corpus.sources")

@@ -204,4 +204,4 @@ def _by_turns(texts: dict[str, Iterator[str]]) -> Iterator[tuple[str, str]]:
 
 def _texts(source: str, flag: str) -> Iterator[str]:
     for unit in documents.units(source, UNIT_BYTES, flag):
-        yield from (document.text for document in documents.read(unit, collections.Counter()))
+        yield from (document.text for document in documents.read(unit, Tally()))

@@ -131,8 +131,8 @@ def _trainable(source: pathlib.Path, name: str, number: int, pack: PackConfig, t
     path = source / name / f"part-{number:06d}.parquet"
     if not path.exists():
         return
-    malformed: collections.Counter[str] = collections.Counter()
     piece = documents.Piece(path.name, 0, None, path.stat().st_size)
+    malformed = Tally()
     for document in documents.read(documents.Unit(str(path.parent), (piece,)), malformed):
         encoded = document.text.encode()
         tally.into.add(1, len(encoded))
@@ -140,5 +140,4 @@ def _trainable(source: pathlib.Path, name: str, number: int, pack: PackConfig, t
             tally.drop("may be held out", name, encoded)
         else:
             yield encoded
-    for reason, count in malformed.items():
-        tally.dropped[reason].add(count, 0)
+    tally.add(malformed)

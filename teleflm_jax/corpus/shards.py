@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from teleflm_jax import records
 from teleflm_jax.corpus import heldout
 from teleflm_jax.corpus.documents import Unit, read
+from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import load, specials
 from teleflm_jax.tokenizer.specials import Specials
@@ -143,7 +144,7 @@ def pack_unit(unit: Unit, number: int, *, folder: str, tokenizer: str, sequence_
     seen: set[str] = set()
 
     def texts() -> Iterator[str]:
-        for document in read(unit, collections.Counter()):
+        for document in read(unit, Tally()):
             if heldout.family_key(document.family, seed) in keys:
                 continue
             counts["documents"] += 1

@@ -58,9 +58,12 @@ class Tally:
         for name, counts in other.distributions.items():
             self.distributions[name].update(counts)
 
-    def drop(self, rule: str, origin: str, text: str | bytes, size: int | None = None) -> None:
-        """Count a document that leaves, and keep its beginning among the samples; `size` is its length in UTF-8 where that is known."""
-        self.dropped[rule].add(1, _size(text) if size is None else size)
+    def drop(self, rule: str, origin: str, text: str | bytes, size: int | None = None, count: int = 1) -> None:
+        """Count a document that leaves, and keep its beginning among the samples; `size` is its length in UTF-8 where that is known.
+
+        `count` is for what can only be counted together, `size` then that of all.
+        """
+        self.dropped[rule].add(count, _size(text) if size is None else size)
         self._sample(rule, origin, text)
 
     def change(self, rule: str, origin: str, text: str) -> None:

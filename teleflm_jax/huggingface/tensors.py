@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from teleflm_jax.corpus import links
 from teleflm_jax.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -90,10 +91,10 @@ def _indexed(folder: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of a folder whose name, and whose place after links, is in that folder."""
+    """A file of a folder whose name, and whose place after links, is in that folder, or in the blobs of its own snapshot."""
     path = folder / name
     plain = name not in ("", ".", "..") and not set(name) & set("/\\\0")
-    if not plain or path.resolve().parent != folder.resolve():
+    if not plain or (path.resolve().parent != folder.resolve() and not links.is_blob(path, links.blobs(folder))):
         raise UserError(
             f"got the file name {name!r} in {folder}, which leaves the folder; allowed: files that lie in it; copy them there (cp -L)"
         )

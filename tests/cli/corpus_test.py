@@ -14,6 +14,7 @@ from teleflm_jax.corpus import spark
 def settings(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("A text.")
+    (tmp_path / "packed.7z").write_bytes(b"7z\xbc\xaf\x27\x1c")
     return {
         "corpus.sources": f"{{'a': '{tmp_path}/text'}}",
         "corpus.domains": "{'a': 'web'}",
@@ -35,6 +36,10 @@ def call(capsys, settings: dict[str, str], workdir: pathlib.Path, *more: str) ->
         ({"corpus.domains": "{'b': 'web'}"}, ("source 'a'", "corpus.domains")),
         ({"corpus.domains": "{'a': 'web', 'b': 'web'}"}, ("source 'b'", "corpus.domains")),
         ({"corpus.formats": "{'b': 'warc'}"}, ("source 'b'", "corpus.formats", "allowed: a;")),
+        ({"corpus.text_columns": "{'b': 'body'}"}, ("source 'b'", "corpus.text_columns", "allowed: a;")),
+        ({"pack.text_columns": "{'web': 'body'}"}, ("pack.text_columns for web", "corpus.text_columns")),
+        ({"corpus.sources": "{'a': 'PLACE/packed.7z'}"}, ("6 of 6 bytes", "packed.7z", ".ndjson", "WARC", "corpus.sources['a']")),
+        ({"decontaminate.benchmarks": "{'x': 'PLACE/packed.7z'}"}, ("packed.7z", "Parquet", "decontaminate.benchmarks['x']")),
         ({"mix.proportions": "{'wb': 1.0}"}, ("domain 'web'", "source 'a'", "mix.proportions")),
         ({"mix.max_epochs": "{'wb': 1.0}"}, ("domain 'wb'", "mix.max_epochs", "allowed: web;")),
         ({"mix.ratios": "{'web': {'en': 1.0, 'xx': 1.0}}"}, ("language 'xx'", "mix.ratios['web']")),
@@ -54,6 +59,7 @@ def call(capsys, settings: dict[str, str], workdir: pathlib.Path, *more: str) ->
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(settings, tmp_path, capsys, changes, words):
+    changes = {name: value.replace("PLACE", str(tmp_path)) for name, value in changes.items()}
     code, said = call(capsys, settings | changes, tmp_path / "run")
     assert code == options.WRONG_INPUT and said.count("\n") == 1 and all(word in said for word in words), said
     assert not (tmp_path / "run").exists()

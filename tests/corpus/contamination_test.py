@@ -1,15 +1,20 @@
+import bz2
+import gzip
 import json
+import lzma
 import random
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import contamination, rows, tokens
 from teleflm_jax.corpus.config import DecontaminateConfig
+from teleflm_jax.corpus.streams import DAMAGED
 from teleflm_jax.corpus.tally import Amount, Tally
 from teleflm_jax.errors import UserError
 
@@ -229,7 +234,7 @@ def test_a_large_benchmark_gives_the_same_index_in_groups_of_any_size(tmp_path, 
     [
         (None, "No such file"),
         (b'"fine"\noops\n', "not JSON"),
-        (b'"\xff\xfe latin"\n', "not JSON"),
+        (b'"\xff\xfe latin"\n', "not UTF-8"),
         (b"[" * 100_000, "not JSON"),
         (b'"too short"\n', "1 texts, none of 8 tokens"),
         (b"", "0 texts"),
@@ -244,3 +249,87 @@ def test_wrong_benchmarks_are_refused_in_one_line(tmp_path, content, words):
         contamination.index(DecontaminateConfig(benchmarks={"quiz": str(path)}))
     message = str(error.value)
     assert words in message and str(path) in message and "decontaminate.benchmarks" in message and "\n" not in message
+
+
+def found_in(folder, *texts, **settings):
+    """Which of the texts hold an item of the benchmark in a folder."""
+    config = DecontaminateConfig(benchmarks={"quiz": str(folder)}, **settings)
+    left, _, _ = searched(contamination.index(config), config, *texts)
+    return [text for text in texts if text not in left]
+
+
+CELL = 'She said, "how many red marbles are there in the blue bag?"'
+PUBLISHED = {
+    "gsm8k/test-00000-of-00001.parquet": {"question": [ENGLISH], "answer": [FILLER]},
+    "mmlu/test.parquet": {"question": ["?"], "choices": [["a", ENGLISH]]},
+    "nested.parquet": {"rows": [{"deep": [{"er": ENGLISH}]}]},
+    "HumanEval.jsonl.gz": gzip.compress(json.dumps({"prompt": ENGLISH}).encode()),
+    "items.ndjson.zst": zstandard.compress(json.dumps({"prompt": ENGLISH}).encode()),
+    "dev.json": json.dumps({"data": [{"paragraphs": [{"qas": [{"question": ENGLISH}]}]}]}, indent=1).encode(),
+    "array.json.bz2": bz2.compress(json.dumps([{"question": ENGLISH}]).encode()),
+    "high_school_test.csv": f'"{ENGLISH}",12,13,14,15,B\n'.encode(),
+    "items.tsv.xz": lzma.compress(f'1\t"quoted\t{ENGLISH}\n'.encode()),
+    "items.txt.gz": gzip.compress(ENGLISH.encode()),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_format_of_sources_is_read_beside_others(tmp_path, name):
+    (tmp_path / "quiz" / name).parent.mkdir(parents=True)
+    (tmp_path / "quiz" / "other.jsonl").write_text(json.dumps(CHINESE) + "\n")
+    if isinstance(PUBLISHED[name], dict):
+        pq.write_table(pa.table(PUBLISHED[name]), tmp_path / "quiz" / name)
+    else:
+        (tmp_path / "quiz" / name).write_bytes(PUBLISHED[name])
+    assert found_in(tmp_path / "quiz", f"{FILLER[:200]} {ENGLISH}", "nothing of the kind", CHINESE) == [
+        f"{FILLER[:200]} {ENGLISH}",
+        CHINESE,
+    ]
+
+
+def test_a_cell_of_csv_is_an_item(tmp_path):
+    quoted = CELL.replace('"', '""')
+    (tmp_path / "a.csv").write_text(f'question,a\n"{quoted}",{SHORT}\n')
+    assert found_in(tmp_path, SHORT, CELL, "question a") == [SHORT, CELL]
+
+
+def test_surrogates_that_stand_alone_do_not_hide_an_item(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(f"\ud800 {ENGLISH}") + "\n")
+    assert found_in(tmp_path, ENGLISH) == [ENGLISH]
+
+
+def test_a_snapshots_benchmark_is_read(tmp_path):
+    repository = tmp_path / "datasets--openai--gsm8k"
+    (repository / "snapshots" / "f0" / "main").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    pq.write_table(pa.table({"question": [ENGLISH]}), repository / "blobs" / "abc")
+    (repository / "snapshots" / "f0" / "main" / "test.parquet").symlink_to("../../../blobs/abc")
+    assert found_in(repository / "snapshots" / "f0", ENGLISH) == [ENGLISH]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.parquet", b"PAR1 and no more", DAMAGED),
+        ("a.jsonl.gz", gzip.compress(json.dumps(ENGLISH).encode())[:-9], DAMAGED),
+        ("a.json", b'{"a": [\n"b"', "not JSON"),
+        ("a.zip", b"PK\x03\x04\0\0", "binary"),
+        ("a.txt", "grüße".encode("latin-1"), "not UTF-8"),
+        ("a.txt.zst", zstandard.compress(b"x" * 1000)[:-5], DAMAGED),
+        ("a.csv", b'"' + b"x" * 200_000 + b'"', "not CSV"),
+        ("a.warc", b"WARC/1.0\r\n", "web archive"),
+    ],
+)
+def test_a_benchmarks_file_that_cannot_be_read_is_an_error(tmp_path, name, content, reason):
+    (tmp_path / "b.jsonl").write_text(json.dumps(ENGLISH) + "\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / ".gitattributes").write_bytes(b"\0\0")
+    assert found_in(tmp_path, ENGLISH) == [ENGLISH]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        found_in(tmp_path, ENGLISH)
+    assert reason in str(error.value) and str(tmp_path / name) in str(error.value) and "change decontaminate.benchmarks" in str(error.value)
+    (tmp_path / name).unlink()
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    with pytest.raises(UserError, match="symbolic link"):
+        found_in(tmp_path, ENGLISH)

@@ -1,7 +1,9 @@
-import collections
+import bz2
 import gzip
 import json
+import lzma
 import os
+import random
 import resource
 import tempfile
 
@@ -12,16 +14,18 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleflm_jax.corpus import documents
+from teleflm_jax.corpus import documents, files, streams
+from teleflm_jax.corpus.streams import DAMAGED
+from teleflm_jax.corpus.tally import Amount, Tally
 from teleflm_jax.errors import UserError
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: not text.isspace()), max_size=12)
 
 
 def read(source, unit_bytes=1 << 20):
-    malformed = collections.Counter()
-    found = [document for unit in documents.units(str(source), unit_bytes) for document in documents.read(unit, malformed)]
-    return found, dict(malformed)
+    tally = Tally()
+    found = [document for unit in documents.units(str(source), unit_bytes) for document in documents.read(unit, tally)]
+    return found, {reason: amount.documents for reason, amount in tally.dropped.items()}
 
 
 def texts(source, unit_bytes=1 << 20):
@@ -83,7 +87,6 @@ def test_small_files_are_grouped_and_large_ones_split(tmp_path):
         (b'{"text": 7}', "text is not a string"),
         (b'{"text": null}', "text is not a string"),
         (b'{"text": " \\n"}', "empty"),
-        (b'{"text": "a\\ud800b"}', "lone surrogate"),
         (b'{"text": "\xff"}', "not UTF-8"),
     ],
 )
@@ -138,7 +141,7 @@ def test_nothing_outside_of_the_folder_is_read(tmp_path):
     found, malformed = read(inside)
     assert [document.text for document in found] == ["mine"]
     assert malformed == {"hidden file or folder": 1, "symbolic link": 2, "not a regular file": 1}
-    assert set(malformed) <= set(documents.SKIPPED)
+    assert set(malformed) <= set(files.SKIPPED)
 
 
 def test_a_bomb_costs_no_memory(tmp_path):
@@ -184,3 +187,116 @@ def test_one_file_is_a_source(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines([{"text": "one"}]))
     (tmp_path / "b.txt").write_text("not mine")
     assert texts(tmp_path / "a.jsonl") == ["one"]
+
+
+def compressed(name, data):
+    ending = name.rpartition(".")[2]
+    return {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(ending, bytes)(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.ndjson", "a.JSONL", "a.jsonlines", "a.json.gz", "a.json.zst", "a.JSON.bz2", "a.ndjson.xz", "part-0.gz"]
+)
+def test_json_lines_are_read_under_all_their_names(tmp_path, name):
+    (tmp_path / name).write_bytes(compressed(name, lines([{"text": "one"}, {"text": "two"}])))
+    assert texts(tmp_path) == ["one", "two"] and not read(tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'[{"text": "one"}, {"text": "two"}]',
+        b'{\n "text": "one"\n}\n{\n "text": "two"\n}\n',
+        b'\xef\xbb\xbf[\n{"text": "one"},\n{"text": "two"}\n]\n',
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 1 << 16])
+def test_a_json_file_of_objects_is_read(tmp_path, monkeypatch, data, size):
+    monkeypatch.setattr(streams, "CHUNK", size)
+    (tmp_path / "a.json").write_bytes(data)
+    found, malformed = read(tmp_path)
+    assert [document.text for document in found] == ["one", "two"] and not malformed
+
+
+def test_behind_damage_a_json_array_is_counted_in_bytes(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'[\n{"text": "one"},\n{"text" "two"},\n{"text": "three"}]')
+    tally = Tally()
+    found = [document.text for unit in documents.units(str(tmp_path), 1 << 20) for document in documents.read(unit, tally)]
+    assert found == ["one"] and tally.dropped == {"not JSON": Amount(1, len(b'{"text" "two"},\n{"text": "three"}]'))}
+
+
+def test_the_text_may_stand_in_another_column(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines([{"content": "one", "text": 7}, {"text": "two"}]))
+    pa.parquet.write_table(pa.table({"content": ["three"]}), tmp_path / "b.parquet")
+    pa.parquet.write_table(pa.table({"text": ["four", "five"]}), tmp_path / "c.parquet")
+    tally = Tally()
+    units = documents.units(str(tmp_path), 1 << 20, text_column="content")
+    assert [document.text for unit in units for document in documents.read(unit, tally)] == ["one", "three"]
+    assert tally.dropped["no content"].documents == 3 and tally.dropped["no content"].bytes > 20
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz"])
+def test_damage_costs_the_rows_of_its_member_and_the_two_on_its_borders(tmp_path, name):
+    rows = [{"text": f"{i} {random.Random(i).randbytes(40).hex()}"} for i in range(400)]
+    data, step = lines(rows), 5000
+    members = [bytearray(compressed(name, data[i : i + step])) for i in range(0, len(data), step)]
+    members[3][len(members[3]) // 2] ^= 0x10
+    if name.endswith("zst"):
+        members[3][0] ^= 1  # without a checksum, any text is as good as another
+    (tmp_path / name).write_bytes(b"".join(members))
+    tally = Tally()
+    found = [document.text for unit in documents.units(str(tmp_path), 1 << 20) for document in documents.read(unit, tally)]
+    ends = [len(lines(rows[: i + 1])) for i in range(len(rows))]
+    kept = [row["text"] for row, end in zip(rows, ends, strict=True) if end <= 3 * step or end - len(lines([row])) >= 4 * step]
+    assert found == kept and 340 < len(found) < 399
+    assert tally.dropped.keys() == {DAMAGED} and tally.dropped[DAMAGED].documents == 1
+    assert len(members[3]) < tally.dropped[DAMAGED].bytes < len(members[3]) + 2 * len(lines(rows[:1])) + 20
+
+
+def test_a_member_that_begins_and_ends_with_a_row_costs_no_other(tmp_path):
+    members = [bytearray(gzip.compress(lines([{"text": f"text {i}"}]))) for i in range(6)]
+    members[2][-6] ^= 1
+    (tmp_path / "a.jsonl.gz").write_bytes(b"".join(members))
+    found, malformed = read(tmp_path)
+    assert [document.text for document in found] == ["text 0", "text 1", "text 3", "text 4", "text 5"] and malformed == {DAMAGED: 1}
+
+
+def test_what_costs_no_more_than_itself_is_mended(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a\\ud800b\\ud83d\\ude00"}\n{"text": "tab\there\x01"}\n\0\0\0{"text": "hole"}\0\n')
+    (tmp_path / "b.txt").write_bytes(b"one \0 zero")
+    tally = Tally()
+    found = [document.text for unit in documents.units(str(tmp_path), 1 << 20) for document in documents.read(unit, tally)]
+    assert found == ["a\ufffdb\U0001f600", "tab\there\x01", "hole", "one  zero"] and not tally.dropped
+    assert {reason: one.documents for reason, one in tally.changed.items()} == {"lone surrogates replaced": 1, "U+0000 taken out": 1}
+
+
+def test_a_damaged_row_group_costs_its_own_rows(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [f"{i} {random.Random(i).randbytes(500).hex()}" for i in range(100)]
+    pa.parquet.write_table(pa.table({"text": rows}), path, row_group_size=20, use_dictionary=False, write_page_checksum=True)
+    column = pa.parquet.read_metadata(path).row_group(2).column(0)
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    for unit_bytes in (1, 1 << 20):
+        tally = Tally()
+        units = documents.units(str(tmp_path), unit_bytes)
+        found = [document.text for unit in units for document in documents.read(unit, tally)]
+        assert found == rows[:40] + rows[60:] and tally.dropped[DAMAGED].documents == 20 and 15_000 < tally.dropped[DAMAGED].bytes < 25_000
+
+
+def test_what_is_passed_over_is_counted_in_bytes(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "one"}\ntorn\n[1, 2]\n{"title": "a"}\n{"text": "\xff"}\n{"text": 7}\n{"text": "last')
+    (tmp_path / "b.png").write_bytes(b"\x89PNG\0\0\0")
+    (tmp_path / "c.warc").write_bytes(b"WARC/1.0\r\nabc")
+    tally = Tally()
+    assert [document.text for unit in documents.units(str(tmp_path), 1 << 20) for document in documents.read(unit, tally)] == ["one"]
+    assert tally.dropped == {
+        "not JSON": Amount(2, 5 + 15),
+        "not a JSON object": Amount(1, 6),
+        "no text": Amount(1, 14),
+        "not UTF-8": Amount(1, 14),
+        "text is not a string": Amount(1, 1),
+        "binary": Amount(1, 7),
+        "web archive, which `corpus` reads": Amount(1, 13),
+    }

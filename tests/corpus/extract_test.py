@@ -177,7 +177,7 @@ def test_pages_without_text_are_dropped_and_counted():
         ("html", b"<html><script>1</script></html>"),
         ("text", b" \n"),
         ("html", deep),
-        ("text", b"a\0b"),
+        ("text", b"a\0b\0\1"),
         ("text", noise),
         ("text", b"stays"),
     )
@@ -185,7 +185,7 @@ def test_pages_without_text_are_dropped_and_counted():
     assert tally.dropped == {
         "no text": Amount(2, 33),
         "nested deeper than 1000": Amount(1, len(deep)),
-        "binary": Amount(1, 3),
+        "binary": Amount(1, 5),
         "unknown character set": Amount(1, 200),
     }
     assert tally.samples["binary"][0]["origin"] == "origin 3"
@@ -218,3 +218,9 @@ def test_hostile_pages_end_within_seconds(page, extractor):
     found, tally = extracted(("html", page), extractor=extractor)
     assert len(found) + total(tally.dropped).documents == 1
     assert time.process_time() - start < 10  # the square of their lengths would be minutes
+
+
+def test_a_few_zeros_cost_no_more_than_themselves():
+    found, tally = extracted(("html", b"<p>A page\0 of <b>words</b></p>"), ("text", "gr\u00fc\u00dfe\0 aus dem Text".encode("latin-1")))
+    assert [row["text"].strip() for row in found] == ["A page of words", "grüße aus dem Text"]
+    assert not tally.dropped and tally.changed == {"U+0000 taken out": Amount(1, 1)}  # of HTML the parser takes them out

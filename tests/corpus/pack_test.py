@@ -258,3 +258,46 @@ def test_what_is_finished_and_not_yet_named_is_named(place, tmp_path):
     (tmp_path / "packed" / "web").rename(tmp_path / "packed" / ".web.former")
     pack.pack(**place)
     assert snapshot(tmp_path / "packed") == before
+
+
+def test_malformed_documents_count_by_bytes_too(place, tmp_path):
+    (tmp_path / "text" / "crawl.warc").write_bytes(b"WARC/1.0\r\nWARC-Type: response\r\n" + b"x" * 10_000)
+    config = dataclasses.replace(CONFIG, max_malformed_fraction=0.1)
+    words = r"got 1 malformed of 61 .*web archive.*crawl\.warc\), 10,031 of \d\d,\d+ bytes; allowed: a share of 0\.1 of either"
+    with pytest.raises(UserError, match=words):
+        pack.pack(**place | {"config": config})
+    config = dataclasses.replace(CONFIG, max_malformed_fraction=0.3)
+    said = []
+    pack.pack(**place | {"config": config}, say=said.append)
+    assert manifest(tmp_path)["malformed_bytes"] == {"web archive, which `corpus` reads": 10_031} and "(10,031 bytes)" in said[0]
+
+
+def test_a_source_of_unknown_files_is_refused_before_any_work(place, tmp_path):
+    (tmp_path / "text" / "more.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(10_000))
+    with pytest.raises(UserError, match=r"more\.7z\); allowed: JSON Lines.*change data\.sources\['web'\]"):
+        pack.pack(**place)
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_domains_text_may_stand_in_another_column(place, tmp_path, tokenizer):
+    for path in (tmp_path / "text").iterdir():
+        path.rename(path.with_suffix(".NDJSON"))
+    pack.pack(**place)
+    whole = packed_texts(tmp_path, tokenizer)
+    for path in (tmp_path / "text").iterdir():
+        path.write_text(path.read_text().replace('{"text":', '{"content":'))
+    with pytest.raises(UserError, match="60 no text"):
+        pack.pack(**place, force=True)
+    config = dataclasses.replace(CONFIG, text_columns={"web": "content"})
+    pack.pack(**place | {"config": config}, force=True)
+    assert packed_texts(tmp_path, tokenizer) == whole
+    with pytest.raises(UserError, match="text column content -> text"):
+        pack.pack(**place)
+
+
+def test_what_was_mended_is_told(place, tmp_path):
+    with open(tmp_path / "text" / "020.jsonl", "a") as file:
+        file.write('{"text": "half a pair \\\\ud800"}\n'.replace("\\\\", "\\"))
+    said = []
+    pack.pack(**place, say=said.append)
+    assert manifest(tmp_path)["mended"] == {"lone surrogates replaced": 1} and "mended 1 lone surrogates replaced" in said[0]

@@ -157,3 +157,17 @@ def test_pickles_are_refused_with_the_reason(tmp_path):
     (tmp_path / "pytorch_model.bin").unlink()
     with pytest.raises(UserError, match="without model.safetensors"):
         tensors.read_folder(tmp_path)
+
+
+def test_a_snapshot_of_hugging_faces_cache_is_read(tmp_path):
+    folder = tmp_path / "models--owner--name" / "snapshots" / "f0"
+    folder.mkdir(parents=True)
+    (tmp_path / "models--owner--name" / "blobs").mkdir()
+    write(tmp_path / "models--owner--name" / "blobs" / "abc")
+    (folder / "model.safetensors").symlink_to("../../blobs/abc")
+    assert tensors.read_folder(folder).keys() == tensors.read_header(tmp_path / "models--owner--name" / "blobs" / "abc").keys()
+    write(tmp_path / "outside.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../../../outside.safetensors")
+    with pytest.raises(UserError, match="leaves the folder"):
+        tensors.read_folder(folder)

@@ -19,7 +19,7 @@ LONGEST = 16 << 20
 """Bytes of one page, text or file; longer ones are counted and passed over."""
 FORMATS = {
     "documents": "JSON lines, Parquet, and plain text",
-    "warc": "WARC and WET files of web crawls",
+    "warc": "WARC, ARC and WET files of web crawls",
     "html": "folders of HTML pages",
     "code": "trees of source code",
     "wikipedia": "XML dumps of MediaWiki",
@@ -27,10 +27,6 @@ FORMATS = {
     "latex": "arXiv's LaTeX sources",
 }
 """Format -> what it is; `read/FORMAT.py` has its `read`."""
-_BY_NAME = {
-    (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".wet.zst"): "warc",
-    (".html", ".htm", ".xhtml"): "html",
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ def read(unit: documents.Unit, form: str, first_id: int, tally: Tally) -> Iterat
 
     Args:
         unit: the files.
-        form: one of FORMATS, or empty to tell each file's by its name.
+        form: one of FORMATS, or empty to tell each file's by its content and its name.
         first_id: the number of the first record.
         tally: counts what is read and what cannot be.
 
@@ -73,11 +69,6 @@ def read(unit: documents.Unit, form: str, first_id: int, tally: Tally) -> Iterat
     tally.add(passed_over)
 
 
-def form_of(path: str) -> str:
-    """A file's format by its name."""
-    return next((form for endings, form in _BY_NAME.items() if path.lower().endswith(endings)), "documents")
-
-
 def refuse_unknown(formats: dict[str, str]) -> None:
     """Hold formats of sources against those that there are.
 
@@ -87,7 +78,7 @@ def refuse_unknown(formats: dict[str, str]) -> None:
     for source, form in formats.items():
         if form not in FORMATS:
             raise UserError(
-                f"got corpus.formats[{source!r}]={form!r}; allowed: {', '.join(FORMATS)}, or no entry where files' names tell; "
+                f"got corpus.formats[{source!r}]={form!r}; allowed: {', '.join(FORMATS)}, or no entry where files tell it; "
                 "change corpus.formats"
             )
 
@@ -97,7 +88,8 @@ def _of_piece(root: str, piece: documents.Piece, form: str, tally: Tally) -> Ite
     if piece.skipped:
         tally.drop(piece.skipped, path, "")
         return
-    module = importlib.import_module(f"teleflm_jax.corpus.read.{form or form_of(piece.path)}")
+    kind = {"arc": "warc"}.get(piece.kind, piece.kind)
+    module = importlib.import_module(f"teleflm_jax.corpus.read.{form or (kind if kind in FORMATS else 'documents')}")
     try:
         # a name may be no text; what is told of it is
         yield from module.read(os.path.join(root, piece.path), dataclasses.replace(piece, path=path), tally)

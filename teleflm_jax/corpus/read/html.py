@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 
-from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.read import LONGEST, Found, form_of
+from teleflm_jax.corpus import documents, streams
+from teleflm_jax.corpus.read import LONGEST, Found
 from teleflm_jax.corpus.tally import Tally
 
 
 def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
     """Yield the file's page."""
-    if form_of(piece.path) != "html":
-        tally.drop("not HTML by its name", piece.path, "")
+    if piece.kind != "html":
+        tally.drop("not HTML", piece.path, "", piece.num_bytes)
         return
-    with open(path, "rb") as file:
-        yield Found("html", piece.path, file.read(LONGEST + 1))
+    content = streams.whole(path, piece.compression, LONGEST)
+    if isinstance(content, streams.Gap):
+        tally.drop(content.reason, piece.path, "", content.size)
+    else:
+        yield Found("html", piece.path, content)

@@ -8,21 +8,22 @@ the posts' numbers are in memory, and one document.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import re
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 from xml.parsers import expat
 
 from resiliparse.extract.html2text import extract_plain_text
 
-from teleflm_jax.corpus import documents
+from teleflm_jax.corpus import documents, streams
 from teleflm_jax.corpus.extract import objection
-from teleflm_jax.corpus.read import LONGEST, Found
+from teleflm_jax.corpus.read import Found, xml
 from teleflm_jax.corpus.tally import Tally
 
 ANSWERS = 5
@@ -31,11 +32,11 @@ BUCKET_BYTES = 64 << 20
 """Of the dump, that one temporary file takes."""
 HELD_BYTES = 32 << 20
 """Of posts in memory before they are written; opening a file for each post would take longer than writing it."""
-CHUNK = 1 << 18
-MAX_DEPTH = 16
-"""Of elements; a dump has two."""
-DAMAGED = "truncated or damaged file"
-_NAME = re.compile(r"(?:.*[._-])?posts\.xml$", re.IGNORECASE | re.DOTALL)
+BATCH_BYTES = 1 << 16
+"""Of rows that are parsed together."""
+UNPACKED = 6
+"""Bytes that one of a compressed dump stands for, about."""
+_NAME = re.compile(r"(?:.*[._-])?posts\.xml(?:\.(?:gz|zst|zstd|bz2|xz|lz4))?$", re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(r"-?[0-9]{1,18}$")
 _QUESTION, _ANSWER = "1", "2"
 _HEADER = struct.Struct("<?qqqqI")
@@ -72,9 +73,9 @@ def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
         tally.drop("no Posts.xml by its name", piece.path, "")
         return
     with tempfile.TemporaryDirectory(prefix="stackexchange-") as folder:
-        buckets = -(-max(1, os.path.getsize(path)) // BUCKET_BYTES)
-        with open(path, "rb") as stream:
-            _spread(stream, pathlib.Path(folder), buckets, piece.path, tally)
+        size = os.path.getsize(path) * (UNPACKED if piece.compression else 1)
+        buckets = -(-max(1, size) // BUCKET_BYTES)
+        _spread(_rows(path, piece, tally), pathlib.Path(folder), buckets, piece.path, tally)
         for number in range(buckets):
             bucket = _bucket(pathlib.Path(folder), number)
             if bucket.exists():
@@ -92,10 +93,10 @@ def _bucket(folder: pathlib.Path, number: int) -> pathlib.Path:
     return folder / f"{number:06d}"
 
 
-def _spread(stream: BinaryIO, folder: pathlib.Path, buckets: int, path: str, tally: Tally) -> None:
+def _spread(rows: Iterator[dict[str, str]], folder: pathlib.Path, buckets: int, path: str, tally: Tally) -> None:
     held: dict[int, bytearray] = {}
     size = 0
-    for attributes in _rows(stream, path, tally):
+    for attributes in rows:
         post = _post(attributes, path, tally)
         if post is None:
             continue
@@ -117,70 +118,38 @@ def _write(folder: pathlib.Path, held: dict[int, bytearray]) -> None:
     held.clear()
 
 
-def _rows(stream: BinaryIO, path: str, tally: Tally) -> Iterator[dict[str, str]]:
-    rows: list[dict[str, str]] = []
-    parser = _parser(rows)
-    try:
-        for chunk in _whole_elements(stream, lambda size: tally.drop(f"longer than {LONGEST >> 20} MiB", path, "", size)):
-            parser.Parse(chunk, False)
-            yield from rows
-            rows.clear()
-        parser.Parse(b"", True)
-    except (expat.ExpatError, ValueError):
+def _rows(path: str, piece: documents.Piece, tally: Tally) -> Iterator[dict[str, str]]:
+    elements = xml.elements(streams.chunks(path, piece.compression), "row", piece.path, tally)
+    parse = functools.partial(_attributes, encoding=xml.encoding_of(next(elements)))
+    for batch in _batches(elements):
+        # a parser for each would take as long as the parsing
+        try:
+            rows = parse(b"<posts>%s</posts>" % b"".join(batch))[1:]
+        except (expat.ExpatError, ValueError, LookupError):
+            rows = []
+        if len(rows) != len(batch):
+            rows = [found[0] for row in batch if (found := xml.parsed(row, parse, piece.path, tally))]
         yield from rows
-        tally.drop(DAMAGED, path, "")
 
 
-def _whole_elements(stream: BinaryIO, too_long: Callable[[int], None]) -> Iterator[bytearray]:
-    """Yield the file in pieces that end before a `<`, which XML allows in no attribute; an element that is too long is left out.
-
-    The parser would hold it all: a row's text is an attribute.
-    """
-    held, passed_over = bytearray(), 0
-    while chunk := stream.read(CHUNK):
-        if passed_over:
-            start = chunk.find(b"<")
-            passed_over += len(chunk) if start < 0 else start
-            if start < 0:
-                continue
-            too_long(passed_over)
-            chunk, passed_over = chunk[start:], 0
-        last = chunk.rfind(b"<")
-        if last >= 0:
-            held += chunk[:last]
-            if held:
-                yield held
-            held = bytearray(chunk[last:])
-        elif len(held) > LONGEST:
-            held, passed_over = bytearray(), len(held) + len(chunk)
-        else:
-            held += chunk
-    if passed_over:
-        too_long(passed_over)
+def _batches(elements: Iterator[bytes]) -> Iterator[list[bytes]]:
+    held, size = [], 0
+    for element in elements:
+        held.append(element)
+        size += len(element)
+        if size >= BATCH_BYTES:
+            yield held
+            held, size = [], 0
     yield held
 
 
-def _parser(rows: list[dict[str, str]]) -> expat.XMLParserType:
-    parser = expat.ParserCreate()
-    depth = 0
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError("elements inside one another")
-        if name == "row":
-            rows.append(attributes)
-
-    def end(_: str) -> None:
-        nonlocal depth
-        depth -= 1
-
-    def refuse(*_) -> None:
-        raise ValueError("an entity of the file's own, which could unfold without bound")
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = start, end, refuse
-    return parser
+def _attributes(elements: bytes, encoding: str | None) -> list[dict[str, str]]:
+    """Parse elements inside one another, or one after another in one; return their attributes."""
+    found: list[dict[str, str]] = []
+    parser = expat.ParserCreate(encoding)
+    parser.StartElementHandler = lambda _, attributes: found.append(attributes)
+    parser.Parse(elements, True)
+    return found
 
 
 def _post(attributes: dict[str, str], path: str, tally: Tally) -> Post | None:

@@ -1,19 +1,22 @@
-"""Web crawls: WARC files of responses and WET files of text, plain or compressed by gzip, zstd or LZ4.
+"""Web crawls: WARC and ARC files of responses and WET files of text, plain or compressed.
 
 Source: ISO 28500; Common Crawl's files.
 """
 
 import io
+import os
 from collections.abc import Iterator
 
 from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.read import LONGEST, Found
+from teleflm_jax.corpus import documents, streams
+from teleflm_jax.corpus.read import LONGEST, Found, records
 from teleflm_jax.corpus.tally import Tally
 
 HTML = ("text/html", "application/xhtml+xml")
+ROOM = 1 << 20
+"""Bytes of a record besides its page."""
 MAX_CODINGS = 4
 """Encodings of a body inside one another."""
 WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
@@ -21,22 +24,37 @@ WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conv
 
 def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
     """Yield pages that a server answered with, and texts of WET records."""
-    records = iter(ArchiveIterator(path, record_types=WANTED, parse_http=False, fsspec_args=False))
-    while True:
+    size = None if piece.compression else os.path.getsize(path)
+    form = records.ARC if piece.kind == "arc" else records.WARC
+    for one in records.records(streams.chunks(path, piece.compression), form, LONGEST + ROOM, size):
+        if isinstance(one, streams.Gap):
+            tally.drop(one.reason, piece.path, "", one.size)
+            continue
+        place = f"{piece.path}@{one.offset}"
         try:
-            record = next(records, None)
-            found = _page(record, piece.path, tally) if record else None
+            data = _as_warc(one.data) if piece.kind == "arc" else one.data
+            record = next(iter(ArchiveIterator(io.BytesIO(data), record_types=WANTED, parse_http=False)), None)
+            found = _page(record, place, tally) if record else None
         except OSError:
-            tally.drop("truncated or damaged file", piece.path, "")
-            return
-        if record is None:
-            return
+            tally.drop(streams.DAMAGED, place, "", len(one.data))
+            continue
         if found:
             yield found
 
 
-def _page(record: WarcRecord, path: str, tally: Tally) -> Found | None:
-    address = record.headers.get("WARC-Target-URI", f"{path}@{record.stream_pos}")
+def _as_warc(record: bytes) -> bytes:
+    """Write an ARC record as one of WARC; what no web server answered, such as names' addresses, as one that is not wanted."""
+    line, _, content = record.partition(b"\n")
+    address, _, date, *_ = line.split(b" ")
+    moment = b"%s-%s-%sT%s:%s:%sZ" % (date[:4], date[4:6], date[6:8], *(date[i : i + 2] or b"00" for i in (8, 10, 12)))
+    kind = b"response" if content.startswith(b"HTTP/") else b"metadata"
+    length = int(line.split(b" ")[-1])
+    headers = b"WARC-Type: %s\r\nWARC-Target-URI: %s\r\nWARC-Date: %s\r\n" % (kind, address, moment)
+    return b"WARC/1.0\r\n%sContent-Type: application/http; msgtype=response\r\nContent-Length: %d\r\n\r\n%s" % (headers, length, content)
+
+
+def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:
+    address = record.headers.get("WARC-Target-URI", place)
     date = record.headers.get("WARC-Date", "")
     try:
         record.parse_http()  # the archive's own reader can do it, as it can decode bodies, but goes no further after one that is damaged

@@ -3,9 +3,9 @@
 Source: report, section 2: 22 languages, "to remove reference and subsequent content". The wikitext is parsed by mwparserfromhell.
 """
 
-import bz2
 import collections
-import gzip
+import functools
+import html
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -16,11 +16,10 @@ from mwparserfromhell.nodes import Node, Tag, Template, Wikilink
 from mwparserfromhell.smart_list import SmartList
 from mwparserfromhell.wikicode import Wikicode
 
-from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.read import LONGEST, Found
+from teleflm_jax.corpus import documents, streams
+from teleflm_jax.corpus.read import LONGEST, Found, xml
 from teleflm_jax.corpus.tally import Tally
 
-CHUNK = 1 << 18
 MAX_NESTING = 40
 """Of templates, links and tables in one article; deeper ones are not written by people, and parsing them takes long."""
 MAX_UNCLOSED = 300
@@ -59,36 +58,70 @@ _DROPPED_TAGS = ("ref", "gallery", "table", "timeline", "math", "score", "imagem
 _HEADING = re.compile(r"^=.*=[ \t]*$", re.MULTILINE)
 _LEFT_OVER = re.compile(r"^[ \t]*(?:[|!{}].*|__[A-Z]+__)[ \t]*$", re.MULTILINE)
 _MEDIA = frozenset(("file", "image", "category", "media"))
+_LANGUAGE = re.compile(r"<mediawiki\b[^>]{0,2000}\sxml:lang\s*=\s*[\"']([A-Za-z]+)")
+_NAMESPACE = re.compile(r"<namespace\b[^>]{0,200}\skey\s*=\s*[\"'](-?\d{1,4})[\"'][^>]{0,200}>([^<]{0,200})<")
+_TOO_NESTED = "article too long or too nested"
 _LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?$")
 
 
 def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
     """Yield articles as text."""
-    opener = {"bz2": bz2.open, ".gz": gzip.open}.get(path[-3:], open)
-    with opener(path, "rb") as stream:
-        pages = _Pages()
-        try:
-            while chunk := stream.read(CHUNK):
-                pages.feed(chunk)
-                yield from _articles(pages, piece.path, tally)
-            pages.feed(b"", is_last=True)
-        except (expat.ExpatError, EOFError, OSError, ValueError):
-            yield from _articles(pages, piece.path, tally)
-            tally.drop("truncated or damaged file", piece.path, "")
-
-
-def _articles(pages: "_Pages", path: str, tally: Tally) -> Iterator[Found]:
-    for page in pages.take():
-        origin = f"{path}#{page['id']} {page['title']}"
+    elements = xml.elements(streams.chunks(path, piece.compression), "page", piece.path, tally, _TOO_NESTED)
+    head = next(elements)
+    language, media = _site(head)
+    parse = functools.partial(_page, encoding=xml.encoding_of(head))
+    for element in elements:
+        page = xml.parsed(element, parse, piece.path, tally)
+        if page is None:
+            continue
+        origin = f"{piece.path}#{page['id']} {page['title']}"
         if page["ns"] != "0":
             tally.drop("no article", origin, "")
         elif page["redirect"]:
             tally.drop("redirect", origin, "")
-        elif page["cut"] or _too_nested(page["text"]):
-            tally.drop("article too long or too nested", origin, "")
+        elif len(page["text"]) > LONGEST or _too_nested(page["text"]):
+            tally.drop(_TOO_NESTED, origin, "")
         else:
-            body = plain(page["text"], pages.language, frozenset(pages.media))
+            body = plain(page["text"], language, media)
             yield Found("text", origin, f"{page['title']}\n\n{body}".encode() if body else b"", date=page["timestamp"], charset="utf-8")
+
+
+def _site(head: bytes) -> tuple[str, frozenset[str]]:
+    """Return a dump's language, and its namespaces of links that stand for a picture or a category."""
+    text = head[: xml.ROOM].decode("utf-8", "replace")
+    language = _LANGUAGE.search(text)
+    named = (html.unescape(name).strip().lower() for key, name in _NAMESPACE.findall(text) if key in ("6", "14"))
+    return language[1] if language else "", _MEDIA.union(named)
+
+
+def _page(element: bytes, encoding: str | None) -> dict:
+    """Parse a page.
+
+    Raises:
+        ExpatError, ValueError: it is damaged.
+    """
+    parts: dict[str, list[str]] = {name: [] for name in ("title", "ns", "id", "timestamp", "text")}
+    depth, field, is_redirect = 0, "", False
+
+    def start(name: str, _: dict) -> None:
+        nonlocal depth, field, is_redirect
+        depth += 1
+        if depth > xml.MAX_DEPTH:
+            raise ValueError("elements inside one another")
+        is_redirect = is_redirect or name == "redirect"
+        # the page's own id comes first, before those of its revision and author
+        field = name if name in ("title", "ns", "timestamp", "text") or (name == "id" and not parts["id"]) else ""
+
+    def end(_: str) -> None:
+        nonlocal depth, field
+        depth, field = depth - 1, ""
+
+    parser = expat.ParserCreate(encoding)
+    parser.buffer_text, parser.buffer_size = True, 1 << 16
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = lambda data: parts[field].append(data) if field else None
+    parser.Parse(element, True)
+    return {"redirect": is_redirect} | {name: "".join(found) for name, found in parts.items()}
 
 
 def plain(wikitext: str, language: str, media: frozenset[str] = _MEDIA) -> str:
@@ -158,76 +191,3 @@ def _too_nested(text: str) -> bool:
         elif not mark[0].endswith("/>") and not (mark[3] and name in _NEVER_CLOSED):
             unclosed[name] += 1
     return unclosed.total() > MAX_UNCLOSED
-
-
-class _Pages:
-    """Takes XML in pieces and gives pages; entities that a file defines itself end it, so that none can unfold without bound."""
-
-    def __init__(self):
-        self.language = ""
-        self.media = set(_MEDIA)
-        self._space = False
-        self._done: list[dict] = []
-        self._page: dict | None = None
-        self._field = ""
-        self._parser = expat.ParserCreate()
-        self._parser.buffer_text = True
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._parser.CharacterDataHandler = self._characters
-        self._parser.EntityDeclHandler = self._refuse
-
-    def feed(self, chunk: bytes, is_last: bool = False) -> None:
-        self._parser.Parse(chunk, is_last)
-
-    def take(self) -> list[dict]:
-        done, self._done = self._done, []
-        return done
-
-    def _start(self, name: str, attributes: dict) -> None:
-        if name == "mediawiki":
-            self.language = attributes.get("xml:lang", "").partition("-")[0]
-        elif name == "namespace":
-            self._space = attributes.get("key") in ("6", "14")
-        elif name == "page":
-            self._page = {
-                "title": "",
-                "ns": "",
-                "id": "",
-                "timestamp": "",
-                "text": "",
-                "redirect": False,
-                "cut": False,
-                "size": 0,
-                "parts": [],
-            }
-        elif self._page is not None:
-            if name == "redirect":
-                self._page["redirect"] = True
-            # the page's own id comes first, before those of its revision and author
-            self._field = name if name in ("title", "ns", "timestamp", "text") or (name == "id" and not self._page["id"]) else ""
-
-    def _end(self, name: str) -> None:
-        self._field, self._space = "", False
-        if name == "page" and self._page is not None:
-            self._page["text"] = "".join(self._page.pop("parts"))
-            self._done.append(self._page)
-            self._page = None
-
-    def _characters(self, data: str) -> None:
-        page = self._page
-        if self._space:
-            self.media.add(data.strip().lower())
-        if page is None or not self._field:
-            return
-        if page["size"] > LONGEST:
-            page["cut"] = True
-        elif self._field == "text":
-            page["parts"].append(data)
-            page["size"] += len(data)
-        else:
-            page[self._field] += data
-            page["size"] += len(data)
-
-    def _refuse(self, *_) -> None:
-        raise ValueError("an entity of the file's own")

@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import json
+import lzma
 import os
 
 import pyarrow as pa
@@ -8,7 +10,8 @@ import pytest
 import zstandard
 
 from teleflm_jax.corpus import documents, read, rows
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus.streams import DAMAGED
+from teleflm_jax.corpus.tally import Amount, Tally
 from teleflm_jax.errors import UserError
 
 
@@ -32,7 +35,7 @@ def test_every_format_of_documents_is_read(gather, tmp_path):
 
 
 def test_malformed_documents_are_counted_by_reason(gather):
-    malformed = b'{"text": 7}\n[1]\n{"title": "a"}\n{\n{"text": "\xff"}\n{"text": " "}\n{"text": "a\\ud800"}\n'
+    malformed = b'{"text": 7}\n[1]\n{"title": "a"}\n{\n{"text": "\xff"}\n{"text": " "}\n'
     found, reasons = gather({"a.jsonl": lines(["one"]) + malformed + lines(["two"]), "b.txt": "ü".encode("latin-1"), "c.bin": b"\0\1"})
     assert texts(found) == ["one", "two"]
     assert reasons == {
@@ -42,7 +45,6 @@ def test_malformed_documents_are_counted_by_reason(gather):
         "not JSON": 1,
         "not UTF-8": 2,
         "empty": 1,
-        "lone surrogate": 1,
         "binary": 1,
     }
 
@@ -103,10 +105,50 @@ def test_a_file_that_is_named_in_no_text_is_read(gather):
     name = os.fsdecode(b"a\xff.txt")
     found, reasons = gather({name: b"words", name + ".gz": b"\0"})
     assert [(row["origin"], row["family"], row["content"]) for row in found] == [("a\ufffd.txt#0", "a\ufffd.txt", b"words")]
-    assert reasons == {"binary": 1}
+    assert reasons == {DAMAGED: 1}
 
 
 def test_an_unknown_format_is_refused_with_those_that_there_are():
     read.refuse_unknown(dict.fromkeys("abc", "latex"))
     with pytest.raises(UserError, match=r"corpus\.formats\['mine'\]='pdf'.*stackexchange.*change corpus\.formats"):
         read.refuse_unknown({"mine": "pdf"})
+
+
+def test_files_tell_what_they_are_without_a_format(gather):
+    page = b'<mediawiki xml:lang="en"><page><title>T</title><ns>0</ns><id>1</id><revision><text>words</text></revision></page></mediawiki>'
+    posts = b'<posts><row Id="1" PostTypeId="1" Body="Q"/><row Id="2" PostTypeId="2" ParentId="1" Score="1" Body="A"/></posts>'
+    record = b"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nwet\r\n\r\n"
+    files = {
+        "a.json.gz": gzip.compress(lines(["C4"])),
+        "b.json.zst": zstandard.compress(lines(["Dolma"])),
+        "c.NDJSON": lines(["rows"]),
+        "d": gzip.compress(record),
+        "e/Posts.xml": posts,
+        "f.xml.bz2": bz2.compress(page),
+        "g.php": b"<!doctype html><p>page",
+        "h.txt.xz": lzma.compress(b"plain"),
+        "i.html.gz": gzip.compress(b"<p>packed"),
+        "j.html.gz": gzip.compress(b"<p>torn")[:-9],
+    }
+    found, reasons = gather(files)
+    assert [(row["kind"], row["content"]) for row in found] == [
+        ("text", b"C4"),
+        ("text", b"Dolma"),
+        ("text", b"rows"),
+        ("text", b"wet"),
+        ("text", b"Q: Q\n\nA: A"),
+        ("text", b"T\n\nwords"),
+        ("html", b"<!doctype html><p>page"),
+        ("text", b"plain"),
+        ("html", b"<p>packed"),
+    ]
+    assert reasons == {DAMAGED: 1}
+
+
+def test_what_cannot_be_read_is_counted_in_bytes(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"torn\n" + lines(["one"]))
+    (tmp_path / "b.7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\0")
+    tally = Tally()
+    list(read.read(documents.units(str(tmp_path), 1 << 20)[0], "", 0, tally))
+    assert tally.dropped == {"not JSON": Amount(1, 5), "binary": Amount(1, 8)} and tally.into == Amount(3, 3 + 13)
+    assert [one["origin"] for one in tally.samples["not JSON"]] == ["a.jsonl"]

@@ -6,7 +6,7 @@ def test_pages_are_taken_and_other_files_are_counted(gather):
     found, reasons = gather(pages | {"e.css": b"p {}", "f.png": b"\x89PNG\0"}, "html")
     assert {row["origin"]: row["content"] for row in found} == pages
     assert {row["kind"] for row in found} == {"html"} and {row["charset"] for row in found} == {""}
-    assert reasons == {"not HTML by its name": 2}
+    assert reasons == {"not HTML": 2}
 
 
 def test_bytes_stay_as_they_are_whatever_their_character_set(gather):

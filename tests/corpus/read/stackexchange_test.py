@@ -1,3 +1,5 @@
+import bz2
+import gzip
 import random
 import time
 import tracemalloc
@@ -5,9 +7,9 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 
-from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.read import stackexchange
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus import documents, streams
+from teleflm_jax.corpus.read import stackexchange, xml
+from teleflm_jax.corpus.tally import Amount, Tally
 
 DAMAGED = "truncated or damaged file"
 
@@ -107,7 +109,8 @@ def test_documents_do_not_depend_on_how_posts_are_spread(gather, monkeypatch):
     monkeypatch.setattr(stackexchange, "BUCKET_BYTES", len(data) // 7)
     for held, chunk in ((1, 1 << 18), (1 << 20, 50), (5000, 777)):
         monkeypatch.setattr(stackexchange, "HELD_BYTES", held)
-        monkeypatch.setattr(stackexchange, "CHUNK", chunk)
+        monkeypatch.setattr(streams, "CHUNK", chunk)
+        monkeypatch.setattr(xml, "CHUNK", chunk)
         spread, _ = gather({"Posts.xml": data}, "stackexchange")
         numbers = [int(one["origin"].partition("#")[2]) for one in spread]
         assert numbers == sorted(numbers, key=lambda number: (number % 8, number))
@@ -154,7 +157,6 @@ def test_a_truncated_dump_gives_what_it_holds_and_is_counted(gather):
         b"\xff\xfe\0\0",
         b"<posts>" + b"<a>" * 200_000,
         b'<posts><row Id="1" Id="2"/></posts>',
-        b'<posts><row Id="&#xD800;"/></posts>',
         '<posts><row Body="Grüße"/></posts>'.encode("latin-1"),
         b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><posts><row Id="1" Body="&x;"/></posts>',
         (
@@ -197,3 +199,78 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     finally:
         tracemalloc.stop()
     assert count == 2499 and peak < (tmp_path / "Posts.xml").stat().st_size // 3
+
+
+def pairs(count):
+    """Rows of questions 1, 3, …, each followed by its answer."""
+    return [one for i in range(1, 2 * count, 2) for one in (question(i, body=f"<p>question {i}</p>"), answer(i + 1, i))]
+
+
+def numbers(found):
+    return [int(one["origin"].partition("#")[2]) for one in found]
+
+
+DAMAGE = {
+    "an entity that nobody defined": lambda row: row.replace(b"question 7", b"question &nbsp; 7"),
+    "bytes that are no UTF-8": lambda row: row.replace(b"question 7", b"question \xe9 7"),
+    "a raw sign": lambda row: row.replace(b"&lt;p&gt;", b"<p>"),
+    "a torn row": lambda row: row[:60] + b"\n",
+    "a quotation mark too few": lambda row: row.replace(b' Title="', b" Title="),
+    "a quotation mark too many": lambda row: row.replace(b' Title="', b' Title=""'),
+    "an end that is missing": lambda row: row.replace(b"/>", b">"),
+    "an attribute given twice": lambda row: row.replace(b" Score=", b' Id="5" Score='),
+    "a bare ampersand": lambda row: row.replace(b"question 7", b"question & 7"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_row_costs_itself(gather, damage):
+    rows = [one.encode() for one in pairs(22)]
+    assert b"question 7" in rows[6]
+    rows[6] = DAMAGE[damage](rows[6])
+    found, reasons = gather({"Posts.xml": b"<posts>\n" + b"".join(rows) + b"</posts>"}, "stackexchange")
+    assert numbers(found) == [i for i in range(1, 44, 2) if i != 7] and reasons == {DAMAGED: 1, "answer without a question": 1}
+
+
+def test_what_a_damaged_row_was_long_is_counted(tmp_path):
+    rows = [one.encode() for one in pairs(3)]
+    rows[2] = rows[2].replace(b"question 3", b"question & 3").strip()
+    (tmp_path / "Posts.xml").write_bytes(b"<posts>\n" + b"".join(rows) + b"</posts>")
+    tally = Tally()
+    list(stackexchange.read(str(tmp_path / "Posts.xml"), documents.Piece("Posts.xml", 0, None, 1), tally))
+    assert tally.dropped[DAMAGED] == Amount(1, len(rows[2]))
+
+
+@pytest.mark.parametrize("mark", ["&#x0E;", "&#14;", "&#0;", "&#xD800;", "&#xFFFF;", "&#x110000;", "\x0e", "\0", "\ufffe"])
+def test_characters_that_xml_forbids_cost_no_more_than_themselves(gather, tmp_path, mark):
+    rows = pairs(22)
+    rows[6] = rows[6].replace("question 7", f"que{mark}stion {mark}7&#x41;&#10;")
+    found, reasons = gather({"Posts.xml": dump(*rows)}, "stackexchange")
+    assert numbers(found) == list(range(1, 44, 2)) and not reasons
+    assert texts(found)[3] == "Q: Title\n\nquestion 7A\n\nA: answer 8"
+    tally = Tally()
+    list(stackexchange.read(str(tmp_path / "source" / "Posts.xml"), documents.Piece("Posts.xml", 0, None, 1), tally))
+    assert tally.changed == {xml.MENDED: Amount(2, 2 * len(mark.encode()))}
+
+
+def test_other_character_sets_that_a_dump_declares_are_read(gather):
+    rows = [question(1, body="<p>Größe</p>"), answer(2, 1)]
+    text = "<posts>" + "".join(rows) + "</posts>"
+    for name, data in {
+        "a": b'<?xml version="1.0" encoding="iso-8859-1"?>' + text.encode("latin-1"),
+        "b": b'<?xml version="1.0" encoding="utf-8"?>' + text.encode(),
+        "c": ('<?xml version="1.0" encoding="utf-16"?>' + text).encode("utf-16"),
+    }.items():
+        found, reasons = gather({f"{name}/Posts.xml": data}, "stackexchange")
+        assert texts(found) == ["Q: Title\n\nGröße\n\nA: answer 2"] * len(found) and not reasons
+
+
+def test_a_compressed_dump_is_read_and_told_by_its_content(gather):
+    members = [dump(*pairs(22))[i : i + 900] for i in range(0, len(dump(*pairs(22))), 900)]
+    for name, compress in {"a-Posts.xml.bz2": bz2.compress, "b-Posts.xml.gz": gzip.compress}.items():
+        packed = [bytearray(compress(member)) for member in members]
+        assert len(gather({name: b"".join(packed)})[0]) == 22
+        packed[4][-3] ^= 0x10
+        found, reasons = gather({name: b"".join(packed)})
+        assert 17 <= len(found) <= 21 and reasons[DAMAGED] == 1
+        gather({name: b"<posts></posts>"})

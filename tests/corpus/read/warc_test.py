@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import io
+import lzma
 import os
 import zlib
 
@@ -7,6 +9,11 @@ import pytest
 import zstandard
 from fastwarc.stream_io import GzipWriter, ZstdWriter
 from fastwarc.warc import WarcRecord, WarcRecordType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teleflm_jax.corpus import documents, read, streams
+from teleflm_jax.corpus.tally import Amount, Tally
 
 HTML = b"Content-Type: text/html; charset=iso-8859-1\r\n"
 PAGE = b"<html><body><p>A page about harbours.</p></body></html>"
@@ -187,3 +194,88 @@ def test_bytes_that_are_no_text_in_headers_do_no_harm(gather):
     )
     found, reasons = gather({"a.warc": data + response(status=b"abc OK")})
     assert contents(found) == [PAGE] * 3 and not reasons
+
+
+def counted(tmp_path, name, data):
+    """Contents, and what was dropped with its bytes."""
+    (tmp_path / name).write_bytes(data)
+    tally = Tally()
+    (unit,) = documents.units(str(tmp_path / name), 1 << 30)
+    return [content for batch in read.read(unit, "", 0, tally) for content in batch["content"].to_pylist()], tally.dropped
+
+
+def numbered(count):
+    return [response(b"<p>page %d %s</p>" % (i, b"words " * 50), uri=f"http://a.example/{i}") for i in range(count)]
+
+
+PAGES = [b"<p>page %d %s</p>" % (i, b"words " * 50) for i in range(12)]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.ZstdCompressor(write_checksum=True).compress])
+@pytest.mark.parametrize("at", [0, 20, "middle", -3])
+def test_a_flipped_bit_in_a_member_costs_its_page(tmp_path, compress, at):
+    members = [bytearray(compress(one)) for one in numbered(12)]
+    members[2][len(members[2]) // 2 if at == "middle" else at] ^= 0x10
+    found, dropped = counted(tmp_path, "a.warc.gz" if compress is gzip.compress else "a.warc.zst", b"".join(members))
+    assert found == PAGES[:2] + PAGES[3:] and dropped == {DAMAGED: Amount(1, len(members[2]))}
+
+
+@pytest.mark.parametrize("length", [b"1", b"200", b"99999", b"9999999999", b"-3", b"x", b""])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_wrong_length_costs_its_record(tmp_path, compress, length):
+    records = numbered(12)
+    true = b"Content-Length: %d" % (len(records[4]) - records[4].index(b"\r\n\r\n") - 8)
+    assert true in records[4]
+    records[4] = records[4].replace(true, b"Content-Length: " + length)
+    found, dropped = counted(tmp_path, "a.warc", b"".join(map(compress, records)))
+    assert found == PAGES[:4] + PAGES[5:] and dropped.keys() == {DAMAGED} and dropped[DAMAGED].documents == 1
+    assert dropped[DAMAGED].bytes == len(records[4])
+
+
+def test_bytes_between_records_and_a_torn_record_are_counted(tmp_path):
+    records = numbered(12)
+    torn = records[5][:200]
+    found, dropped = counted(tmp_path, "a.warc", b"".join([*records[:2], b"garbage\r\n", *records[2:5], torn, b"\r\n", *records[6:]]))
+    assert found == PAGES[:5] + PAGES[6:] and dropped == {DAMAGED: Amount(2, 9 + 202)}
+
+
+def test_a_file_is_told_by_its_content(tmp_path):
+    for name, compress in (("crawl.dat", bytes), ("crawl", gzip.compress), ("a.txt", bz2.compress), ("b.warc.xz", lzma.compress)):
+        assert counted(tmp_path, name, b"".join(map(compress, numbered(3)))) == (PAGES[:3], {})
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5000), st.integers(0, 3), st.sampled_from([bytes, gzip.compress]))
+def test_records_do_not_depend_on_how_much_is_read_at_a_time(tmp_path_factory, size, blanks, compress):
+    data = b"".join(compress(one + b"\r\n" * blanks) for one in numbered(12))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streams, "CHUNK", size)
+        assert counted(tmp_path_factory.mktemp("warc"), "a.warc", data) == (PAGES, {})
+
+
+def arc(pages, lie=None):
+    head = b"filedesc://a.arc 0.0.0.0 20080102030405 text/plain 76\n1 0 Org\nURL IP-address Archive-date Content-type Archive-length\n"
+    records = [head.replace(b" 76\n", b" %d\n" % (len(head) - head.index(b"\n") - 1)) + b"\n"]
+    records.append(b"dns:a.example 1.2.3.4 20080102030405 text/dns 5\nwords\n")
+    for i, page in enumerate(pages):
+        content = b"HTTP/1.1 200 OK\r\n" + HTML + b"\r\n" + page
+        size = len(content) if i != lie else 99_999
+        records.append(b"http://a.example/%d 1.2.3.4 20080102030405 text/html %d\n" % (i, size) + content + b"\n")
+    return records
+
+
+def test_arc_files_give_pages(gather):
+    for name, compress in (("a.arc", bytes), ("b.arc.gz", gzip.compress), ("c", gzip.compress)):
+        found, reasons = gather({name: b"".join(map(compress, arc(PAGES)))})
+        assert contents(found[-12:]) == PAGES and not reasons
+        assert (found[-1]["origin"], found[-1]["date"], found[-1]["charset"]) == (
+            "http://a.example/11",
+            "2008-01-02T03:04:05Z",
+            "iso-8859-1",
+        )
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_wrong_length_in_an_arc_file_costs_its_record(tmp_path, compress):
+    found, dropped = counted(tmp_path, "a.arc", b"".join(map(compress, arc(PAGES, lie=3))))
+    assert found == PAGES[:3] + PAGES[4:] and dropped.keys() == {DAMAGED} and dropped[DAMAGED].documents == 1

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleflm_jax.corpus.read import wikipedia
+from teleflm_jax.corpus import documents, streams
+from teleflm_jax.corpus.read import wikipedia, xml
+from teleflm_jax.corpus.tally import Amount, Tally
 
 HEAD = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="{}"><siteinfo><namespaces>{}</namespaces></siteinfo>'
 DAMAGED = "truncated or damaged file"
@@ -184,3 +186,66 @@ def test_headings_have_as_many_marks_as_both_sides_share():
 )
 def test_any_wikitext_becomes_some_text(bits):
     assert isinstance(wikipedia.plain("".join(bits), "en"), str)
+
+
+DAMAGE = {
+    "an entity that nobody defined": lambda page: page.replace("words 3", "words &nope; 3"),
+    "a bare ampersand": lambda page: page.replace("words 3", "words & 3"),
+    "a tag that does not end": lambda page: page.replace("</timestamp>", ""),
+    "an end without a beginning": lambda page: page.replace("<timestamp>", ""),
+    "a raw sign": lambda page: page.replace("words 3", "words < 3"),
+    "a torn page": lambda page: page[:150],
+    "an end that is missing": lambda page: page.replace("</page>", ""),
+    "elements inside one another": lambda page: page.replace("<revision>", "<revision>" + "<a>" * 20 + "</a>" * 20),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_page_costs_itself(gather, damage):
+    pages = [page(f"words {i}", f"T{i}", i) for i in range(10)]
+    pages[3] = DAMAGE[damage](pages[3])
+    found, reasons = gather({"d.xml": dump(*pages)}, "wikipedia")
+    assert texts(found) == [f"T{i}\n\nwords {i}" for i in range(10) if i != 3] and reasons == {DAMAGED: 1}
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xe9t", b"\xed\xa0\x80"])
+def test_bytes_that_are_no_utf_8_cost_their_page(gather, bad):
+    data = dump(*(page(f"words {i}", f"T{i}", i) for i in range(10))).replace(b"words 3", b"words " + bad)
+    found, reasons = gather({"d.xml": data}, "wikipedia")
+    assert len(found) == 9 and reasons == {DAMAGED: 1}
+
+
+@pytest.mark.parametrize("mark", ["&#x0E;", "&#0;", "\x0e", "\0", "\uffff"])
+def test_characters_that_xml_forbids_cost_no_more_than_themselves(gather, mark):
+    pages = [page(f"words {i}", f"T{i}", i).replace("words 3", f"wo{mark}rds 3") for i in range(10)]
+    found, reasons = gather({"d.xml": dump(*pages)}, "wikipedia")
+    assert texts(found) == [f"T{i}\n\nwords {i}" for i in range(10)] and not reasons
+
+
+def test_a_damaged_stream_of_a_multistream_dump_costs_its_pages(gather):
+    packed_alone = [dump().removesuffix(b"</mediawiki>")]
+    packed_alone += ["".join(page(f"words {i}", f"T{i}", i) for i in range(n, n + 10)).encode() for n in range(0, 50, 10)]
+    packed = [bytearray(bz2.compress(stream)) for stream in [*packed_alone, b"</mediawiki>"]]
+    packed[2][len(packed[2]) // 2] ^= 0x10
+    found, reasons = gather({"d.xml.bz2": b"".join(packed)})
+    assert [int(row["origin"].split("#")[1].split()[0]) for row in found] == [*range(10), *range(20, 50)] and reasons == {DAMAGED: 1}
+    packed[0][8] ^= 0x10  # the language is not known then, and nothing else
+    found, reasons = gather({"d.xml.bz2": b"".join(packed)}, "wikipedia")
+    assert len(found) == 40 and reasons == {DAMAGED: 2}
+
+
+def test_damage_is_counted_in_bytes(tmp_path):
+    pages = [page(f"words {i}", f"T{i}", i) for i in range(4)]
+    pages[1] = pages[1].replace("words 1", "words & 1")
+    (tmp_path / "d.xml").write_bytes(dump(*pages) + b" " * 100)
+    tally = Tally()
+    assert len(list(wikipedia.read(str(tmp_path / "d.xml"), documents.Piece("d.xml", 0, None, 1), tally))) == 3
+    assert tally.dropped == {DAMAGED: Amount(1, len(pages[1]))}
+
+
+@pytest.mark.parametrize("size", [1, 5, 300])
+def test_pages_do_not_depend_on_how_much_is_read_at_a_time(gather, monkeypatch, size):
+    monkeypatch.setattr(streams, "CHUNK", size)
+    monkeypatch.setattr(xml, "CHUNK", size)
+    found, reasons = gather({"d.xml": dump(*(page(f"words {i}", f"T{i}", i) for i in range(10)))}, "wikipedia")
+    assert texts(found) == [f"T{i}\n\nwords {i}" for i in range(10)] and not reasons

@@ -1,0 +1,27 @@
+"""Links of Hugging Face's cache: the files of `models--OWNER--NAME/snapshots/REVISION` are links into `models--OWNER--NAME/blobs`.
+
+Links in data are otherwise not followed, since what they name outside of the folder is not the folder's. A repository's blobs are its own.
+"""
+
+import os
+import pathlib
+import re
+
+_REPOSITORY = re.compile(r"(?:models|datasets|spaces)--[^/]+")
+
+
+def blobs(folder: str | os.PathLike) -> pathlib.Path | None:
+    """Return the folder that the links of a snapshot, or of a folder in one, lead to; None for any other folder."""
+    real = pathlib.Path(os.path.realpath(folder))
+    for snapshots in real.parents:
+        repository = snapshots.parent
+        if snapshots.name == "snapshots" and _REPOSITORY.fullmatch(repository.name):
+            found = repository / "blobs"
+            return found if found.is_dir() and not found.is_symlink() else None
+    return None
+
+
+def is_blob(path: str | os.PathLike, blobs: pathlib.Path | None) -> bool:
+    """Say whether a path leads to a regular file in this folder of blobs."""
+    real = os.path.realpath(path)
+    return blobs is not None and os.path.dirname(real) == str(blobs) and os.path.isfile(real)

@@ -7,18 +7,16 @@ import io
 import os
 from collections.abc import Iterator
 
-from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from teleflm_jax.corpus import documents, streams
-from teleflm_jax.corpus.read import LONGEST, Found, records
+from teleflm_jax.corpus.read import LONGEST, Found, codings, records
 from teleflm_jax.corpus.tally import Tally
 
 HTML = ("text/html", "application/xhtml+xml")
 ROOM = 1 << 20
 """Bytes of a record besides its page."""
-MAX_CODINGS = 4
-"""Encodings of a body inside one another."""
+ENCODINGS = ("content-encoding", "transfer-encoding")
 WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 
 
@@ -80,27 +78,9 @@ def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:
         return None
     if record.is_http and len(content) <= LONGEST:
         try:
-            content = _decoded(content, record)
+            named = (value for name, value in record.http_headers.items() if name.lower() in ENCODINGS)
+            content = codings.decoded(content, named, LONGEST)
         except OSError:
             tally.drop("HTTP body that cannot be decoded", address, content)
             return None
     return Found("html" if kind.lower() in HTML else "text", address, content, date=date, charset=charset)
-
-
-def _decoded(content: bytes, record: WarcRecord) -> bytes:
-    """A body without its HTTP encodings."""
-    codings = [
-        coding.strip()
-        for name in ("Content-Encoding", "Transfer-Encoding")
-        for coding in record.http_headers.get(name, "").lower().split(",")
-    ]
-    known = [coding for coding in codings if coding in ("gzip", "x-gzip", "deflate", "br", "zstd", "chunked")]
-    if len(known) > MAX_CODINGS:
-        raise OSError("more encodings than anybody uses")
-    stream = io.BytesIO(content)
-    for coding in reversed(known):
-        if coding == "deflate":
-            stream = GzipReader(stream, zlib=True)
-        else:
-            stream = {"br": BrotliReader, "zstd": ZstdReader, "chunked": ChunkedReader}.get(coding, GzipReader)(stream)
-    return stream.read(LONGEST + 1)

@@ -1,5 +1,5 @@
 # make quickstart · corpus-demo · test · test-core · test-pythons · test-versions · test-slow · test-distributed · test-faults · test-corpus ·
-# test-plan-gpu · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
+# test-gguf · test-plan-gpu · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
 # test-versions in .venv-VERSION; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py co
 LONG := -o faulthandler_timeout=3600
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-plan-gpu lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu lint format bench bench-inference clean
 
 setup: $(VENV)/runtime
 setup-dev: $(VENV)/dev
@@ -25,7 +25,7 @@ $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	@touch $@
 
 # PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
-$(VENV)/dev: requirements-dev.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
+$(VENV)/dev: requirements-dev.txt requirements-gguf.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
@@ -70,6 +70,14 @@ test-faults: setup-dev
 
 test-corpus: setup-dev $(VENV)/corpus
 	$(BIN)/python -m pytest $(LONG) -q -m corpus $(or $(TESTS),tests/corpus)
+
+# Builds llama.cpp, which takes minutes.
+$(VENV)/llama-cpp: requirements-llama-cpp.txt $(VENV)/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-llama-cpp.txt
+	@touch $@
+
+test-gguf: $(VENV)/llama-cpp
+	$(BIN)/python -m pytest $(LONG) -q -m llama_cpp $(or $(TESTS),tests/huggingface)
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu

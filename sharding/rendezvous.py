@@ -6,11 +6,12 @@ the processes meet here first, on the coordinator's port, which is free again be
 
 import contextlib
 import re
-import resource
 import selectors
 import socket
 import time
 from collections.abc import Callable, Collection
+
+from teleflm_jax import open_files
 
 REPORT_SECONDS = 30.0
 """So often the wait is spoken of."""
@@ -55,8 +56,7 @@ def names(processes: Collection[int], most: int = 10) -> str:
 def _receive(port: int, count: int, seconds: float, say: Callable[[str], None]) -> str | None:
     """Process 0: take note of who comes, then send all of them on, or tell them who is missing."""
     began = time.monotonic()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each process holds a connection; the usual limit is 1,024 files
+    open_files.raise_limit()  # each process holds a connection
     with contextlib.ExitStack() as opened:
         listener = opened.enter_context(_listen(port, began + seconds))
         selector = opened.enter_context(selectors.DefaultSelector())

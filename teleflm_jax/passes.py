@@ -39,11 +39,11 @@ class _Ahead(NamedTuple):
 
 
 def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32") -> Callable:
-    """`(model, batch, check) -> (loss, gradient, copies)` on global arrays: mean loss in nats per weighted target, and its gradient.
+    """`(model, batch, check) -> (loss, gradient, copies, targets)` on global arrays: mean loss in nats per weighted target, its gradient.
 
     `copies`, uint32 of each device, are checksums of the weights that the step works with and that other groups hold as well; 0 where
-    `check` is false. Sums are divided by the targets of the whole update only at the end, so that any split into microbatches and groups
-    gives what one large batch gives.
+    `check` is false. Sums are divided by `targets`, the weights of the whole update, only at the end, so that any split into microbatches
+    and groups gives what one large batch gives. Without a target that counts, loss and gradient are 0.
 
     Args:
         layout: the mesh and its use; the model is in physical form, and so is the gradient.
@@ -54,7 +54,8 @@ def gradients(layout: Layout, microbatch_size: int, accumulation_dtype: str = "f
     def function(model: Transformer, batch: Batch, check: jax.Array | bool = False):
         specs = layout.specs(model)
         inner = lambda *arguments: _gradients(*arguments, layout, microbatch_size, accumulation_dtype)  # noqa: E731
-        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P()), out_specs=(P(), specs, P(mesh.AXES)), check_vma=False)
+        out = (P(), specs, P(mesh.AXES), P())
+        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P()), out_specs=out, check_vma=False)
         return mapped(model, batch, check)
 
     return function
@@ -200,8 +201,9 @@ def _gradients(model: Transformer, batch: Batch, check: jax.Array, layout: Layou
     if zero.gathers_layers(layout):
         totals = _with(totals, blocks=give(totals.blocks, ahead.sending, 0, None)[0])
     targets = jax.lax.psum(batch["weights"].sum(), "data")
-    gradient = jax.tree.map(lambda x: x / targets, zero.finish(layout, totals))
-    return jax.lax.psum(loss, ("data", "pipe")) / targets, gradient, _copies(layout, weights, check)
+    divisor = jnp.where(targets == 0, 1, targets)  # nothing divided by nothing is no fault of the numbers
+    gradient = jax.tree.map(lambda x: x / divisor, zero.finish(layout, totals))
+    return jax.lax.psum(loss, ("data", "pipe")) / divisor, gradient, _copies(layout, weights, check), targets
 
 
 def _copies(layout: Layout, weights: Transformer, check: jax.Array) -> jax.Array:

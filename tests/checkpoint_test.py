@@ -1,6 +1,9 @@
 import json
+import os
 import pathlib
+import re
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,8 @@ import numpy as np
 import pytest
 
 from teleflm_jax import checkpoint, checksum
+from teleflm_jax.checkpoint import paths
+from teleflm_jax.checkpoint.record import seal
 from teleflm_jax.cli import main as commands
 from teleflm_jax.errors import UserError
 
@@ -29,8 +34,10 @@ def arrays(seed: int = 0) -> dict:
 def save(folder: pathlib.Path, *steps: int, retention=KEEP, bpbs=()) -> None:
     with checkpoint.writer(folder, retention) as writer:
         for step, bpb in zip(steps, bpbs or [None] * len(steps), strict=True):
-            record = checkpoint.Record(counters={"updates": step, "tokens": 10 * step}, identity=IDENTITY, bpb=bpb)
+            record = checkpoint.Record(counters={"updates": step, "tokens": 10 * step}, identity=IDENTITY)
             writer.save(step, arrays(step), record, checksum.of_tree(arrays(step))[0])
+            if bpb is not None:
+                writer.measured(step, bpb)
 
 
 def shapes(tree=None) -> dict:
@@ -60,6 +67,77 @@ def test_a_layer_is_stored_apart_from_the_others(saved):
     for name, chunk in (("model/blocks/query", (1, 24, 24)), ("optimizer/mu/blocks/query", (1, 24, 24)), ("model/gain", (7,))):
         store = checkpoint.opened((saved / "6").resolve(), name, record.arrays[name]["is"])
         assert store.chunk_layout.read_chunk.shape == chunk
+
+
+STRANGE = {
+    "pattern": "lr=[0.1]",
+    "slice": "a[0:1]",
+    "negated": "[!a]",
+    "star": "a*",
+    "stars": "**",
+    "question": "a?",
+    "braces": "{x}",
+    "backslash": "a\\b",
+    "store": "gs:",
+    "space": " a b ",
+    "chinese": "运行-ü",
+    "percent": "100%41",
+    "hash": "a#b",
+    "pipe": "|zip:",
+    "newline": "a\nb",
+    "bytes": os.fsdecode(b"\xff\xfe"),
+    "long": "/".join(["y" * 200] * 19),
+}
+"""Names of folders that a library could take for something else than a name."""
+
+
+@pytest.mark.parametrize("name", STRANGE.values(), ids=STRANGE)
+def test_what_was_saved_comes_back_from_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / name / "checkpoints"
+    folder.parent.mkdir(parents=True)
+    save(folder, 3, 6)
+    assert checkpoint.steps(folder) == [3, 6]
+    found, _ = checkpoint.restore(folder, 6, shapes(), IDENTITY)
+    jax.tree.map(np.testing.assert_array_equal, found, arrays(6))
+    assert checkpoint.verify(folder, 3).counters == {"updates": 3, "tokens": 30}
+
+
+def test_a_folder_whose_name_is_a_pattern_takes_nothing_from_those_that_match_it(tmp_path):
+    for name in ("ab", "a*", "a?"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "checkpoints", len(name + "x" * (name == "ab")))
+    other = tmp_path / "ab/checkpoints/3/model"
+    shutil.copytree(other, tmp_path / "ab/checkpoints/4.orbax-checkpoint-tmp/model.orbax-checkpoint-tmp")  # a save that is under way
+    save(tmp_path / "a*/checkpoints", 4)
+    found, _ = checkpoint.restore(tmp_path / "a*/checkpoints", 4, shapes(), IDENTITY)
+    jax.tree.map(np.testing.assert_array_equal, found, arrays(4))
+
+
+def test_where_the_system_cannot_name_such_a_folder_it_is_refused_before_anything_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DESCRIPTORS", tmp_path / "none")
+    with pytest.raises(UserError, match=r"got .*lr=\[0\.1\].*; allowed on this system: .*; change --workdir"):
+        (tmp_path / "lr=[0.1]").mkdir()
+        save(tmp_path / "lr=[0.1]", 3)
+    assert list((tmp_path / "lr=[0.1]").iterdir()) == []
+
+
+def test_a_save_that_cannot_be_read_back_is_not_silent(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "MISREAD", re.compile("(?!)"))  # as if nobody had foreseen it: Orbax merges nothing and reports no error
+    (tmp_path / "lr=[0.1]").mkdir()
+    with pytest.raises(UserError, match=r"got the checkpoint of step 3 in .* cannot be read back \(.*\); allowed: .*change --workdir"):
+        save(tmp_path / "lr=[0.1]", 3)
+
+
+def test_what_a_probe_reads_is_missed_where_it_is_lost(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    for part in checkpoint.PARTS:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(saved, folder)
+        checkpoint.probe(folder, 6)
+        for data in (folder / "6" / part).rglob("d/*"):
+            data.write_bytes(bytes(data.stat().st_size))
+        with pytest.raises(ValueError):  # Damaged, or TensorStore's
+            checkpoint.probe(folder, 6)
 
 
 def damages(path: pathlib.Path):
@@ -158,10 +236,46 @@ def test_differences_are_all_found_and_ten_are_named(saved):
         checkpoint.restore(saved, 6, fewer, IDENTITY)
 
 
+def test_no_thread_with_its_files_outlives_a_save(tmp_path):
+    """A run saves thousands of times: each thread holds three files, and the usual limit is 1,024."""
+    record = checkpoint.Record(counters={"updates": 1}, identity=IDENTITY)
+    with checkpoint.writer(tmp_path / "c", checkpoint.Retention(last=1, every=0, best=0)) as writer:
+        for step in range(1, 4):
+            writer.save(step, arrays(), record, checksum.of_tree(arrays())[0])
+            assert sum("_run_loop" in thread.name for thread in threading.enumerate()) == 1
+        writer.wait()
+        assert not any("_run_loop" in thread.name for thread in threading.enumerate())
+
+
 def test_retention_keeps_the_last_the_best_and_the_multiples(tmp_path):
     bpbs = [5.0, 1.0, 4.0, None, 2.0, 3.0]
     save(tmp_path / "c", 10, 20, 30, 40, 50, 60, retention=checkpoint.Retention(last=1, every=30, best=2), bpbs=bpbs)
     assert checkpoint.steps(tmp_path / "c") == [20, 30, 50, 60]
+
+
+def test_a_figure_that_comes_after_the_last_save_decides_what_stays(tmp_path):
+    retention = checkpoint.Retention(last=1, every=0, best=1)
+    save(tmp_path / "c", 10, 20, retention=retention, bpbs=[1.0, 2.0])
+    with checkpoint.writer(tmp_path / "c", retention, {10: 1.0, 20: 2.0}) as writer:
+        record = checkpoint.Record(counters={"updates": 30}, identity=IDENTITY)
+        writer.save(30, arrays(30), record, checksum.of_tree(arrays(30))[0])
+        assert not writer.measured(30, 1.0)  # no better than the first
+        writer.wait()
+        writer.prune()
+        assert checkpoint.steps(tmp_path / "c") == [10, 30]
+        assert writer.measured(30, 0.9)
+        writer.prune()
+        assert checkpoint.steps(tmp_path / "c") == [30] and not writer.holds(10)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.restore(tmp_path / "c", 30, shapes(), IDENTITY)[0], arrays(30))
+
+
+def test_a_record_with_a_name_that_is_not_known_is_read_without_it(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "c")
+    marker = tmp_path / "c" / "6" / checkpoint.MARKER
+    content = json.loads(marker.read_text())
+    content["custom_metadata"] = seal(content["custom_metadata"]["record"] | {"bpb": 1.5})
+    marker.write_text(json.dumps(content))
+    assert checkpoint.read(tmp_path / "c", 6) == checkpoint.read(saved, 6)
 
 
 def test_a_damaged_checkpoint_frees_its_step_and_is_not_deleted(saved, tmp_path):
@@ -177,7 +291,10 @@ def test_a_damaged_checkpoint_frees_its_step_and_is_not_deleted(saved, tmp_path)
 def test_the_command_lists_and_verifies(saved, tmp_path, capsys):
     assert commands.main(["checkpoints", str(saved.parent), "--verify"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("sound: every array") == 2 and "60" in printed
+    assert printed.count("sound: every array") == 2 and "60" in printed and "1.2345" not in printed
+    (saved.parent / "evals.jsonl").write_text('{"step": 6, "bpb": 1.23454}\n{"step": 3, "suite/x": 0.5}\n{"step": 9, "bpb": NaN}\n')
+    assert commands.main(["checkpoints", str(saved.parent)]) == 0
+    assert "1.2345" in capsys.readouterr().out
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
     (folder / "6" / "model" / "manifest.ocdbt").write_bytes(b"")

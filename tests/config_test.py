@@ -235,7 +235,11 @@ def test_an_include_cycle_over_two_files_is_refused(write):
 def test_files_that_cannot_be_read(write, tmp_path):
     write("quickstart.gin", "")
     refused("--gin_file quikstart.gin, which is not there", "change the path to quickstart.gin", files=["quikstart.gin"])
-    refused("no/such/folder/run.gin, which is not there", files=["no/such/folder/run.gin"])
+    refused(
+        "no/such/folder/run.gin, which is not there", f"(looked for: {tmp_path}/no/such/folder/run.gin)", files=["no/such/folder/run.gin"]
+    )
+    write("deep/a.gin", "include 'b.gin'")
+    refused("include 'b.gin'", f"(looked for: {tmp_path}/deep/b.gin, {tmp_path}/b.gin, ", files=["deep/a.gin"])
     refused("cannot be read", files=[tmp_path])
     (tmp_path / "latin.gin").write_bytes(b"# caf\xe9\n")
     refused("latin.gin, which is not UTF-8 at byte 5", files=["latin.gin"])

@@ -73,6 +73,7 @@ def test_a_run_file_has_at_most_forty_bindings(path):
         "data.proportions = {'english': -1.0}",
         "data.packed = 'a\\0b'",
         "tokenizer.vocab_size = 1000000000000000",
+        "tokenizer.pattern = 'gpt'",
         "evaluation.batch_size = 0",
         "mesh.tensor = 0",
     ],
@@ -86,7 +87,7 @@ def test_numbers_outside_of_their_range_are_one_line(binding):
 def test_the_configuration_stays_small():
     counts = {name: len(dataclasses.fields(cls)) for name, cls in (options.SECTIONS | SECTIONS).items()}
     assert max(counts.values()) <= 15
-    assert sum(counts[name] for name in options.SECTIONS) <= 100
+    assert sum(counts[name] for name in options.SECTIONS) <= 120
 
 
 @pytest.mark.parametrize(

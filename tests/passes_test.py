@@ -44,7 +44,7 @@ def on_mesh(config, devices, microbatch_size, **mesh):
     logical = tiny.model(config)
     like = layout.stored(jax.eval_shape(lambda: logical))
     model = jax.jit(layout.physical, out_shardings=layout.shardings(like))(logical)
-    loss, gradient, _ = jax.jit(passes.gradients(layout, microbatch_size))(model, layout.place_batch(batch(), ROWS))
+    loss, gradient, *_ = jax.jit(passes.gradients(layout, microbatch_size))(model, layout.place_batch(batch(), ROWS))
     return loss, layout.to_logical(like)(gradient)
 
 

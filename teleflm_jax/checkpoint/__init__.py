@@ -23,11 +23,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from teleflm_jax import checksum
+from teleflm_jax.checkpoint.paths import DESCRIPTORS, plain
 from teleflm_jax.checkpoint.record import MARKER, Damaged, Record, quiet, read, seal, signature, why
-from teleflm_jax.checkpoint.verify import opened, verify
+from teleflm_jax.checkpoint.verify import opened, probe, verify
 from teleflm_jax.errors import UserError
 
-__all__ = ["MARKER", "Damaged", "Record", "opened", "read", "verify"]
+__all__ = ["MARKER", "Damaged", "Record", "opened", "plain", "probe", "read", "verify"]
 
 FOLDER = "checkpoints"
 """Where they lie in a run's folder."""
@@ -54,7 +55,7 @@ class Retention:
     best: int
 
     def kept(self, bpbs: Mapping[int, float | None]) -> set[int]:
-        """Steps to keep of those that are there, each with its bits per byte."""
+        """Steps to keep of those that are there, each with its bits per byte where these were measured."""
         by_bpb = sorted((bpb, step) for step, bpb in bpbs.items() if bpb is not None)
         multiples = {step for step in bpbs if self.every and step % self.every == 0}
         return {*sorted(bpbs)[-self.last :], *multiples, *(step for _, step in by_bpb[: self.best])}
@@ -65,21 +66,27 @@ class _Keep:
     """The same in Orbax's terms."""
 
     retention: Retention
-    bpbs: dict[int, float | None]
-    """Of every checkpoint that is there or on its way."""
+    bpbs: dict[int, float]
+    """Weighted bits per byte of steps, as far as they were measured; a step is saved before."""
 
     def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
         kept = self.retention.kept({found.step: self.bpbs.get(found.step) for found in checkpoints})
         return [found.step in kept for found in checkpoints]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Writer:
     """A run's checkpoints, open for saving; from `writer`."""
 
     orbax: ocp.training.Checkpointer
     folder: pathlib.Path
     keep: _Keep
+    first: int | None = None
+    """The step that was saved first."""
+    looked: bool = False
+    """Whether that one has been read back."""
+    begun: list = dataclasses.field(default_factory=list)
+    """Orbax's answer to the last `save`, at most one: it holds a thread and three files until it is asked for its result."""
 
     def save(self, step: int, arrays: Mapping[str, Any], record: Record, sums: Mapping[str, int]) -> None:
         """Begin to save; returns when the arrays may be changed again, and goes on writing in the background.
@@ -90,44 +97,97 @@ class Writer:
             record: all but `arrays`, which is filled in here.
             sums: of `checksum.of_tree(arrays)`.
         """
-        self.keep.bpbs[step] = record.bpb
+        if self.first is None:
+            self.first = step
+        else:
+            self.wait()  # as Orbax would do now
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
         with _disk_errors(self.folder):
-            self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed)
+            self._settle()  # the next save would wait for it as well
+            self.begun.append(self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed))
 
     def holds(self, step: int) -> bool:
         """Whether there is a checkpoint of this step, or one on its way."""
         return any(found.step == step for found in self.orbax.checkpoints)
 
-    def is_among_the_best(self, bpb: float) -> bool:
-        """Whether a checkpoint with this figure would be one of the best that are kept."""
-        there = {found.step for found in self.orbax.checkpoints}
-        better = [kept for step, kept in self.keep.bpbs.items() if step in there and kept is not None and kept <= bpb]
+    def measured(self, step: int, bpb: float) -> bool:
+        """Take note of a step's bits per byte; says whether its checkpoint is, or would be, one of the best that are kept."""
+        there = {found.step for found in self.orbax.checkpoints} - {step}
+        better = [kept for other, kept in self.keep.bpbs.items() if other in there and kept <= bpb]
+        self.keep.bpbs[step] = bpb
         return len(better) < self.keep.retention.best
 
-    def wait(self) -> None:
-        """Return when nothing is being written any more; raises what the writing met."""
+    def prune(self) -> None:
+        """Delete the checkpoints that no rule names any more since the last save; all processes call it together."""
+        there = [found.step for found in self.orbax.checkpoints]
+        kept = self.keep.retention.kept({step: self.keep.bpbs.get(step) for step in there})
+        stays = multihost_utils.broadcast_one_to_all(np.array([step in kept for step in there], bool))
         with _disk_errors(self.folder):
+            for step in (step for step, stay in zip(there, stays, strict=True) if not stay):
+                self.orbax.delete(step)
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more; raises what the writing met, and as `read_back`."""
+        with _disk_errors(self.folder):
+            self._settle()
             self.orbax.wait()
+        self.read_back()
+
+    def is_due(self) -> bool:
+        """Whether the first checkpoint is finished and has not been read back."""
+        return jax.process_index() == 0 and self.first is not None and not self.looked and (self.folder / str(self.first) / MARKER).exists()
+
+    def read_back(self) -> None:
+        """Read a little of the first checkpoint, unless that has been done; the first process does it.
+
+        Raises:
+            UserError: it cannot be restored, and later ones could not either.
+        """
+        if self.looked or self.first is None or jax.process_index() > 0:
+            return
+        self.looked = True
+        _, failure = _attempted(lambda: probe(self.folder, self.first))
+        if failure is not None and not _is_damage(failure):
+            raise failure
+        if failure is not None:
+            reason = failure.reason if isinstance(failure, Damaged) else why(failure)
+            raise UserError(
+                f"got the checkpoint of step {self.first} in {self.folder}, which cannot be read back ({reason}); allowed: a folder that "
+                "keeps what is written; look at its disk, or change --workdir to another one with a plain name"
+            ) from failure
+
+    def _settle(self) -> None:
+        while self.begun:
+            self.begun.pop().result()
 
 
 @contextlib.contextmanager
-def writer(folder: pathlib.Path, retention: Retention) -> Iterator[Writer]:
+def writer(folder: pathlib.Path, retention: Retention, bpbs: Mapping[int, float] | None = None) -> Iterator[Writer]:
     """Open a run's checkpoints for saving; on leaving, unfinished saves are waited for. Remains of a killed save are removed.
 
+    Args:
+        folder: a run's `checkpoints`.
+        retention: which of them are kept.
+        bpbs: step -> weighted bits per byte of the evaluations so far.
+
     Raises:
+        UserError: what was saved first cannot be read back, or the folder's path is none that could be.
         OSError: the disk is full or fails, also where a save in the background met it; finished checkpoints are unharmed.
     """
     quiet()
-    keep = _Keep(retention=retention, bpbs={step: _bpb(folder, step) for step in steps(folder)})  # asked for by the first process alone
+    keep = _Keep(retention=retention, bpbs=dict(bpbs or {}))
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
     with _disk_errors(folder), contextlib.ExitStack() as stack:
-        checkpointer = stack.enter_context(ocp.training.Checkpointer(folder.resolve(), context=_context(), **options))
+        folder.mkdir(exist_ok=True)
+        place = stack.enter_context(plain(folder))
+        checkpointer = stack.enter_context(ocp.training.Checkpointer(place, context=_context(), **options))
         _do_not_wait_after_a_failure(checkpointer)
+        made = Writer(orbax=checkpointer, folder=folder, keep=keep)
         try:
-            yield Writer(orbax=checkpointer, folder=folder, keep=keep)
+            yield made
+            made.wait()
         except OSError:
             if jax.process_count() > 1:
                 stack.pop_all()  # closing would wait for the others, who wait for what this process could not write
@@ -213,7 +273,8 @@ def restore(folder: pathlib.Path, step: int, shapes: Mapping[str, Any], identity
     path = folder / str(step)
     record = _together(path, lambda: read(folder, step))
     _refuse_unlike(path, record, shapes, identity)
-    arrays = _together(path, lambda: _load(path.resolve(), shapes))
+    with plain(folder) as place:
+        arrays = _together(path, lambda: _load(path, place / str(step), shapes))
     found, _ = checksum.of_tree(arrays)
     if wrong := [name for name, value in found.items() if value != record.arrays[name]["checksum"]]:
         raise Damaged(path, f"{len(wrong)} array(s) are not as they were saved: {', '.join(wrong[:LISTED])}")
@@ -229,16 +290,18 @@ def set_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
     return path
 
 
-def _load(path: pathlib.Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """This process's shards, one array after the other: beside what is loaded one array exists a second time.
+def _load(path: pathlib.Path, place: pathlib.Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """This process's shards of the checkpoint `path`, which libraries find at `place`.
+
+    One array after the other: beside what is loaded one array exists a second time.
 
     TensorStore reads them, as for `verify`: Orbax would hold all of them twice, and its barriers would keep the others waiting where one
     process fails.
     """
-    return jax.tree_util.tree_map_with_path(lambda name, like: _load_array(path, checksum.name(name), like), dict(shapes))
+    return jax.tree_util.tree_map_with_path(lambda name, like: _load_array(path, place, checksum.name(name), like), dict(shapes))
 
 
-def _load_array(path: pathlib.Path, name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
+def _load_array(path: pathlib.Path, place: pathlib.Path, name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
     parts = {}
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
@@ -248,7 +311,7 @@ def _load_array(path: pathlib.Path, name: str, like: jax.ShapeDtypeStruct) -> ja
         return parts[key]
 
     try:
-        store = opened(path, name, f"{like.dtype}{list(like.shape)}")
+        store = opened(place, name, f"{like.dtype}{list(like.shape)}")
         # waited for: what was read is let go only when the devices have it
         return jax.block_until_ready(jax.make_array_from_callback(like.shape, like.sharding, part))
     except ValueError as error:  # TensorStore's
@@ -259,14 +322,7 @@ def _load_array(path: pathlib.Path, name: str, like: jax.ShapeDtypeStruct) -> ja
 
 def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     """Read with every process's disk; where any fails, all raise: what speaks of damage before what speaks of the disk or the mount."""
-    found, failure = None, None
-    for attempt in range(TRIES):
-        time.sleep(attempt * RETRY_SECONDS)
-        try:
-            found, failure = read(), None
-            break
-        except Exception as error:  # TensorStore has no class for what a damaged file makes it raise
-            failure = error
+    found, failure = _attempted(read)
     kinds = [_is_damage, lambda error: error is not None and not _is_damage(error)]
     damaged, refused = (
         np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None and kind(failure)))) for kind in kinds
@@ -281,6 +337,18 @@ def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
         reason = why(failure) if failure else "another process could not read it"
         raise OSError(errno.EIO, f"process {_names(refused)} cannot read it ({reason})", str(path)) from failure
     return found
+
+
+def _attempted(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """What is read, or what speaks against it after some tries."""
+    found, failure = None, None
+    for attempt in range(TRIES):
+        time.sleep(attempt * RETRY_SECONDS)
+        try:
+            return read(), None
+        except Exception as error:  # TensorStore has no class for what a damaged file makes it raise
+            failure = error
+    return found, failure
 
 
 def _is_damage(error: Exception) -> bool:
@@ -321,20 +389,17 @@ def _chunks(path: tuple, value: Any) -> ocp.options.ArrayOptions.Saving.StorageO
     return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())
 
 
-def _bpb(folder: pathlib.Path, step: int) -> float | None:
-    try:
-        return read(folder, step).bpb
-    except Damaged:
-        return None
-
-
 @contextlib.contextmanager
 def _disk_errors(folder: pathlib.Path) -> Iterator[None]:
-    """Give TensorStore's form of an OSError its class."""
+    """Give TensorStore's form of an OSError its class, and an OSError a name that the user knows."""
     try:
         yield
     except TimeoutError as error:  # Orbax's, which has no errno
         raise OSError(errno.ETIMEDOUT, "saving took too long", str(folder)) from error
+    except OSError as error:
+        if error.errno is None or not str(error.filename).startswith(str(DESCRIPTORS)):
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:

@@ -39,8 +39,6 @@ class Record:
     """`data.mixture.History` up to here."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the arrays belong to: the model's shape, the tokenizer's hash, the packed data."""
-    bpb: float | None = None
-    """Weighted bits per byte at this step, where it was measured; lower is better."""
     arrays: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """Path -> {"is": "dtype[shape]", "checksum": of the values}."""
 
@@ -58,7 +56,8 @@ def read(folder: pathlib.Path, step: int) -> Record:
         sealed = json.loads(text)["custom_metadata"]
         if sealed != seal(sealed["record"]) or not isinstance(sealed["record"], dict):
             raise ValueError("its seal does not fit")
-        return Record(**sealed["record"])
+        names = {field.name for field in dataclasses.fields(Record)}
+        return Record(**{name: value for name, value in sealed["record"].items() if name in names})  # older ones have a figure as well
     except FileNotFoundError as error:
         raise Damaged(path, f"{MARKER} is missing") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,7 @@
 """Reading all of a checkpoint, without the devices that wrote it."""
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -8,7 +9,11 @@ import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from teleflm_jax import checksum
+from teleflm_jax.checkpoint.paths import plain
 from teleflm_jax.checkpoint.record import Damaged, Record, quiet, read, signature, why
+
+HEADER = b"zarr.json"
+"""What stands beside the chunks of an array."""
 
 
 def verify(folder: pathlib.Path, step: int) -> Record:
@@ -19,15 +24,37 @@ def verify(folder: pathlib.Path, step: int) -> Record:
     """
     record, path = read(folder, step), folder / str(step)
     _verify_names(path, record)
-    for array, described in record.arrays.items():
-        try:
-            found = _sum_of_file(path.resolve(), array, described["is"])
-        except (ValueError, OSError) as error:  # TensorStore knows no others
-            raise Damaged(path, f"{array} cannot be read: {why(error)}") from error
-        if found != described["checksum"]:
-            raise Damaged(path, f"{array} is not as it was saved")
-    _verify_metadata(path, record)
+    with plain(path) as place:
+        for array, described in record.arrays.items():
+            try:
+                found = _sum(opened(place, array, described["is"]))
+            except (ValueError, OSError) as error:  # TensorStore knows no others
+                raise Damaged(path, f"{array} cannot be read: {why(error)}") from error
+            if found != described["checksum"]:
+                raise Damaged(path, f"{array} is not as it was saved")
+        _verify_metadata(path, place, record)
     return record
+
+
+def probe(folder: pathlib.Path, step: int) -> None:
+    """Look at a checkpoint as a restore does, at little cost: every array has its shape and all its chunks, and the smallest its values.
+
+    Raises:
+        Damaged: one has not.
+        ValueError: TensorStore's, where an array cannot be read.
+    """
+    record, path = read(folder, step), folder / str(step)
+    with plain(path) as place:
+        stores = {array: opened(place, array, described["is"]) for array, described in record.arrays.items()}
+        for array, store in stores.items():
+            chunks = sum(key != HEADER for key in store.kvstore.list().result())  # names alone; no chunk is read
+            wanted = math.prod(-(-n // c) for n, c in zip(store.shape, store.chunk_layout.write_chunk.shape or (), strict=True))
+            if chunks != wanted:
+                raise Damaged(path, f"{array} has {chunks} of {wanted} chunks")
+        by_size = sorted(stores, key=lambda array: stores[array].size, reverse=True)
+        for array in {array.partition("/")[0]: array for array in by_size}.values():
+            if _sum(stores[array]) != record.arrays[array]["checksum"]:
+                raise Damaged(path, f"{array} is not as it was saved")
 
 
 def _verify_names(path: pathlib.Path, record: Record) -> None:
@@ -45,11 +72,11 @@ def _verify_names(path: pathlib.Path, record: Record) -> None:
         raise Damaged(path, "its metadata tell of other arrays than its record")
 
 
-def _verify_metadata(path: pathlib.Path, record: Record) -> None:
+def _verify_metadata(path: pathlib.Path, place: pathlib.Path, record: Record) -> None:
     """Have Orbax say what it would load; last, since it leaves reads unfinished where one fails."""
     quiet()
     try:
-        found = signature(dict(ocp.checkpointables_metadata(path.resolve()).metadata))
+        found = signature(dict(ocp.checkpointables_metadata(place).metadata))
     except Exception as error:  # Orbax has no class for what a damaged file makes it raise
         raise Damaged(path, f"metadata cannot be read: {why(error)}") from error
     if found != {name: kept["is"] for name, kept in record.arrays.items()}:
@@ -76,8 +103,8 @@ def opened(path: pathlib.Path, array: str, kind: str, context: tensorstore.Conte
     return store
 
 
-def _sum_of_file(path: pathlib.Path, array: str, kind: str) -> int:
-    store = opened(path, array, kind)
+def _sum(store: tensorstore.TensorStore) -> int:
+    """The checksum of an array, read block by block."""
     block = store.chunk_layout.read_chunk.shape or ()
     total = 0
     for index in np.ndindex(*(-(-n // b) for n, b in zip(store.shape, block, strict=True))):

@@ -23,7 +23,7 @@ def measure(chosen: Sequence[Chosen]) -> list[dict]:
     work = suite.load(chosen[0].run.suite)
     for remark in work.remarks:
         print(remark, file=sys.stderr)
-    return [describe(one, suite.measure(work, _model(one), progress)) for one in chosen]
+    return [describe(one, _asked(work, one)) for one in chosen]
 
 
 def describe(one: Chosen, scores: dict[str, suite.Score]) -> dict:
@@ -64,6 +64,13 @@ def progress(batches: Sequence) -> Iterable:
     """A bar on stderr, where that is a terminal."""
     console = rich.console.Console(stderr=True)
     return rich.progress.track(batches, "measuring", console=console, transient=True, disable=not console.is_terminal)
+
+
+def _asked(work: suite.Suite, one: Chosen) -> dict[str, suite.Score]:
+    scores = suite.measure(work, _model(one), progress)
+    for remark in suite.remarks(scores):
+        print(f"{one.name}: {remark}", file=sys.stderr)
+    return scores
 
 
 def _model(one: Chosen) -> Model:

@@ -13,7 +13,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat, text
 from teleflm_jax.generate.chat import Format, Message
 from teleflm_jax.generate.engine import Engine
-from teleflm_jax.generate.request import LARGEST_SEED, Request
+from teleflm_jax.generate.request import Request
 
 HELP = "talk with a trained model; it remembers what was said as far as its context reaches"
 PROMPT = "> "
@@ -27,7 +27,7 @@ class Speaker:
     engine: Engine
     format: Format
     request: Request
-    """As every answer is asked for; the prompt and the seed are the answer's own."""
+    """As every answer is asked for; the prompt and the number are the answer's own."""
 
     @property
     def room(self) -> int:
@@ -52,7 +52,8 @@ def main(args: argparse.Namespace) -> int:
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
     format = chat.load(folder, tokenizer)
-    request = Request(prompt=(format.bos,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
+    # every answer has a prompt of its own
+    request = Request(prompt=(0,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
     request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     before = () if args.system is None else (Message(role="system", content=args.system),)
     if before:
@@ -75,7 +76,7 @@ def talk(speaker: Speaker, before: tuple[Message, ...], *, here: bool) -> None:
     sys.stdin.reconfigure(errors="replace")
     if here:
         _say("Ctrl-C stops an answer; " + "; ".join(f"{name}: {what}" for name, what in COMMANDS.items()))
-    history, seeds = before, itertools.count(speaker.request.seed)
+    history, numbers = before, itertools.count()
     for line in _lines(here):
         if line == "/exit":
             return
@@ -85,7 +86,7 @@ def talk(speaker: Speaker, before: tuple[Message, ...], *, here: bool) -> None:
             _say(f"error: got {line.split()[0]}; allowed: {', '.join(COMMANDS)}; begin a message with another character")
         elif line.strip():
             try:
-                history = _turn(speaker, (*history, Message(role="user", content=line)), next(seeds) % (LARGEST_SEED + 1))
+                history = _turn(speaker, (*history, Message(role="user", content=line)), next(numbers))
             except UserError as error:
                 _say(f"error: {error}")
 
@@ -95,12 +96,12 @@ def _room(context: int, max_tokens: int) -> int:
     return max(1, context - min(max_tokens, context // 2))
 
 
-def _turn(speaker: Speaker, history: tuple[Message, ...], seed: int) -> tuple[Message, ...]:
+def _turn(speaker: Speaker, history: tuple[Message, ...], number: int) -> tuple[Message, ...]:
     """Answer the last message; returns the history with the answer, as far as it was written."""
     kept, left_out = chat.fit(speaker.format, history, speaker.room)
     if left_out:
         _say(f"the context is full: the oldest {left_out} turn(s) are forgotten")
-    request = dataclasses.replace(speaker.request, prompt=chat.encode(speaker.format, kept), seed=seed)
+    request = dataclasses.replace(speaker.request, prompt=chat.encode(speaker.format, kept), number=number)
     parts = []
     with _interruptible() as stopped:
         for part in _answer(speaker.engine, request, stopped):

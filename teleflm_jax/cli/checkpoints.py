@@ -5,6 +5,7 @@ import pathlib
 
 from teleflm_jax.cli.tables import Table, make_console, show
 from teleflm_jax.errors import UserError
+from teleflm_jax.train.run_log import bits_per_byte
 
 HELP = "list a run's checkpoints with step, tokens, size and soundness; --verify reads all of them"
 
@@ -28,11 +29,11 @@ def main(args: argparse.Namespace) -> int:
     folder = pathlib.Path(args.run) / checkpoint.FOLDER
     if not folder.is_dir():
         raise UserError(f"got {args.run} without {checkpoint.FOLDER}/; allowed: the folder of a run that has saved one; change the path")
-    rows, unsound = [], 0
+    rows, unsound, bpbs = [], 0, bits_per_byte(pathlib.Path(args.run))
     for step in checkpoint.numbered(folder):
         try:
             record = checkpoint.verify(folder, step) if args.verify else checkpoint.read(folder, step)
-            tokens, bpb = f"{record.counters.get('tokens', 0):,}", "" if record.bpb is None else f"{record.bpb:.4f}"
+            tokens, bpb = f"{record.counters.get('tokens', 0):,}", f"{bpbs[step]:.4f}" if step in bpbs else ""
             state = "sound: every array is as it was saved" if args.verify else "whole; --verify reads its arrays"
         except checkpoint.Damaged as error:
             tokens, bpb, state, unsound = "", "", f"damaged: {error.reason}", unsound + 1

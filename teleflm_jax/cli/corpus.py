@@ -63,6 +63,7 @@ def main(args: argparse.Namespace) -> int:
     from teleflm_jax.corpus import names, pack, pipeline, spark
 
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
+    spark.refuse_pattern(workdir, "--workdir")
     planned = pipeline.plan(own, workdir)
     spark.refuse_missing()
     spark.refuse_master(args.master)
@@ -89,12 +90,12 @@ def main(args: argparse.Namespace) -> int:
             max_epochs=epochs,
         )
         mixture = workdir / MIXTURE
-        mixture.write_text(config.dump({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]}))
+        mixture.write_text(config.dump(options.absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})))
         if not own.mix.tokenizer:
             close()
             show, close = drawn("pieces")
-            counted, size = workdir / sample.FOLDER / "all", found["tokenizer"].vocab_size
-            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), size, show, force=args.force)
+            counted = workdir / sample.FOLDER / "all"
+            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), found["tokenizer"], show, force=args.force)
         close()
         show, close = drawn("bytes")
         pack.pack(

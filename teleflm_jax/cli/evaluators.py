@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 
@@ -24,12 +25,12 @@ def of_run(run: options.Run, layout: rules.Layout, folder: pathlib.Path) -> Eval
     if measure is None and ask is None:
         return None
 
-    def evaluate(step: int, model: Transformer) -> dict[str, float]:
-        last, figures = step == run.train.steps, {}
-        if measure is not None and (last or _due(step, run.train.eval_every)):
-            figures |= measure(step, model)
-        if ask is not None and (last or _due(step, run.train.suite_every)):
-            figures |= ask(step, model)
+    def evaluate(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
+        figures = {}
+        if measure is not None and run.train.measures(step):
+            figures |= measure(step, model, pause)
+        if ask is not None and run.train.asks(step):
+            figures |= ask(step, model, pause)
         return figures
 
     return evaluate
@@ -76,13 +77,12 @@ def tasks(run: options.Run, layout: rules.Layout, folder: pathlib.Path) -> Evalu
     width = mup.at_width(run.mup, run.model.d_model)
     to_logical = layout.to_logical(layout.stored(jax.eval_shape(lambda: new_model(run.model, width, seed=0))))
 
-    def ask(step: int, model: Transformer) -> dict[str, float]:
+    def ask(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
         laid_out = decoder.decoder(to_logical(model), layout)
         asked = benchmarks.model(f"{folder}, step {step:,}", laid_out, tokenizer, run.suite, folder)
-        return {f"suite/{name}": score.value for name, score in suite.measure(work, asked).items()}
+        scores = suite.measure(work, asked, pause=pause)
+        for remark in suite.remarks(scores) if jax.process_index() == 0 else ():
+            print(remark, file=sys.stderr)
+        return {f"suite/{name}": score.value for name, score in scores.items()}
 
     return ask
-
-
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0

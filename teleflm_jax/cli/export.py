@@ -1,22 +1,26 @@
-"""`export`: a trained model as a folder that transformers, vLLM and others load."""
+"""`export`: a trained model as a folder that transformers loads, or as a file for llama.cpp."""
 
 import argparse
 import json
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import rich.console
 import rich.progress
+import tokenizers
 
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import options, run_folder
-from teleflm_jax.huggingface import config, tokenizer
+from teleflm_jax.errors import UserError
+from teleflm_jax.huggingface import config, gguf_file, gguf_vocabulary, tokenizer
 from teleflm_jax.huggingface import export as exports
 from teleflm_jax.tokenizer import specials
 
-HELP = "write a trained model as a Hugging Face folder, for transformers, vLLM, SGLang or llama.cpp"
+HELP = "write a trained model as a Hugging Face folder, for transformers, or as a GGUF file, for llama.cpp"
 SHARD_BYTES = 5_000_000_000
+T = TypeVar("T")
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -29,15 +33,17 @@ def arguments(parser: argparse.ArgumentParser):
         choices=config.FORMATS,
         default=config.LLAMA,
         help="llama: multipliers are multiplied into embedding and head, so that any Llama code serves it; teleflm: they stay apart, as in "
-        "the released models (%(default)s)",
+        "the released models; gguf: one file for llama.cpp, multiplied as llama's (%(default)s)",
     )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="a folder that is not there yet")
-    parser.add_argument("--dtype", default="bfloat16", choices=(*exports.DTYPES, "float16"), help="of the weights (%(default)s)")
-    parser.add_argument("--shard_bytes", type=int, default=SHARD_BYTES, help="largest file (%(default)s)")
+    parser.add_argument("--out", required=True, metavar="PATH", help="a folder that is not there yet; with --format gguf a file, FILE.gguf")
+    parser.add_argument("--dtype", default="bfloat16", choices=exports.DTYPES, help="of the weights; float16 with gguf only (%(default)s)")
+    parser.add_argument("--shard_bytes", type=int, help=f"largest file of a folder ({SHARD_BYTES})")
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the folder."""
+    """Write the folder, or the file."""
+    if args.format == config.GGUF and args.shard_bytes is not None:
+        raise UserError(f"got --shard_bytes {args.shard_bytes} with --format gguf; allowed: one file; remove --shard_bytes")
     (run, folder), out = options.load_trained(args), pathlib.Path(args.out)
     step = run_folder.choose_step(folder, args.step)
     run_folder.refuse_change(folder, {"model": run.model, "mup": run.mup})
@@ -49,14 +55,17 @@ def main(args: argparse.Namespace) -> None:
         mup=run.mup,
         form=args.format,
         dtype=args.dtype,
-        shard_bytes=args.shard_bytes,
+        shard_bytes=SHARD_BYTES if args.shard_bytes is None else args.shard_bytes,
     )
-    wrap = specials.of(loaded)
-    ids = {"bos_token_id": wrap.bos, "eos_token_id": wrap.eos, "pad_token_id": wrap.pad}
+    if args.format == config.GGUF:
+        _write_gguf(job, folder, loaded, out)
+        print(f"{out}: step {step:,} of {folder}, {args.format}, {args.dtype}")
+        return
+    around = specials.of(loaded)
     texts = {
-        config.FILE: json.dumps(config.exported(run.model, run.mup, args.format, args.dtype, ids), indent=1),
-        "generation_config.json": json.dumps(ids, indent=1),
-        **tokenizer.exported(folder, wrap, run.model.context_length),
+        config.FILE: json.dumps(config.exported(run.model, run.mup, args.format, args.dtype, around.ids("config")), indent=1),
+        config.GENERATION: json.dumps(around.ids("generation_config"), indent=1),
+        **tokenizer.exported(folder, around, run.model.context_length),
     }
     for note in job.notes():
         print(f"note: {note}", file=sys.stderr)
@@ -64,7 +73,16 @@ def main(args: argparse.Namespace) -> None:
     print(f"{out}: step {step:,} of {folder}, {args.format}, {args.dtype}")
 
 
-def _progress(files: Sequence[exports.File]) -> Iterable[exports.File]:
+def _write_gguf(job: exports.Job, folder: pathlib.Path, loaded: tokenizers.Tokenizer, out: pathlib.Path) -> None:
+    vocabulary, ids = gguf_vocabulary.read(json.loads(loaded.to_str()), job.model.vocab_size), specials.of(loaded)
+    gguf_file.refuse_wrapping(ids)
+    template = tokenizer.exported(folder, ids, job.model.context_length).get(tokenizer.TEMPLATE)
+    for note in (*job.notes(), *vocabulary.notes, *gguf_file.notes_of_ends(ids)):
+        print(f"note: {note}", file=sys.stderr)
+    gguf_file.write(job, out, gguf_file.Text(vocabulary=vocabulary, ids=ids, template=template), _progress)
+
+
+def _progress(files: Sequence[T]) -> Iterable[T]:
     """A bar on stderr, where that is a terminal."""
     console = rich.console.Console(stderr=True)
     return rich.progress.track(files, "writing", console=console, transient=True, disable=not console.is_terminal)

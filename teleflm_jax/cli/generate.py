@@ -7,12 +7,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-import tokenizers
-
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import engine, text
-from teleflm_jax.generate.request import Piece, Request
+from teleflm_jax.generate.request import Piece, Request, numbered
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -73,19 +71,18 @@ def main(args: argparse.Namespace) -> int:
     run, folder = options.load_trained(args)
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
-    requests = [
+    requests = numbered(
         Request(
-            prompt=tuple(encode(tokenizer, prompt)),
+            prompt=tuple(specials.prompt(tokenizer, prompt)),
             max_tokens=args.max_tokens,
             sampling=choosing,
             seed=args.seed,
-            number=number,
             stop=tuple(args.stop),
-            stop_ids=(specials.of(tokenizer).eos,),
+            stop_ids=specials.of(tokenizer).ends,
             logprobs=args.logprobs,
         )
-        for number, prompt in enumerate(prompts)
-    ]
+        for prompt in prompts
+    )
     for request in requests:  # before the weights, which may take minutes
         request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     running = engine.Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=args.slots)
@@ -99,11 +96,6 @@ def main(args: argparse.Namespace) -> int:
     for prompt, piece in zip(prompts, found, strict=True):
         print(text.printable(prompt + piece.text), end="\n\n")
     return 0
-
-
-def encode(tokenizer: tokenizers.Tokenizer, prompt: str) -> list[int]:
-    """A prompt as the model saw the beginning of a document: `<s>`, then the text, which never yields a special id."""
-    return [specials.of(tokenizer).bos, *tokenizer.encode(prompt, add_special_tokens=False).ids]
 
 
 def _print_stream(prompt: str, running: engine.Engine, request: Request) -> int:

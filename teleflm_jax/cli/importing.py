@@ -50,14 +50,14 @@ def _import(args: argparse.Namespace) -> None:
     _refuse_taken(folder, partial)
     found = importing.read(source)
     described = found.description
-    text = tokenizer.imported(pathlib.Path(args.tokenizer) if args.tokenizer else source / tokenizer.FILE, described.bos, described.eos)
-    template = tokenizer.template(source)
+    settings = tokenizer.settings(source)
+    text, notes = tokenizer.imported(pathlib.Path(args.tokenizer or source / tokenizer.FILE), settings, described.ids)
     layout = rules.layout(MeshConfig(zero=3), described.model.d_model)
     multihost_utils.sync_global_devices("nothing speaks against the import")
     try:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
-            _write(partial, described, text, template)
+            _write(partial, described, text, settings.template)
         multihost_utils.sync_global_devices("the folder is begun")
         run_folder.load_tokenizer(partial, described.model.vocab_size)
         _save(partial, found, layout)
@@ -68,7 +68,7 @@ def _import(args: argparse.Namespace) -> None:
     if first:
         (partial / MARK).unlink()
         os.rename(partial, folder)
-        for note in found.notes:
+        for note in (*found.notes, *settings.notes, *notes):
             print(f"note: {note}", file=sys.stderr)
         print(
             f"{folder}: step {STEP}; measure it: python eval.py --workdir {folder} --text NAME=FILE; train on from it: a run of its own "

@@ -210,4 +210,5 @@ def _print_learning_rates(console: rich.console.Console, facts: dict):
         (f"{row['tokens']:,}", f"{row['step']:,}", f"{row['learning_rate']:.3e}", f"{row['matrix_learning_rate']:.3e}")
         for row in facts["learning_rates"]
     ]
-    print_table(console, "Learning rates", ("tokens", "step", "vector-like", "matrix-like"), rows)
+    note = "Of the update that starts after so many tokens; the last warm-up step has the peak already."
+    print_table(console, "Learning rates", ("tokens", "step", "vector-like", "matrix-like"), rows, note)

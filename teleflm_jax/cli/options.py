@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sharding import processes
 from sharding.config import MeshConfig
-from teleflm_jax import config
+from teleflm_jax import config, open_files
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
@@ -44,6 +44,9 @@ SECTIONS = {
     "profile": ProfileConfig,
 }
 """Section of a configuration -> its dataclass."""
+
+PATHS = {"data": ("tokenizer", "packed", "sources"), "train": ("init_from",), "suite": ("data", "include")}
+"""Fields that name files and folders; a relative path begins at the current folder, and is made absolute as soon as it is read."""
 
 SAVED_CONFIG = "config.gin"
 """In a run's folder: its whole configuration."""
@@ -74,6 +77,11 @@ _REMEDIES = {
         "a save within twenty minutes by a clock that does not jump",
         "look at the disk and the clock, then give the same command again; finished checkpoints are unharmed",
     ),
+    errno.EMFILE: (
+        "as many as the process's limit (RLIMIT_NOFILE), which is {limit:,}",
+        "raise it where the process is started: `ulimit -n 65536`, or what the scheduler or the container calls it",
+    ),
+    errno.ENFILE: ("fewer open files on this machine", "end what holds them open, or raise the machine's limit (sysctl fs.file-max)"),
     errno.EROFS: ("a disk that can be written", "choose a folder on another disk"),
 }
 
@@ -149,7 +157,7 @@ def load_sections(
     after: Sequence[str] = (),
 ) -> dict:
     """`load` with other sections, as a dictionary; `before` and `after` are gin files that are read first and last."""
-    folder, files = _places(args)
+    folder, files = places(args)
     if not files and folder:
         if not (folder / SAVED_CONFIG).is_file():
             raise UserError(
@@ -158,7 +166,33 @@ def load_sections(
         files = [str(folder / SAVED_CONFIG)]
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
-    return config.parse([*before, *files, *after], args.gin_param, sections, optional)
+    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional))
+
+
+def absolute(found: Mapping[str, object]) -> dict[str, object]:
+    """Sections with absolute paths, so that what is written into a run's folder means the same from every other folder."""
+    return dict(found) | {
+        section: dataclasses.replace(found[section], **{field: _absolute(getattr(found[section], field)) for field in fields})
+        for section, fields in PATHS.items()
+        if section in found
+    }
+
+
+def without_paths(found: Mapping[str, object]) -> dict[str, dict]:
+    """Fields of sections, apart from paths, which differ between machines that mount the same disk at different places."""
+    return {
+        section: {name: value for name, value in vars(settings).items() if name not in PATHS.get(section, ())}
+        for section, settings in found.items()
+    }
+
+
+def _absolute(value: str | tuple | dict | None) -> str | tuple | dict | None:
+    """A path, or paths; `..` stays, as the folder before it may be a symbolic link."""
+    if isinstance(value, dict):
+        return {key: _absolute(path) for key, path in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    return str(pathlib.Path(value).absolute()) if value else value
 
 
 def load_trained(args: argparse.Namespace, before: Sequence[str] = ()) -> tuple[Run, pathlib.Path]:
@@ -189,13 +223,13 @@ def refuse_no_run(folder: pathlib.Path) -> None:
 
 def workdir(args: argparse.Namespace) -> pathlib.Path:
     """The run's folder, which need not exist yet."""
-    folder, _ = _places(args)
+    folder, _ = places(args)
     if folder is None:
         raise UserError("got no folder for the run; allowed: --workdir FOLDER; add --workdir runs/NAME")
     return folder
 
 
-def _places(args: argparse.Namespace) -> tuple[pathlib.Path | None, list[str]]:
+def places(args: argparse.Namespace) -> tuple[pathlib.Path | None, list[str]]:
     """The run's folder and the gin files, wherever among the arguments they stand."""
     plain = [args.run] if args.run else []
     files = [place for place in plain if place.endswith(".gin") or os.path.isfile(place)]
@@ -238,6 +272,9 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     Returns:
         The process's exit code.
     """
+    if sys.stdout.errors == "strict":  # a name on the disk may hold what the terminal's encoding has no sign for
+        sys.stdout.reconfigure(errors="backslashreplace")
+    open_files.raise_limit()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -256,7 +293,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
             raise
         allowed, change = _REMEDIES[error.errno]
         where = f"{error.filename}: " if error.filename is not None else ""
-        message = f"got {where}{error.strerror}; allowed: {allowed}; {change}"
+        message = f"got {where}{error.strerror}; allowed: {allowed.format(limit=open_files.limit())}; {change}"
     time.sleep(hesitate)
     print("error: " + " ".join(message.splitlines()), file=sys.stderr)
     return WRONG_INPUT

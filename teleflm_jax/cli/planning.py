@@ -92,6 +92,7 @@ def search(ask: Ask, compiling: int, shown: int) -> dict:
     Raises:
         UserError: none divides or fits, or the compiler refuses as many as `TRIES` times those that it is to keep.
     """
+    train_step.refuse_float16(ask.run.model)
     found, count = layouts.ranked(ask.run.model, ask.run.train, ask.run.mesh, ask.gpus, ask.cluster, ask.plan)
     kept, refused, ahead = [], 0, iter(found)
     while len(kept) < compiling and refused < TRIES * compiling and (candidate := next(ahead, None)):
@@ -121,12 +122,12 @@ def here() -> dict[str, object]:
     """
     device, local, total = jax.local_devices()[0], jax.local_device_count(), jax.device_count()
     known = [config.parse([str(path)], [], {"cluster": ClusterConfig})["cluster"] for path in sorted(CLUSTERS.glob("*.gin"))]
-    card = next((cluster for cluster in known if cluster.gpu in device.device_kind), None)
+    card = next((cluster for cluster in known if cluster.gpu == hardware.card(device.device_kind)), None)
     per_node = local if local > 1 else min(total, card.gpus_per_node if card else 1)
     capacity = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / local
     if card is None:
         rate = hardware.memory_rate()
-        measured = {"bf16_flops": hardware.peak().flops, "memory_rate": rate, "link_rate": rate, "network_rate": rate}
+        measured = {"bf16_flops": hardware.product_rate("bfloat16"), "memory_rate": rate, "link_rate": rate, "network_rate": rate}
         card = ClusterConfig(gpu=device.device_kind, nodes=1, gpus_per_node=1, memory_bytes=1, **measured, product_efficiency=1.0)
     found = dataclasses.replace(card, nodes=-(-total // per_node), gpus_per_node=per_node, memory_bytes=float(capacity))
     return {"cluster": found, "plan": PlanConfig(allowance_bytes=0.0)}

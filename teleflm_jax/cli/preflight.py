@@ -66,7 +66,7 @@ def _measure(tolerance: float | None) -> int:
     slow = preflight.judge(rates, tolerance)
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
-        peak = next((flops for name, flops in hardware.DENSE_BF16.items() if name in kind), None)
+        peak = hardware.DENSE_16_BIT.get(hardware.card(kind))
         _show(rates, f"Preflight: {len(rates)} process(es), {jax.device_count()} x {kind}, {sizes.dtype}", peak)
         for line in sentences(slow, len(rates), tolerance):
             print(line, file=sys.stderr, flush=True)

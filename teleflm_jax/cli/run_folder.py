@@ -25,7 +25,8 @@ FREE = {
     "train": ("steps", "microbatch_size", "eval_every", "suite_every", "eval_bytes")
     + ("checkpoint_every", "keep_last", "keep_every", "keep_best"),
 }
-"""Fields that may change when a run goes on (of the tokenizer its path, not its content; proportions if `change_proportions` says so)."""
+"""Fields that may change when a run goes on (of the tokenizer its path, not its content; proportions if `change_proportions` says so).
+A run goes on with its own copy of the tokenizer."""
 
 
 def configuration(folder: pathlib.Path) -> options.Run:
@@ -34,7 +35,8 @@ def configuration(folder: pathlib.Path) -> options.Run:
     Raises:
         UserError: the saved configuration is damaged.
     """
-    return options.Run(**config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train")))
+    found = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train"))
+    return options.Run(**options.absolute(found))
 
 
 def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
@@ -51,11 +53,16 @@ def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
     for section in sections.keys() & {"model", "mup", "optimizer", "data", "train"}:
         for field in dataclasses.fields(sections[section]):
             old, new = getattr(getattr(saved, section), field.name), getattr(sections[section], field.name)
-            if old != new and field.name not in FREE.get(section, ()):
+            if _compared(field.name, old) != _compared(field.name, new) and field.name not in FREE.get(section, ()):
                 raise UserError(
                     f"got {section}.{field.name}={new!r}, where the run in {folder} has {old!r}; allowed: the same as it was trained with; "
                     "change it back, or start a new run in another --workdir (train.init_from takes over the weights)"
                 )
+
+
+def _compared(field: str, value: object) -> object:
+    """What of a field must stay. The parent of `train.init_from` is not read any more, and may have moved: its name and step must stay."""
+    return pathlib.PurePath(value).name if field == "init_from" and value else value
 
 
 def identity(model: ModelConfig, tokenizer: pathlib.Path) -> dict[str, object]:

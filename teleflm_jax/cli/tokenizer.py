@@ -19,7 +19,8 @@ from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import load, train, words
+from teleflm_jax.tokenizer import load, patterns, train, words
+from teleflm_jax.tokenizer.config import TokenizerConfig
 from teleflm_jax.tokenizer.train import Draw
 
 HELP = "train the tokenizer on the run's text, or measure it (tokens per byte) beside others"
@@ -71,27 +72,29 @@ def _train(run: options.Run, *, force: bool):
     _tell(draws, texts, sorted(set(run.data.proportions) - set(texts)))
     if not any(draw.documents for draw in draws):
         raise UserError("got no document in data.sources; allowed: at least one; change data.sources")
-    sample = {"vocab_size": run.tokenizer.vocab_size, "words": words.WORDS, "domains": [vars(draw) for draw in draws]}
+    pattern = patterns.PATTERNS[run.tokenizer.pattern]
+    sample = {"vocab_size": run.tokenizer.vocab_size, "words": pattern, "domains": [vars(draw) for draw in draws]}
     if _is_made(target, sample, force=force):
         print(f"{target} is there already, made from this very sample")
         return
     _say(f"training {run.tokenizer.vocab_size:,} ids on {sum(draw.num_bytes for draw in draws) / 1e6:,.1f} MB")
     show, close = bar("pieces") if sys.stderr.isatty() else lines("pieces")
-    merging, chosen = functools.partial(show, "merging"), _watched(train.drawn(texts, draws))
+    chosen, merging = _watched(train.drawn(texts, draws)), functools.partial(show, "merging")
+    make = functools.partial(train.train, chosen, run.tokenizer.vocab_size, pattern=pattern, progress=merging)
     with contextlib.ExitStack() as stack:
         stack.callback(close)
-        _write(target, sample, lambda: train.train(chosen, run.tokenizer.vocab_size, progress=merging), began)
+        _write(target, sample, make, began)
 
 
 def train_counted(
-    folder: pathlib.Path, target: pathlib.Path, vocab_size: int, progress: Callable[[str, int, int], None], *, force: bool
+    folder: pathlib.Path, target: pathlib.Path, config: TokenizerConfig, progress: Callable[[str, int, int], None], *, force: bool
 ) -> None:
     """Train on words that were counted before, unless that was done.
 
     Args:
         folder: Parquet of `words.COUNTS`, each word once.
         target: the tokenizer.json to write.
-        vocab_size: ids.
+        config: how many ids, and the pattern with which the words were cut.
         progress: called with the step, pieces made and pieces wanted.
         force: replace a tokenizer that was made from other words.
 
@@ -100,10 +103,12 @@ def train_counted(
     """
     began = time.monotonic()
     found = words.load(folder)
-    sample = {"vocab_size": vocab_size, "words": words.WORDS, "distinct": found.num_rows, "digest": words.digest(found)}
+    pattern = patterns.PATTERNS[config.pattern]
+    sample = {"vocab_size": config.vocab_size, "words": pattern, "distinct": found.num_rows, "digest": words.digest(found)}
     if _is_made(target, sample, force=force):
         return
-    _write(target, sample, lambda: train.train_counted(found, vocab_size, progress=functools.partial(progress, "tokenizer: merge")), began)
+    watch = functools.partial(progress, "tokenizer: merge")
+    _write(target, sample, lambda: train.train_counted(found, config.vocab_size, pattern=pattern, progress=watch), began)
 
 
 def _write(target: pathlib.Path, sample: dict, make: Callable[[], str], began: float):

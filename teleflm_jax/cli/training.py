@@ -2,14 +2,18 @@
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import functools
+import hashlib
+import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from sharding import mesh, processes, rules
@@ -41,8 +45,11 @@ def _dry_run(args: argparse.Namespace) -> None:
         file.flush()
         found = options.load_sections(args, options.SECTIONS | PLANNING, before=[file.name])
     run = options.Run(**{name: found[name] for name in options.SECTIONS})
+    folder, _ = options.places(args)
+    goes_on = folder is not None and _goes_on(folder)
+    run = _with_own_tokenizer(run, folder) if goes_on else run
     layout = rules.layout(run.mesh, run.model.d_model)
-    _refuse_what_cannot_train(run, mup.at_width(run.mup, run.model.d_model), layout)
+    _refuse_what_cannot_train(run, mup.at_width(run.mup, run.model.d_model), layout, goes_on)
     ask = planning.Ask(run=run, cluster=found["cluster"], plan=found["plan"], gpus=jax.device_count(), backend=planning.HERE)
     facts = planning.one(ask)
     if jax.process_index() == 0:
@@ -71,15 +78,18 @@ def _open_data(run: options.Run, history: mixture.History = ()) -> loader.Loader
     )
 
 
-def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
+def _train(given: options.Run, folder: pathlib.Path, began: float) -> int:
     """Train with the other processes, if there are any."""
-    layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
+    layout, width = rules.layout(given.mesh, given.model.d_model), mup.at_width(given.mup, given.model.d_model)
     with watchdog.watching(folder, jax.process_index(), began) as dog:
-        dog.expect("opening the data", guard.hang_limit(run.guard, []))
+        dog.expect("opening the data", guard.hang_limit(given.guard, []))
+        goes_on = _goes_on(folder)
+        run = _with_own_tokenizer(given, folder) if goes_on else given
         data = _open_data(run, _mixture_so_far(run, folder))
         evaluate = evaluators.of_run(run, layout, folder)
-        _refuse_what_cannot_train(run, width, layout)
-        multihost_utils.sync_global_devices("the data are open")
+        _refuse_what_cannot_train(run, width, layout, goes_on)
+        identity = run_folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity()
+        _refuse_different_data(identity)
     part, parts = mesh.data_share(layout.mesh)
     plan = loop.Plan(
         folder=folder,
@@ -95,22 +105,35 @@ def _train(run: options.Run, folder: pathlib.Path, began: float) -> int:
         mixture=functools.partial(mixture.go_on, weights=run.data.proportions, change=run.data.change_proportions),
         records=lambda step, history: data.under(history).origins(step),
         evaluate=evaluate,
-        identity=run_folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity(),
+        identity=identity,
         began=began,
-        prepare=functools.partial(_prepare, folder, run),
+        prepare=functools.partial(_prepare, folder, given, pathlib.Path(run.data.tokenizer).read_bytes()),
     )
     first = jax.process_index() == 0
     with _naming(folder), _alone_in(folder) if first else contextlib.nullcontext():
         if first:
-            _refuse_changes(folder, run)
+            _refuse_changes(folder, given)
         multihost_utils.sync_global_devices("nothing speaks against the run")
         return loop.train(plan)
 
 
-def _prepare(folder: pathlib.Path, run: options.Run) -> None:
+def _goes_on(folder: pathlib.Path) -> bool:
+    """Whether the first process sees checkpoints of the run's own; a shared disk may show the others an older state."""
+    return bool(start.agreed(bool(checkpoint.numbered(folder / checkpoint.FOLDER))))
+
+
+def _with_own_tokenizer(run: options.Run, folder: pathlib.Path) -> options.Run:
+    """The run with the copy that its folder has, so that the file which it began with may be gone; another that is missing is a mistake."""
+    saved = run_folder.configuration(folder).data
+    if not pathlib.Path(run.data.tokenizer).is_file() and not (saved and saved.tokenizer == run.data.tokenizer):
+        return run
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, tokenizer=str(folder / run_folder.TOKENIZER)))
+
+
+def _prepare(folder: pathlib.Path, run: options.Run, tokenizer: bytes) -> None:
     """Write the configuration and the tokenizer, and see on every process that they are there."""
     if jax.process_index() == 0:
-        _write_folder(folder, run)
+        _write_folder(folder, run, tokenizer)
     multihost_utils.sync_global_devices("the run's folder is written")
     _refuse_another_folder(folder, run)
 
@@ -152,20 +175,32 @@ def _naming(folder: pathlib.Path) -> Iterator[None]:
 
 def _refuse_another_folder(folder: pathlib.Path, run: options.Run) -> None:
     """On every process: what the first one wrote must be here, or this is another disk than its own."""
-    if not (folder / options.SAVED_CONFIG).is_file() or config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS) != {
-        name: getattr(run, name) for name in options.SECTIONS
-    }:
+    own, saved = {name: getattr(run, name) for name in options.SECTIONS}, folder / options.SAVED_CONFIG
+    if not saved.is_file() or options.without_paths(config.parse([str(saved)], [], options.SECTIONS)) != options.without_paths(own):
         raise UserError(
             f"got {folder} on process {jax.process_index()} without what process 0 wrote there; allowed: a folder that all processes "
             "share; change --workdir to one on a shared disk"
         )
 
 
-def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, layout: rules.Layout) -> None:
+def _refuse_different_data(identity: Mapping[str, object]) -> None:
+    """All processes must have opened the same data, wherever each of them found them; also waits until all have."""
+    digest = np.frombuffer(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).digest()[:4], np.int32)
+    found = np.asarray(multihost_utils.process_allgather(digest)).reshape(-1)
+    if (found != found[0]).any():
+        others = ", ".join(map(str, np.flatnonzero(found != found[0])))
+        raise UserError(
+            f"got another tokenizer or other packed data on process {others} than on process 0; allowed: the same on all; copy them, or "
+            "change data.tokenizer and data.packed there"
+        )
+
+
+def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, layout: rules.Layout, goes_on: bool) -> None:
     """Ask now what the loop would find out after the folder is written."""
     refuse_absent(run.model)
     step.microbatch(run.model, run.train, layout)
-    _refuse_other_tokenizer(run)
+    if not goes_on:
+        _refuse_other_tokenizer(run)
     optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 
@@ -198,7 +233,8 @@ def _refuse_changes(folder: pathlib.Path, run: options.Run) -> None:
         return
     _refuse_imported(folder, numbered)
     run_folder.refuse_change(folder, {name: getattr(run, name) for name in options.SECTIONS})
-    if (folder / run_folder.TOKENIZER).read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
+    given = pathlib.Path(run.data.tokenizer)
+    if given.is_file() and given.read_bytes() != (folder / run_folder.TOKENIZER).read_bytes():
         raise UserError(
             f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
             "change it back, or start a new run in another --workdir"
@@ -216,11 +252,11 @@ def _refuse_imported(folder: pathlib.Path, numbered: list[int]) -> None:
             )
 
 
-def _write_folder(folder: pathlib.Path, run: options.Run) -> None:
+def _write_folder(folder: pathlib.Path, run: options.Run, tokenizer: bytes) -> None:
     """Write config.gin and the tokenizer, before step 0."""
     for name, content in (
         (options.SAVED_CONFIG, config.dump({name: getattr(run, name) for name in options.SECTIONS}).encode()),
-        (run_folder.TOKENIZER, pathlib.Path(run.data.tokenizer).read_bytes()),
+        (run_folder.TOKENIZER, tokenizer),
     ):
         temporary = folder / f".{name}.tmp"
         temporary.write_bytes(content)

@@ -6,7 +6,7 @@ import pathlib
 import re
 import tokenize
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gin import config_parser
 
@@ -189,9 +189,11 @@ def _find_include(name: str, including: pathlib.Path, chain: tuple[pathlib.Path,
     return path
 
 
-def _not_there(asked: str, candidates: Iterable[pathlib.Path]) -> UserError:
+def _not_there(asked: str, candidates: Sequence[pathlib.Path]) -> UserError:
     near = next((path.parent / n for path in candidates if (n := nearest(path.name, [p.name for p in path.parent.glob("*.gin")]))), None)
-    return UserError(f"got {asked}, which is not there; allowed: an existing gin file; change the path{f' to {near}' if near else ''}")
+    looked = ", ".join(dict.fromkeys(str(path.absolute()) for path in candidates))
+    change = f"change the path{f' to {near}' if near else ''}"
+    return UserError(f"got {asked}, which is not there; allowed: an existing gin file (looked for: {looked}); {change}")
 
 
 def _read_text(path: pathlib.Path) -> str:

@@ -2,7 +2,7 @@
 
 An item is any text in the user's benchmark files. It gives all its runs of `words` tokens, or of `characters` where most of them are
 characters of a script without spaces; an item that is shorter is looked for as a whole, down to `shortest`. Neither case nor spaces nor
-punctuation nor full-width forms count.
+punctuation nor full-width forms count, nor in which of its two scripts Chinese is written.
 
 The rule is strict: one n-gram is enough. So an item that quotes a licence takes every document with that licence along; `ignored` names
 texts whose n-grams are nobody's, and `common` finds what should stand there.
@@ -72,7 +72,7 @@ def index(config: DecontaminateConfig) -> Index:
     nobodys = _nobodys(config.ignored)
     for number, (benchmark, path) in enumerate(config.benchmarks.items()):
         for texts in _groups(_texts(path, f"decontaminate.benchmarks[{benchmark!r}]"), BATCH_ITEMS):
-            batch = tokens.tokens([folded(clean.uniform(text)) for text in texts])
+            batch = in_one_script([folded(clean.uniform(text)) for text in texts])
             for i in range(len(texts)):
                 n, sums = _of_item(batch.hashes[batch.of(i)], batch.single[batch.of(i)], config)
                 if not n:
@@ -117,6 +117,11 @@ def folded(text: str) -> str:
     return (text.translate(_NARROW) if _FULL_WIDTH.search(text) else text).casefold().lower()
 
 
+def in_one_script(texts: Sequence[str]) -> tokens.Tokens:
+    """Cut texts into tokens, Chinese characters in their simplified form: an item is found in either script."""
+    return tokens.tokens(texts, [True] * len(texts))
+
+
 def hits(found: Index, batch: tokens.Tokens) -> dict[int, list[tuple[int, int, int]]]:
     """Look for benchmark items in a batch.
 
@@ -155,7 +160,7 @@ def decontaminate(
         lowered = [folded(text) for text in texts]
         whole = "".join(lowered)
         borders = np.cumsum([0, *map(len, lowered)])
-        for i, places in sorted(hits(found, tokens.tokens(lowered)).items()):
+        for i, places in sorted(hits(found, in_one_script(lowered)).items()):
             origin = batch["origin"][i].as_py()
             for number, count in sorted(collections.Counter(owner for owner, _, _ in places).items()):
                 first, end = min((first, end) for owner, first, end in places if owner == number)
@@ -192,7 +197,7 @@ def _nobodys(path: str) -> Callable[[int], frozenset[int]]:
     """Map n to the n-grams of texts that are no test items."""
     found = []
     for texts in _groups(_texts(path, "decontaminate.ignored"), BATCH_ITEMS) if path else ():
-        batch = tokens.tokens([folded(clean.uniform(text)) for text in texts])
+        batch = in_one_script([folded(clean.uniform(text)) for text in texts])
         found += [batch.hashes[batch.of(i)] for i in range(len(texts))]
     return functools.cache(lambda n: frozenset(one for hashes in found for one in tokens.sums(hashes, n).tolist()))
 

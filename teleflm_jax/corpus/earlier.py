@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute
 
-from teleflm_jax.corpus import parts, rows
+from teleflm_jax.corpus import parts, rows, spark
 from teleflm_jax.corpus.config import DuplicateConfig, ParagraphConfig
 from teleflm_jax.errors import UserError
 
@@ -82,6 +82,7 @@ def find(folders: Sequence[str], workdir: pathlib.Path, paragraphs: ParagraphCon
     for place, folder in enumerate(map(pathlib.Path, folders), start=-len(folders)):
         if resolved[place] == str(workdir.resolve()):
             raise UserError(f"got corpus.earlier={folder}, this run's own --workdir; allowed: other corpora; change corpus.earlier")
+        spark.refuse_pattern(folder, "corpus.earlier")
         _refuse_unfinished(folder, parts.PARAGRAPHS, "hashes")
         _refuse_unfinished(folder, parts.DUPLICATES, "signatures")
         _refuse_other(folder, parts.PARAGRAPHS, "paragraphs", HASHED_BY, paragraphs)

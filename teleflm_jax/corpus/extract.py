@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
 
-from teleflm_jax.corpus import files, rows, tokens
+from teleflm_jax.corpus import files, markup, rows, tokens
 from teleflm_jax.corpus.charsets import decode
 from teleflm_jax.corpus.config import ExtractConfig
 from teleflm_jax.corpus.tally import Tally
@@ -34,10 +34,6 @@ _LONG_TAG = 20 * MAX_ATTRIBUTES
 """Bytes; below, or in a page of so many characters, whatever stands in a tag takes no time."""
 _QUOTED, _ATTRIBUTE = re.compile(rb"\"[^\"]*\"|'[^']*'"), re.compile(rb"[^\s/\"'=]+")
 
-_LINKED = re.compile(r"href=[\"']#([^\"'<>]+)")
-_SECTION = re.compile(r"<(?:section|div)\b[^<>]*>(?=\s*(?:<span [^<>]*></span>\s*)*<h[1-6]\b)")
-_ID = re.compile(r"\sid=[\"']([^\"'<>]+)[\"']")
-
 
 def extract(
     batches: Iterable[pa.RecordBatch], tally: Tally, *, domain: str, source: str, config: ExtractConfig
@@ -51,7 +47,7 @@ def extract(
         source: where they come from.
         config: settings.
     """
-    main_content = {"resiliparse": _resiliparse, "trafilatura": _trafilatura}[config.extractor]
+    main_content = {"resiliparse": extracted_text, "trafilatura": _trafilatura}[config.extractor]
     found = itertools.chain.from_iterable(_documents(batch, tally, domain, source, main_content) for batch in batches)
     yield from rows.batches(found, rows.DOCUMENT)  # of a batch of pages a fifth is text: several make one
 
@@ -84,11 +80,12 @@ def objection(html: str) -> str:
     tags = html.count("<")
     if tags > MAX_TAGS:
         return f"more than {MAX_TAGS:,} tags"
-    if tags <= MAX_NESTING and len(html) <= _LONG_TAG:
+    may_be_deep = tags > MAX_NESTING and tags - html.count("</") > MAX_NESTING
+    if not may_be_deep and len(html) <= _LONG_TAG:
         return ""
     page = html.encode("utf-8", "surrogatepass") + bytes(2 * _NAME)
     at = np.flatnonzero(np.frombuffer(page, np.uint8) == ord("<"))
-    if tags > MAX_NESTING and _is_too_nested(page, at):
+    if may_be_deep and _is_too_nested(page, at):
         return f"nested deeper than {MAX_NESTING}"
     return f"more than {MAX_ATTRIBUTES} attributes" if _has_too_many_attributes(page, at) else ""
 
@@ -124,15 +121,22 @@ def _names(page: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of the elements' names that begin at places of a page, 64 bits, and whether they are longer than `_NAME`; 0 for no name."""
     letters = np.frombuffer(page.translate(_LETTERS), np.uint8)
     eights = np.ndarray(len(page) - 7, "<u8", letters, strides=(1,))  # at every place the eight bytes from there on
-    halves, whole = [], letters[starts] >= ord("a")
-    for place in (starts, starts + _NAME // 2):
-        values = eights[place]
+
+    def half(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = eights[places]
         zeros = (values - _ONES) & ~values & (_ONES << np.uint64(7))  # the lowest bit marks the first byte that is 0
         lowest = zeros & (~zeros + np.uint64(1))
-        halves.append(np.where(whole, values & ((lowest >> np.uint64(7)) - np.uint64(1)), 0))
-        whole &= zeros == 0
-    hashes = tokens.mix(tokens.mix(halves[0].copy()) + halves[1])
-    return hashes, whole & (letters[starts + _NAME] > 0)
+        return values & ((lowest >> np.uint64(7)) - np.uint64(1)), zeros == 0
+
+    hashes, whole = half(starts)
+    is_name = letters[starts] >= ord("a")
+    hashes = tokens.mix(np.where(is_name, hashes, 0))
+    longer = np.flatnonzero(whole & is_name)  # few have more than eight letters
+    rest, whole = half(starts[longer] + _NAME // 2)
+    hashes[longer] = tokens.mix(hashes[longer] + rest)
+    is_long = np.zeros(len(starts), bool)
+    is_long[longer] = whole & (letters[starts[longer] + _NAME] > 0)
+    return hashes, is_long
 
 
 @functools.cache
@@ -142,24 +146,11 @@ def _uncounted() -> np.ndarray:
     return np.sort(_names(page, (_NAME + 1) * np.arange(len(_UNCOUNTED) + 1))[0])
 
 
-def without_names_of_sections(html: str) -> str:
-    """Take the ids off sections that begin with a heading and that the page links to, as by its table of contents.
-
-    Such an id is the heading's words ("new-features-related-to-type-hints"), no part of a layout; extraction would take it for one and
-    leave out what is "related".
-    """
-    linked = set(_LINKED.findall(html))
-
-    def bare(tag: re.Match) -> str:
-        name = _ID.search(tag[0])
-        return tag[0][: name.start()] + tag[0][name.end() :] if name and name[1] in linked else tag[0]
-
-    return _SECTION.sub(bare, html) if linked else html
-
-
-def _resiliparse(html: str) -> str:
-    html = without_names_of_sections(html)
-    return extract_plain_text(html, preserve_formatting=True, main_content=True, list_bullets=True, alt_texts=False, links=False)
+def extracted_text(html: str) -> str:
+    """Give a page's main text, by resiliparse; `objection` has been asked before."""
+    page = markup.mended(html)
+    text = extract_plain_text(page, preserve_formatting=True, main_content=True, list_bullets=True, alt_texts=False, links=False)
+    return text.replace(markup.MARK, "")
 
 
 def _trafilatura(html: str) -> str:

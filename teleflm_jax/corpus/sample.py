@@ -25,7 +25,7 @@ from teleflm_jax.corpus import documents, heldout, mix, parts
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.corpus.run import Run, Settings
 from teleflm_jax.corpus.tally import Tally
-from teleflm_jax.tokenizer import words
+from teleflm_jax.tokenizer import patterns, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 FOLDER = "words"
@@ -37,8 +37,8 @@ HASHES = pa.schema({"set": pa.string(), "hash": pa.int32(), "documents": pa.int6
 def depends_on(settings: Settings) -> list:
     """What the sample depends on beside documents."""
     mixed, pack = settings.mix, settings.pack
-    own = {name: value for name, value in dataclasses.asdict(settings.tokenizer).items() if name != "vocab_size"}
-    return [own, words.WORDS, mixed.proportions, mixed.min_word_count, pack.seed, pack.heldout_fraction]
+    own = {name: value for name, value in dataclasses.asdict(settings.tokenizer).items() if name not in ("vocab_size", "pattern")}
+    return [own, patterns.PATTERNS[settings.tokenizer.pattern], mixed.proportions, mixed.min_word_count, pack.seed, pack.heldout_fraction]
 
 
 def make(run: Run) -> None:
@@ -122,7 +122,7 @@ def count_part(
                 else:
                     tally.drop("beyond tokenizer.sample_documents or tokenizer.sample_bytes", name, encoded)
 
-    parts.write(folder / "counts", number, words.count(texts()), words.COUNTS, Tally())
+    parts.write(folder / "counts", number, words.count(texts(), pattern=patterns.PATTERNS[config.pattern]), words.COUNTS, Tally())
     parts.write_tally(folder, number, tally)
 
 

@@ -31,6 +31,7 @@ MASTER_SECONDS = 10
 """A cluster's master has to answer."""
 _LOCAL = r"local(?:\[(\d+|\*)(?:,\d+)?\])?"
 """Masters that work in the session's own process, and on how many cores."""
+_PATTERN = frozenset("*?[]{}\\")
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 """Called twice a second with the step, parts done and parts in all."""
@@ -121,6 +122,20 @@ def refuse_master(master: str) -> None:
             problem = f"got --master {master}, where {host} does not answer ({error}); {allowed}"
     if master.startswith("spark://"):
         raise UserError(problem)
+
+
+def refuse_pattern(folder: pathlib.Path, setting: str) -> None:
+    """Refuse a folder whose path Spark would take for a pattern: it would read nothing there, or a neighbour's files as well.
+
+    Raises:
+        UserError: it would.
+    """
+    path = str(folder.resolve())
+    if found := sorted(set(path) & _PATTERN):
+        raise UserError(
+            f"got {setting} {path} with {' '.join(found)}, which Spark reads as a pattern; allowed: a path without "
+            f"{' '.join(sorted(_PATTERN))}; change {setting}"
+        )
 
 
 def each(spark, step: str, work: Callable[[int], None], numbers: frozenset[int], done: Callable[[], set[int]], progress: Progress) -> None:

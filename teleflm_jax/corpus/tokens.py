@@ -165,6 +165,8 @@ def in_one_script(points: np.ndarray, borders: np.ndarray, simplified: Sequence[
     """What `code_points` gave, with the Han characters of the texts that are so marked in their simplified form; (): of none."""
     if not any(simplified):
         return points
+    if all(simplified):
+        return simplified_forms()[points]
     return np.where(np.repeat(simplified, np.diff(borders)), simplified_forms()[points], points)
 
 

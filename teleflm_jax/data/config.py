@@ -48,6 +48,12 @@ class DataConfig:
                 raise UserError(f"got {path!r} in data.*; allowed: paths without a NUL character; change the path")
             if "://" in path:
                 raise UserError(f"got {path!r} in data.*; allowed: paths on a local or shared disk; mount the store or change the path")
+        try:
+            self.packed.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"got data.packed={self.packed!r}; allowed: a path in UTF-8, as readers of records take no other; rename the folder"
+            ) from None
         for domain in self.proportions:
             if not domain or "/" in domain or domain.startswith("."):
                 raise UserError(f"got the domain {domain!r} in data.proportions; allowed: a plain folder name; rename it")

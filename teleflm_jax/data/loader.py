@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from teleflm_jax import records
-from teleflm_jax.data import manifest, mixture
+from teleflm_jax.data import manifest, mixture, source
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import load, specials
@@ -26,16 +26,6 @@ ENDLESS = 2**31 - 1
 
 Batch = dict[str, np.ndarray]
 """tokens, targets, segments int32 [B, S], weights float32 [B, S]; see docs/architecture.md."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """A part of a shard, in the names that ArrayRecord asks for; it spares opening every shard to count its records."""
-
-    filename: str
-    skip: int
-    take: int
-    examples_in_shard: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,14 +93,7 @@ class Loader:
                 f"got a step at which the run still drew from {domain}; allowed: domains of data.proportions ({', '.join(self.domains)}); "
                 f"add {domain} to data.proportions, or go on from a later checkpoint"
             )
-        try:
-            return records.decode(self.domains[domain][position])
-        except RuntimeError as error:  # what the reader raises on a checksum that does not match
-            place = self._origin(domain, position)
-            raise UserError(
-                f"got a damaged record in {place['shard']} (record {place['record']} of the shard: {error}); allowed: the files that pack "
-                "wrote; restore that file from a copy, or run `python -m teleflm_jax pack --force`; then the same command goes on"
-            ) from error
+        return records.decode(self.domains[domain][position])
 
     def _rows(self, process: int, num_processes: int) -> range:
         if self.batch_size % num_processes:
@@ -166,7 +149,9 @@ def open_run(
     order = mixture.build(history or ((0, dict(data.proportions)),), batch_size=batch_size, seed=data.seed)
     counts = {domain: known.train.records for domain, known in manifests.items()}
     mixture.refuse_exhaustion(order, steps=steps, records=counts, max_epochs=data.max_epochs)
-    domains = {domain: _shuffled(grain.MapDataset.source(_open(known.train)), data.seed, domain) for domain, known in manifests.items()}
+    reader = source.readers()
+    sources = {domain: source.source(_counted(known.train), reader) for domain, known in manifests.items()}
+    domains = {domain: _shuffled(grain.MapDataset.source(records), data.seed, domain) for domain, records in sources.items()}
     pad = specials.of(load.load(data.tokenizer)).pad
     return Loader(order=order, data=data, manifests=manifests, domains=domains, batch_size=batch_size, pad=pad)
 
@@ -176,9 +161,9 @@ def heldout(data: DataConfig, domain: str, *, vocab_size: int) -> Iterator[recor
     sha256 = load.sha256(data.tokenizer)
     known = manifest.load(data.packed, domain, tokenizer_sha256=sha256, vocab_size=vocab_size, verify=("heldout",))
     if known.heldout.shards:
-        source = _open(known.heldout)
-        for i in range(len(source)):
-            yield records.decode_document(source[i])
+        documents = source.source(_counted(known.heldout), source.readers(1))
+        for number in range(len(documents)):
+            yield records.decode_document(documents[number])
 
 
 def join(rows: list[records.Record], pad: int) -> Batch:
@@ -204,9 +189,8 @@ def join(rows: list[records.Record], pad: int) -> Batch:
     }
 
 
-def _open(part: manifest.Part) -> grain.sources.ArrayRecordDataSource:
-    """Make a data set's records accessible; shards are opened as they are needed."""
-    return grain.sources.ArrayRecordDataSource([Slice(shard.path, 0, shard.records, shard.records) for shard in part.shards])
+def _counted(part: manifest.Part) -> list[tuple[str, int]]:
+    return [(shard.path, shard.records) for shard in part.shards]
 
 
 def _shuffled(records: grain.MapDataset, seed: int, domain: str) -> grain.MapDataset:

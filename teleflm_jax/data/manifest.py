@@ -9,8 +9,7 @@ import json
 import os
 from collections.abc import Collection
 
-from array_record.python import array_record_module
-
+from teleflm_jax.data import source
 from teleflm_jax.errors import UserError
 
 VERSION = 1
@@ -80,6 +79,7 @@ def load(
     Raises:
         UserError: not packed, not finished, packed with another tokenizer or length, or files missing or of another size than when they
         were written.
+        OSError: the operating system refuses to read a shard.
     """
     folder = os.path.join(packed, domain)
     raw = _read(folder)
@@ -161,17 +161,19 @@ def _part(folder: str, raw: dict, *, verify: bool) -> Part:
 
 
 def _measure(shard: Shard) -> tuple[int, int]:
-    """Read a shard's size and, from its last bytes, its number of records; no records if it is not there or cannot be read."""
+    """Read a shard's size and, from its last bytes, its number of records; no records if it is not there or is no ArrayRecord.
+
+    Raises:
+        OSError: the operating system refuses to open or to read it.
+    """
     if not os.path.isfile(shard.path):
         return 0, 0
     try:
-        reader = array_record_module.ArrayRecordReader(shard.path)
-    except RuntimeError:  # too short, or no ArrayRecord at all
+        return os.path.getsize(shard.path), source.opened(shard.path).num_records()
+    except RuntimeError as error:  # too short, or no ArrayRecord at all
+        if system := source.system_error(error, shard.path):
+            raise system from error
         return os.path.getsize(shard.path), 0
-    try:
-        return os.path.getsize(shard.path), reader.num_records()
-    finally:
-        reader.close()
 
 
 def _damaged(folder: str, got: str) -> UserError:

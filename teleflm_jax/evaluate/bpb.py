@@ -7,18 +7,21 @@ Source: report, section 4; the windows (`windows.py`) are our choice, since the 
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from sharding import mesh as device_mesh
 from sharding.rules import Layout
 from teleflm_jax import passes
+from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import weights, windows
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.records import HeldOut
 
-Evaluator = Callable[[int, Transformer], dict[str, float]]
+Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
+Item = TypeVar("Item")
 Documents = Mapping[str, Sequence[HeldOut]]
 """Domain -> its documents, with at least one token."""
 
@@ -69,16 +72,16 @@ def measure(
 def evaluator(
     documents: Documents, proportions: Mapping[str, float], *, context_length: int, batch_size: int, layout: Layout, bos: int
 ) -> Evaluator:
-    """What the training loop calls: `(step, model) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
+    """What the training loop calls: `(step, model, pause) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
 
-    `bpb` is the mean weighted by `proportions` over the domains of `documents`. Windows are cut once.
+    `pause` is called before each batch. `bpb` is the mean weighted by `proportions` over the domains of `documents`. Windows are cut once.
     """
     batches, token_losses = prepare(documents, context_length, batch_size, layout, bos), passes.token_losses(layout)
     shares = {domain: proportions[domain] for domain in documents}
 
-    def evaluate(step: int, model: Transformer) -> dict[str, float]:
+    def evaluate(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
         del step  # the loop records it
-        scores = _scores(documents, _sum(token_losses, model, batches, layout, len(documents)))
+        scores = _scores(documents, _sum(token_losses, model, pausing(batches, pause), layout, len(documents)))
         figures = {f"bpb/{domain}": known.bpb for domain, known in scores.items()}
         figures |= {f"loss/{domain}": known.loss for domain, known in scores.items()}
         return figures | {"bpb": weights.mean({domain: known.bpb for domain, known in scores.items()}, shares)}
@@ -86,8 +89,26 @@ def evaluator(
     return evaluate
 
 
+def pausing(items: Iterable[Item], pause: Callable[[], None]) -> Iterator[Item]:
+    """Yield the items, with a call of `pause` before each."""
+    for item in items:
+        pause()
+        yield item
+
+
 def prepare(documents: Documents, context_length: int, batch_size: int, layout: Layout, bos: int) -> list[windows.Batch]:
-    """All domains' windows in common batches, so that few rows are padding; owners number the domains in the order of `documents`."""
+    """All domains' windows in common batches, so that few rows are padding; owners number the domains in the order of `documents`.
+
+    Raises:
+        UserError: a domain has no token to score, or no byte to divide by.
+    """
+    for domain, held_out in documents.items():
+        tokens, num_bytes = sum(len(document.tokens) for document in held_out), sum(document.num_bytes for document in held_out)
+        if not (tokens and num_bytes):
+            raise UserError(
+                f"got {domain} to measure, with {tokens:,} token(s) of {num_bytes:,} byte(s); allowed: at least one of each; "
+                "give it other text, or leave it out"
+            )
     cut = [
         window
         for owner, held_out in enumerate(documents.values())

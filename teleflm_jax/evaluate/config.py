@@ -41,7 +41,7 @@ class SuiteConfig:
     chat: bool = False
     """Ask through the chat template, as an instructed model expects it."""
     bos: bool = True
-    """Begin every text with `<s>`, as in training; the harness calls it add_bos_token."""
+    """Begin every text with what the tokenizer puts there, `<s>` where it is ours; the harness calls it add_bos_token."""
     allow_code: bool = False
     """Run code that the model has written (`humaneval`), confined as docs/evaluation.md says."""
     code_samples: int = 5

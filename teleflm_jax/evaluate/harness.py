@@ -8,6 +8,7 @@ only one.
 Source: lm_eval.api.model of lm-evaluation-harness 0.4.13; where a text is cut and how stop strings end it follow its Hugging Face model.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import windows
+from teleflm_jax.evaluate.bpb import pausing
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import chat, engine, score
-from teleflm_jax.generate.request import Request
+from teleflm_jax.generate.request import Request, numbered, seed_of
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -33,15 +35,19 @@ IGNORED = ("do_sample", "until", "max_gen_toks")
 class Harness(TemplateLM):
     """Answers the harness's requests."""
 
-    def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter):
+    def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter, pause: Callable[[], None] = lambda: None):
         """Make one.
 
         Args:
             model: what is asked, and how.
             watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
+            pause: called before each batch and each step of texts that are written.
         """
         super().__init__()
-        self.model, self.watch = model, watch
+        self.model, self.pause = model, pause
+        self.watch = lambda batches: pausing(watch(batches), pause)
+        self.shortened: collections.Counter[str | None] = collections.Counter()
+        """Task -> its requests of which only the end of the context was read."""
         self._ids = specials.of(model.tokenizer)
 
     @property
@@ -74,27 +80,34 @@ class Harness(TemplateLM):
         return chat.write(self.model.format, said, answer=add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids of a text, behind `<s>` unless that is not wanted or there already.
+        """Ids of a text, behind what the tokenizer puts there (`<s>` where it is ours) unless that is not wanted or there already.
 
         Only where the chat template is in use do marks in the text become their ids: it alone writes any.
         """
         reader = self.model.format.parsing if self.model.format else self.model.tokenizer
         ids = reader.encode(string, add_special_tokens=False).ids
         wanted = self.model.bos if add_special_tokens is None else add_special_tokens
-        return [self._ids.bos, *ids] if wanted and ids[:1] != [self._ids.bos] else ids
+        before = list(self._ids.before)
+        return [*before, *ids] if wanted and ids[: len(before)] != before else ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log-probability in nats of each continuation after its context, and whether it is the greedy one."""
-        return super().loglikelihood(requests, disable_tqdm=True)
+        names = [f"item {request.doc_id} of {request.task_name}" for request in requests]
+        if empty := [name for name, request in zip(names, requests, strict=True) if not request.args[1]]:
+            raise UserError(f"got {empty[0]} with an empty continuation; allowed: one character or more; correct the task's data")
+        pairs = super().loglikelihood(requests, disable_tqdm=True)
+        found = score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch, name=names.__getitem__)
+        self.shortened.update(r.task_name for r, pair in zip(requests, pairs, strict=True) if score.is_shortened(pair, self.max_length))
+        return found
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Split at the harness's border; where a token spans it so that nothing would be left to score, each side by itself."""
         context_ids, continuation_ids = super()._encode_pair(context, continuation)
         return context_ids, continuation_ids or self.tok_encode(continuation, add_special_tokens=False)
 
-    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[tuple[float, bool]]:
-        pairs = [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
-        return score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch)
+    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[score.Pair]:
+        """What the harness's `loglikelihood` has made ids of; ours, which knows whose they are, scores them."""
+        return [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log-probability in nats of whole texts, in windows as those of bits per byte."""
@@ -112,15 +125,18 @@ class Harness(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Continuations, each up to its first stop string; greedy unless a task says `do_sample`."""
-        repeated: dict[tuple[str, str], int] = {}
         asked = []
-        for context, settings in (request.args for request in requests):
-            number = repeated[key] = repeated.get(key := (context, repr(settings)), -1) + 1
-            asked.append(self._request(context, settings, number))
-        completions = engine.complete(self.model.decoder, self.model.tokenizer, asked, slots=self.model.batch_size)
+        for request in requests:
+            seed = seed_of(self.model.seed, request.task_name, request.doc_id)
+            context, settings = request.args
+            ids = self.tok_encode(context)
+            asked.append(self._request(ids, settings, seed))
+            self.shortened[request.task_name] += len(asked[-1].prompt) < len(ids)
+        slots = self.model.batch_size
+        completions = engine.complete(self.model.decoder, self.model.tokenizer, numbered(asked), slots=slots, pause=self.pause)
         return [completion.text for completion in completions]
 
-    def _request(self, context: str, settings: dict[str, Any], number: int) -> Request:
+    def _request(self, context: Sequence[int], settings: dict[str, Any], seed: int) -> Request:
         """One request; of a context too long only the end is read, so that all new tokens have room."""
         known = normalize_gen_kwargs(settings, DEFAULT_TOKENS)
         if unknown := known.keys() - {*SAMPLING, *IGNORED}:
@@ -136,13 +152,12 @@ class Harness(TemplateLM):
             )
         sampling = {"temperature": 0.0} if not known["do_sample"] else {"temperature": 1.0, "top_p": 1.0} | _chosen(known)
         return Request(
-            prompt=tuple(self.tok_encode(context)[-room:]),
+            prompt=tuple(context[-room:]),
             max_tokens=new,
             sampling=Sampling(**sampling),
-            seed=self.model.seed,
-            number=number,
+            seed=seed,
             stop=tuple(text for text in known["until"] if text and text != self.model.tokenizer.id_to_token(self._ids.eos)),
-            stop_ids=chat.stop_ids(self.model.format) if self.model.format else (self._ids.eos,),
+            stop_ids=chat.stop_ids(self.model.format) if self.model.format else self._ids.ends,
         )
 
 

@@ -8,14 +8,14 @@ import dataclasses
 import math
 import pathlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import local_data, sandbox
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import engine
-from teleflm_jax.generate.request import Request
+from teleflm_jax.generate.request import Request, numbered, seed_of
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -52,6 +52,8 @@ class Result:
 
     passed: Mapping[int, float]
     """k -> pass@k, from 0 to 1."""
+    shortened: int
+    """Problems of which only the end was read, as they are longer than the context."""
     left_open: Sequence[str]
     """What this machine could not shut off for the programs."""
 
@@ -75,27 +77,32 @@ def draw(problems: Sequence[Problem], share: float, seed: int) -> Sequence[Probl
     return [problems[i] for i in sorted(random.Random(f"{seed}/{NAME}").sample(range(len(problems)), kept))]
 
 
-def measure(model: Model, problems: Sequence[Problem], samples: int) -> Result:
+def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Callable[[], None] = lambda: None) -> Result:
     """Write programs, run them, and estimate pass@k.
 
     Args:
         model: writes; its template is not used, as the problems are the beginnings of programs.
         problems: one or more.
         samples: programs per problem, at least the largest k.
+        pause: called before each step of writing and after each program that has run.
     """
     new = min(TOKENS, model.max_tokens or TOKENS, model.decoder.context_length // 2)
-    requests, special = [], specials.of(model.tokenizer)
+    requests, shortened, special = [], 0, specials.of(model.tokenizer)
     for asked in problems:
         ids = model.tokenizer.encode(asked.prompt, add_special_tokens=False).ids
-        prompt = ([special.bos] * model.bos + ids)[-(model.decoder.context_length - new) :]
-        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=model.seed, stop=STOP, stop_ids=(special.eos,))
-        requests += [dataclasses.replace(same, number=number) for number in range(samples)]
-    completions = engine.complete(model.decoder, model.tokenizer, requests, slots=model.batch_size)
+        whole = [*special.before] * model.bos + ids
+        prompt = whole[-(model.decoder.context_length - new) :]
+        shortened += len(prompt) < len(whole)
+        seed = seed_of(model.seed, NAME, asked.task_id)
+        same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=seed, stop=STOP, stop_ids=special.ends)
+        requests += [same] * samples
+    completions = engine.complete(model.decoder, model.tokenizer, numbered(requests), slots=model.batch_size, pause=pause)
     owners = [asked for asked in problems for _ in range(samples)]
-    verdicts = sandbox.run_all([asked.program(done.text) for asked, done in zip(owners, completions, strict=True)])
+    verdicts = sandbox.run_all([asked.program(done.text) for asked, done in zip(owners, completions, strict=True)], pause)
     correct = [sum(verdict.passed for verdict in verdicts[i : i + samples]) for i in range(0, len(verdicts), samples)]
     return Result(
         passed={k: sum(pass_at(k, samples, number) for number in correct) / len(correct) for k in TRIES},
+        shortened=shortened,
         left_open=sorted({what for verdict in verdicts for what in verdict.left_open}),
     )
 

@@ -19,7 +19,7 @@ class Model:
     format: chat.Format | None = None
     """In which requests are written as conversations; None: texts are asked as they are."""
     bos: bool = True
-    """Whether texts begin with `<s>`."""
+    """Whether texts begin with what the tokenizer puts in front of one, `<s>` where it is ours."""
     batch_size: int = 8
     """Texts at a time."""
     max_tokens: int = 0

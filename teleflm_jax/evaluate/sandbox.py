@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 SECONDS = 5.0
 """Of wall time, and about as many of CPU time; HumanEval's own runner allows 3."""
@@ -63,10 +63,20 @@ def run(program: str, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BY
     return Verdict(passed=found["passed"], why=found["why"], left_open=tuple(found["open"]))
 
 
-def run_all(programs: Sequence[str]) -> list[Verdict]:
-    """Run programs, as many at a time as there are cores for."""
+def run_all(programs: Sequence[str], pause: Callable[[], None] = lambda: None) -> list[Verdict]:
+    """Run programs, as many at a time as there are cores for.
+
+    `pause` is called after each; where it raises, those that have not begun are left out.
+    """
     with concurrent.futures.ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(run, programs))
+        running, verdicts = [pool.submit(run, program) for program in programs], []
+        try:
+            for one in running:
+                verdicts.append(one.result())
+                pause()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return verdicts
 
 
 def _end(process: subprocess.Popen) -> None:

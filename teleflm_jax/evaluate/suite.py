@@ -45,6 +45,8 @@ class Score:
     shots: int
     metrics: Mapping[str, float]
     """All of its figures."""
+    shortened: int
+    """Texts of which only the end was read, as they are longer than the model's context."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,11 @@ def load(config: SuiteConfig) -> Suite:
 
 
 def measure(
-    suite: Suite, model: Model, watch: Callable[[Sequence], Iterable] = iter, keep: dict[str, list] | None = None
+    suite: Suite,
+    model: Model,
+    watch: Callable[[Sequence], Iterable] = iter,
+    keep: dict[str, list] | None = None,
+    pause: Callable[[], None] = lambda: None,
 ) -> dict[str, Score]:
     """Ask a model every task.
 
@@ -99,30 +105,47 @@ def measure(
         model: what is asked.
         watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
         keep: task -> its items as they were asked and answered; filled if given.
+        pause: called before each batch, each step of texts that are written, and each program that is run; what it raises ends the work.
 
     Returns:
         Name in `suite.tasks` -> its score, in that order.
     """
-    scores = _ask(suite, model, watch, keep) if suite.loaded else {}
+    scores = _ask(suite, model, watch, keep, pause) if suite.loaded else {}
     if suite.problems:
-        result = humaneval.measure(model, suite.problems, suite.config.code_samples)
+        result = humaneval.measure(model, suite.problems, suite.config.code_samples, pause)
         for what in result.left_open:
             print(f"humaneval: this machine could not shut off {what}", file=sys.stderr)
         figures = {f"pass@{k},none": value for k, value in result.passed.items()}
         scores[humaneval.NAME] = Score(
-            metric="pass@5,none", value=figures["pass@5,none"], error=None, items=len(suite.problems), shots=0, metrics=figures
+            metric="pass@5,none",
+            value=figures["pass@5,none"],
+            error=None,
+            items=len(suite.problems),
+            shots=0,
+            metrics=figures,
+            shortened=result.shortened,
         )
     return {name: scores[name] for name in suite.config.tasks if name in scores}
 
 
-def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None) -> dict[str, Score]:
+def remarks(scores: Mapping[str, Score]) -> list[str]:
+    """What lessens the worth of scores, a line each."""
+    return [
+        f"{name}: of {score.shortened:,} text(s) only the end was read, as they are longer than the model's context"
+        for name, score in scores.items()
+        if score.shortened
+    ]
+
+
+def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None, pause: Callable[[], None]) -> dict[str, Score]:
     with _harness() as lm_eval:
         from teleflm_jax.evaluate.harness import Harness
 
         for task in suite.loaded["tasks"].values():
             task._instances = None  # else a second model would be asked what the first one was asked, with its answers
+        adapter = Harness(model, watch, pause)
         found = lm_eval.evaluator.evaluate(
-            lm=Harness(model, watch),
+            lm=adapter,
             task_dict=suite.loaded,
             samples=dict(suite.samples) or None,
             bootstrap_iters=RESAMPLES,
@@ -133,7 +156,17 @@ def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | No
     if keep is not None:
         keep |= found["samples"]
     rows = found["results"] | found.get("groups", {})
-    return {name: _score(_figure(suite, name), rows[name], shots) for name, shots in suite.config.tasks.items() if name in rows}
+    return {
+        name: _score(_figure(suite, name), rows[name], shots, sum(adapter.shortened[task] for task in _leaves(suite.loaded, name)))
+        for name, shots in suite.config.tasks.items()
+        if name in rows
+    }
+
+
+def _leaves(loaded: Mapping[str, Any], name: str) -> list[str]:
+    """The tasks of a group; of a task, itself."""
+    group = loaded["groups"].get(name)
+    return [task.task_name for task in group.get_all_tasks()] if group else [name]
 
 
 def _figure(suite: Suite, name: str) -> object:
@@ -144,7 +177,7 @@ def _figure(suite: Suite, name: str) -> object:
     return task.config.metric_list[0]["metric"] if task is not None and task.config.metric_list else None
 
 
-def _score(figure: object, row: Mapping[str, Any], shots: int) -> Score:
+def _score(figure: object, row: Mapping[str, Any], shots: int, shortened: int) -> Score:
     metrics = {key: float(value) for key, value in row.items() if "," in key and isinstance(value, int | float)}
     plain = [key for key in metrics if not key.split(",")[0].endswith("_stderr")]
     chosen = next((key for key in plain if key.split(",")[0] == figure), plain[0])
@@ -156,6 +189,7 @@ def _score(figure: object, row: Mapping[str, Any], shots: int) -> Score:
         items=row["sample_len"],
         shots=shots,
         metrics=metrics,
+        shortened=shortened,
     )
 
 
@@ -191,8 +225,7 @@ def _draw(config: SuiteConfig, loaded: Mapping[str, Any]) -> dict[str, list[int]
     for name, share in config.fractions.items():
         if name == humaneval.NAME or share == 1:
             continue
-        group = loaded["groups"].get(name)
-        for task in [task.task_name for task in group.get_all_tasks()] if group else [name]:
+        for task in _leaves(loaded, name):
             count = len(loaded["tasks"][task].eval_docs)
             kept = max(1, round(share * count))
             drawn[task] = sorted(random.Random(f"{config.seed}/{task}").sample(range(count), kept))

@@ -62,8 +62,8 @@ class Format:
     """Text of a special token -> id."""
     names: Mapping[str, str]
     """`bos_token` and the like, for the template."""
-    bos: int
-    eos: int
+    ends: tuple[int, ...]
+    """Ids that end a text."""
 
     @property
     def pattern(self) -> re.Pattern:
@@ -99,16 +99,14 @@ def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
     except (jinja2.TemplateError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"got {path}, which is no template ({error}); allowed: a Jinja chat template; put the model's own there") from error
     ids = specials.of(tokenizer)
-    names = {f"{name}_token": tokenizer.id_to_token(getattr(ids, name)) for name in ("bos", "eos", "pad")}
     found = Format(
         source=source,
         template=template,
         plain=tokenizer,
         parsing=tokenizers.Tokenizer.from_str(tokenizer.to_str()),
         specials=special,
-        names=names,
-        bos=ids.bos,
-        eos=ids.eos,
+        names=ids.names(tokenizer),
+        ends=ids.ends,
     )
     if "question" not in write(found, PROBE[:1]) or "answer" not in write(found, PROBE, answer=False):
         raise UserError(f"got {path}, which leaves out what it is given; allowed: a Jinja chat template; put the model's own there")
@@ -116,7 +114,7 @@ def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
 
 
 def encode(format: Format, messages: Sequence[Message]) -> tuple[int, ...]:
-    """A conversation as the ids after which the model's answer comes.
+    """A conversation as the ids after which the model's answer comes: those of the template's text, and no `<s>` that it does not write.
 
     Raises:
         UserError: the template refuses it, or it would turn what a message says into a special token.
@@ -125,13 +123,12 @@ def encode(format: Format, messages: Sequence[Message]) -> tuple[int, ...]:
         raise UserError("got no message; allowed: one or more; add one")
     for message in messages:
         _refuse(message)
-    ids = _encode(format, messages)
-    return tuple(ids if ids[:1] == [format.bos] else [format.bos, *ids])
+    return tuple(_encode(format, messages))
 
 
 def stop_ids(format: Format) -> tuple[int, ...]:
     """Ids that end an answer: of the end of a text, and of whatever special token the template writes between turns."""
-    return tuple(dict.fromkeys((format.eos, *format.ids(write(format, PROBE, answer=False)))))[:MAX_STOP_IDS]
+    return tuple(dict.fromkeys((*format.ends, *format.ids(write(format, PROBE, answer=False)))))[:MAX_STOP_IDS]
 
 
 def fit(format: Format, messages: Sequence[Message], room: int) -> tuple[tuple[Message, ...], int]:
@@ -251,10 +248,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
     )
     environment.globals["raise_exception"] = _raise
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _to_json
     environment.intercepted_binops = frozenset({"*", "**"})
     environment.binop_table.update({"*": _small(operator.mul), "**": _small(operator.pow)})
     return environment
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _small(operation: Callable) -> Callable:

@@ -6,7 +6,7 @@ several processes, all make the same calls.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -207,13 +207,20 @@ def _token(request: Request, index: int, told: dict[str, np.ndarray], place: int
     return Token(id=index, logprob=float(told["logprob"][place]), alternatives=tuple(zip(ids, logprobs, strict=True)))
 
 
-def complete(decoder: Decoder, tokenizer: tokenizers.Tokenizer, requests: Sequence[Request], *, slots: int) -> list[Piece]:
+def complete(
+    decoder: Decoder,
+    tokenizer: tokenizers.Tokenizer,
+    requests: Sequence[Request],
+    *,
+    slots: int,
+    pause: Callable[[], None] = lambda: None,
+) -> list[Piece]:
     """All of each request's text, in the order of the requests, at most `slots` at a time; errors as of `run`."""
-    return run(Engine(decoder, tokenizer, slots=slots), requests)
+    return run(Engine(decoder, tokenizer, slots=slots), requests, pause)
 
 
-def run(engine: Engine, requests: Sequence[Request]) -> list[Piece]:
-    """The same with an engine that is idle.
+def run(engine: Engine, requests: Sequence[Request], pause: Callable[[], None] = lambda: None) -> list[Piece]:
+    """The same with an engine that is idle; `pause` is called before each of its steps.
 
     Raises:
         UserError: one can never be served; none is begun then.
@@ -224,6 +231,7 @@ def run(engine: Engine, requests: Sequence[Request]) -> list[Piece]:
     number_of = {engine.add(requests[number]): number for number in by_length}
     parts: list[list[Piece]] = [[] for _ in requests]
     while not engine.idle:
+        pause()
         for ticket, piece in engine.step().items():
             parts[number_of[ticket]].append(piece)
     return [

@@ -1,12 +1,18 @@
 """What is asked for, and what comes back."""
 
+import collections
 import dataclasses
+import hashlib
+import random
+from collections.abc import Iterable
+
+import numpy as np
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate.sampling import Sampling
 
 LARGEST_SEED = 2**32 - 1
-MAX_STOP_IDS = 8
+MAX_STOP_IDS = 32
 MAX_LOGPROBS = 20
 """Alternatives per token; what OpenAI's interface allows."""
 
@@ -16,20 +22,26 @@ class Request:
     """A text to continue."""
 
     prompt: tuple[int, ...]
-    """Token ids, the one that begins a text in front."""
+    """Token ids."""
     max_tokens: int
     """New tokens; fewer where the context is full before."""
     sampling: Sampling = Sampling()
     seed: int = 0
-    """The same seed, number and text give the same tokens."""
+    """The same seed, number and prompt give the same tokens."""
     number: int = 0
-    """Which of several continuations from one seed."""
+    """Which of several continuations of the prompt."""
     stop: tuple[str, ...] = ()
     """Strings that end the text, and do not belong to it."""
     stop_ids: tuple[int, ...] = ()
     """Ids that end the text."""
     logprobs: int | None = None
     """Likeliest tokens that are told with each; None: no log-probabilities."""
+
+    @property
+    def key(self) -> np.ndarray:
+        """Key of the text's random numbers, uint32 [2]: a hash of seed, number and prompt, so that no two texts share random numbers."""
+        words = np.array([self.seed, self.number, *self.prompt], "<u8")
+        return np.frombuffer(hashlib.blake2b(words.tobytes(), digest_size=8).digest(), "<u4")
 
     def refuse(self, *, context_length: int, vocab_size: int) -> None:
         """Raise a `UserError` for what a model of this size can never serve."""
@@ -41,7 +53,7 @@ class Request:
             )
         if len(self.prompt) >= context_length:
             raise UserError(
-                f"got a prompt of {len(self.prompt):,} tokens (<s> included) for a context of {context_length:,}; "
+                f"got a prompt of {len(self.prompt):,} tokens (with what the tokenizer adds) for a context of {context_length:,}; "
                 f"allowed: at most {context_length - 1:,}, so that one new token has room; shorten the prompt"
             )
         if self.max_tokens < 1:
@@ -55,6 +67,22 @@ class Request:
             raise UserError(f"got stop_ids {list(self.stop_ids)}; allowed: at most {MAX_STOP_IDS} ids from 0 up; change stop_ids")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise UserError(f"got logprobs {self.logprobs}; allowed: 0 to {MAX_LOGPROBS}; change logprobs")
+
+
+def numbered(requests: Iterable[Request]) -> list[Request]:
+    """Number the requests that have the same seed and prompt from 0 on; the others among them change nothing."""
+    counts: collections.Counter[tuple] = collections.Counter()
+    made = []
+    for request in requests:
+        same = request.seed, request.prompt
+        made.append(dataclasses.replace(request, number=counts[same]))
+        counts[same] += 1
+    return made
+
+
+def seed_of(seed: int, *names: object) -> int:
+    """The seed of one item among many that share a seed, by the item's names and not by its place."""
+    return random.Random("/".join(map(str, (seed, *names)))).getrandbits(32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

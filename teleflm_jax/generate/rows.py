@@ -1,7 +1,7 @@
 """What a device knows of the texts that it continues: caches, and for each row its newest token, its limits and how it chooses.
 
-Lengths and numbers of rows are powers of two, so that a handful of compiled programs serve all. A row's tokens depend on its seed, its
-number and its own text, and neither on its neighbours nor on the chunk.
+Lengths and numbers of rows are powers of two, so that a handful of compiled programs serve all. A row's random numbers
+depend on its seed, its number and its prompt (`Request.key`), and neither on its neighbours nor on the chunk.
 """
 
 import dataclasses
@@ -48,21 +48,17 @@ def settings(requests: Sequence[Request], limits: Sequence[int], count: int) -> 
     stop_ids = np.full((count, MAX_STOP_IDS), NOTHING, np.int32)
     for row, request in zip(stop_ids, filled, strict=True):
         row[: len(request.stop_ids)] = request.stop_ids
-    numbers = {
-        "limit": np.array([*limits, *limits[:1] * (count - len(limits))], np.int32),
-        "seed": np.array([request.seed for request in filled], np.uint32),
-        "number": np.array([request.number for request in filled], np.uint32),
-    }
-    return {"stop_ids": stop_ids, **numbers, **sampling.settings([request.sampling for request in filled])}
+    limit = np.array([*limits, *limits[:1] * (count - len(limits))], np.int32)
+    key = np.array([request.key for request in filled], np.uint32)
+    return {"stop_ids": stop_ids, "limit": limit, "key": key, **sampling.settings([request.sampling for request in filled])}
 
 
 @functools.partial(jax.jit, static_argnames=("count", "slots"))
 def empty(decoder: Decoder, *, count: int, slots: int) -> Rows:
     """Rows that have ended, with room for texts of `slots` tokens."""
-    zeros = {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in settings([Request(prompt=(), max_tokens=1)], [0], 1).items()}
-    of = {name: zeros[name] for name in zeros if name not in ("seed", "number")}
+    of = {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in settings([Request(prompt=(), max_tokens=1)], [0], 1).items()}
     of |= {"token": jnp.zeros(count, jnp.int32), "position": jnp.zeros(count, jnp.int32), "done": jnp.ones(count, bool)}
-    of |= {"seen": jnp.zeros((count, decoder.vocab_size), bool), "key": jnp.zeros((count, 2), jnp.uint32)}
+    of |= {"seen": jnp.zeros((count, decoder.vocab_size), bool)}
     cache = decoding.placed_cache(decoder.layout, kv.init(decoder.model.config, count, slots))
     return Rows(cache=cache, of=of | {"temperature": jnp.zeros(count)})
 
@@ -97,8 +93,7 @@ def begin(decoder, rows: Rows, prompts_UT, lengths_U, source_R, slots_R, new: di
     logits_UV = decoder.model.logits(jnp.take_along_axis(z_UTD, lengths_U[:, None, None] - 1, axis=1))[:, 0]
     u, t = prompts_UT.shape
     seen_UV = jnp.zeros((u, decoder.vocab_size), bool).at[jnp.arange(u)[:, None], prompts_UT].max(jnp.arange(t) < lengths_U[:, None])
-    keys = jax.vmap(lambda seed, number: jax.random.key_data(jax.random.fold_in(jax.random.key(seed), number)))(new["seed"], new["number"])
-    of = {name: x for name, x in new.items() if name not in ("seed", "number")} | {"key": keys, "seen": seen_UV[source_R]}
+    of = new | {"seen": seen_UV[source_R]}
     of |= {"token": jnp.zeros_like(source_R), "position": lengths_U[source_R] - 1, "done": jnp.zeros(source_R.shape, bool)}
     of, figures = _next(of, logits_UV[source_R], alternatives)
     placed = {name: x.at[slots_R].set(of[name], mode="drop") for name, x in rows.of.items()}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from teleflm_jax.errors import UserError
 from teleflm_jax.generate import decoder as passes
 from teleflm_jax.generate.decoder import Decoder
 from teleflm_jax.generate.rows import bucket
@@ -30,19 +31,34 @@ class _Group:
 
 
 def score(
-    decoder: Decoder, pairs: Sequence[Pair], *, batch_size: int, watch: Callable[[Sequence], Iterable] = iter
+    decoder: Decoder,
+    pairs: Sequence[Pair],
+    *,
+    batch_size: int,
+    watch: Callable[[Sequence], Iterable] = iter,
+    name: Callable[[int], str] = "text {}".format,
 ) -> list[tuple[float, bool]]:
     """The log-probability of each continuation in nats, and whether it is what always choosing the likeliest token would give.
 
-    Of a text too long for the model only the end is read, as lm-evaluation-harness does: the last context_length + 1 ids of both, of which
-    the last is no input.
+    Of a context too long for the model only the end is read (`is_shortened`), as lm-evaluation-harness does: the last context_length + 1
+    ids of both, of which the last is no input.
 
     Args:
         decoder: the model.
-        pairs: contexts and continuations, none empty.
+        pairs: contexts, none empty, and continuations.
         batch_size: contexts that are read at one time, at the longest length; more of shorter ones.
         watch: gets all batches and yields them one by one, such as a progress bar.
+        name: what an error calls a pair, by its place.
+
+    Raises:
+        UserError: a continuation is empty or longer than the model's context; nothing is computed then.
     """
+    for place, (_, continuation) in enumerate(pairs):
+        if not 1 <= len(continuation) <= decoder.context_length:
+            raise UserError(
+                f"got {name(place)} with a continuation of {len(continuation):,} tokens for a context of {decoder.context_length:,}; "
+                f"allowed: 1 to {decoder.context_length:,}, since all of it is scored; leave the task out or take a longer context"
+            )
     groups = _grouped(pairs, decoder.context_length)
     scores: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
     for batch in watch(_batches(groups, decoder.context_length, batch_size)):
@@ -54,6 +70,11 @@ def score(
         for place, total, all_greedy in zip(places, totals.tolist(), agreed.tolist(), strict=True):
             scores[place] = (total, all_greedy)
     return scores
+
+
+def is_shortened(pair: Pair, context_length: int) -> bool:
+    """Whether a model reads only the end of a pair's context."""
+    return len(pair[0]) + len(pair[1]) > context_length + 1
 
 
 def _grouped(pairs: Sequence[Pair], context_length: int) -> list[_Group]:

@@ -13,22 +13,28 @@ from typing import Any
 
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
+from teleflm_jax.generate.request import MAX_STOP_IDS
 from teleflm_jax.huggingface import names
 from teleflm_jax.model.config import DTYPES, ModelConfig
 from teleflm_jax.mup import MupConfig
+from teleflm_jax.tokenizer.specials import IDS
 
-FILE = "config.json"
+FILE, GENERATION = "config.json", "generation_config.json"
 LARGEST_FILE = 1 << 20
 LARGEST = {"num_layers": 10_000, "context_length": 2**24}
 """Of what a name is made for each; all other sizes show in the shapes of tensors that are there."""
 LARGEST_SIZE = 2**31 - 1
-LLAMA, TELEFLM = "llama", "teleflm"
-FORMATS = (LLAMA, TELEFLM)
+LLAMA, TELEFLM, GGUF = "llama", "teleflm", "gguf"
+FORMATS = (LLAMA, TELEFLM, GGUF)
 ARCHITECTURES = {"LlamaForCausalLM": LLAMA, "TeleFLMForCausalLM": TELEFLM, "TeleFLM": TELEFLM, "TelechatForCausalLM": "telechat"}
 """What a folder may hold. TELECHAT's 7B and 12B; later ones are laid out otherwise."""
 OURS = "teleflm_jax"
 """Key of what only we read: how the model computes where the format has no word for it."""
 KEPT = ("compute_dtype", "document_attention")
+MOST_ENDS = MAX_STOP_IDS // 2
+"""Ids that may end a text, of each of the two files."""
+BOOKKEEPING = ("transformers_version", "use_cache", "_from_model_config")
+"""Keys of generation_config.json that say nothing about a text."""
 TELECHAT_CONTEXT = 8_192
 """Up to here TeleChat's rotary positions are the plain ones; beyond, their base depends on the length of the text."""
 
@@ -43,21 +49,23 @@ class Description:
     """Of the table of names."""
     tied: bool | None
     """Whether the embedding serves as the head; None: if there is no head."""
-    bos: int | None
-    eos: int | None
+    ids: Mapping[str, tuple[int, ...]]
+    """`config.bos_token_id` and the like, of both files; what they leave out is missing."""
     notes: tuple[str, ...]
     """What the user should know, a line each."""
+    names_dtype: bool
+    """Whether it says in which dtype the model computes."""
 
 
-def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: Mapping[str, int]) -> dict[str, Any]:
+def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: Mapping[str, int | list[int]]) -> dict[str, Any]:
     """The config.json of an export.
 
     Args:
         model: shape.
         rates: with the multipliers.
-        form: one of FORMATS.
+        form: LLAMA or TELEFLM.
         dtype: of the weights.
-        ids: `bos_token_id` and the like.
+        ids: `bos_token_id` and the like; one that is missing is written as null, since Llama's defaults are ids.
 
     Raises:
         UserError: the format cannot say it.
@@ -84,7 +92,7 @@ def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: M
         "tie_word_embeddings": False,
         "torch_dtype": dtype,
         "use_cache": True,
-        **ids,
+        **{key: ids.get(key) for key in IDS},
         OURS: {name: getattr(model, name) for name in KEPT},
     }
     if form == LLAMA:
@@ -106,16 +114,9 @@ def read(folder: pathlib.Path) -> Description:
     Raises:
         UserError: there is none, or it describes what we do not compute; names the key.
     """
-    path = folder / FILE
-    if not path.is_file():
+    if not (folder / FILE).is_file():
         raise UserError(f"got {folder} without a {FILE}; allowed: a model's folder; change the folder")
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"got {path} of {path.stat().st_size:,} bytes; allowed: at most {LARGEST_FILE:,}; change the folder")
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"got {path}, which is no JSON ({error}); allowed: the configuration of a model; fetch it again") from error
-    keys = _Keys(path, found if isinstance(found, dict) else {})
+    keys = _opened(folder / FILE)
     architecture = keys.value("architectures", [None])
     name = architecture[0] if isinstance(architecture, list) and architecture else architecture
     known = ARCHITECTURES.get(name) if isinstance(name, str) else None
@@ -124,6 +125,16 @@ def read(folder: pathlib.Path) -> Description:
     keys.only("quantization_config", None)
     describe = _telechat if known == "telechat" else _llama
     return describe(keys, known)
+
+
+def _opened(path: pathlib.Path) -> "_Keys":
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"got {path} of {path.stat().st_size:,} bytes; allowed: at most {LARGEST_FILE:,}; change the folder")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"got {path}, which is no JSON ({error}); allowed: the configuration of a model; fetch it again") from error
+    return _Keys(path, found if isinstance(found, dict) else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +172,19 @@ class _Keys:
             self.refuse(key, "a number above 0, from 1e-30 to 1e30")
         return float(value)
 
-    def token(self, key: str) -> int | None:
-        """An id, or the first of several."""
-        value = self.value(key, None)
-        value = value[0] if isinstance(value, list) and value else value
-        if value is not None and (type(value) is not int or not 0 <= value <= LARGEST_SIZE):
-            self.refuse(key, "an id, or none")
-        return value
+    def ids(self) -> dict[str, tuple[int, ...]]:
+        """Those of IDS that are there; only the end of a text may have several, and a padding of -1 is none."""
+        found = {}
+        for key in IDS:
+            value = self.value(key, [])
+            several = value if isinstance(value, list) and (key == "eos_token_id" or not value) else [value]
+            if key == "pad_token_id" and several == [-1]:
+                several = []
+            if len(several) > MOST_ENDS or not all(type(index) is int and 0 <= index <= LARGEST_SIZE for index in several):
+                self.refuse(key, f"an id, none, or as eos_token_id up to {MOST_ENDS}")
+            if several:
+                found[key] = tuple(dict.fromkeys(several))
+        return found
 
 
 def _llama(keys: _Keys, known: str) -> Description:
@@ -197,7 +214,13 @@ def _llama(keys: _Keys, known: str) -> Description:
     rates = _multipliers(keys, width) if known == TELEFLM and keys.value("use_mup", False) else transferred(width)
     tied = bool(keys.value("tie_word_embeddings", False))
     return Description(
-        model=model, mup=rates, rows=names.LLAMA, tied=tied, bos=keys.token("bos_token_id"), eos=keys.token("eos_token_id"), notes=notes
+        model=model,
+        mup=rates,
+        rows=names.LLAMA,
+        tied=tied,
+        ids=_ids(keys),
+        notes=notes,
+        names_dtype="compute_dtype" in kept,
     )
 
 
@@ -229,9 +252,9 @@ def _telechat(keys: _Keys, known: str) -> Description:
         mup=transferred(width),
         rows=names.TELECHAT,
         tied=keys.value("tie_word_embeddings", None),
-        bos=keys.token("bos_token_id"),
-        eos=keys.token("eos_token_id"),
+        ids=_ids(keys),
         notes=notes,
+        names_dtype="compute_dtype" in kept,
     )
 
 
@@ -247,9 +270,9 @@ def _theta(keys: _Keys) -> float:
 
 
 def _kept(keys: _Keys) -> dict[str, Any]:
-    """How the model computes: as we wrote it, else as the weights' dtype says."""
-    dtype = keys.value("dtype", keys.value("torch_dtype", "bfloat16"))
-    found = {"compute_dtype": "float32" if dtype == "float32" else "bfloat16"}
+    """How the model computes: as we wrote it, else in the dtype that it names; nothing where it names none."""
+    dtype = _dtype(keys)
+    found = {} if dtype is None else {"compute_dtype": dtype}
     own = keys.value(OURS, {})
     if not isinstance(own, dict) or own.keys() - set(KEPT):
         keys.refuse(OURS, f"an object with {', '.join(KEPT)}")
@@ -258,10 +281,35 @@ def _kept(keys: _Keys) -> dict[str, Any]:
     return found | own
 
 
+def _generation(keys: _Keys) -> _Keys:
+    """The generation_config.json beside a config.json; where there is none, transformers goes by config.json, and so do we."""
+    path = keys.path.with_name(GENERATION)
+    return _opened(path) if path.is_file() else _Keys(path, {key: keys.found[key] for key in IDS if key in keys.found})
+
+
+def _ids(keys: _Keys) -> dict[str, tuple[int, ...]]:
+    return {f"{each.path.stem}.{key}": ids for each in (keys, _generation(keys)) for key, ids in each.ids().items()}
+
+
+def _dtype(keys: _Keys) -> str | None:
+    """Under the newer name or under the older; `auto` is as good as none."""
+    for key in ("dtype", "torch_dtype"):
+        value = keys.value(key, "auto")
+        name = value.removeprefix("torch.") if isinstance(value, str) else value
+        if name not in ("auto", *DTYPES):
+            keys.refuse(key, ", ".join(DTYPES))
+        if name != "auto":
+            return name
+    return None
+
+
 def _notes(keys: _Keys) -> tuple[str, ...]:
+    notes, generation = (), _generation(keys)
     if keys.value("auto_map", None):
-        return (f"{keys.path} names Python code (auto_map), which is not read: the layout is known here",)
-    return ()
+        notes += (f"{keys.path} names Python code (auto_map), which is not read: the layout is known here",)
+    if left := sorted(key for key in generation.found if key not in (*IDS, *BOOKKEEPING)):
+        notes += (f"{generation.path} also says {', '.join(left)[:200]}, which is not taken over: say so with each request",)
+    return notes
 
 
 def _multipliers(keys: _Keys, width: int) -> MupConfig:

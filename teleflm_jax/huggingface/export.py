@@ -23,7 +23,7 @@ from teleflm_jax.huggingface import names, tensors
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import MupConfig
 
-DTYPES = {"bfloat16": "BF16", "float32": "F32"}
+DTYPES = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}
 """What weights may be written in -> its name in the format."""
 STATE = ".export.json"
 """In FOLDER.partial: what it is an export of, which files are whole, and the sums of what they hold."""
@@ -49,10 +49,10 @@ class Job:
     """Of one file, at most, unless one tensor has more."""
 
     def __post_init__(self):
-        if self.dtype == "float16":
+        if self.dtype == "float16" and self.form != settings.GGUF:
             raise UserError(
                 "got --dtype float16; allowed: bfloat16, float32, since head weights times the output multiplier fall below what float16 "
-                "holds (35 % of the report's would lose digits); change --dtype"
+                "holds (35 % of the report's would lose digits); change --dtype, or --format to gguf, which keeps the head in float32"
             )
         if self.shard_bytes < 1:
             raise UserError(f"got --shard_bytes {self.shard_bytes}; allowed: 1 or more; change --shard_bytes")
@@ -65,7 +65,7 @@ class Job:
     @property
     def factors(self) -> dict[str, float]:
         """What a weight is multiplied by where the format has no multipliers; both are exact, as neither end is tied to anything else."""
-        if self.form != settings.LLAMA:
+        if self.form == settings.TELEFLM:
             return {}
         rule = mup.at_width(self.mup, self.model.d_model)
         return {"embedding": rule.input_multiplier, "head": rule.output_multiplier}
@@ -84,6 +84,8 @@ class Job:
                 f"{' and '.join(rounded)} is no product by a power of two: weights that were exact in bfloat16 are rounded (by 0.4 % at "
                 "most, as all weights are that were not exact); --dtype float32 or --format teleflm rounds nothing"
             )
+        if self.model.compute_dtype == "float16" and self.dtype == "bfloat16":
+            yield "weights that were exact in float16 are rounded to bfloat16, by 0.4 % at most; --dtype float32 keeps them"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,17 +136,18 @@ def export(job: Job, folder: pathlib.Path, texts: Mapping[str, str], watch: Call
     todo = files(job)
     state = _begun(partial, job)
     left = [file for file in todo if file.name not in state["files"] or not (partial / file.name).is_file()]
-    _refuse_small_disk(partial, left)
+    refuse_small_disk(partial, [entry for file in left for entry in file.entries])
     partial.mkdir(parents=True, exist_ok=True)
     _put(partial / STATE, json.dumps(state))
     context = tensorstore.Context(READING)
     for file in watch(left):
         sums: dict[str, int] = {}
-        values = (_blocks(job, row, layer, sums, context) for row, layer in file.places)
+        arrays = ((row, weight(job, row, layer, sums, context)) for row, layer in file.places)
+        values = (tensors.blocks(array, DTYPES[job.dtype], job.factors.get(row.ours, 1.0)) for row, array in arrays)
         tensors.write(partial / file.name, file.entries, values)
         state["files"][file.name] = sums
         _put(partial / STATE, json.dumps(state))
-    _refuse_damaged(job, state["files"])
+    refuse_damaged(job, state["files"])
     if len(todo) > 1:
         weights = {entry.name: file.name for file in todo for entry in file.entries}
         total = sum(entry.num_bytes for file in todo for entry in file.entries)
@@ -172,29 +175,30 @@ def _begun(partial: pathlib.Path, job: Job) -> dict:
     return state
 
 
-def _refuse_small_disk(partial: pathlib.Path, left: Sequence[File]) -> None:
-    disk = next(place for place in (partial, *partial.absolute().parents) if place.exists())
-    need, free = sum(entry.num_bytes for file in left for entry in file.entries), shutil.disk_usage(disk).free
+def refuse_small_disk(place: pathlib.Path, left: Iterable[tensors.Entry]) -> None:
+    """Raise a `UserError` if the disk of a file or folder has no room for the tensors that are left."""
+    disk = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    need, free = sum(entry.num_bytes for entry in left), shutil.disk_usage(disk).free
     if need > free:
         raise UserError(
-            f"got {free / 1e6:,.1f} MB of free disk for {partial}; allowed: at least {need / 1e6:,.1f} MB; free some space or change --out"
+            f"got {free / 1e6:,.1f} MB of free disk for {place}; allowed: at least {need / 1e6:,.1f} MB; free some space or change --out"
         )
 
 
-def _blocks(job: Job, row: names.Row, layer: int, sums: dict[str, int], context: tensorstore.Context) -> Iterator[np.ndarray]:
-    """One of their tensors, block by block; adds what was read of ours to `sums`."""
+def weight(job: Job, row: names.Row, layer: int, sums: dict[str, int], context: tensorstore.Context) -> np.ndarray:
+    """One of their tensors in float32, without its factor; adds what was read of ours to `sums`."""
     size = names.sizes(job.model)
     if row.ours is None:
-        yield from tensors.blocks(np.zeros(names.shape(row, size), np.float32), DTYPES[job.dtype], 1.0)
-        return
+        return np.zeros(names.shape(row, size), np.float32)
     name = f"model/{row.ours}"
     try:
-        store = checkpoint.opened(job.checkpoint, name, job.record.arrays[name]["is"], context)
-        array = np.asarray((store[layer] if row.stacked else store).read().result())
+        with checkpoint.plain(job.checkpoint) as place:
+            store = checkpoint.opened(place, name, job.record.arrays[name]["is"], context)
+            array = np.asarray((store[layer] if row.stacked else store).read().result())
     except (ValueError, KeyError) as error:
         raise checkpoint.Damaged(job.checkpoint, f"{name} cannot be read: {str(error)[:160]}") from error
     sums[name] = (sums.get(name, 0) + _sum(array, (layer,) if row.stacked else ())) % 2**32
-    yield from tensors.blocks(names.to_theirs(array, row, size), DTYPES[job.dtype], job.factors.get(row.ours, 1.0))
+    return names.to_theirs(array, row, size)
 
 
 def _sum(array: np.ndarray, first: tuple[int, ...]) -> int:
@@ -206,7 +210,8 @@ def _sum(array: np.ndarray, first: tuple[int, ...]) -> int:
     return total
 
 
-def _refuse_damaged(job: Job, written: Mapping[str, Mapping[str, int]]) -> None:
+def refuse_damaged(job: Job, written: Mapping[str, Mapping[str, int]]) -> None:
+    """Hold the sums of what was read, by file, against the checkpoint's."""
     for name, described in job.record.arrays.items():
         if name.startswith("model/"):
             found = sum(sums.get(name, 0) for sums in written.values()) % 2**32

@@ -3,7 +3,9 @@
 What is in the files is compared with what the configuration asks for before anything is read.
 """
 
+import collections
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +48,8 @@ def read(folder: pathlib.Path) -> Source:
     }
     described, notes = _untied(described, found)
     _refuse_unlike(folder, described, found)
-    return Source(description=described, tensors=found, notes=described.notes + notes)
+    described, more = _computing(folder, described, found)
+    return Source(description=described, tensors=found, notes=described.notes + notes + more)
 
 
 def arrays(source: Source, shapes: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,11 +70,10 @@ def arrays(source: Source, shapes: Mapping[str, Any]) -> dict[str, Any]:
         def part(index):
             if not row.stacked:
                 return np.ascontiguousarray(names.to_ours(source.tensors[row.theirs].array(), row, size)[index], np.float32)
-            layers = range(*index[0].indices(like.shape[0]))
-            views = [names.to_ours(source.tensors[row.name(layer)].array(), row, size)[index[1:]] for layer in layers]
-            stacked = np.empty((len(layers), *views[0].shape), np.float32)
-            for place, view in zip(stacked, views, strict=True):
-                place[...] = view
+            spans = [range(*one.indices(count)) for one, count in zip(index, like.shape, strict=True)]
+            stacked = np.empty([len(span) for span in spans], np.float32)
+            for place, layer in zip(stacked, spans[0], strict=True):  # one at a time: a tensor that is mapped holds a file open
+                place[...] = names.to_ours(source.tensors[row.name(layer)].array(), row, size)[index[1:]]
             return stacked
 
         return jax.make_array_from_callback(like.shape, like.sharding, part)
@@ -87,6 +89,21 @@ def _untied(described: Description, found: Mapping[str, tensors.Tensor]) -> tupl
     embedding = next(row for row in described.rows if row.ours == "embedding")
     rows = tuple(dataclasses.replace(row, theirs=embedding.theirs) if row.ours == "head" else row for row in described.rows)
     return dataclasses.replace(described, rows=rows), ("its head is its embedding (tied); here they are two weights, equal at first",)
+
+
+def _computing(folder: pathlib.Path, described: Description, found: Mapping[str, tensors.Tensor]) -> tuple[Description, tuple[str, ...]]:
+    """In which dtype the model computes: as its configuration says, else as most of its weights are stored."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for tensor in found.values():
+        sizes[tensors.DTYPES[tensor.dtype].name] += math.prod(tensor.shape)
+    stored, named = sizes.most_common(1)[0][0], described.model.compute_dtype
+    if not described.names_dtype:
+        model = dataclasses.replace(described.model, compute_dtype=stored)
+        note = f"{folder / config.FILE} names no dtype; the model computes in {stored}, in which most of its weights are stored"
+        return dataclasses.replace(described, model=model), (note,)
+    if stored != named:
+        return described, (f"the model computes in {named}, as {folder / config.FILE} says; most of its weights are stored in {stored}",)
+    return described, ()
 
 
 def _refuse_unlike(folder: pathlib.Path, described: Description, found: Mapping[str, tensors.Tensor]) -> None:

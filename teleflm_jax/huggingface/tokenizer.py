@@ -1,94 +1,144 @@
 """tokenizer.json and what stands beside it: for transformers on export, for us on import."""
 
+import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import load, pieces
+from teleflm_jax.tokenizer import load, pieces, specials
 from teleflm_jax.tokenizer.specials import Specials
 
 FILE, SETTINGS, NAMES, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
+TEMPLATES, DEFAULT = "additional_chat_templates", "default"
+"""Folder of further chat templates, and the name of the one that is taken."""
+PROBE = "a"
 OUR_TEMPLATE = pathlib.Path(load.__file__).parent / TEMPLATE
 LARGEST_FILE = 1 << 28
 
 
-def exported(folder: pathlib.Path, wrap: Specials, context_length: int) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What stands beside a tokenizer.json."""
+
+    names: Mapping[str, str] | None
+    """`bos_token` and the like -> token; None: no file says so."""
+    special: tuple[str, ...]
+    """Further tokens that are special."""
+    adds: Mapping[str, bool | None]
+    """`add_bos_token` and `add_eos_token`; None: not said."""
+    template: str | None
+    """Of chats."""
+    notes: tuple[str, ...]
+    """What the user should know, a line each."""
+
+
+def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dict[str, str]:
     """Name -> content of the files that transformers' `AutoTokenizer` reads.
 
-    Their tokenizer puts `<s>` in front of a text, which is what the model has seen in front of every document.
+    Their tokenizer puts around a text what the model is given here: `<s>` in front of it where the tokenizer is ours.
 
     Args:
         folder: a run's, with its tokenizer.json.
-        wrap: of that tokenizer.
+        around: of that tokenizer.
         context_length: of the model.
     """
     content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     loaded = load.load(folder / FILE)
-    ours = load.foreign(loaded) is None
-    names = {"bos_token": loaded.id_to_token(wrap.bos), "eos_token": loaded.id_to_token(wrap.eos)}
-    if ours:
-        names |= {"pad_token": loaded.id_to_token(wrap.pad), "unk_token": "<unk>"}
+    names = around.names(loaded)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context_length, "clean_up_tokenization_spaces": False}
-    content["post_processor"] = _template(loaded, [wrap.bos, None])
+    content["post_processor"] = specials.post_processor(dataclasses.replace(around, named={}), loaded.id_to_token)
     found = {FILE: _text(content), SETTINGS: json.dumps(settings | names, indent=1), NAMES: json.dumps(names, indent=1)}
+    ours = load.foreign(loaded) is None
     template = folder / TEMPLATE if (folder / TEMPLATE).is_file() else OUR_TEMPLATE if ours else None
     return found | ({TEMPLATE: template.read_text(encoding="utf-8")} if template else {})
 
 
-def imported(path: pathlib.Path, bos: int | None, eos: int | None) -> str:
-    """The content of the tokenizer.json that a run's folder gets: theirs, but that it says what wraps a document; ours is ours again.
+def imported(path: pathlib.Path, settings: Settings, ids: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
+    """The content of the tokenizer.json that a run's folder gets: theirs, but that it says what all files do; ours is ours again.
 
     Args:
         path: their tokenizer.json.
-        bos: what begins a text by their configuration; what their tokenizer.json itself puts there wins.
-        eos: what ends one.
+        settings: what stands beside it.
+        ids: what config.json and generation_config.json say (`config.Description.ids`).
+
+    Returns:
+        The content, and what the user should know, a line each.
 
     Raises:
         UserError: it is none, has no id for the end of a text, or pieces that are no bytes.
     """
-    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-        raise UserError(
-            f"got no {path} of at most {LARGEST_FILE:,} bytes; allowed: a tokenizer.json, which says what the weights' ids mean; add "
-            "--tokenizer FILE (a tokenizer.model of SentencePiece becomes one when transformers loads it and saves it again)"
-        )
-    try:
-        content = json.loads(path.read_bytes())
-        theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
-        bare = tokenizers.Tokenizer.from_str(json.dumps(content | {"post_processor": None}))
-    except Exception as error:  # the library raises no narrower class
-        raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one; change --tokenizer") from error
-    if load.foreign(bare) is None:
-        return _text(content | {"post_processor": None})
-    before = theirs.encode("").ids
-    bos = before[0] if before and before[0] != eos else bos
-    if eos is None or theirs.id_to_token(eos) is None:
+    original = _content(path)
+    content = original | {"truncation": None, "padding": None}
+    bare = _tokenizer(path, content)
+    wrapped = bare.encode(PROBE).ids
+    bare.post_processor = None
+    around = _around(path, wrapped, bare.encode(PROBE).ids)
+    content["added_tokens"] = _added(original, bare, settings)
+    if content["added_tokens"] != original["added_tokens"]:
+        bare = _tokenizer(path, content | {"post_processor": None})
+    names = settings.names
+    if names is None:
+        firsts = [(f"{name}_token", index) for name in ("bos", "eos") for index in ids.get(f"config.{name}_token_id", ())[:1]]
+        names = {key: token for key, index in firsts if (token := bare.id_to_token(index)) is not None}
+    missing = [token for token in dict.fromkeys((*names.values(), *settings.special)) if bare.token_to_id(token) is None]
+    notes = (f"{path} has no {', '.join(missing)[:200]}: left out",) if missing else ()
+    for (key, said), ids_there in zip(settings.adds.items(), around, strict=True):
+        if said is not None and said != bool(ids_there):
+            notes += (f"{SETTINGS} says {key}={json.dumps(said)}, {path.name} does otherwise, which holds, as in transformers 5",)
+    named = {f"tokenizer_config.{key}": (index,) for key, token in names.items() if (index := bare.token_to_id(token)) is not None}
+    ours = load.foreign(bare) is None
+    before, after = (specials.OURS.before, ()) if ours and original["post_processor"] is None else around
+    found = Specials(before=before, after=after, named=named | ids)
+    if not found.ends:
         raise UserError(f"got {path} and no eos_token_id of it; allowed: an id that ends a text; set eos_token_id in config.json")
-    bos = eos if bos is None or theirs.id_to_token(bos) is None else bos
-    _refuse_ordinary(path, bare, {bos, eos})
+    if ours and (before, after, found.ends) == (specials.OURS.before, specials.OURS.after, specials.OURS.ends):
+        return _text(original | {"post_processor": None}), notes
+    _refuse_ordinary(path, bare, {found.bos, found.eos, *before, *after})
     pieces.piece_bytes(bare)
-    return _text(content | {"post_processor": _template(bare, [bos, None, eos]), "truncation": None, "padding": None})
+    return _text(content | {"post_processor": specials.post_processor(found, bare.id_to_token)}), notes
 
 
-def template(folder: pathlib.Path) -> str | None:
-    """The chat template that comes with a model, as text."""
+def settings(folder: pathlib.Path) -> Settings:
+    """What a model's folder says of its tokenizer beside tokenizer.json.
+
+    Of several chat templates it takes the one that transformers does, the one with the name `default`.
+    """
+    there = [name for name in (SETTINGS, NAMES) if (folder / name).is_file()]
+    found = {name: _object(folder / name) for name in there}
+    of_tokenizer = found.get(SETTINGS, {})
+    # as transformers: the second file counts where the first lists no tokens
+    both = of_tokenizer | ({} if "added_tokens_decoder" in of_tokenizer else found.get(NAMES, {}))
+    names = {key: token for key in specials.NAMES if (token := _token(both.get(key))) is not None}
+    further = [both.get(key) for key in ("extra_special_tokens", "additional_special_tokens")]
+    listed = both.get("added_tokens_decoder")
+    further.append(
+        [each for each in listed.values() if isinstance(each, dict) and each.get("special")] if isinstance(listed, dict) else None
+    )
+    special = tuple(token for each in further if isinstance(each, list) for token in map(_token, each) if token is not None)
+    adds = {key: value if isinstance(value := both.get(key), bool) else None for key in ("add_bos_token", "add_eos_token")}
+    template, notes = _template(folder, of_tokenizer)
+    return Settings(names=names if there else None, special=special, adds=adds, template=template, notes=notes)
+
+
+def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """The chat template, and a line on those that are left out."""
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)}
+    templates = found if isinstance(found, dict) else {DEFAULT: found}
+    files = {path.stem: path for path in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if (folder / TEMPLATE).is_file():
-        try:
-            return (folder / TEMPLATE).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"got {folder / TEMPLATE}, which is not UTF-8 ({error}); allowed: a template in UTF-8; fetch it again"
-            ) from error
-    if not (folder / SETTINGS).is_file():
-        return None
-    try:
-        found = json.loads((folder / SETTINGS).read_bytes())
-    except ValueError as error:
-        raise UserError(f"got {folder / SETTINGS}, which is no JSON ({error}); allowed: JSON; fetch it again") from error
-    text = found.get("chat_template") if isinstance(found, dict) else None
-    return text if isinstance(text, str) else None
+        files.setdefault(DEFAULT, folder / TEMPLATE)
+    left = sorted(str(name) for name in {**templates, **files} if name != DEFAULT)
+    notes = (f"of the chat templates {DEFAULT!r} alone is taken, not {', '.join(left)[:200]}",) if left else ()
+    if DEFAULT in files:
+        return _read(files[DEFAULT]), notes
+    text = templates.get(DEFAULT)
+    return text if isinstance(text, str) else None, notes
 
 
 def _refuse_ordinary(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, ids: set[int]) -> None:
@@ -102,17 +152,68 @@ def _refuse_ordinary(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, ids: s
             )
 
 
-def _template(tokenizer: tokenizers.Tokenizer, pattern: list[int | None]) -> dict[str, Any]:
-    """A post-processor that puts ids around a text, which None stands for."""
+def _content(path: pathlib.Path) -> dict[str, Any]:
+    """A tokenizer.json as JSON."""
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        raise UserError(
+            f"got no {path} of at most {LARGEST_FILE:,} bytes; allowed: a tokenizer.json, which says what the weights' ids mean; add "
+            "--tokenizer FILE (a tokenizer.model of SentencePiece becomes one when transformers loads it and saves it again)"
+        )
+    found = _object(path)
+    return found | {"post_processor": found.get("post_processor"), "added_tokens": found.get("added_tokens") or []}
 
-    def entry(index):
-        return {"Sequence": {"id": "A", "type_id": 0}} if index is None else {"SpecialToken": {"id": name[index], "type_id": 0}}
 
-    name = {index: tokenizer.id_to_token(index) for index in pattern if index is not None}
-    single = [entry(index) for index in pattern]
-    pair = [*single, *({"Sequence": {"id": "B", "type_id": 1}} if i is None else entry(i) for i in pattern)]
-    tokens = {name[index]: {"id": name[index], "ids": [index], "tokens": [name[index]]} for index in sorted(name)}
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+def _tokenizer(path: pathlib.Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the library raises no narrower class
+        raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one; change --tokenizer") from error
+
+
+def _added(content: Mapping[str, Any], tokenizer: tokenizers.Tokenizer, settings: Settings) -> list[dict[str, Any]]:
+    """Its added tokens, of which those that the settings name are special, as transformers makes them."""
+    added = {token["content"]: token for token in content["added_tokens"]}
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for token in (*(settings.names or {}).values(), *settings.special):
+        if (index := tokenizer.token_to_id(token)) is not None:
+            added[token] = {"id": index, "content": token, **plain} | added.get(token, {}) | {"special": True}
+    return sorted(added.values(), key=lambda token: token["id"])
+
+
+def _around(path: pathlib.Path, wrapped: Sequence[int], text: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a post-processor puts in front of a text and behind it."""
+    starts = [start for start in range(len(wrapped) - len(text) + 1) if wrapped[start : start + len(text)] == text]
+    if not starts:
+        raise UserError(
+            f"got {path}, whose post_processor changes a text; allowed: one that puts ids in front of it or behind it; correct it"
+        )
+    return tuple(wrapped[: starts[0]]), tuple(wrapped[starts[0] + len(text) :])
+
+
+def _token(value: Any) -> str | None:
+    """The text of a token, written as it is or with its properties."""
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else None
+
+
+def _object(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        found = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"got {path}, which is no {path.name} ({error}); allowed: one in JSON; fetch it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"got {path}, which is no {path.name}; allowed: a JSON object; fetch it again")
+    return found
+
+
+def _read(path: pathlib.Path) -> str:
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"got {path} of {path.stat().st_size:,} bytes; allowed: at most {LARGEST_FILE:,}; change the folder")
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"got {path}, which is not UTF-8 ({error}); allowed: a file in UTF-8; fetch it again") from error
 
 
 def _text(content: dict) -> str:

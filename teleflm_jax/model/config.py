@@ -6,7 +6,7 @@ from teleflm_jax.errors import UserError, refuse_outside
 
 REMAT = ("none", "qkv_gate_up", "qkv", "full")
 ATTENTION = ("xla", "cudnn")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class ModelConfig:
     norm_epsilon: float = 1e-5
     rope_theta: float = 10_000.0
     compute_dtype: str = "bfloat16"
-    """Matrix products and activations; parameters, norms, rotary angles and losses are always float32."""
+    """Matrix products and activations; parameters, norms, rotary angles and losses are always float32. float16 cannot be trained in."""
     remat: str = "none"
     """What a layer keeps for its backward pass: none (everything), qkv_gate_up, qkv, or full (nothing but its input)."""
     attention: str = "xla"
@@ -61,8 +61,8 @@ class ModelConfig:
                 "got model.attention='cudnn' with model.document_attention=True; allowed: the cudnn kernel takes no document mask; "
                 "change model.attention to 'xla' or model.document_attention to False"
             )
-        if self.attention == "cudnn" and self.compute_dtype != "bfloat16":
-            raise UserError("got model.attention='cudnn' with model.compute_dtype='float32'; allowed: bfloat16; change one of the two")
+        if self.attention == "cudnn" and self.compute_dtype == "float32":
+            raise UserError("got model.attention='cudnn' with model.compute_dtype='float32'; allowed: 16 bits; change one of the two")
 
     @property
     def head_size(self) -> int:

@@ -11,19 +11,21 @@ from teleflm_jax.optim.config import OptimizerConfig
 
 
 def cosine(peak: float, minimum: float, *, tokens: int, tokens_per_step: int, config: OptimizerConfig) -> float:
-    """Learning rate after `tokens`: linear from 0 over the warm-up, then half a cosine to `minimum` at `decay_tokens`, then `minimum`.
+    """Learning rate of the update that starts after `tokens`: linear warm-up, half a cosine to `minimum` at `decay_tokens`, then that.
+
+    Of n warm-up steps the first has peak / n and the last has the peak, so that every update moves the weights.
 
     Args:
-        peak: Rate at the end of the warm-up.
+        peak: Rate of the last warm-up step.
         minimum: Rate at the end of the cosine.
-        tokens: Tokens trained on so far.
+        tokens: Tokens trained on before the update.
         tokens_per_step: Tokens of one update, since the warm-up is stated in steps.
         config: Length of warm-up and decay.
 
     Raises:
         UserError: If the warm-up is as long as the whole schedule.
 
-    Source: report, table 4; that the cosine starts where the warm-up ends is our choice, as in optax.
+    Source: report, table 4; that the warm-up starts at peak / n, and the cosine where the warm-up ends, is our choice (docs/sources.md).
     """
     warmup_tokens = config.warmup_steps * tokens_per_step
     if warmup_tokens >= config.decay_tokens:
@@ -32,6 +34,6 @@ def cosine(peak: float, minimum: float, *, tokens: int, tokens_per_step: int, co
             "allowed: a warm-up that ends before the decay; change one of the two"
         )
     if tokens < warmup_tokens:
-        return peak * tokens / warmup_tokens
+        return peak * (tokens // tokens_per_step + 1) / config.warmup_steps
     done = min(1.0, (tokens - warmup_tokens) / (config.decay_tokens - warmup_tokens))
     return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * done))

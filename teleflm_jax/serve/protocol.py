@@ -14,7 +14,7 @@ import tokenizers
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat
-from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request
+from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request, numbered
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -76,8 +76,8 @@ class Served:
 
     name: str
     tokenizer: tokenizers.Tokenizer
-    bos: int
-    eos: int
+    ends: tuple[int, ...]
+    """Ids that end a text."""
     context_length: int
     vocab_size: int
     format: chat.Format | None
@@ -87,14 +87,13 @@ class Served:
 
 def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, context_length: int, vocab_size: int) -> Served:
     """The model of a run's folder; without a chat template that works it serves completions alone."""
-    ids = specials.of(tokenizer)
     format, no_chat = None, ""
     try:
         format = chat.load(folder, tokenizer)
     except UserError as error:
         no_chat = str(error)
     sizes = {"context_length": context_length, "vocab_size": vocab_size}
-    return Served(name=name, tokenizer=tokenizer, bos=ids.bos, eos=ids.eos, format=format, no_chat=no_chat, **sizes)
+    return Served(name=name, tokenizer=tokenizer, ends=specials.of(tokenizer).ends, format=format, no_chat=no_chat, **sizes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ def completion(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
     if echo[0] and logprobs is not None:
         raise Refusal("got echo with logprobs; allowed: one of them; the prompt's tokens have no log-probabilities here", param="echo")
     max_tokens = _whole(body, "max_tokens", MAX_TOKENS, 1, None)
-    return _call(body, served, prompts, n=n, most=most, max_tokens=max_tokens, logprobs=logprobs, stop_ids=(served.eos,), echo=echo)
+    return _call(body, served, prompts, n=n, most=most, max_tokens=max_tokens, logprobs=logprobs, stop_ids=served.ends, echo=echo)
 
 
 def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
@@ -188,7 +187,7 @@ def _call(body, served, prompts, *, n, most, max_tokens, logprobs, stop_ids, ech
     if options is not None and not (stream and isinstance(options, dict) and options.keys() <= {"include_usage", "include_obfuscation"}):
         raise Refusal("got stream_options; allowed: with stream true, an object with include_usage; change it", param="stream_options")
     return Call(
-        requests=tuple(Request(prompt=prompt, number=number, **asked) for prompt in prompts for number in range(n)),
+        requests=tuple(numbered(Request(prompt=prompt, **asked) for prompt in prompts for _ in range(n))),
         echo=echo,
         stream=stream,
         usage=_flag(options or {}, "include_usage"),
@@ -222,9 +221,7 @@ def _prompts(body: Mapping[str, Any], served: Served, most: int) -> tuple[list[s
     for each in prompt if several else [prompt]:
         if isinstance(each, str):
             texts.append(each)
-            prompts.append(
-                _plain("prompt", lambda each=each: (served.bos, *served.tokenizer.encode(_unicode(each), add_special_tokens=False).ids))
-            )
+            prompts.append(_plain("prompt", lambda each=each: tuple(specials.prompt(served.tokenizer, _unicode(each)))))
         elif isinstance(each, list) and each and all(_is_whole(x) and 0 <= x < served.vocab_size for x in each):
             texts.append(served.tokenizer.decode(each, skip_special_tokens=True))
             prompts.append(tuple(each))

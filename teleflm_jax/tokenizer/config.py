@@ -3,6 +3,7 @@
 import dataclasses
 
 from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
+from teleflm_jax.tokenizer import patterns
 
 SMALLEST_VOCABULARY = 381
 """Special, reserved and byte ids (0 to 380, `layout.py`); pieces come after them."""
@@ -21,6 +22,8 @@ class TokenizerConfig:
     """Bound on the sample's UTF-8 bytes; our choice. It bounds the memory of `tokenizer train` to about 13 times it, and not that of
     `corpus`, which counts words first."""
     seed: int = 0
+    pattern: str = "teleflm"
+    """How text is cut into words; `qwen2` is for models that are to run in llama.cpp (docs/huggingface.md)."""
 
     def __post_init__(self):
         if not SMALLEST_VOCABULARY < self.vocab_size <= LARGEST_VOCABULARY:
@@ -28,5 +31,7 @@ class TokenizerConfig:
                 f"got tokenizer.vocab_size={self.vocab_size}; allowed: above {SMALLEST_VOCABULARY}, up to {LARGEST_VOCABULARY:,}; "
                 "change tokenizer.vocab_size"
             )
+        if self.pattern not in patterns.PATTERNS:
+            raise UserError(f"got tokenizer.pattern={self.pattern!r}; allowed: {', '.join(patterns.PATTERNS)}; change tokenizer.pattern")
         refuse_outside("tokenizer", self, sample_documents=1, sample_bytes=1)
         refuse_seed("tokenizer", self.seed)

@@ -7,10 +7,8 @@ import pathlib
 import tokenizers
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.tokenizer import layout, specials
 
-WRAPPED = 2
-"""Ids around a text, where a tokenizer.json names them (`specials.of`)."""
 _REMEDY = "change data.tokenizer, or make one by `python -m teleflm_jax tokenizer train` with the same gin flags"
 
 
@@ -21,7 +19,8 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     A lone surrogate is no Unicode text; encoding it raises, for the caller to count.
 
     Raises:
-        UserError: There is no such file, or it is neither laid out as `layout.py` says nor tells by its post-processor what wraps a text.
+        UserError: There is no such file, or it is neither laid out as `layout.py` says nor tells by its post-processor
+            what its ids are for.
     """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(_content(path).decode())
@@ -30,11 +29,12 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # tokenizer.json has no place to keep this
-    wrapped = len(tokenizer.encode("").ids)
-    if wrapped != WRAPPED and (name := foreign(tokenizer)) is not None:
+    name = foreign(tokenizer)
+    if specials.read(tokenizer) is None or (tokenizer.post_processor is None and name is not None):
+        where = "which wraps a text by itself" if name is None else f"in which {name!r} has the id {tokenizer.token_to_id(name)}"
         raise UserError(
-            f"got {path}, in which {name!r} has the id {tokenizer.token_to_id(name)} and which wraps a text in {wrapped} ids; "
-            f"allowed: a tokenizer of `tokenizer train`, or of `import`, with one id before a text and one behind it; {_REMEDY}"
+            f"got {path}, {where}, and which does not say what its ids are for; allowed: a tokenizer of `tokenizer train`, or of `import`; "
+            f"{_REMEDY}"
         )
     return tokenizer
 

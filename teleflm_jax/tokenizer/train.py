@@ -1,7 +1,7 @@
 """Trains the byte-level BPE on a sample of the domains' text; needs no more memory than the sample's distinct words.
 
 Source: report, section 3.2: byte-level BPE, 80,000 pieces, 12 M samples. That digits stand alone follows from its table 3 (a token
-a byte on arithmetic); the rest of `WORDS` is our choice.
+a byte on arithmetic); the rest of `patterns.TELEFLM` is our choice.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import layout, merges, words
+from teleflm_jax.tokenizer import layout, merges, patterns, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 MIN_PAIR_COUNT = 2
@@ -106,7 +106,13 @@ def _utf8(text: str) -> bytes | None:
         return None
 
 
-def train(texts: Iterable[str], vocab_size: int, *, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+def train(
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    pattern: str = patterns.TELEFLM,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
     """Train on texts; return the content of a `tokenizer.json` that `tokenizers` and transformers load.
 
     It is what `tokenizers` learns from the texts, byte for byte. Its own trainer is not used because it looks through a whole word at each
@@ -115,20 +121,28 @@ def train(texts: Iterable[str], vocab_size: int, *, progress: Callable[[int, int
     Args:
         texts: read once; only the distinct words are held.
         vocab_size: ids.
+        pattern: cuts texts into words.
         progress: called with pieces made and pieces wanted.
 
     Raises:
         UserError: The texts yield fewer pieces than asked for, or their words are too many for memory.
     """
-    return train_counted(words.gather(words.count(texts)), vocab_size, progress=progress)
+    return train_counted(words.gather(words.count(texts, pattern=pattern)), vocab_size, pattern=pattern, progress=progress)
 
 
-def train_counted(found: pa.Table, vocab_size: int, *, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+def train_counted(
+    found: pa.Table,
+    vocab_size: int,
+    *,
+    pattern: str = patterns.TELEFLM,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
     """Train on the words of texts, as `train` does on the texts.
 
     Args:
         found: `words.COUNTS`, each word once, in any order.
         vocab_size: ids.
+        pattern: with which the words were cut.
         progress: called with pieces made and pieces wanted.
 
     Raises:
@@ -139,16 +153,17 @@ def train_counted(found: pa.Table, vocab_size: int, *, progress: Callable[[int, 
     counts = found["count"].to_numpy()
     pieces, pairs = merges.learn(column, counts, wanted, min_count=MIN_PAIR_COUNT, progress=lambda done: progress(done, wanted))
     names = ["".join(layout.byte_character(byte) for byte in piece) for piece in pieces]
-    trained = json.loads(_blank().to_str())
+    trained = json.loads(_blank(pattern).to_str())
     trained["model"]["vocab"] = {name: index for index, name in enumerate(names)}
     trained["model"]["merges"] = [[names[left], names[right]] for left, right in pairs]
     return _laid_out(trained, vocab_size)
 
 
-def _blank() -> tokenizers.Tokenizer:
+def _blank(pattern: str) -> tokenizers.Tokenizer:
     """What cuts text into words and words into bytes, without a piece."""
     blank = tokenizers.Tokenizer(models.BPE())
-    blank.pre_tokenizer = pre_tokenizers.Sequence([words.splitter(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    blank.pre_tokenizer = pre_tokenizers.Sequence([words.splitter(pattern), bytewise])
     blank.decoder = decoders.ByteLevel()
     return blank
 
@@ -168,7 +183,7 @@ def _laid_out(trained: dict, vocab_size: int) -> str:
             f"got text that yields {layout.FIRST_PIECE + len(pieces):,} ids; allowed: at least tokenizer.vocab_size={vocab_size:,}; "
             "lower tokenizer.vocab_size, or give more text: data.sources, tokenizer.sample_documents, tokenizer.sample_bytes"
         )
-    # WORDS never has a letter and then a bracket in one word, as every control's name does.
+    # no pattern has a letter and then a bracket in one word, as every control's name does.
     assert not layout.controls().keys() & set(pieces)
     vocabulary = fixed | {piece: layout.FIRST_PIECE + rank for rank, piece in enumerate(pieces)}
     trained["model"]["vocab"] = dict(sorted(vocabulary.items(), key=lambda item: item[1]))

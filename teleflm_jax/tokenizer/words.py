@@ -11,20 +11,8 @@ import pyarrow.parquet as pq
 import tokenizers
 from tokenizers import pre_tokenizers
 
-_BREAK = r"[\r\n]+(?:[ \t]+(?!\S))?"
-"""Ends of lines and the next line's indentation, as far as it is not the last space: in code one piece, where GPT-4's pattern has two."""
-WORDS = "|".join(
-    (
-        r"\p{N}",  # every digit alone
-        r"\p{Han}+",  # apart from other letters, which else stick to the Chinese around them
-        r"[^\r\n\p{L}\p{N}]?[[\p{L}\p{M}]&&[^\p{Han}]]+",  # a word with the space, quote or underscore before it
-        r" ?[^\s\p{L}\p{N}]+(?:" + _BREAK + ")?",  # punctuation, with the end of the line
-        r"\s*" + _BREAK,
-        r"\s+(?!\S)",  # all but the last space, which goes to the word
-        r"\s+",
-    )
-)
-"""Where pieces may not reach across (Oniguruma syntax)."""
+from teleflm_jax.tokenizer import patterns
+
 COUNTS = pa.schema({"word": pa.string(), "count": pa.int64()})
 STRETCH = 1 << 16
 """Characters that are cut into words at one time: each word takes some 200 bytes until it is counted."""
@@ -33,20 +21,20 @@ LONGEST = 1 << 18
 BATCH_CHARACTERS = 1 << 24
 """Of text whose counts are held at one time."""
 _SAFE = re.compile(r"(?<=\n)(?=\S)|(?<=\S)(?= )")
-"""No alternative of WORDS reaches across, or looks across, the end of a line before a letter, or a letter before a space."""
+"""No alternative of a pattern reaches across, or looks across, the end of a line before a letter, or a letter before a space."""
 
 
-def splitter() -> pre_tokenizers.Split:
+def splitter(pattern: str = patterns.TELEFLM) -> pre_tokenizers.Split:
     """The cut into words, of the library."""
-    return pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
+    return pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
 
 
-def count(texts: Iterable[str], *, characters: int = BATCH_CHARACTERS) -> Iterator[pa.RecordBatch]:
+def count(texts: Iterable[str], *, pattern: str = patterns.TELEFLM, characters: int = BATCH_CHARACTERS) -> Iterator[pa.RecordBatch]:
     """Count words: batches of COUNTS, one for every `characters` of text, so that a word may stand in several.
 
     A document ends a word. Texts must be Unicode: a lone surrogate raises.
     """
-    cut = splitter()
+    cut = splitter(pattern)
     found: collections.Counter[str] = collections.Counter()
     held = 0
     for text in texts:

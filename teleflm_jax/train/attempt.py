@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,30 +11,23 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sharding import rules
 from teleflm_jax import checkpoint, checksum
+from teleflm_jax.errors import UserError
 from teleflm_jax.model import size
 from teleflm_jax.mup import MATRIX, VECTOR
 from teleflm_jax.optim import optimizer as update_rule
-from teleflm_jax.train import curves, diagnose, guard, hardware, run_log, start
+from teleflm_jax.train import curves, diagnose, guard, hardware, run_log, start, stop, watchdog
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.parts import History, Parts, Plan
+from teleflm_jax.train.config import due
+from teleflm_jax.train.parts import DONE, STOPPED, GaveUp, History, Parts, Plan, Rewind
 from teleflm_jax.train.state import Counters, TrainState, to_arrays
 
-DONE, DIVERGED, STOPPED = 0, 3, 75
-"""Exit codes of a run."""
 LATE_PROBES = 3
 """In a row, before a process is called slow."""
+MAX_EMPTY = 1_000
+"""Batches in a row without a target that counts, before a run would draw such batches for ever."""
 RECENT = 50
 """Steps from which the watchdog learns how long one takes."""
-
-
-class Rewind(Exception):
-    """The run goes back to its newest sound checkpoint."""
-
-
-class GaveUp(Exception):
-    """Going back has not helped."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -60,7 +54,9 @@ class Attempt:
     asked: list[float] = dataclasses.field(default_factory=list)
     """Seconds of recent evaluations with them."""
     skipped: int = 0
-    """Updates in a row, up to now."""
+    """Updates in a row, up to now, that were not finite."""
+    empty: int = 0
+    """Batches in a row, up to now, without a target that counts."""
     risen: float = -math.inf
     """Update at which a rise was last told."""
     saved: bool = False
@@ -81,16 +77,22 @@ class Attempt:
         self.drawn = self.counters.data_step
         if self.counters.updates >= settings.steps:
             self.parts.say(f"step {self.counters.updates} of {settings.steps} is done already; raise train.steps to go on")
-        if self.counters.updates and self._is_due_for_evaluation(self.counters.updates) and not start.agreed(self._is_evaluated()):
-            self._evaluate(state)  # a signal came between that step and its evaluation
+        if self.counters.updates and self._is_due_for_evaluation(self.counters.updates) and not start.agreed(self.log.evaluated):
+            _, owed = self._evaluate(state)  # a signal or a kill came before its end
+            if owed:
+                self._leave()
+                return STOPPED
         pending, self.mark = None, time.monotonic()
         while self.counters.updates < settings.steps:
             expected = self.counters.updates + (pending is not None) + 1
-            saving = expected == settings.steps or _due(expected, settings.checkpoint_every)
+            saving = expected == settings.steps or due(expected, settings.checkpoint_every)
             self.parts.dog.expect("beginning a profile", self._patience())
             self.parts.profiler.before(expected, state)
             state, current = self._advance(state, batches, expected, pending is not None, saving)
             self.parts.profiler.after(state, lambda: self.parts.dog.expect("writing a profile", self._patience()))
+            if self.checkpoints.is_due():
+                self.parts.dog.expect("reading the first checkpoint back", self._patience())
+                self.checkpoints.read_back()
             stopping, pending = self._settle(pending, state), current
             if stopping or saving or self._is_due_for_evaluation(expected) or self._is_due_for_probe(expected):
                 stopping, pending = self._settle(pending, state) or stopping, None
@@ -100,36 +102,53 @@ class Attempt:
         return DONE
 
     def _rest(self, state: TrainState, stopping: bool) -> bool:
-        """Between two steps, with none under way: probe, evaluate, save; says whether the run is to leave now."""
+        """Between two steps, with none under way: probe, save, evaluate; says whether the run is to leave now.
+
+        It saves first: an evaluation may take hours, and a kill meanwhile must not cost the steps before it.
+        """
         done = self.counters.updates
         last = done == self.plan.train.steps
-        fresh = self.skipped == 0  # else the state is that of the last rest, or of an update that was not due
-        saving = fresh and (last or _due(done, self.plan.train.checkpoint_every))
-        evaluating = fresh and self._is_due_for_evaluation(done) and (last or not stopping)
+        fresh = not (self.skipped or self.empty)  # else the state is that of the last rest, or of an update that was not due
+        saving = fresh and (last or due(done, self.plan.train.checkpoint_every))
+        owed = evaluating = fresh and self._is_due_for_evaluation(done)
         if fresh and self._is_due_for_probe(done):
             self._probe()
+        stopping = stop.agreed(stopping or self.parts.asked_to_stop())
         if saving or evaluating or stopping:
-            self.parts.dog.expect(f"taking checksums after step {done}", guard.hang_limit(self.plan.guard, self.summed))
-            began = time.monotonic()
-            arrays = to_arrays(self.parts.to_logical(state))
-            sums, finite = checksum.of_tree(arrays)
-            if not finite:
-                self._go_back("weights or optimizer state are not finite", skip_data=True)
-            taken = time.monotonic() - began
-            self.summed = [*self.summed, taken][-RECENT:]
-            bpb = self._evaluate(state) if evaluating else None
-            best = bpb is not None and self.checkpoints.is_among_the_best(bpb)
-            # every process must save or none, and each sees the disk for itself
-            if start.agreed((saving or stopping or best) and not self.checkpoints.holds(done)):
-                self._save(arrays, sums, bpb, taken)
-        if stopping and not last:
-            self.parts.dog.expect(f"writing the checkpoint of step {done}", self._patience())
-            self.checkpoints.wait()
-            self.log.event("stop", step=done)
-            self.parts.say(f"stopped by a signal after saving step {done}; the same command goes on from there")
+            arrays, sums, taken = self._summed(state)
+            if saving:
+                self._save(arrays, sums, taken)
+            if evaluating and not stopping:
+                best, owed = self._evaluate(state)
+                stopping = owed or stop.agreed(self.parts.asked_to_stop())
+                saving = saving or best
+            if saving or stopping:
+                self._save(arrays, sums, taken)
+        if stopping and (owed or not last):
+            self._leave()
             return True
         self.mark = time.monotonic()
         return False
+
+    def _summed(self, state: TrainState) -> tuple[dict, dict[str, int], float]:
+        """The state as a checkpoint holds it, its checksums, and the seconds that these took; a state that is not finite is left."""
+        self.parts.dog.expect(f"taking checksums after step {self.counters.updates}", guard.hang_limit(self.plan.guard, self.summed))
+        began = time.monotonic()
+        arrays = to_arrays(self.parts.to_logical(state))
+        sums, finite = checksum.of_tree(arrays)
+        if not finite:
+            self._go_back("weights or optimizer state are not finite", skip_data=True)
+        taken = time.monotonic() - began
+        self.summed = [*self.summed, taken][-RECENT:]
+        return arrays, sums, taken
+
+    def _leave(self) -> None:
+        """Wait for the checkpoint of this step, and say that the run stops here."""
+        done = self.counters.updates
+        self.parts.dog.expect(f"writing the checkpoint of step {done}", self._patience())
+        self.checkpoints.wait()
+        self.log.event("stop", step=done)
+        self.parts.say(f"stopped by a signal after saving step {done}; the same command goes on from there")
 
     def _advance(self, state: TrainState, batches: Iterator, expected: int, ahead: bool, saving: bool) -> tuple[TrainState, dict]:
         """Begin one update; returns before the devices have done it. `ahead`: whether the one before it is not known yet.
@@ -148,7 +167,7 @@ class Attempt:
             update_rule.rates(plan.optimizer, plan.mup, tokens=(known.updates + i) * tokens, tokens_per_step=tokens)
             for i in range(train_step.AHEAD)
         ]
-        checking = saving or self._is_due_for_evaluation(expected) or _due(expected, plan.guard.copies_every)
+        checking = saving or self._is_due_for_evaluation(expected) or due(expected, plan.guard.copies_every)
         orders = train_step.orders(
             plan.layout,
             rates={role: tuple(one[role] for one in rates) for role in rates[0]},
@@ -157,17 +176,22 @@ class Attempt:
             check=checking and plan.guard.copies_every > 0,
         )
         placed = plan.layout.place_batch(batch, plan.train.batch_size)
-        if _due(expected, plan.guard.recompute_every):
+        if due(expected, plan.guard.recompute_every):
             self._recompute(state, placed)
-        doing = f"{_joint(plan.layout)} of step {expected - ahead}" if self.compiled else "compiling the training step"
+        doing = (
+            f"{watchdog.joint(dict(plan.layout.mesh.shape))} of step {expected - ahead}" if self.compiled else "compiling the training step"
+        )
         self.parts.dog.expect(doing, guard.hang_limit(plan.guard, self.taken))
         began = time.monotonic()
         state, figures = self.parts.step(state, placed, orders)
         if not self.compiled:
             self.compiled, now = True, time.monotonic()
-            self.log.event("compile", step=known.updates, seconds=now - began)
-            self.mark = now - waited
+            jax.block_until_ready(state)
+            stepped = time.monotonic()
             checksum.of_tree(to_arrays(self.parts.to_logical(state)))  # compiled now, so that the first save is as quick as the others
+            summed = time.monotonic() - stepped  # compilation too, and no part of the first step
+            self.log.event("compile", step=known.updates, seconds=now - began + summed)
+            self.mark = now - waited + summed
         self.drawn += 1
         asked = {
             "checked": bool(orders.check),
@@ -187,16 +211,17 @@ class Attempt:
         done, known = time.monotonic(), self.counters
         self.parts.dog.expect(f"logging step {known.updates + 1}", self._patience())
         seconds, self.mark = done - self.mark, done
-        updated = math.isfinite(loss) and math.isfinite(norm)
+        finite, targets = math.isfinite(loss) and math.isfinite(norm), float(pending["targets"])
+        updated = finite and targets != 0
         self.counters = Counters(
             updates=known.updates + updated, data_step=known.data_step + 1, tokens=known.tokens + pending["step_tokens"]
         )
         if pending["checked"]:
             self._refuse_odd_copies(np.asarray(pending["copies"]))
         if not updated:
-            self._skip(pending, state, loss, norm, seconds)
+            self._skip(pending, state, loss, norm, seconds) if not finite else self._pass_over(pending, seconds)
             return bool(words[:, 0].any())
-        self.skipped = 0
+        self.skipped = self.empty = 0
         self.waited, self.waits = self.waited + words[:, 1], self.waits + 1
         self.taken = [*self.taken, seconds][-RECENT:]
         rates = pending["rates"][known.updates - pending["base"]]
@@ -224,18 +249,36 @@ class Attempt:
         self.skipped += 1
         self.parts.dog.expect("finding out what is not finite", self._patience())
         findings = self.parts.diagnose(state, pending["batch"], pending["bad"])
-        data_step, why = self.counters.data_step - 1, diagnose.summary(findings)
-        if jax.process_index() == 0:
-            diagnose.write(self.plan.folder, data_step, findings, self.plan.records(data_step, self.history))
-        figures = {"loss": str(loss), "grad_norm": str(norm)}
-        self.log.event("skip", step=self.counters.updates, data_step=data_step, seconds=seconds, **figures, why=why)
-        told = f"update {self.counters.updates + 1} is skipped, {self.skipped} in a row: loss {loss}, gradient norm {norm}; {why}"
-        self.parts.say(f"{told}; its records: {self.plan.folder / diagnose.FOLDER / f'{data_step}.json'}")
+        why = diagnose.summary(findings)
+        told = f"{self.skipped} in a row: loss {loss}, gradient norm {norm}; {why}"
+        self._tell_of_skip(findings, told, seconds=seconds, loss=str(loss), grad_norm=str(norm), why=why)
         if findings["weights"]:
             self._go_back(why, skip_data=True)
         if self.skipped > self.plan.guard.max_skips:
             self._go_back(f"{self.skipped} updates in a row had no finite loss or gradient", skip_data=True)
         self.mark = time.monotonic()
+
+    def _pass_over(self, pending: dict, seconds: float) -> None:
+        """Tell of a batch without a target that counts: the devices have left the state as it was, and nothing is wrong with it."""
+        self.empty += 1
+        why = f"none of the batch's {pending['batch']['weights'].size:,} targets counts (all weights are 0)"
+        records = self._tell_of_skip({"why": why}, why, seconds=seconds, why=why)
+        if self.empty == MAX_EMPTY:
+            raise UserError(
+                f"got {self.empty:,} batches in a row without a target that counts, up to {records}; allowed: data whose targets count; "
+                "look at that file's records, and pack or choose other data"
+            )
+        self.mark = time.monotonic()
+
+    def _tell_of_skip(self, findings: Mapping[str, Any], told: str, **fields: Any) -> pathlib.Path:
+        """Write down the findings and the batch's records; returns where."""
+        data_step = self.counters.data_step - 1
+        path = self.plan.folder / diagnose.FOLDER / f"{data_step}.json"
+        if jax.process_index() == 0:
+            diagnose.write(path, data_step, findings, self.plan.records(data_step, self.history))
+        self.log.event("skip", step=self.counters.updates, data_step=data_step, **fields)
+        self.parts.say(f"update {self.counters.updates + 1} is skipped, {told}; its records: {path}")
+        return path
 
     def _go_back(self, reason: str, *, skip_data: bool) -> None:
         """Leave for the newest sound checkpoint, or give up; the ledger remembers, should the process die on the way."""
@@ -294,27 +337,23 @@ class Attempt:
             self.parts.say(f"process {process} ({self.parts.hosts[process]}) is slow: {found[process]}")
 
     def _is_due_for_evaluation(self, step: int) -> bool:
-        """Whether the evaluator is called after a step: for held-out sets, benchmark tasks, or both."""
-        settings = self.plan.train
-        due = step == settings.steps or _due(step, settings.eval_every) or _due(step, settings.suite_every)
-        return self.plan.evaluate is not None and due
+        return self.plan.evaluate is not None and (self.plan.train.measures(step) or self.plan.train.asks(step))
 
     def _is_due_for_probe(self, step: int) -> bool:
-        return jax.process_count() > 1 and _due(step, self.plan.guard.probe_every)
+        return jax.process_count() > 1 and due(step, self.plan.guard.probe_every)
 
-    def _is_evaluated(self) -> bool:
-        """Whether the log has this step's evaluation; only the first process, which writes it, looks."""
-        evaluated = (row["step"] for row in run_log.rows(self.plan.folder / run_log.EVALS))
-        return jax.process_index() == 0 and self.counters.updates in evaluated
-
-    def _evaluate(self, state: TrainState) -> float | None:
-        """Run the evaluator and log what it found; returns the weighted bits per byte."""
+    def _evaluate(self, state: TrainState) -> tuple[bool, bool]:
+        """Run the evaluator and log what it found; says whether the step is among the best, and whether a signal ended it instead."""
         step = self.counters.updates
-        with_tasks = self.plan.train.suite_every > 0 and (step == self.plan.train.steps or _due(step, self.plan.train.suite_every))
-        taken = self.asked if with_tasks else self.evaluated
+        taken = self.asked if self.plan.train.asks(step) else self.evaluated
         self.parts.dog.expect(f"evaluating after step {step}", guard.hang_limit(self.plan.guard, taken))
         began = time.monotonic()
-        figures = self.plan.evaluate(step, state.model)
+        try:
+            figures = self.plan.evaluate(step, state.model, self._pause)
+        except stop.Interrupted:
+            self.log.event("interrupted", step=step, seconds=time.monotonic() - began)
+            self.parts.say(f"a signal ended the evaluation after step {step}; it is done when the run goes on")
+            return False, True
         self.log.evaluation({"step": step, "tokens": self.counters.tokens, **figures})
         self._draw()
         taken.append(time.monotonic() - began)
@@ -323,15 +362,21 @@ class Attempt:
         told = [f"{name} {value:.3f}" for name, value in figures.items() if name.startswith(("bpb", "suite/"))]
         self.parts.say(f"step {step}: " + "  ".join(told))
         bpb = figures.get("bpb", math.nan)
-        return bpb if math.isfinite(bpb) else None
+        return math.isfinite(bpb) and bool(start.agreed(self.checkpoints.measured(step, bpb))), False
 
-    def _save(self, arrays: Mapping[str, Any], sums: Mapping[str, int], bpb: float | None, taken: float) -> None:
-        """Begin to write a checkpoint, whose checksums have taken some seconds."""
+    def _pause(self) -> None:
+        """What the evaluator calls again and again."""
+        if stop.agreed(self.parts.asked_to_stop()):
+            raise stop.Interrupted
+
+    def _save(self, arrays: Mapping[str, Any], sums: Mapping[str, int], taken: float) -> None:
+        """Begin to write a checkpoint, whose checksums have taken some seconds, unless this step has one."""
         step = self.counters.updates
+        if start.agreed(self.checkpoints.holds(step)):  # every process must save or none, and each sees the disk for itself
+            return
         self.parts.dog.expect(f"beginning to save step {step}", self._patience())
         began = time.monotonic()
-        counters = dataclasses.asdict(self.counters)
-        record = checkpoint.Record(counters=counters, mixture=self.history, identity=self.plan.identity, bpb=bpb)
+        record = checkpoint.Record(counters=dataclasses.asdict(self.counters), mixture=self.history, identity=self.plan.identity)
         self.checkpoints.save(step, arrays, record, sums)
         self.saved = True
         self.log.event("save", step=step, seconds=taken + time.monotonic() - began)
@@ -341,6 +386,7 @@ class Attempt:
         self.parts.dog.expect("writing the last checkpoint", self._patience())
         began = time.monotonic()
         self.checkpoints.wait()
+        self.checkpoints.prune()  # the last evaluation may have found a better one
         self.log.event("saved", step=self.counters.updates, seconds=time.monotonic() - began)
         if self.plan.evaluate is None:  # the last evaluation drew them else
             self._draw()
@@ -353,13 +399,3 @@ class Attempt:
     def _patience(self) -> float:
         """Seconds that anything but a step may take."""
         return guard.hang_limit(self.plan.guard, [])
-
-
-def _joint(layout: rules.Layout) -> str:
-    """What all processes do together in a step, for a report of what hangs."""
-    sizes = ", ".join(f"{axis} {size}" for axis, size in layout.mesh.shape.items() if size > 1)
-    return f"waiting for the collectives over {sizes}" if sizes else "waiting for the device"
-
-
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0

@@ -7,6 +7,11 @@ from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
 ACCUMULATION_DTYPES = ("float32", "bfloat16")
 
 
+def due(step: int, every: int) -> bool:
+    """Whether what comes every so many steps comes after this one; 0 is never."""
+    return bool(every) and step % every == 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The training loop's settings."""
@@ -37,6 +42,14 @@ class TrainConfig:
     """Checkpoints at multiples of this step are kept for ever; 0: none."""
     keep_best: int = 1
     """Checkpoints with the lowest weighted bits per byte that are kept as well; an evaluation that is among the best so far saves one."""
+
+    def measures(self, step: int) -> bool:
+        """Whether held-out text is measured after a step."""
+        return step == self.steps or due(step, self.eval_every)
+
+    def asks(self, step: int) -> bool:
+        """Whether benchmark tasks are asked after a step."""
+        return self.suite_every > 0 and (step == self.steps or due(step, self.suite_every))
 
     def __post_init__(self):
         refuse_outside("train", self, steps=1, batch_size=1, microbatch_size=0, eval_every=0, suite_every=0, eval_bytes=0)

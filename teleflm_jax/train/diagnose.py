@@ -62,16 +62,14 @@ def _named(flags: Mapping, layout: Layout) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def write(folder: pathlib.Path, data_step: int, findings: Mapping[str, Any], records: Sequence) -> pathlib.Path:
-    """Write FOLDER/skipped/<data step>.json with the findings and where each row of the batch comes from; returns its path."""
-    path = folder / FOLDER / f"{data_step}.json"
+def write(path: pathlib.Path, data_step: int, findings: Mapping[str, Any], records: Sequence) -> None:
+    """Write the findings and where each row of the batch comes from, as JSON."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(
         json.dumps({"data_step": data_step, **findings, "records": list(records)}, ensure_ascii=False, indent=1), encoding="utf-8"
     )
     os.replace(temporary, path)
-    return path
 
 
 def summary(findings: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -13,9 +14,33 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-DENSE_BF16 = {"A100": 312e12, "A800": 312e12, "H100": 989e12, "H200": 989e12, "H800": 989e12, "L40S": 362e12, "RTX 4090": 165e12}
-"""FLOP/s by a part of the device's name: vendors' dense bfloat16 figures, never the sparse ones."""
+DENSE_16_BIT = {
+    **dict.fromkeys(("A100", "A100 PCIE", "A800", "A800 PCIE", "A800 ACTIVE"), 312e12),
+    **dict.fromkeys(("H100", "H800", "H200", "GH200"), 989e12),
+    **dict.fromkeys(("H100 PCIE", "H800 PCIE"), 756e12),
+    **dict.fromkeys(("H100 NVL", "H800 NVL", "H200 NVL"), 835e12),
+    **dict.fromkeys(("H20", "H20-3E"), 148e12),
+    **dict.fromkeys(("B200", "B300", "B300 AC"), 2_250e12),
+    **dict.fromkeys(("GB200", "GB300"), 2_500e12),
+    "A10": 125e12,
+    "A30": 165e12,
+    "A40": 149.7e12,
+    "L4": 121e12,
+    "L20": 119.5e12,
+    "L40": 181e12,
+    "L40S": 362e12,
+    "RTX A6000": 154.8e12,
+    "RTX 6000 ADA GENERATION": 364.2e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165.2e12,
+    "RTX 5090": 209.5e12,
+}
+"""Card (`card`) -> FLOP/s of products in bfloat16 or float16, added up in float32: the vendor's dense figures, never the sparse ones.
 
+Source: NVIDIA's data sheets of each card, for RTX the white papers of its architecture (docs/sources.md).
+"""
+SAME_CARD = re.compile(r"NVIDIA|GEFORCE|TESLA|GPU|SXM\d|HBM\d\w*|\d+GB?")
+"""Words of a device's name that do not change its peak: the vendor, the size and kind of the memory, the usual socket."""
 
 HOST_BYTES = 64
 """Of a host's name, which the processes tell each other."""
@@ -29,17 +54,28 @@ class Peak:
     source: str
 
 
-def peak() -> Peak:
-    """The peak of this run's devices; a device without an entry (a CPU, say) is measured with a large float32 matrix product.
+def card(kind: str) -> str:
+    """The card that a device's name as the driver reports it (`device_kind`) stands for: `NVIDIA H100 80GB HBM3` -> `H100`.
 
-    CPU devices share their machine's cores, so each gets its share of what was measured.
+    A word that is not known stays, so that a part of a card (MIG), a laptop's or a new variant is never taken for the card itself.
     """
-    device = jax.devices()[0]
-    for name, flops in DENSE_BF16.items():
-        if name in device.device_kind:
-            return Peak(flops=flops, source=f"{device.device_kind}: dense bfloat16, from the vendor")
-    sharers = jax.local_device_count() if device.platform == "cpu" else 1
-    return Peak(flops=_measure() / sharers, source=f"{device.device_kind}: float32 matrix product, measured at the start")
+    words = re.sub(r"-(?=SXM|PCIE|\d+GB)", " ", kind.upper()).split()
+    return " ".join(word for word in words if not SAME_CARD.fullmatch(word))
+
+
+def peak(dtype: str) -> Peak:
+    """The peak of this run's devices for products in `dtype`: the vendor's figure, or what is measured now where the table has none."""
+    kind = jax.devices()[0].device_kind
+    if dtype != "float32" and (flops := DENSE_16_BIT.get(card(kind))):
+        return Peak(flops=flops, source=f"{kind}: dense {dtype}, from the vendor's data sheet")
+    return Peak(flops=product_rate(dtype), source=f"{kind}: {dtype} matrix products, measured at the start")
+
+
+def product_rate(dtype: str) -> float:
+    """FLOP/s of one device in large matrix products, measured; CPU devices share their machine's cores, so each gets its share."""
+    device = jax.local_devices()[0]
+    width, repeats, sharers = (1024, 1, jax.local_device_count()) if device.platform == "cpu" else (8192, 8, 1)
+    return repeats * 2 * width**3 / products(device, dtype=dtype, width=width, repeats=repeats, times=3) / sharers
 
 
 def memory_rate(size: int = 1 << 25) -> float:
@@ -81,10 +117,6 @@ def hosts() -> list[str]:
     name = socket.gethostname().encode()[:HOST_BYTES]
     gathered = multihost_utils.process_allgather(np.frombuffer(name.ljust(HOST_BYTES, b"\0"), np.uint8))
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in np.asarray(gathered).reshape(-1, HOST_BYTES)]
-
-
-def _measure(size: int = 2048) -> float:
-    return 2 * size**3 / seconds(jax.jit(jnp.matmul), jnp.ones((size, size)))
 
 
 def seconds(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, times: int = 3) -> float:

@@ -24,7 +24,7 @@ CATEGORIES = {
     "steps": "that are kept, without their data wait",
     "checkpoint": "the part of saving that training waits for",
     "validation": "",
-    "lost": "steps done again, updates skipped, rewinds",
+    "lost": "steps done again, updates skipped, rewinds, evaluations that a signal ended",
     "down": "between sessions",
     "other": "what no log accounts for: last steps before a kill, hangs, drawing, leaving",
 }
@@ -39,7 +39,8 @@ LONGEST_PAUSE = 365 * 86_400.0
 MOVED = 60.0
 """Seconds by which the wall clock and the monotonic one may part in a session without a word."""
 
-_BOOKED = {"compile": "compile", "save": "checkpoint", "saved": "checkpoint", "eval": "validation", "skip": "lost", "rewound": "lost"}
+_BOOKED = {"compile": "compile", "save": "checkpoint", "saved": "checkpoint", "eval": "validation"}
+_BOOKED |= dict.fromkeys(("skip", "rewound", "interrupted"), "lost")
 """Event -> category of its `seconds`."""
 
 Event = Mapping[str, Any]

@@ -14,8 +14,8 @@ from teleflm_jax import checkpoint
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.train import diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.attempt import DIVERGED, DONE, STOPPED, Attempt, GaveUp, Rewind
-from teleflm_jax.train.parts import Evaluator, Parts, Plan
+from teleflm_jax.train.attempt import Attempt
+from teleflm_jax.train.parts import DIVERGED, DONE, STOPPED, Evaluator, GaveUp, Parts, Plan, Rewind
 
 __all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
 
@@ -47,7 +47,7 @@ def train(plan: Plan) -> int:
             to_logical=plan.layout.to_logical(start.shapes(plan.model, plan.mup, optimizer, plan.layout)),
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype),
             diagnose=diagnose.make(plan.layout, microbatch),
-            peak=hardware.peak(),
+            peak=hardware.peak(plan.model.compute_dtype),
             hosts=hardware.hosts(),
             report=report,
             say=say,
@@ -85,7 +85,7 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
         contextlib.closing(
             run_log.open_log(plan.folder, counters.updates, began=plan.began, quiet=jax.process_index() > 0, publish=parts.publish)
         ) as log,
-        checkpoint.writer(plan.folder / checkpoint.FOLDER, retention) as checkpoints,
+        checkpoint.writer(plan.folder / checkpoint.FOLDER, retention, run_log.bits_per_byte(plan.folder)) as checkpoints,
         plan.batches(counters.data_step, history) as batches,
     ):
         lost = {"lost_steps": len(log.dropped), "lost_seconds": sum(row.get("step_seconds", 0.0) for row in log.dropped)}

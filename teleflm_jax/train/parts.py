@@ -18,10 +18,23 @@ from teleflm_jax.train import hardware, profile, progress, run_log, watchdog
 from teleflm_jax.train.config import GuardConfig, ProfileConfig, TelemetryConfig, TrainConfig
 from teleflm_jax.train.state import TrainState
 
-Evaluator = Callable[[int, Transformer], dict[str, float]]
-"""(step, model) -> figures by name; the weighted bits per byte under `bpb`."""
+DONE, DIVERGED, STOPPED = 0, 3, 75
+"""Exit codes of a run."""
+Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
+"""(step, model, pause) -> figures by name; the weighted bits per byte under `bpb`.
+
+It calls `pause` about once a second or more often, as often on each process, and lets through what that raises.
+"""
 History = tuple
 """`data.mixture.History`."""
+
+
+class Rewind(Exception):
+    """The run goes back to its newest sound checkpoint."""
+
+
+class GaveUp(Exception):
+    """Going back has not helped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

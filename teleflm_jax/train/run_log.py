@@ -6,6 +6,7 @@ line torn by a kill are dropped, so that the files read as if the run had never 
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import time
@@ -33,6 +34,8 @@ class RunLog:
     """When the process began, by the monotonic clock: wall clocks jump."""
     dropped: tuple[Mapping[str, Any], ...]
     """Rows of metrics.jsonl past the step that the run goes on from: steps to be done again."""
+    evaluated: bool
+    """Whether evals.jsonl has a row of the step that the run goes on from."""
     tensorboard: EventsWriter | None
     """None: this process leaves writing to another. Writes in our thread: tensorboardX's own background writer, when its disk is full,
     blocks the run for ever without a word."""
@@ -71,15 +74,16 @@ class RunLog:
 def open_log(folder: pathlib.Path, step: int, *, began: float, quiet: bool = False, publish: Publish = lambda row: None) -> RunLog:
     """Open a run's logs to go on after `step` updates; a quiet process's writes nothing, and publishes nothing."""
     if quiet:
-        return RunLog(folder=folder, began=began, dropped=(), tensorboard=None, publish=publish)
+        return RunLog(folder=folder, began=began, dropped=(), evaluated=False, tensorboard=None, publish=publish)
     dropped = keep_until(folder / METRICS, step)
     keep_until(folder / EVALS, step)
+    evaluated = any(row.get("step") == step for row in rows(folder / EVALS))
     repair(folder / EVENTS)
     (folder / "tensorboard").mkdir(exist_ok=True)
     tensorboard = EventsWriter(str(folder / "tensorboard" / f"events-{time.time_ns()}"))
     # tells TensorBoard to forget what an abandoned future wrote
     tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-    return RunLog(folder=folder, began=began, dropped=tuple(dropped), tensorboard=tensorboard, publish=publish)
+    return RunLog(folder=folder, began=began, dropped=tuple(dropped), evaluated=evaluated, tensorboard=tensorboard, publish=publish)
 
 
 def tag(name: str) -> str:
@@ -114,6 +118,12 @@ def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
                 raise _damaged(path, number)
             yield row
+
+
+def bits_per_byte(folder: pathlib.Path) -> dict[int, float]:
+    """Step -> weighted bits per byte of a run's evaluations, as far as these have measured any."""
+    measured = {row["step"]: row.get("bpb") for row in rows(folder / EVALS) if "step" in row}
+    return {step: float(bpb) for step, bpb in measured.items() if isinstance(bpb, int | float) and math.isfinite(bpb)}
 
 
 def keep_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state
 NONE = -1
 """No checkpoint."""
 DATA = "data/"
+COMPUTE = "model.compute_dtype"
+"""In an identity: free to choose for the weights that another run lends, which are float32 whatever it computed in."""
 """What the names of packed data begin with in a checkpoint's identity."""
 
 
@@ -112,7 +114,7 @@ def _fresh(
     if train.init_from is None:
         return fresh
     other, step = other_run(train.init_from)
-    same = {name: value for name, value in identity.items() if not name.startswith(DATA)}
+    same = {name: value for name, value in identity.items() if not name.startswith(DATA) and name != COMPUTE}
     weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(logical)["model"]}, same)
     return TrainState(model=layout.physical(with_weights(logical.model, weights["model"])), optimizer=fresh.optimizer)
 
@@ -159,7 +161,10 @@ def other_run(init_from: str) -> tuple[pathlib.Path, int]:
         raise UserError(
             f"got train.init_from={init_from!r}; allowed: a run's folder, @ and a step, such as runs/base@1000; change train.init_from"
         )
-    return pathlib.Path(run), checkpoint.choose(pathlib.Path(run) / checkpoint.FOLDER, int(step))
+    try:
+        return pathlib.Path(run), checkpoint.choose(pathlib.Path(run) / checkpoint.FOLDER, int(step))
+    except UserError as error:
+        raise UserError(f"{error} (train.init_from={init_from!r})") from error
 
 
 def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> None:

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from sharding import mesh, rules
 from sharding.rules import Layout
 from teleflm_jax import checksum, passes
+from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, weights_of
@@ -48,9 +49,23 @@ def orders(layout: Layout, *, rates: Mapping[str, tuple[float, ...]], updates: i
 
 
 def microbatch(model: ModelConfig, train: TrainConfig, layout: Layout) -> int:
-    """Sequences that a data-parallel group takes at a time; raises a `UserError` where model or batch do not split over the mesh."""
+    """Sequences that a data-parallel group takes at a time.
+
+    Raises:
+        UserError: model or batch do not split over the mesh, or the model computes in a dtype that is not trained in.
+    """
+    refuse_float16(model)
     rules.refuse_misfit(layout, **{name: getattr(model, name) for name in SIZES})
     return rules.microbatch(train.batch_size, train.microbatch_size, layout)
+
+
+def refuse_float16(model: ModelConfig) -> None:
+    """Raise a `UserError` for a model, such as an imported one, whose gradients would be computed in float16."""
+    if model.compute_dtype == "float16":
+        raise UserError(
+            "got model.compute_dtype='float16' for training; allowed: bfloat16, float32, since small gradients are zero in float16 unless "
+            "the loss is scaled; set model.compute_dtype = 'bfloat16'"
+        )
 
 
 def make(
@@ -58,9 +73,10 @@ def make(
 ) -> Callable:
     """Compile-ready `step(state, batch, orders) -> (state, figures)`; the old state's memory is reused.
 
-    Where the loss or the gradient's norm is not finite the state comes back as it was, decided on the devices. Figures: `loss`,
-    `grad_norm`; `words` of all processes; `copies`, a checksum of each device (`passes.gradients`); `bad`, for each weight whether its
-    gradient is not finite (stacked weights: one for each layer, in physical order), computed only where the update is skipped.
+    Where the loss or the gradient's norm is not finite, or no target counts, the state comes back as it was, decided on the devices.
+    Figures: `loss`, `grad_norm`; `targets`, the sum of their weights; `words` of all processes; `copies`, a checksum of each device
+    (`passes.gradients`); `bad`, for each weight whether its gradient is not finite (stacked weights: one for each layer, in physical
+    order), computed only where the update is skipped.
 
     Args:
         optimizer: from `optim.optimizer.make`.
@@ -71,9 +87,9 @@ def make(
     gradients = passes.gradients(layout, microbatch_size, accumulation_dtype)
 
     def step(state: TrainState, batch: passes.Batch, orders: Orders):
-        loss, gradient, copies = gradients(state.model, batch, orders.check)
+        loss, gradient, copies, targets = gradients(state.model, batch, orders.check)
         norm = optax.tree.norm(gradient)
-        good = jnp.isfinite(loss) & jnp.isfinite(norm)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm) & (targets != 0)
         index = optax.tree.get(state.optimizer, "count") - orders.updates
         rates = {role: jnp.take(values, index, mode="clip") for role, values in orders.rates.items()}
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.model, rates=rates)
@@ -84,6 +100,7 @@ def make(
         return jax.lax.with_sharding_constraint(new, layout.shardings(new)), {
             "loss": loss,
             "grad_norm": norm,
+            "targets": targets,
             "words": jax.lax.with_sharding_constraint(orders.words, layout.replicated()),
             "copies": jax.lax.with_sharding_constraint(copies, layout.replicated()),
             "bad": jax.lax.with_sharding_constraint(bad, layout.replicated()),
@@ -106,7 +123,7 @@ def fingerprint(layout: Layout, microbatch_size: int, accumulation_dtype: str = 
         return sum(checksum.of_device(x) for x in jax.tree.leaves(gradient))[None]
 
     def function(model, batch):
-        loss, gradient, _ = gradients(model, batch)
+        loss, gradient, *_ = gradients(model, batch)
         specs = layout.specs(gradient)
         sums = jax.shard_map(one, mesh=layout.mesh, in_specs=(specs,), out_specs=P(mesh.AXES), check_vma=False)(gradient)
         return loss, jax.lax.with_sharding_constraint(sums, layout.replicated())

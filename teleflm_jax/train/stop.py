@@ -1,12 +1,27 @@
-"""Signals that ask a run to save and leave."""
+"""Signals that ask a run to save and leave, and agreement on them between its processes."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """SIGUSR1 is what Slurm is asked to send ahead of a job's end."""
+
+
+class Interrupted(Exception):
+    """A signal ended an evaluation; every process raises it at the same place."""
+
+
+def agreed(asked: bool) -> bool:
+    """Whether any process was asked to stop. All processes call it together and learn the same."""
+    if jax.process_count() == 1:
+        return asked
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(asked))))
 
 
 @contextlib.contextmanager

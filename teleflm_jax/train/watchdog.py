@@ -11,7 +11,7 @@ import pathlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from sharding.processes import HUNG
 from teleflm_jax.train import run_log
@@ -53,6 +53,12 @@ class Watchdog:
                     self._report(doing, now - began)
                 finally:
                     os._exit(HUNG)
+
+
+def joint(mesh: Mapping[str, int]) -> str:
+    """What all processes do together in a step on a mesh of these sizes."""
+    sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1)
+    return f"waiting for the collectives over {sizes}" if sizes else "waiting for the device"
 
 
 @contextlib.contextmanager

@@ -66,6 +66,10 @@ def test_checkpoints_and_runs_stand_in_one_table(call, items, trained, tmp_path)
     assert code == 0 and "choice" in out and out.count("step") == 3
 
 
+def _interrupt():
+    raise KeyboardInterrupt
+
+
 def test_training_finds_the_scores_that_eval_py_finds(call, items, trained):
     found = json.loads(call("--gin_file", suite_file(items, {"choice": 1}), "--json")[1])["tasks"]["choice"]["value"]
     run = dataclasses.replace(
@@ -77,8 +81,10 @@ def test_training_finds_the_scores_that_eval_py_finds(call, items, trained):
     layout = rules.layout(MeshConfig(data=2, tensor=2, pipe=2, zero=1), run.model.d_model)
     evaluator = evaluators.of_run(run, layout, trained.folder)
     model = layout.physical(trained.model)
-    assert evaluator(3, model) == {"suite/choice": found}
-    assert evaluator(2, model).keys() == {"bpb/web", "loss/web", "bpb"}
-    assert evaluator(10, model).keys() == {"bpb/web", "loss/web", "bpb", "suite/choice"}
+    assert evaluator(3, model, lambda: None) == {"suite/choice": found}
+    assert evaluator(2, model, lambda: None).keys() == {"bpb/web", "loss/web", "bpb"}
+    assert evaluator(10, model, lambda: None).keys() == {"bpb/web", "loss/web", "bpb", "suite/choice"}
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(3, model, _interrupt)
     with pytest.raises(UserError, match="got train.suite_every=3 without suite.tasks"):
         evaluators.of_run(dataclasses.replace(run, suite=SuiteConfig()), layout, trained.folder)

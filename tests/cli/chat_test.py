@@ -70,7 +70,7 @@ def test_answers_are_printed_line_by_line_and_remembered(talk, format):
     assert first == chat.encode(format, (system, turn[0]))
     assert second == chat.encode(format, (system, *turn, message("user", "b")))
     assert third == chat.encode(format, (system, message("user", "c")))
-    assert [request.seed for request in engine.asked] == [0, 1, 2]
+    assert [(request.seed, request.number) for request in engine.asked] == [(0, 0), (0, 1), (0, 2)]
 
 
 def test_exit_leaves_and_unknown_commands_are_named(talk):

@@ -65,6 +65,17 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(settings, tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("sign", "*?[]{}\\")
+def test_a_folder_that_spark_takes_for_a_pattern_is_refused(settings, tmp_path, capsys, sign):
+    workdir = tmp_path / f"run{sign}" / "one"
+    (tmp_path / f"run{sign}").mkdir()
+    code, said = call(capsys, settings, workdir)
+    assert code == options.WRONG_INPUT and f"with {sign}, which Spark reads as a pattern" in said and said.count("\n") == 1
+    assert not workdir.exists()
+    code, said = call(capsys, settings | {"corpus.earlier": repr((str(workdir),))}, tmp_path / "run")
+    assert code == options.WRONG_INPUT and f"corpus.earlier {workdir} with {sign}" in said
+
+
 def test_without_java_it_says_how_to_get_it(settings, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     code, said = call(capsys, settings, tmp_path / "run")

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from teleflm_jax.cli import generate, main, options, run_folder
+from teleflm_jax.cli import main, options, run_folder
 from teleflm_jax.generate import engine
 from teleflm_jax.generate.request import Piece, Request, Token
+from teleflm_jax.tokenizer import specials
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def call(trained, capsys):
 def test_several_prompts_print_in_turn_what_decoding_gives(call, trained):
     code, out, _ = call("--prompt", "the time", "--prompt", "a", "--max_tokens", 12, "--seed", 3, "--json")
     report = json.loads(out)
-    prompts = [tuple(generate.encode(trained.tokenizer, text)) for text in ("the time", "a")]
-    requests = [Request(prompt=prompt, max_tokens=12, seed=3, number=i, stop_ids=(2,)) for i, prompt in enumerate(prompts)]
+    prompts = [tuple(specials.prompt(trained.tokenizer, text)) for text in ("the time", "a")]
+    requests = [Request(prompt=prompt, max_tokens=12, seed=3, stop_ids=(2,)) for prompt in prompts]
     wanted = engine.complete(run_folder.load_decoder(trained.folder, trained.run, 10), trained.tokenizer, requests, slots=2)
     assert code == 0 and report["step"] == 10
     assert [each["prompt"] for each in report["completions"]] == ["the time", "a"]
@@ -30,6 +31,16 @@ def test_several_prompts_print_in_turn_what_decoding_gives(call, trained):
     texts = [trained.tokenizer.decode([token.id for token in piece.tokens]) for piece in wanted]
     assert [each["text"] for each in report["completions"]] == texts
     assert {each["finish"] for each in report["completions"]} <= {"stop", "length"}
+
+
+def test_a_text_does_not_depend_on_the_other_prompts_and_a_prompt_given_twice_has_two_texts(call):
+    def texts(*prompts):
+        given = [part for prompt in prompts for part in ("--prompt", prompt)]
+        report = json.loads(call(*given, "--max_tokens", 12, "--seed", 3, "--temperature", 5, "--json")[1])
+        return [each["text"] for each in report["completions"]]
+
+    found = texts("b", "a", "b")
+    assert len(set(found)) == 3 and texts("a") == found[1:2] and texts("b", "b") == found[::2]
 
 
 def test_the_stream_is_the_prompt_and_the_same_text(call):
@@ -45,9 +56,9 @@ def test_prompts_may_come_from_files_and_never_yield_special_ids(call, trained, 
     (tmp_path / "prompt.txt").write_text("</s>你\r\n", encoding="utf-8", newline="")
     (completion,) = json.loads(call("--prompt_file", tmp_path / "prompt.txt", "--max_tokens", 1, "--json")[1])["completions"]
     assert completion["prompt"] == "</s>你\r\n"
-    bos, *rest = generate.encode(trained.tokenizer, completion["prompt"])
+    bos, *rest = specials.prompt(trained.tokenizer, completion["prompt"])
     assert bos == 1 and min(rest) > 3
-    assert generate.encode(trained.tokenizer, "") == [1]
+    assert specials.prompt(trained.tokenizer, "") == [1]
 
 
 def test_a_stop_string_ends_the_text_and_log_probabilities_come_on_request(call):
@@ -91,7 +102,7 @@ def test_an_interrupted_stream_ends_its_line(call, trained, monkeypatch):
         (["--prompt", "a", "--max_tokens", "0"], "got max_tokens 0"),
         (["--prompt", "a", "--slots", "0"], "got --slots 0; allowed: 1 or more; change --slots"),
         (["--prompt", "a", "--seed", "-1"], "got seed -1"),
-        (["--prompt", "the time of a house " * 9], "tokens (<s> included) for a context of 32; allowed: at most 31"),
+        (["--prompt", "the time of a house " * 9], "tokens (with what the tokenizer adds) for a context of 32; allowed: at most 31"),
         (["--prompt", "\udcff"], "got a --prompt that is not UTF-8"),
         (["--prompt_file", "{tmp}/none"], "No such file or directory"),
         (["--prompt_file", "{tmp}/latin"], "which is not UTF-8 (byte 0)"),

@@ -38,7 +38,7 @@ def test_json_is_one_object_with_the_rates_asked_for(info):
     assert code == 0
     assert facts["parameters"]["total"] == 52_817_829_888
     assert [row["tokens"] for row in facts["learning_rates"]] == [0, 5_505_024, 2_018_000_000_000]
-    assert facts["learning_rates"][1]["learning_rate"] == pytest.approx(7.5e-8)
+    assert facts["learning_rates"][1]["learning_rate"] == pytest.approx(1.5e-7)
     assert f"{facts['learning_rates'][2]['matrix_learning_rate']:.2e}" == "2.71e-05"
     assert facts["training"]["steps_to"] == {"2000000000000": 363_305, "2500000000000": 454_131}
     assert facts["vocabulary"]["padded"] == {"1": 80_000, "4": 80_384, "8": 80_896, "16": 81_920, "32": 81_920}

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from teleflm_jax import config
 from teleflm_jax.cli import main, options
 from teleflm_jax.errors import UserError
 
@@ -46,6 +47,34 @@ def test_a_gin_file_a_run_s_folder_and_a_plain_argument_name_a_configuration(her
         assert load(*argv).model.norm_epsilon == 0.5, argv
     assert load("run", "--gin_param", "model.norm_epsilon = 0.25", "--gin_param", "model.d_ff = 3").model.norm_epsilon == 0.25
     assert load("run").train is None
+
+
+def test_paths_begin_at_the_current_folder_and_are_absolute_from_then_on(here, tmp_path_factory, monkeypatch):
+    data = {"data.tokenizer": "t.json", "data.packed": "../packed/", "data.sources": {"web": "web", "code": "/raw/code"}}
+    values = data | {"data.proportions": {"web": 1.0, "code": 1.0}, "suite.data": "a b/[0]", "suite.include": ("x", "/y")}
+    values |= {"train.steps": 1, "train.batch_size": 1, "train.init_from": "runs/base@10"}
+    found = load("shape.gin", *(argument for name, value in values.items() for argument in ("--gin_param", f"{name} = {value!r}")))
+    assert (found.data.tokenizer, found.data.packed) == (f"{here}/t.json", f"{here}/../packed")  # `..` of a link is not the link's place
+    assert found.data.sources == {"web": f"{here}/web", "code": "/raw/code"}
+    assert (found.suite.data, found.suite.include) == (f"{here}/a b/[0]", (f"{here}/x", "/y"))
+    assert found.train.init_from == f"{here}/runs/base@10"
+    assert load("shape.gin").suite.data is None
+    (here / "run/config.gin").write_text(config.dump(vars(found)))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert load(str(here / "run")) == found
+
+
+def test_records_are_not_read_below_a_folder_whose_name_is_not_utf_8(here):
+    binding = f"data.packed = {os.fsdecode(b'caf' + bytes([233]))!r}"
+    with pytest.raises(UserError, match="got data.packed='.*udce9'; allowed: a path in UTF-8"):
+        load("shape.gin", *("--gin_param", binding, "--gin_param", "data.tokenizer = 't'", "--gin_param", "data.proportions = {'a': 1.0}"))
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_escaped():
+    script = "import sys; from teleflm_jax.cli import options; sys.exit(options.run_command(lambda: print('caf\\udce9')))"
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "caf\\udce9\n"), done.stderr
 
 
 def test_the_run_s_folder_need_not_exist_but_must_be_named(here):

@@ -79,7 +79,7 @@ def test_the_figures_of_a_run(report, tmp_path):
         ["steps: that are kept, without their data wait", "45.0", "21.6%"],
         ["checkpoint: the part of saving that training waits for", "8.0", "3.8%"],
         ["validation", "0.0", "0.0%"],
-        ["lost: steps done again, updates skipped, rewinds", "12.0", "5.8%"],
+        ["lost: steps done again, updates skipped, rewinds, evaluations that a signal ended", "12.0", "5.8%"],
         ["down: between sessions", "100.0", "48.1%"],
         ["total", "208.0", "100.0%"],
         ["save", "2 times, 8.0 s in all, the longest 5.0 s"],

@@ -4,7 +4,7 @@ import pytest
 
 from teleflm_jax.cli import main
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import load
+from teleflm_jax.tokenizer import load, patterns
 
 
 @pytest.fixture
@@ -52,6 +52,17 @@ def test_train_again_keeps_the_same_and_refuses_another(bindings, tmp_path, caps
     assert path.read_bytes() == before
     run(capsys, "train", *other, "--force")
     assert path.read_bytes() != before
+
+
+def test_another_pattern_is_another_tokenizer(bindings, tmp_path, capsys):
+    run(capsys, "train", *flags(bindings))
+    other = flags(bindings, tokenizer__pattern="qwen2")
+    with pytest.raises(UserError, match="--force"):
+        main.main(["tokenizer", "train", *other])
+    run(capsys, "train", *other, "--force")
+    made = json.loads((tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert made["pre_tokenizer"]["pretokenizers"][0]["pattern"] == {"Regex": patterns.QWEN2}
+    assert "there already" in run(capsys, "train", *other).out
 
 
 def test_failed_training_leaves_no_trace(bindings, tmp_path, capsys):

@@ -5,6 +5,7 @@ import lzma
 import random
 
 import numpy as np
+import opencc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -47,6 +48,8 @@ DISGUISES = {
     "in other lines": lambda item: item.replace(" ", "\n  ").replace("，", "，\n"),
     "with blanks between Chinese characters": lambda item: item if item.isascii() else " ".join(item),
     "without punctuation": lambda item: "".join(one for one in item if one.isalnum() or one == " "),
+    "in traditional characters": opencc.OpenCC("s2t").convert,
+    "as Taiwan writes it": opencc.OpenCC("s2tw").convert,
     "in a long document": lambda item: f"{FILLER}\n{item}\n{FILLER}",
 }
 
@@ -61,7 +64,20 @@ def test_items_are_found_however_they_are_written(tmp_path, item, disguise):
     assert row["id"] == 1 and row["origin"] == "origin 1" and row["benchmark"] == "quiz"
     size = {ENGLISH: 13, CHINESE: 20}.get(item, len(tokens.tokens([item]).hashes))
     assert row["hits"] == len(tokens.tokens([item]).hashes) - size + 1
-    assert tokens.tokens([row["text"]]).hashes.tolist() == tokens.tokens([item]).hashes.tolist()[:size]
+    in_one_script = contamination.in_one_script
+    assert in_one_script([row["text"]]).hashes.tolist() == in_one_script([item]).hashes.tolist()[:size]
+
+
+@pytest.mark.parametrize("item", [CHINESE, SHORT_CHINESE])
+def test_items_in_traditional_characters_are_found_in_simplified_ones(tmp_path, item):
+    found, config = indexed(tmp_path, [opencc.OpenCC("s2t").convert(item)], ignored="")
+    assert searched(found, config, FILLER, item)[0] == [FILLER]
+
+
+def test_what_is_ignored_is_ignored_in_either_script(tmp_path):
+    (tmp_path / "ignored.txt").write_text(opencc.OpenCC("s2t").convert(CHINESE))
+    found, config = indexed(tmp_path, ignored=str(tmp_path / "ignored.txt"))
+    assert found.ignored == {"quiz": 1} and searched(found, config, CHINESE)[0] == [CHINESE]
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,6 @@ SECTIONS = """<html><body><div><div><div><main><section id="features-related-to-
 def test_sections_that_a_page_links_to_are_text_whatever_they_are_called():
     [page], _ = extracted(("html", SECTIONS.encode()))
     assert "Stays whole." in page["text"] and "Goes." not in page["text"]
-    assert extract.without_names_of_sections(MAIN) == MAIN
-    assert extract.without_names_of_sections('<a href="#b"><div class="c" id="b">\n<h1>') == '<a href="#b"><div class="c">\n<h1>'
-    assert extract.without_names_of_sections('<a href="#b"><div id="b">text') == '<a href="#b"><div id="b">text'
 
 
 def test_pages_without_text_are_dropped_and_counted():

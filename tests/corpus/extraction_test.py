@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import extraction, restructured
+from benchmarks import extraction, makers, restructured
 from examples import debian_packages
 
 DEBS = pathlib.Path(__file__).parents[2] / "data" / "debs"
@@ -78,6 +78,34 @@ def test_pages_with_text_from_elsewhere_are_told_from_others():
 def test_score_counts_tokens_as_often_as_they_stand(text, truth, common, f1):
     found = extraction.score(text, truth)
     assert found.common == common and found.f1 == pytest.approx(f1)
+
+
+PAGE = """<html><body><div class="head"><a href="x">Home</a> Search</div><nav>Menu</nav><div id="main"><h1>Title</h1>
+<p>Some words of a text that is long enough to be a page of its own, x<sup>2</sup>.</p>
+<ul><li>one → two</li><li>an item with a <a href="y">link</a></li></ul>
+<ul class="toc"><li><a href="z">Contents</a></li></ul><p class="nav">Next</p></div></body></html>"""
+
+
+def test_the_content_of_a_maker_s_page_is_what_its_template_says():
+    page = makers.page("a.html", PAGE.encode(), makers.Maker("none", main="#main", without=".nav"))
+    assert "Contents" in page.content and "Contents" not in page.wanted and "item with a link" in page.wanted
+    assert "Home" not in page.content and "Next" not in page.content and "x2" in page.wanted
+    assert page.items == (("list items", "one → two"), ("headings", "Title"))
+    assert makers.found(page, "Title x one two") == {
+        ("list items", True): 1,
+        ("headings", True): 1,
+        ("signs", True): 0,
+        ("signs", False): 1,
+    }
+    assert makers.page("a.html", PAGE.encode(), makers.Maker("none", main="#none")) is None
+
+
+def test_of_a_maker_precision_is_of_content_and_recall_of_what_is_wanted():
+    page = makers.page("a.html", PAGE.encode(), makers.Maker("none", main="#main", without=".nav"))
+    said = extraction.of_makers({"hand": [page]}, "resiliparse")
+    # 25 tokens of content, and the 2 above it
+    assert said["makers"]["hand"] == {"f1": round(2 * 25 / (27 + 25), 3), "precision": round(25 / 27, 3), "recall": 1.0}
+    assert said["items"] == {"headings": "1 of 1", "list items": "1 of 1", "signs": "1 of 1"}
 
 
 @pytest.fixture(scope="module")

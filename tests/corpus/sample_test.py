@@ -113,6 +113,18 @@ def test_every_document_is_counted_or_has_a_reason(tmp_path, texts):
     assert tally.out["code"].documents == len(trainable(texts["code"])) and tally.out["web"].documents < len(trainable(texts["web"]))
 
 
+def test_words_are_cut_by_the_pattern_that_the_tokenizer_gets(tmp_path):
+    source = lay_out(tmp_path, {"web": [f"a:\n    {letter}" for letter in "bcdefghijklm"]}, 1)
+    (tmp_path / "counts").mkdir()
+    config, below = TokenizerConfig(pattern="qwen2"), {"web": 1 << sample.HASH_BITS}
+    sample.count_part(0, source=source, folder=tmp_path, below=below, config=config, pack=PACK)
+    found = set(words.load(tmp_path / "counts" / "part-000000.parquet")["word"].to_pylist())
+    assert {"a", ":\n", "   "} == {word for word in found if len(word) != 2 or word[0] != " "}
+    settings = types.SimpleNamespace(tokenizer=config, mix=MIX, pack=PACK)
+    other = types.SimpleNamespace(tokenizer=TokenizerConfig(), mix=MIX, pack=PACK)
+    assert sample.depends_on(settings) != sample.depends_on(other)
+
+
 def made(tmp_path: pathlib.Path, texts: dict[str, list[str]], num_parts: int, master: str, **settings) -> pathlib.Path:
     """The stage, on Spark."""
     lay_out(tmp_path, texts, num_parts)
@@ -136,7 +148,7 @@ def test_partitions_change_nothing_and_the_tokenizer_is_that_of_the_text(tmp_pat
     assert words.load(one).equals(words.load(four))
     assert dict(zip(*words.load(one).to_pydict().values(), strict=True)) == expected
     for folder in (one, four):
-        command.train_counted(folder, folder.parent / "tokenizer.json", 500, lambda *_: None, force=False)
+        command.train_counted(folder, folder.parent / "tokenizer.json", TokenizerConfig(vocab_size=500), lambda *_: None, force=False)
         assert (folder.parent / "tokenizer.json").read_text(encoding="utf-8") == train.train(iter(kept), 500)
     made_from = json.loads((one.parent / "tokenizer.sample.json").read_text())
     assert made_from["distinct"] == len(expected) and made_from["vocab_size"] == 500

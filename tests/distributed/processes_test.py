@@ -104,7 +104,7 @@ def test_a_run_goes_on_with_other_processes_and_another_mesh(root, one_process):
 
 
 def test_a_signal_to_one_process_stops_all_after_saving_and_the_same_command_goes_on(root, one_process):
-    folder = root / "stopped"
+    folder = root / "stopped [0] *"  # which Orbax would take for a pattern
     command = ["train.py", "--gin_file", root / "run.gin", "--workdir", folder, *ALL_THREE]
     process = start("-m", "teleflm_jax", "launch", "-n", 2, "--devices_per_process", 4, "--", *command)
     while len(rows(folder)) < 3:
@@ -140,6 +140,44 @@ def test_every_way_to_start_joins_the_processes(root, one_process):
         outputs = [process.communicate(timeout=200) for process in both]
         assert [process.returncode for process in both] == [0, 0], outputs
         assert [row["loss"] for row in rows(root / name)] == pytest.approx([row["loss"] for row in rows(one_process)[:2]], rel=1e-6)
+
+
+def on_two_mounts(root, tmp_path, workdir):
+    """Train with two processes that find the data under different paths; returns exit codes and what each said."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    devices = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    both = []
+    for i, mount in enumerate((root, tmp_path / "mount")):
+        paths = {"data.packed": mount / "packed", "data.tokenizer": mount / "tokenizer.json"}
+        own = [argument for name, path in paths.items() for argument in ("--gin_param", f"{name} = '{path}'")]
+        place = ["--coordinator", f"localhost:{port}", "--num_processes", "2", "--process_id", i]
+        command = ["train.py", "--gin_file", root / "run.gin", "--workdir", workdir, "--gin_param", "train.steps = 2", *own, *place]
+        both.append(start(*command, environment=BARE | devices))
+    said = [process.communicate(timeout=200)[1] for process in both]
+    return [process.returncode for process in both], said
+
+
+def test_processes_may_see_the_data_at_different_places(root, tmp_path, one_process):
+    (tmp_path / "mount").symlink_to(root)
+    codes, said = on_two_mounts(root, tmp_path, tmp_path / "run")
+    assert codes == [0, 0], said
+    assert [row["loss"] for row in rows(tmp_path / "run")] == pytest.approx([row["loss"] for row in rows(one_process)[:2]], rel=1e-6)
+
+
+def test_processes_that_see_other_data_are_refused(root, tmp_path):
+    other = tmp_path / "mount"
+    shutil.copytree(root / "packed", other / "packed")
+    shutil.copy(root / "tokenizer.json", other)
+    manifest = other / "packed/json/manifest.json"
+    known = json.loads(manifest.read_text())
+    known["train"]["bytes"] += 1
+    manifest.write_text(json.dumps(known))
+    codes, said = on_two_mounts(root, tmp_path, tmp_path / "run")
+    assert codes[0] == 2 and codes[1] != 0, said  # the second ends with the first, its coordinator
+    assert "got another tokenizer or other packed data on process 1 than on process 0" in said[0] and said[0].count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_of_one_process_is_one_line_and_ends_all(root, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from sharding import rules
 from sharding.config import MeshConfig
+from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb
 from teleflm_jax.records import HeldOut
 from teleflm_jax.tokenizer import layout
@@ -98,8 +99,33 @@ def test_the_evaluator_names_every_domain_and_weighs_them(model):
     shares = {"web": 3.0, "code": 1.0, "book": 5.0}
     evaluate = bpb.evaluator(DOCUMENTS, shares, context_length=CONTEXT, batch_size=2, layout=LAYOUT, bos=layout.BOS)
     scores = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
-    found = evaluate(7, model)
+    paused = []
+    found = evaluate(7, model, lambda: paused.append(1))
+    assert len(paused) == len(bpb.prepare(DOCUMENTS, CONTEXT, 2, LAYOUT, layout.BOS)) > 1
     assert found.keys() == {"bpb/web", "bpb/code", "loss/web", "loss/code", "bpb"}
     assert found["bpb/web"] == pytest.approx(scores["web"].bpb) and found["loss/code"] == pytest.approx(scores["code"].loss)
     assert found["bpb"] == pytest.approx((3 * scores["web"].bpb + scores["code"].bpb) / 4)
     assert all(type(value) is float for value in found.values())
+
+
+@pytest.mark.parametrize("tokens, num_bytes", [([], 3), ([5, 6], 0)])
+def test_a_domain_without_a_token_or_a_byte_is_refused_before_anything_is_measured(model, tokens, num_bytes):
+    documents = DOCUMENTS | {"empty": [HeldOut(tokens=np.array(tokens, np.uint32), num_bytes=num_bytes)]}
+    with pytest.raises(UserError, match=rf"got empty to measure, with {len(tokens)} token\(s\) of {num_bytes} byte\(s\); allowed: "):
+        bpb.measure(model, documents, batch_size=2, layout=LAYOUT, bos=layout.BOS)
+    with pytest.raises(UserError, match="got empty to measure"):
+        bpb.evaluator(documents, dict.fromkeys(documents, 1.0), context_length=CONTEXT, batch_size=2, layout=LAYOUT, bos=layout.BOS)
+
+
+def test_what_pause_raises_ends_an_evaluation_between_two_batches(model):
+    calls = []
+
+    def pause():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    evaluate = bpb.evaluator(DOCUMENTS, {"web": 3.0, "code": 1.0}, context_length=CONTEXT, batch_size=2, layout=LAYOUT, bos=layout.BOS)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(7, model, pause)
+    assert len(calls) == 2

@@ -1,12 +1,17 @@
 """Our adapter against the harness's own Hugging Face model, on the same weights, items and tokenizer."""
 
+import types
+
 import pytest
 import tokenizers
 
 from teleflm_jax.evaluate import suite
 from teleflm_jax.evaluate.config import SuiteConfig
+from teleflm_jax.evaluate.model import Model
+from teleflm_jax.tokenizer import load
 from tests import tiny
 from tests.evaluate import asked
+from tests.huggingface import makes, makes_test
 from tests.model.parity_test import llama
 
 pytestmark = [
@@ -78,3 +83,21 @@ def test_the_same_items_are_right(answers):
         for metric, value in mine.metrics.items():
             if "_stderr" not in metric:
                 assert value == pytest.approx(row[metric], rel=1e-4), metric
+
+
+@pytest.mark.parametrize("make", ["Llama 2", "Llama 3", "Qwen 2", "TeleChat", "Tele-FLM"])
+def test_texts_of_an_imported_model_begin_as_the_harness_has_them(tmp_path, make):
+    from lm_eval.models.huggingface import HFLM
+
+    from teleflm_jax.evaluate import harness
+
+    makes.write(tmp_path / "theirs", make, **makes_test.SHAPE)
+    run, _ = makes_test.taken(tmp_path / "theirs")
+    ours = harness.Harness(Model(name="m", decoder=None, tokenizer=load.load(run / "tokenizer.json")))
+    theirs = types.SimpleNamespace(custom_prefix_token_id=None, add_bos_token=None)
+    theirs.tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    theirs.prefix_token_id = HFLM.prefix_token_id.fget(theirs)
+    assert (ours.prefix_token_id, ours.eot_token_id) == (theirs.prefix_token_id, HFLM.eot_token_id.fget(theirs))
+    for text in ("the time", ""):
+        assert ours.tok_encode(text) == HFLM.tok_encode(theirs, text)
+    assert ours.tok_encode("the", add_special_tokens=False) == HFLM.tok_encode(theirs, "the", add_special_tokens=False)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import types
@@ -20,10 +21,10 @@ def test_pass_at_k_is_the_share_of_draws_with_a_correct_one(samples, correct, k)
 
 def test_programs_are_judged_by_their_problem_s_test(monkeypatch, tmp_path):
     model = Model(name="tiny", decoder=types.SimpleNamespace(context_length=64), tokenizer=asked.tokenizer(tmp_path))
-    problems = [humaneval.problem(ROW), humaneval.problem(ROW | {"prompt": "def add(a, b, c=0):\n"})]
+    problems = [humaneval.problem(ROW), humaneval.problem(ROW | {"prompt": "def add(a, b, c=0):\n", "task_id": "T/1"})]
     seen = []
 
-    def complete(decoder, tokenizer, requests, *, slots):
+    def complete(decoder, tokenizer, requests, *, slots, pause):
         seen.extend(requests)
         bodies = ["    return a + b", "    return a - b", "    return 3", "    return", "    import os; os._exit(0)"] * 2
         return [types.SimpleNamespace(text=body) for body in bodies]
@@ -32,12 +33,30 @@ def test_programs_are_judged_by_their_problem_s_test(monkeypatch, tmp_path):
     result = humaneval.measure(model, problems, 5)
     assert result.passed == {1: pytest.approx(0.4), 5: 1.0}
     assert [request.number for request in seen] == [*range(5)] * 2 and len({request.prompt for request in seen}) == 2
+    humaneval.measure(model, [problems[0], dataclasses.replace(problems[0], task_id="T/2")], 5)
+    long = dataclasses.replace(problems[1], prompt="# the time of the house\n" * 9 + problems[1].prompt)
+    assert result.shortened == 0 and humaneval.measure(model, [problems[1], long], 5).shortened == 1 and len(seen[-1].prompt) == 32
+    del seen[-10:]
+    assert len({tuple(request.key) for request in seen}) == 15  # the problem that was asked again got the same ones
     assert all(request.stop == humaneval.STOP and request.sampling.temperature == 0.8 for request in seen)
 
 
 def test_a_model_writes_programs_and_most_are_wrong(tmp_path):
     result = humaneval.measure(asked.model(tmp_path, max_tokens=4), [humaneval.problem(ROW)], 5)
     assert result.passed == {1: 0.0, 5: 0.0}
+
+
+def test_what_pause_raises_ends_the_writing_of_programs(tmp_path):
+    calls = []
+
+    def pause():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        humaneval.measure(asked.model(tmp_path, max_tokens=4), [humaneval.problem(ROW)] * 4, 5, pause)
+    assert len(calls) == 2
 
 
 def test_problems_are_read_from_the_set_s_own_files_and_a_share_is_always_the_same(tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -141,3 +142,21 @@ def test_without_namespaces_the_rest_holds_and_what_does_not_is_told(tmp_path):
     for verdict, what in zip(attacks, ("disks", "processes", "signals", "the network"), strict=True):
         assert not verdict["passed"] or what in told
     assert "files" in told
+
+
+def test_what_pause_raises_leaves_out_the_programs_that_have_not_begun(monkeypatch):
+    begun, over = [], threading.Event()
+
+    def run(program):
+        begun.append(program)
+        assert program == "0" or over.wait(60)
+        return sandbox.Verdict(passed=True, why="passed")
+
+    def pause():
+        over.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sandbox, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.run_all([str(number) for number in range(1_000)], pause)
+    assert len(begun) < 500 and sandbox.run_all(["0"] * 3) == [sandbox.Verdict(passed=True, why="passed")] * 3

@@ -35,7 +35,7 @@ def model(tmp_path, monkeypatch):
     """Finds a text the likelier the fewer tokens it has."""
     harness = pytest.importorskip("teleflm_jax.evaluate.harness")
 
-    def score(decoder, pairs, *, batch_size, watch):
+    def score(decoder, pairs, *, batch_size, watch, name=None):
         return [(-1.0 * len(continuation), False) for _, continuation in pairs]
 
     monkeypatch.setattr(harness.score, "score", score)
@@ -126,11 +126,73 @@ def test_a_task_that_generates_more_than_the_context_holds_is_refused(folder, mo
     harness = pytest.importorskip("teleflm_jax.evaluate.harness")
     adapter = harness.Harness(model)
     with pytest.raises(UserError, match="got a task with 64 new tokens for a context of 64; allowed: .*set suite.max_tokens to 32"):
-        adapter._request("the time", {"max_gen_toks": 64, "until": []}, 0)
-    request = adapter._request("the time " * 40, {"max_gen_toks": 16, "until": ["\n", "</s>"], "do_sample": True, "temperature": 0.7}, 2)
-    assert len(request.prompt) == 48 and request.stop == ("\n",) and request.stop_ids == (2,) and request.number == 2
+        adapter._request(adapter.tok_encode("the time"), {"max_gen_toks": 64, "until": []}, 0)
+    settings = {"max_gen_toks": 16, "until": ["\n", "</s>"], "do_sample": True, "temperature": 0.7}
+    request = adapter._request(adapter.tok_encode("the time " * 40), settings, 2)
+    assert len(request.prompt) == 48 and request.stop == ("\n",) and request.stop_ids == (2,) and request.seed == 2
     assert request.sampling.temperature == 0.7 and request.sampling.top_p == 1.0
-    assert adapter._request("x", {"until": "x", "temperature": 0.7, "do_sample": False, "max_gen_toks": 1}, 0).sampling.temperature == 0
+    assert adapter._request([1], {"until": "x", "temperature": 0.7, "do_sample": False, "max_gen_toks": 1}, 0).sampling.temperature == 0
+
+
+@NEEDED
+@pytest.mark.parametrize("context", ["", "time"])
+def test_a_continuation_that_cannot_be_scored_whole_is_refused_by_its_item(tmp_path, context):
+    harness = pytest.importorskip("teleflm_jax.evaluate.harness")
+    nothing_to_work_with = types.SimpleNamespace(context_length=asked.CONTEXT)
+    adapter = harness.Harness(Model(name="none", decoder=nothing_to_work_with, tokenizer=asked.tokenizer(tmp_path)))
+
+    def ask(*continuations):
+        adapter.loglikelihood(
+            [harness.Instance("loglikelihood", {}, (context, each), 0, ("ending", number, 1)) for number, each in enumerate(continuations)]
+        )
+
+    with pytest.raises(UserError, match=r"got item 1 of ending with a continuation of \d+ tokens for a context of 64; allowed: 1 to 64, "):
+        ask(" house", " " + asked.sentence(1, 90))
+    with pytest.raises(UserError, match="got item 2 of ending with an empty continuation; allowed: one character or more"):
+        ask(" house", " time", "")
+
+
+@NEEDED
+def test_texts_of_which_only_the_end_is_read_are_counted_and_told(folder, model, monkeypatch):
+    harness, kept = pytest.importorskip("teleflm_jax.evaluate.harness"), {}
+    monkeypatch.setattr(
+        harness.engine, "complete", lambda decoder, tokenizer, requests, *, slots: [types.SimpleNamespace(text="") for _ in requests]
+    )
+    scores = suite.measure(suite.load(config(folder, {"choice": 4, "ending": 0, "write": 7, "whole": 0})), model, keep=kept)
+
+    def longer(task, limit, count):
+        texts = ["".join(arguments[:count]) for item in kept[task] for arguments in item["arguments"]]
+        return sum(len(model.tokenizer.encode(text).ids) + 1 > limit for text in texts)
+
+    expected = {"choice": longer("choice", 65, 2), "ending": 0, "write": longer("write", 64 - 12, 1), "whole": 0}
+    assert {name: score.shortened for name, score in scores.items()} == expected
+    assert expected["choice"] > 0 and expected["write"] > 0
+    assert suite.remarks(scores) == [
+        f"{name}: of {expected[name]} text(s) only the end was read, as they are longer than the model's context"
+        for name in ("choice", "write")
+    ]
+
+
+@NEEDED
+def test_each_answer_of_each_item_has_random_numbers_of_its_own_whatever_else_is_asked(model, monkeypatch):
+    harness, seen = pytest.importorskip("teleflm_jax.evaluate.harness"), []
+
+    def complete(decoder, tokenizer, requests, *, slots):
+        seen.append([tuple(request.key) for request in requests])
+        return [types.SimpleNamespace(text="") for _ in requests]
+
+    def item(task, number, context):
+        return harness.Instance("generate_until", {}, (context, {"max_gen_toks": 4, "do_sample": True, "until": []}), 0, (task, number, 3))
+
+    monkeypatch.setattr(harness.engine, "complete", complete)
+    alike = [item("a", 0, "time house"), item("a", 1, "house time"), item("a", 2, "time house"), item("b", 0, "time house")]
+    repeated = [each for each in alike for _ in range(3)]
+    adapter = harness.Harness(model)
+    for asked_for in (repeated, repeated[6:], repeated[::-1]):
+        adapter.generate_until(asked_for)
+    everything, fewer, turned = seen
+    assert len(set(everything)) == 12 and fewer == everything[6:]
+    assert {frozenset(turned[i : i + 3]) for i in range(0, 12, 3)} == {frozenset(everything[i : i + 3]) for i in range(0, 12, 3)}
 
 
 @NEEDED

@@ -116,6 +116,14 @@ def test_the_seed_and_the_number_decide(complete):
     assert first[0] != first[1] != first[2]
 
 
+def test_no_two_prompts_share_random_numbers(complete):
+    flat = Sampling(temperature=1e6, top_p=1.0)  # all tokens nearly alike, so that equal random numbers give equal texts
+    requests = [ask((1, i, i + 1), sampling=flat, max_tokens=4, seed=2) for i in range(4, 20)]
+    found = complete(requests, slots=16)
+    assert len({row[0] for row in found}) > 12 and len(set(map(tuple, found))) == 16
+    assert complete(requests[::-1][:5], slots=4) == found[::-1][:5]
+
+
 def test_a_text_ends_with_its_own_stop_id(complete):
     free = complete([ask(prompt) for prompt in PROMPTS])
     stops = [row[5] for row in free]
@@ -203,7 +211,7 @@ def test_buckets_are_powers_of_two_up_to_the_context(length, expected):
         ({"seed": -1}, "got seed -1"),
         ({"seed": 2**32}, "got seed 4294967296"),
         ({"stop": ("a", "")}, "got an empty stop string"),
-        ({"stop_ids": tuple(range(9))}, "allowed: at most 8 ids"),
+        ({"stop_ids": tuple(range(33))}, "allowed: at most 32 ids"),
         ({"logprobs": 21}, "got logprobs 21; allowed: 0 to 20"),
     ],
 )

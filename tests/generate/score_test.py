@@ -1,9 +1,12 @@
+import types
+
 import jax
 import numpy as np
 import pytest
 
 from sharding import rules
 from sharding.config import MeshConfig
+from teleflm_jax.errors import UserError
 from teleflm_jax.generate import decoder, score
 from tests import tiny
 
@@ -11,7 +14,7 @@ CONFIG = tiny.config(context_length=32)
 RANDOM = np.random.default_rng(0)
 CONTEXTS = [[1, *RANDOM.integers(4, 64, size=n).tolist()] for n in (2, 16, 29, 31)]
 CHOICES = [(context, RANDOM.integers(4, 64, size=n).tolist()) for context in CONTEXTS for n in (1, 3, 9)]
-ALONE = [([1], RANDOM.integers(4, 64, size=n).tolist()) for n in (1, 20, 32, 40)] + [(CONTEXTS[1], [7]), ([1, 2, 3, 4], [5, 6])]
+ALONE = [([1], RANDOM.integers(4, 64, size=n).tolist()) for n in (1, 20, 31, 32)] + [(CONTEXTS[1], [7]), ([1, 2, 3, 4], [5, 6])]
 
 
 def on(*sizes):
@@ -27,8 +30,7 @@ def logprobs(tokens):
 
 def expected(context, continuation):
     """By one full forward pass over the last 33 ids; what stands behind a text does not change it."""
-    text = [*context, *continuation][-CONFIG.context_length - 1 :]
-    count = min(len(continuation), len(text) - 1)
+    text, count = [*context, *continuation][-CONFIG.context_length - 1 :], len(continuation)
     padded = np.zeros((1, CONFIG.context_length), np.int32)
     padded[0, : len(text) - 1] = text[:-1]
     table = np.asarray(logprobs(padded)[0])[len(text) - 1 - count : len(text) - 1]
@@ -46,6 +48,22 @@ def test_scores_are_those_of_full_forward_passes_in_the_order_asked(sizes, batch
         wanted = expected(*pair)
         np.testing.assert_allclose(logprob, wanted[0], rtol=1e-4)
         assert greedy == wanted[1]
+
+
+@pytest.mark.parametrize("length", [0, 33, 40])
+@pytest.mark.parametrize("context", [[1], [1, 2, 3]])
+def test_a_continuation_that_cannot_be_scored_whole_is_refused_before_any_work(length, context):
+    nothing_to_work_with = types.SimpleNamespace(context_length=32)
+    pairs = [(context, [5] * 32), (context, [5] * length)]
+    with pytest.raises(UserError, match=f"got text 1 with a continuation of {length} tokens for a context of 32; allowed: 1 to 32, "):
+        score.score(nothing_to_work_with, pairs, batch_size=1)
+    with pytest.raises(UserError, match="got item 1 of a task with a continuation"):
+        score.score(nothing_to_work_with, pairs, batch_size=1, name="item {} of a task".format)
+
+
+@pytest.mark.parametrize("context, continuation, expected", [(1, 32, False), (32, 1, False), (2, 32, True), (33, 1, True), (1, 1, False)])
+def test_a_context_is_shortened_where_both_have_more_than_the_context_and_a_target(context, continuation, expected):
+    assert score.is_shortened(([5] * context, [5] * continuation), 32) is expected
 
 
 def test_the_likeliest_continuation_is_greedy_and_a_change_of_one_id_is_not():

@@ -45,9 +45,35 @@ def test_what_is_written_is_read_again(tmp_path, base_width):
     shape = tiny.config(num_kv_heads=2, norm_epsilon=1e-6, rope_theta=5e5, document_attention=True, loss_chunk_tokens=512)
     rates = mup.MupConfig(base_width=base_width, input_multiplier=3.0, output_multiplier=0.7)
     found = read(tmp_path, config.exported(shape, rates, "teleflm", "float32", {"bos_token_id": 1, "eos_token_id": 2}))
-    assert found.model == shape and (found.bos, found.eos, found.tied) == (1, 2, False)
+    assert found.model == shape and found.tied is False
+    both = ("config", "generation_config")  # without a generation_config.json, transformers goes by config.json
+    assert found.ids == {f"{file}.{key}": (index,) for file in both for key, index in (("bos_token_id", 1), ("eos_token_id", 2))}
     before, after = mup.at_width(rates, 32), mup.at_width(found.mup, 32)
     assert (before.input_multiplier, before.output_multiplier) == (after.input_multiplier, after.output_multiplier)
+
+
+@pytest.mark.parametrize("base", [LLAMA, TELECHAT])
+@pytest.mark.parametrize(
+    "keys, expected",
+    [
+        ({"torch_dtype": "float16"}, "float16"),
+        ({"dtype": "float16"}, "float16"),
+        ({"dtype": "torch.float16"}, "float16"),
+        ({"torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"torch_dtype": "float32"}, "float32"),
+        ({"dtype": "float16", "torch_dtype": "float32"}, "float16"),
+        ({"dtype": None, "torch_dtype": "float32"}, "float32"),
+        ({"dtype": "auto", "torch_dtype": "float16"}, "float16"),
+        ({"torch_dtype": "float16", "teleflm_jax": {"compute_dtype": "float32"}}, "float32"),
+        ({"teleflm_jax": {"compute_dtype": "float16"}}, "float16"),
+        ({"torch_dtype": "auto"}, None),
+        ({"teleflm_jax": {"document_attention": True}}, None),
+        ({}, None),
+    ],
+)
+def test_the_model_computes_in_the_dtype_that_is_named(tmp_path, base, keys, expected):
+    found = read(tmp_path, base | keys)
+    assert (found.model.compute_dtype if found.names_dtype else None) == expected
 
 
 @pytest.mark.parametrize("base_width", [8, 512, 4_096])
@@ -89,9 +115,22 @@ def test_telechat_has_output_biases_and_plain_positions(tmp_path):
         (LLAMA, {"rope_theta": -1}, "rope_theta"),
         (LLAMA, {"tie_word_embeddings": 2}, "tie_word_embeddings"),
         (LLAMA, {"eos_token_id": [-1]}, "eos_token_id"),
+        (LLAMA, {"eos_token_id": list(range(17))}, "allowed: an id, none, or as eos_token_id up to 16"),
+        (LLAMA, {"eos_token_id": [True]}, "eos_token_id"),
+        (LLAMA, {"bos_token_id": [1, 2]}, "bos_token_id"),
+        (LLAMA, {"pad_token_id": "0"}, "pad_token_id"),
         (LLAMA, {"teleflm_jax": {"compute_dtype": "int8"}}, "teleflm_jax"),
         (LLAMA, {"teleflm_jax": {"compute_dtype": ["x"]}}, "teleflm_jax"),
+        (LLAMA, {"dtype": "float64"}, 'got dtype="float64" in .*; allowed: float32, bfloat16, float16;'),
+        (LLAMA, {"torch_dtype": "int8"}, "torch_dtype"),
+        (LLAMA, {"torch_dtype": ["float16"]}, "torch_dtype"),
+        (TELECHAT, {"torch_dtype": 16}, "torch_dtype=16"),
         (LLAMA, {"architectures": ["MistralForCausalLM"]}, "LlamaForCausalLM, TeleFLMForCausalLM"),
+        (
+            LLAMA,
+            {"architectures": ["Qwen2ForCausalLM"]},
+            "LlamaForCausalLM, TeleFLMForCausalLM",
+        ),  # it has biases on queries, keys and values
         (LLAMA, {"architectures": [{}]}, "architectures"),
         (TELECHAT, {"training_seqlen": 32768}, "training_seqlen=32768 .*at most 8,192"),
         (TELECHAT, {"embed_layernorm": True}, "embed_layernorm"),
@@ -102,6 +141,20 @@ def test_telechat_has_output_biases_and_plain_positions(tmp_path):
 def test_what_is_not_computed_here_is_refused_by_its_key(tmp_path, base, change, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, base | change)
+
+
+def test_ids_of_both_files_are_kept_apart_and_what_is_missing_stays_missing(tmp_path):
+    said = {"eos_token_id": [7, 2, 7], "temperature": 0.6, "top_p": 0.9, "_from_model_config": True, "transformers_version": "5.0"}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    found = read(tmp_path, LLAMA | {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": -1})
+    assert found.ids == {"config.eos_token_id": (2,), "generation_config.eos_token_id": (7, 2)}
+    assert len(found.notes) == 1 and "also says temperature, top_p, which is not taken over" in found.notes[0]
+    written = config.exported(found.model, found.mup, "llama", "float32", {"eos_token_id": 2})
+    assert (written["bos_token_id"], written["eos_token_id"], written["pad_token_id"]) == (None, 2, None)
+    for wrong in ('{"eos_token_id": "x"}', "{"):
+        (tmp_path / "generation_config.json").write_text(wrong)
+        with pytest.raises(UserError, match="generation_config.json"):
+            read(tmp_path, LLAMA)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"[" * 100_000, b" " * (1 << 20) + b"{}"])

@@ -1,6 +1,6 @@
 import pytest
 
-from teleflm_jax.tokenizer import train
+from teleflm_jax.tokenizer import patterns, train
 from tests.huggingface import folders
 
 
@@ -8,6 +8,12 @@ from tests.huggingface import folders
 def tokenizer():
     """Content of a tokenizer.json of ours."""
     return train.train(iter(["the time of the house", "a time of times"] * 9), folders.VOCABULARY)
+
+
+@pytest.fixture(scope="session")
+def qwen2_tokenizer():
+    """Content of one that cuts text into words as llama.cpp can."""
+    return train.train(iter(["the time of the house", "a time of times"] * 9), folders.VOCABULARY, pattern=patterns.QWEN2)
 
 
 @pytest.fixture(scope="session")

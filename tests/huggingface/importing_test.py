@@ -2,16 +2,18 @@ import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from teleflm_jax import checkpoint
+from teleflm_jax import checkpoint, mup
 from teleflm_jax.cli import evaluate
 from teleflm_jax.cli import importing as command
-from teleflm_jax.huggingface import tensors
+from teleflm_jax.huggingface import importing, tensors
 from teleflm_jax.tokenizer import load, specials
+from teleflm_jax.train.state import new_model, weights_of
 from tests.huggingface import folders
 
 
@@ -63,6 +65,34 @@ def pickled(folder: pathlib.Path):
 
 
 NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    "stored, norm, named, expected, note",
+    [
+        ("F16", "F16", "float16", "float16", None),
+        ("F16", "F16", None, "float16", "names no dtype; the model computes in float16, in which most"),
+        ("BF16", "F32", None, "bfloat16", "names no dtype; the model computes in bfloat16, in which most"),
+        ("F32", "F32", None, "float32", "names no dtype; the model computes in float32, in which most"),
+        ("F32", "F32", "float16", "float16", "the model computes in float16, as "),
+        ("F16", "F32", "bfloat16", "bfloat16", "most of its weights are stored in float16"),
+    ],
+)
+def test_the_dtype_is_the_configuration_s_or_that_of_most_weights(theirs, tmp_path, stored, norm, named, expected, note):
+    folder = tmp_path / "theirs"
+    shutil.copytree(theirs, folder)
+    found = json.loads((folder / "config.json").read_text())
+    del found["teleflm_jax"], found["torch_dtype"]
+    (folder / "config.json").write_text(json.dumps(found | ({"torch_dtype": named} if named else {})))
+    arrays = {name: np.array(tensor.array()) for name, tensor in tensors.read_folder(folder).items()}
+    dtypes = {name: norm if name == NORM else stored for name in arrays}
+    entries = [tensors.Entry(name=name, dtype=dtypes[name], shape=array.shape) for name, array in arrays.items()]
+    tensors.write(folder / tensors.SINGLE, entries, (tensors.blocks(array, dtypes[name], 1.0) for name, array in arrays.items()))
+    source = importing.read(folder)
+    assert source.description.model.compute_dtype == expected
+    assert [note in told for told in source.notes] == [True] * (note is not None) if note else source.notes == ()
+
+
 WRONG = {
     "a tensor less": (rewritten(lambda a: a.pop(NORM)), f"{NORM} is missing"),
     "a tensor more": (rewritten(lambda a: a.update(extra=a[NORM])), "extra is no weight of this model"),
@@ -161,7 +191,8 @@ def foreign(folder: pathlib.Path, *, bos: str | None, eos: str) -> None:
     made.train_from_iterator(["the time of the house"] * 9, trainer)
     made.enable_truncation(4)
     (folder / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
-    (folder / "chat_template.jinja").unlink()
+    for name in ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        (folder / name).unlink()
     edited(bos_token_id=bos and made.token_to_id(bos), eos_token_id=[made.token_to_id(eos)])(folder)
 
 
@@ -169,11 +200,12 @@ def test_a_foreign_tokenizer_learns_to_say_what_wraps_a_text_and_keeps_it(take, 
     assert take(lambda folder: foreign(folder, bos="<|begin|>", eos="<|end|>"))[0] == 0
     stored = (tmp_path / "run" / "tokenizer.json").read_bytes()
     loaded = load.load(tmp_path / "run" / "tokenizer.json")
-    assert specials.of(loaded) == specials.Specials(bos=0, eos=1, pad=0)
+    found = specials.of(loaded)
+    assert (found.bos, found.eos, found.ends, found.before) == (0, 1, (1,), ())
     assert len(loaded.encode("the time of a house</s>", add_special_tokens=False).ids) > 4
     assert folders.call("export", "--workdir", tmp_path / "run", "--out", tmp_path / "again") == 0
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
-    assert theirs.encode("the").ids == [0, *loaded.encode("the", add_special_tokens=False).ids]
+    assert theirs.encode("the").ids == loaded.encode("the", add_special_tokens=False).ids
     assert not (tmp_path / "again" / "chat_template.jinja").exists()
     assert folders.call("import", "--from", tmp_path / "again", "--workdir", tmp_path / "back") == 0
     assert (tmp_path / "back" / "tokenizer.json").read_bytes() == stored
@@ -181,7 +213,8 @@ def test_a_foreign_tokenizer_learns_to_say_what_wraps_a_text_and_keeps_it(take, 
 
 def test_where_nothing_begins_a_text_what_ends_one_does(take, tmp_path):
     assert take(lambda folder: foreign(folder, bos=None, eos="<|end|>"))[0] == 0
-    assert specials.of(load.load(tmp_path / "run" / "tokenizer.json")) == specials.Specials(bos=0, eos=0, pad=0)
+    found = specials.of(load.load(tmp_path / "run" / "tokenizer.json"))
+    assert (found.bos, found.eos) == (0, 0)
 
 
 def test_an_end_that_text_could_yield_is_refused(take):
@@ -194,3 +227,20 @@ def test_a_chat_template_comes_along_from_either_place(take, tmp_path):
     drop = lambda folder: ((folder / "chat_template.jinja").unlink(), (folder / "tokenizer_config.json").write_text(json.dumps(settings)))  # noqa: E731
     assert take(drop)[0] == 0
     assert (tmp_path / "run" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def test_a_weight_of_many_layers_is_read_with_one_file_open(theirs, monkeypatch):
+    """With one a layer, deep models would pass the usual limit of open files."""
+    found, held, real = importing.read(theirs), [], tensors.Tensor.array
+
+    def count(tensor):
+        links = [link for link in pathlib.Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        held.append(sum(str(link.readlink()).endswith(".safetensors") for link in links))
+        return real(tensor)
+
+    monkeypatch.setattr(tensors.Tensor, "array", count)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    model = jax.eval_shape(lambda: new_model(found.description.model, mup.at_width(found.description.mup, 32), seed=0))
+    shapes = {"blocks": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), weights_of(model)["blocks"])}
+    importing.arrays(found, shapes)
+    assert len(held) > 2 and set(held) == {0}

@@ -87,7 +87,9 @@ def test_the_exported_tokenizer_puts_the_beginning_in_front_and_knows_chats(trai
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 3)
 
 
-@pytest.mark.parametrize("tied, num_kv_heads, dtype", [(False, 4, "float32"), (True, 2, "float32"), (False, 1, "bfloat16")])
+@pytest.mark.parametrize(
+    "tied, num_kv_heads, dtype", [(False, 4, "float32"), (True, 2, "float32"), (False, 1, "bfloat16"), (True, 4, "float16")]
+)
 def test_an_imported_llama_gives_transformers_logits(tokenizer, tmp_path, tied, num_kv_heads, dtype):
     torch.manual_seed(3)
     config = transformers.LlamaConfig(
@@ -117,7 +119,11 @@ def test_an_imported_llama_gives_transformers_logits(tokenizer, tmp_path, tied, 
     wide = Transformer(dataclasses.replace(model.config, compute_dtype="float32"), mup.at_width(tiny.WIDE, 32), rngs=nnx.Rngs(0))
     close(with_weights(wide, weights_of(model))(TOKENS), exact)
     errors = [np.linalg.norm(np.asarray(logits) - exact.numpy()) for logits in (model(TOKENS), rounded)]
-    assert errors[0] < 2 * errors[1], "both round to bfloat16, in other places"
+    assert errors[0] < 2 * errors[1], "both round to 16 bits, in other places"
+    if dtype == "float16":
+        coarse = Transformer(dataclasses.replace(model.config, compute_dtype="bfloat16"), mup.at_width(tiny.WIDE, 32), rngs=nnx.Rngs(0))
+        coarse_error = np.linalg.norm(np.asarray(with_weights(coarse, weights_of(model))(TOKENS)) - exact.numpy())
+        assert errors[0] < coarse_error / 4, "float16 has three bits more than bfloat16"
 
 
 def telechat(weights, config, tokens):

@@ -49,7 +49,7 @@ def train(root, workdir, *params):
 def test_a_run_begins_from_it_on_a_mesh_and_its_loss_is_the_imported_model_s(root, capsys):
     files = ["--gin_file", root / "model" / "config.gin", "--gin_file", root / "data.gin"]
     assert folders.call("pack", *files) == 0
-    done = train(root, root / "run", f"train.init_from = '{root}/model@0'", "mesh.tensor = 2")
+    done = train(root, root / "run", f"train.init_from = '{root}/model@0'", "mesh.tensor = 2", "model.compute_dtype = 'bfloat16'")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (root / "run" / "metrics.jsonl").read_text().splitlines()]
     capsys.readouterr()

@@ -20,10 +20,10 @@ def rate(tokens, config=REPORT, tokens_per_step=TOKENS_PER_STEP):
 
 
 def test_the_52b_run():
-    assert rate(0) == 0.0
-    assert rate(TOKENS_PER_STEP) == pytest.approx(PEAK / 2_000, rel=1e-15)
-    assert rate(1_000 * TOKENS_PER_STEP) == pytest.approx(PEAK / 2, rel=1e-15)
-    assert rate(2_000 * TOKENS_PER_STEP) == PEAK
+    assert rate(0) == rate(TOKENS_PER_STEP - 1) == pytest.approx(PEAK / 2_000, rel=1e-15)
+    assert rate(999 * TOKENS_PER_STEP) == pytest.approx(PEAK / 2, rel=1e-15)
+    assert rate(1_999 * TOKENS_PER_STEP) == rate(2_000 * TOKENS_PER_STEP - 1) == rate(2_000 * TOKENS_PER_STEP) == PEAK
+    assert rate(2_001 * TOKENS_PER_STEP) < PEAK
     assert f"{rate(2_000_000_000_000):.2e}" == "2.80e-05"
     assert f"{rate(2_018_000_000_000):.2e}" == "2.71e-05"
     assert rate(2_500_000_000_000) == pytest.approx(MINIMUM, rel=1e-12)
@@ -44,10 +44,15 @@ def test_without_warmup_it_starts_at_the_peak():
     assert rate(0, OptimizerConfig(warmup_steps=0)) == PEAK
 
 
+def test_a_warmup_of_one_step_is_none():
+    config, none = (OptimizerConfig(warmup_steps=steps, decay_tokens=1_000) for steps in (1, 0))
+    assert rate(0, config, tokens_per_step=4) == rate(4, config, tokens_per_step=4) == rate(0, none, tokens_per_step=4) == PEAK
+
+
 @given(step=st.integers(0, 2**40))
 def test_it_only_rises_in_the_warmup_and_only_falls_after_it(step):
     here, there = rate(step * TOKENS_PER_STEP), rate((step + 1) * TOKENS_PER_STEP)
-    assert here < there if step < REPORT.warmup_steps else here >= there >= MINIMUM * (1 - 1e-12)
+    assert 0 < here < there if step < REPORT.warmup_steps - 1 else here >= there >= MINIMUM * (1 - 1e-12)
 
 
 def test_tokens_do_not_wrap_at_32_bits():

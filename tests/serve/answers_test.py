@@ -126,6 +126,16 @@ def test_the_seed_decides_and_without_one_texts_differ(client):
     assert written() != written()
 
 
+def test_choices_share_no_random_numbers_and_do_not_depend_on_the_other_prompts(client):
+    def texts(*prompts, n=1):
+        found = client.completions.create(model="tiny", prompt=list(prompts), max_tokens=8, temperature=1e6, seed=4, n=n)
+        return [choice.text for choice in found.choices]
+
+    found = texts([1, 5], [1, 6], [1, 5], n=2)
+    assert len(set(found)) == 6
+    assert texts([1, 6], n=2) == found[2:4] and texts([1, 5], n=4) == found[:2] + found[4:]
+
+
 def test_several_prompts_as_text_or_ids_and_echo(client, served):
     ids = [1, *served.tokenizer.encode("a house").ids]
     alone = [client.completions.create(**GREEDY, prompt=prompt, max_tokens=5).choices[0].text for prompt in ("the", ids)]

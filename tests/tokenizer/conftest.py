@@ -1,12 +1,13 @@
 import argparse
 import inspect
+import json
 import random
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from teleflm_jax.tokenizer import load, train
+from teleflm_jax.tokenizer import load, specials, train
 
 VOCAB_SIZE = 1500
 
@@ -39,7 +40,7 @@ def tokenizer(path):
 
 
 def _imported(model, pre_tokenizer=None, normalizer=None, decoder=None):
-    """A tokenizer that is none of ours and says what wraps a text."""
+    """Content of a tokenizer.json that is none of ours and says what its ids are for."""
     made = tokenizers.Tokenizer(model)
     if pre_tokenizer:
         made.pre_tokenizer = pre_tokenizer
@@ -48,9 +49,10 @@ def _imported(model, pre_tokenizer=None, normalizer=None, decoder=None):
     made.decoder = decoder
     made.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<|begin|>", "<|end|>")])
     made.add_tokens([tokenizers.AddedToken("<tool>", special=False, normalized=False)])
-    ids = [(name, made.token_to_id(name)) for name in ("<|begin|>", "<|end|>")]
-    made.post_processor = processors.TemplateProcessing(single="<|begin|> $A <|end|>", special_tokens=ids)
-    return made
+    begin, end = made.token_to_id("<|begin|>"), made.token_to_id("<|end|>")
+    named = {"tokenizer_config.bos_token": (begin,), "config.bos_token_id": (begin,), "config.eos_token_id": (end,)}
+    said = specials.post_processor(specials.Specials(before=(begin,), after=(), named=named), made.id_to_token)
+    return json.dumps(json.loads(made.to_str()) | {"post_processor": said})
 
 
 @pytest.fixture(scope="session", params=["byte-level", "byte fallback"])
@@ -71,5 +73,5 @@ def imported(request, texts, tmp_path_factory):
         spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         back = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
         made = _imported(model, normalizer=spaces, decoder=back)
-    path.write_text(made.to_str(), encoding="utf-8")
+    path.write_text(made, encoding="utf-8")
     return path

@@ -14,14 +14,18 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(
 
 
 def test_ours_have_the_layout_s(tokenizer):
-    assert specials.of(tokenizer) == specials.Specials(bos=layout.BOS, eos=layout.EOS, pad=layout.PAD)
+    ours = specials.of(tokenizer)
+    assert (ours.bos, ours.eos, ours.pad, ours.ends) == (layout.BOS, layout.EOS, layout.PAD, (layout.EOS,))
+    assert specials.prompt(tokenizer, "</s>") == [layout.BOS, *tokenizer.encode("</s>").ids]
     assert specials.controls(tokenizer) == frozenset(layout.controls().values())
 
 
 def test_an_imported_one_says_itself_what_wraps_a_text(imported):
     loaded = load.load(imported)
     begin, end = loaded.token_to_id("<|begin|>"), loaded.token_to_id("<|end|>")
-    assert specials.of(loaded) == specials.Specials(bos=begin, eos=end, pad=begin)
+    found = specials.of(loaded)
+    assert (found.bos, found.eos, found.pad, found.ends) == (begin, end, begin, (end,))
+    assert specials.prompt(loaded, "<|end|> ab") == loaded.encode("<|end|> ab").ids
     assert specials.controls(loaded) == {loaded.token_to_id(name) for name in ("<unk>", "<|begin|>", "<|end|>")}
 
 
@@ -41,12 +45,42 @@ def test_ids_of_any_text_are_its_bytes_and_none_is_special(imported, text):
         assert found == text.encode()
 
 
-def test_one_that_wraps_a_text_in_one_id_only_is_refused(imported, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: None,
+        lambda said: said["special_tokens"].pop("config.eos_token_id") and said,
+        lambda said: said | {"single": [*said["single"], {"Sequence": {"id": "A", "type_id": 0}}]},
+        lambda said: {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True},
+    ],
+    ids=["nothing", "no end", "a text twice", "another kind"],
+)
+def test_one_that_does_not_say_what_its_ids_are_for_is_refused(imported, tmp_path, change):
     content = json.loads(imported.read_text(encoding="utf-8"))
-    content["post_processor"]["single"].pop()
+    content["post_processor"] = change(content["post_processor"])
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match="which wraps a text in 1 ids"):
+    with pytest.raises(
+        UserError, match="which does not say what its ids are for; allowed: a tokenizer of `tokenizer train`, or of `import`"
+    ):
         load.load(tmp_path / "tokenizer.json")
+
+
+BOS, EOS, PAD = (f"tokenizer_config.{name}_token" for name in ("bos", "eos", "pad"))
+BEGIN, END, ENDS = "config.bos_token_id", "config.eos_token_id", "generation_config.eos_token_id"
+CASES = {  # what is put in front, what files say -> bos, eos, pad, ends
+    "Llama 2": ((1,), {BOS: (1,), EOS: (2,), END: (2,), ENDS: (2,)}, (1, 2, 1, (2,))),
+    "Llama 3": ((5,), {BOS: (5,), EOS: (8,), END: (6, 7), ENDS: (6, 8)}, (5, 8, 5, (6, 7, 8))),
+    "Qwen": ((), {EOS: (8,), PAD: (6,), BEGIN: (6,), END: (8,), ENDS: (8, 6)}, (8, 8, 8, (8, 6))),
+    "a name that ends no text of the model": ((), {EOS: (3,), END: (6, 7)}, (6, 6, 6, (6, 7))),
+    "no end but the tokenizer's": ((4,), {EOS: (3,), PAD: (9,)}, (4, 3, 9, (3,))),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_wraps_a_document_and_what_ends_a_text_follow_from_what_the_files_name(case):
+    before, named, wanted = CASES[case]
+    found = specials.Specials(before=before, after=(), named=named)
+    assert (found.bos, found.eos, found.pad, found.ends) == wanted
 
 
 def test_limits_and_padding_that_a_file_asks_for_are_ignored(imported, tmp_path):

@@ -3,12 +3,14 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import layout, train
+from teleflm_jax.tokenizer import layout, patterns, train, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 FORBIDDEN = frozenset(layout.controls().values())
@@ -51,6 +53,18 @@ def test_line_end_and_indentation_are_one_piece(tokenizer):
 def test_size_is_exact_and_ids_have_no_gap(content):
     vocabulary = json.loads(content)["model"]["vocab"]
     assert sorted(vocabulary.values()) == list(range(1500))
+
+
+def test_the_pattern_is_in_the_file_and_keeps_pieces_from_reaching_across(texts):
+    content = train.train(iter(texts), 900, pattern=patterns.QWEN2)
+    found = pa.Table.from_batches(words.count(texts, pattern=patterns.QWEN2))
+    assert train.train_counted(found, 900, pattern=patterns.QWEN2) == content
+    made = json.loads(content)
+    assert made["pre_tokenizer"]["pretokenizers"][0]["pattern"] == {"Regex": patterns.QWEN2}
+    cut = words.splitter(patterns.QWEN2)
+    pieces = [decoders.ByteLevel().decode([name]) for name, index in made["model"]["vocab"].items() if index >= layout.FIRST_PIECE]
+    whole = [piece for piece in pieces if "\ufffd" not in piece]
+    assert len(whole) > 300 and all(len(cut.pre_tokenize_str(piece)) == 1 for piece in whole if piece.strip())
 
 
 def test_too_little_text_says_how_many_pieces_it_yields():

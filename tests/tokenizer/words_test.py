@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from teleflm_jax.tokenizer import words
+from teleflm_jax.tokenizer import patterns, words
 
 
-def cut(text: str) -> list[str]:
-    return [word for word, _ in words.splitter().pre_tokenize_str(text)]
+def cut(text: str, pattern: str = patterns.TELEFLM) -> list[str]:
+    return [word for word, _ in words.splitter(pattern).pre_tokenize_str(text)]
 
 
 def total(batches) -> collections.Counter[str]:
@@ -28,13 +28,20 @@ tricky = st.lists(st.sampled_from(parts)).map("".join)
 
 
 @settings(deadline=None)  # a busy machine is no failure
-@given(tricky | st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 8))
-@example("x)\n\n   y", 1)
-@example("a \x1c\n\x1cb", 1)
-def test_stretches_change_no_word(text, length):
+@given(tricky | st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 8), st.sampled_from(list(patterns.PATTERNS.values())))
+@example("x)\n\n   y", 1, patterns.TELEFLM)
+@example("a \x1c\n\x1cb", 1, patterns.TELEFLM)
+def test_stretches_change_no_word(text, length, pattern):
     pieces = list(words.stretches(text, length, longest=10**6))
     assert "".join(pieces) == text
-    assert [word for piece in pieces for word in cut(piece)] == cut(text)
+    assert [word for piece in pieces for word in cut(piece, pattern)] == cut(text, pattern)
+
+
+def test_patterns_cut_where_they_say():
+    text = "if x:\n    don't 中文abc 42"
+    assert cut(text, patterns.TELEFLM) == ["if", " x", ":\n   ", " don", "'t", " ", "中文", "abc", " ", "4", "2"]
+    assert cut(text, patterns.QWEN2) == ["if", " x", ":\n", "   ", " don", "'t", " 中文abc", " ", "4", "2"]
+    assert cut("'sound", patterns.QWEN2) == ["'s", "ound"] and cut("'ſound", patterns.QWEN2) == ["'ſound"]
 
 
 def test_a_stretch_without_a_safe_place_is_cut_all_the_same():

@@ -13,9 +13,10 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
-from teleflm_jax.train import guard, loop, run_log
+from teleflm_jax.train import attempt, guard, loop, run_log
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import GuardConfig
+from tests.train import loop_test
 from tests.train.loop_test import TOKENS, exact_rows, plan
 
 MARK = 0.5
@@ -66,16 +67,65 @@ def test_a_batch_that_is_not_finite_is_skipped_and_its_records_are_named(tmp_pat
     assert any(name.startswith("blocks/attention/query of layer") for name in said["gradients"])
 
 
+def emptied(*steps: int):
+    return lambda step, batch: {**batch, "weights": batch["weights"] * (step not in steps)}
+
+
+def test_batches_without_a_target_are_nothing_and_alarm_nobody(tmp_path):
+    folder, empty = tmp_path / "run", range(8, 16)  # more in a row than may be skipped; a save was due after the first of them
+    assert loop.train(with_batches(plan(folder), emptied(*empty))) == loop.DONE
+    rows = list(run_log.rows(folder / run_log.METRICS))
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["tokens"] for row in rows] == [TOKENS * (step + 8 * (step > 8)) for step in range(1, 21)]
+    skips = events(folder, "skip")
+    assert [(skip["step"], skip["data_step"]) for skip in skips] == [(8, step) for step in empty]
+    assert {skip["why"] for skip in skips} == {"none of the batch's 64 targets counts (all weights are 0)"}
+    assert not events(folder, "rewind", "corruption", "spike", "rise", "diverged")
+    said = json.loads((folder / "skipped" / "15.json").read_text())
+    assert said["records"] == [f"row {i} of 15" for i in range(4)] and "why" in said
+    # the updates around them are those of a run that never drew them
+    without = tmp_path / "without"
+    later = lambda step, batch: loop_test.batch(step + 8 * (step >= 8))  # noqa: E731
+    assert loop.train(with_batches(plan(without), later)) == loop.DONE
+    figures = [
+        [(row["loss"], row["grad_norm"], row["learning_rate"]) for row in run_log.rows(f / run_log.METRICS)] for f in (folder, without)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_a_batch_without_a_target_neither_heals_nor_worsens_a_row_of_skips(tmp_path):
+    folder = tmp_path / "run"
+    mixed = lambda step, batch: poisoned(9, 11)(step, emptied(10)(step, batch))  # noqa: E731
+    assert loop.train(dataclasses.replace(with_batches(plan(folder), mixed), guard=GuardConfig(max_skips=1))) == loop.DONE
+    assert [event["data_step"] for event in events(folder, "skip")] == [9, 10, 11]
+    (rewind,) = events(folder, "rewind")
+    assert rewind["reason"] == "2 updates in a row had no finite loss or gradient"
+
+
+def test_data_without_any_target_end_the_run_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "MAX_EMPTY", 9)
+    with pytest.raises(UserError, match=r"got 9 batches in a row without a target that counts, up to .*skipped/11\.json; allowed: "):
+        loop.train(with_batches(plan(tmp_path / "run"), emptied(*range(3, 99))))
+
+
+def test_an_evaluation_is_not_done_again_when_the_batch_after_it_is_empty(tmp_path):
+    folder = tmp_path / "run"
+    evaluate = lambda step, model, pause: {"bpb": 1.0 + step}  # noqa: E731
+    given = plan(folder, evaluate=evaluate, eval_every=1, steps=6, checkpoint_every=1)
+    assert loop.train(with_batches(given, emptied(2, 4))) == loop.DONE
+    assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_gradient_that_is_not_finite_in_one_weight_of_one_layer_is_named(tmp_path, monkeypatch):
     folder, gradients = tmp_path / "run", train_step.passes.gradients
 
     def broken(*settings):
         def function(model, batch, check=False):
-            loss, gradient, copies = gradients(*settings)(model, batch, check)
+            loss, gradient, *rest = gradients(*settings)(model, batch, check)
             marked = (batch["weights"] == MARK).any()
             down = gradient.blocks.feed_forward.down
             down[...] = down[...].at[1, 3, 4].set(jnp.where(marked, jnp.inf, down[...][1, 3, 4]))
-            return loss, gradient, copies
+            return loss, gradient, *rest
 
         return function
 

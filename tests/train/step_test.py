@@ -14,6 +14,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train import step as train_step
+from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, from_arrays, new_state, to_arrays
 from tests import tiny
 
@@ -131,6 +132,35 @@ def test_an_update_that_is_not_finite_leaves_weights_moments_and_count_as_they_w
         np.testing.assert_array_equal(old, np.asarray(new))
 
 
+@pytest.mark.parametrize("devices, microbatch_size", [(1, 8), (1, 2), (4, 1)])
+def test_a_batch_without_a_target_leaves_weights_moments_and_count_as_they_were(devices, microbatch_size):
+    layout = layout_of(devices)
+    state, step = begin(layout, microbatch_size)
+    state, _ = step(state, layout.place_batch(batch(), 8), orders(layout, 0))
+    before = [np.array(x) for x in jax.tree.leaves(state)]
+    empty = batch(1) | {"weights": np.zeros((8, 16), np.float32)}
+    state, figures = step(state, layout.place_batch(empty, 8), orders(layout, 1))
+    assert [float(figures[name]) for name in ("loss", "grad_norm", "targets")] == [0, 0, 0]
+    assert not any(np.any(bad) for bad in jax.tree.leaves(figures["bad"]))
+    for old, new in zip(before, jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(old, np.asarray(new))
+    state, figures = step(state, layout.place_batch(batch(2), 8), orders(layout, 1))
+    assert float(figures["targets"]) == batch(2)["weights"].sum() and int(to_arrays(state)["optimizer"]["count"]) == 2
+
+
+def test_a_microbatch_and_a_rank_without_any_target_change_nothing():
+    rows = batch()
+    rows["weights"][2:4] = 0.0  # the second of four ranks, and its two microbatches
+    found = {}
+    for devices, microbatch_size in ((1, 8), (1, 1), (4, 1)):
+        layout = layout_of(devices)
+        state, step = begin(layout, microbatch_size)
+        state, figures = step(state, layout.place_batch(rows, 8), orders(layout, 0))
+        found[devices, microbatch_size] = {name: float(figures[name]) for name in ("loss", "grad_norm", "targets")}
+    for other in found.values():
+        chex.assert_trees_all_close(other, found[1, 8], rtol=1e-5)
+
+
 def test_the_rate_follows_the_updates_that_were_done():
     layout = layout_of(1)
     state, step = begin(layout, 8)
@@ -142,3 +172,10 @@ def test_the_rate_follows_the_updates_that_were_done():
         np.testing.assert_array_equal(old, np.asarray(new))
     state, _ = step(state, layout.place_batch(batch(1), 8), given)  # the host still knows of none, the state of one
     assert all((old != np.asarray(new)).any() for old, new in zip(start, jax.tree.leaves(state.model), strict=True))
+
+
+def test_float16_is_not_trained_in():
+    half, settings = tiny.config(compute_dtype="float16"), TrainConfig(steps=1, batch_size=8)
+    with pytest.raises(UserError, match="got model.compute_dtype='float16' for training; allowed: bfloat16, float32, .*; set"):
+        train_step.microbatch(half, settings, layout_of(1))
+    assert train_step.microbatch(tiny.CONFIG, settings, layout_of(1)) == 8

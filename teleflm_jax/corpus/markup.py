@@ -1,0 +1,195 @@
+"""A page's markup, changed where resiliparse would leave out or garble what a reader sees (docs/corpus.md names each case)."""
+
+import functools
+import html
+import re
+from collections.abc import Callable
+
+from resiliparse.parse.html import ElementNode, HTMLTree
+
+MARK = "\ufdd0"
+"""Stands in the text that is extracted and is to be taken out of it; a noncharacter, which no page may hold."""
+_THREE_BYTES = re.compile("[\u0800-\ud7ff\uf900-\ufffd]")
+"""Characters of three bytes in UTF-8, but for those of icon fonts."""
+_SINGLE = re.compile(r">\s*[&\u0800-\ud7ff\uf900-\ufffd](?:(?<!&)|#?\w{1,8};)(?=\s*<)")
+_SINGLE_ENTITY = re.compile(r"&(?<=[>\s]&)#?\w{1,8};(?=\s*<)")
+"""The same in a page of Latin-1, in a tenth of the time; also the last word of several, which does no harm."""
+
+_LINK = re.compile(
+    r"<a\b(?:(?<=\w<a)|(?<=\w[\s(,，、（]<a)|(?<=</code>\s<a)|(?<=</em>\s<a)|(?<=</strong>\s<a))(?![^<>]*(?:href=[\"']?#|skip|permalink))"
+)
+"""A link in a line of text, behind a word."""
+_XHTML, _XHTML_WITHIN = re.compile("xhtml", re.IGNORECASE), 1000
+_EMPTY = re.compile(r"<a\b[^<>]*>(?<=[\"'\s]/>)")
+"""An anchor that ends in itself in XHTML, and in HTML takes in all that follows."""
+_LINKED = re.compile(r"href=[\"']#([^\"'<>]+)")
+_SECTION = re.compile(r"<(?:section|div)\b[^<>]*>(?=\s*(?:<span [^<>]*></span>\s*)*<h[1-6]\b)")
+_HEADING = re.compile(r"<h[2-6]\b[^<>]*?\sid=[^<>]*>")
+_ID = re.compile(r"\sid=(?:\"([^\"<>]*)\"|'([^'<>]*)')")
+_TITLE = re.compile(r"(<body class=\"(?:article|book|manpage)\b[^<>]*>\s*<div )id=\"header\"")
+"""AsciiDoc's."""
+_RARE = re.compile(
+    r"<(figure|summary|time|menu|MENU|dir|DIR|listing|q|aside|math|ruby|RUBY|su[bp]|SU[BP]|img(?=\b[^<>]*\s(?:alt=[\"']\$|class=[\"'](?:math|latex|tex)\b))"
+    r"|script(?=\s[^<>]*math/tex)|div(?=\s[^<>]*class=\"sidebar\"))\b"
+)
+"""Elements of which most pages have none."""
+_RAISED = re.compile(r"<(su[bp]|SU[BP])\b[^<>]*>([0-9+−=()-]{1,12})</(?:su[bp]|SU[BP])>")
+_DIGITS = "0123456789+-−=()"
+_RAISED_DIGITS = {"sup": str.maketrans(_DIGITS, "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾"), "sub": str.maketrans(_DIGITS, "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")}
+
+_SHALLOW = "body > ul, body > * > ul, body > * > * > ul"
+"""Lists that resiliparse takes for navigation, whatever they hold."""
+_TEX = 'annotation[encoding="application/x-tex"]'
+_DEEPEST_FORMULA = 50
+"""Levels of a formula that are written out; below, only its characters."""
+
+
+def mended(page: str) -> HTMLTree:
+    """Parse a page, changed so that resiliparse extracts all of its text; `MARK` may stand in it."""
+    rare = {name.lower() for name in _RARE.findall(page)}
+    if rare & {"sup", "sub"}:
+        page = _RAISED.sub(lambda found: found[2].translate(_RAISED_DIGITS[found[1].lower()]), page)
+    if _XHTML.search(page, 0, _XHTML_WITHIN):
+        page = _EMPTY.sub("", page)
+    tree = HTMLTree.parse(_LINK.sub("<span", _without_ids(_with_marks(page))))
+    if tree.body:
+        for name in sorted(rare & _CHANGES.keys()):
+            selector, change = _CHANGES[name]
+            for element in tree.body.query_selector_all(selector).values():
+                change(tree, element)
+        for element in tree.body.query_selector_all(_SHALLOW).values():
+            _deepen(tree, element)
+    return tree
+
+
+def _with_marks(page: str) -> str:
+    """Append `MARK` to texts of a single character of three bytes, such as 漢 or →, which resiliparse takes for an icon's."""
+
+    def marked(found: re.Match) -> str:
+        character = html.unescape(found[0].lstrip(">")).strip()  # of blanks, nothing
+        return found[0] + MARK if _THREE_BYTES.fullmatch(character) else found[0]
+
+    return (_SINGLE_ENTITY if _is_latin(page) else _SINGLE).sub(marked, page)
+
+
+def _is_latin(page: str) -> bool:
+    try:
+        page.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _without_ids(page: str) -> str:
+    """Take the ids off headings, and off sections that begin with one and that the page links to, as by its table of contents.
+
+    Such an id is the heading's words ("new-features-related-to-type-hints"), no part of a layout; resiliparse would take it for one and
+    leave out what is "related".
+    """
+    linked = set(_LINKED.findall(page))
+    if title := _TITLE.match(page, max(0, page.find("<body"))):
+        page = page[: title.end(1)] + page[title.end() :]
+
+    def bare(tag: re.Match) -> str:
+        own = _ID.search(tag[0])
+        is_word = own and (tag[0][1] == "h" or (own[1] or own[2]) in linked)
+        return tag[0][: own.start()] + tag[0][own.end() :] if is_word else tag[0]
+
+    return _HEADING.sub(bare, _SECTION.sub(bare, page) if linked else page)
+
+
+def _deepen(tree: HTMLTree, element: ElementNode) -> None:
+    """Put a list four levels below `<body>`, as resiliparse takes those above for navigation whatever they hold."""
+    outer = inner = tree.create_element("div")
+    for _ in range(2):
+        inner = inner.append_child(tree.create_element("div"))
+    element.replace_with(outer)
+    inner.append_child(element)
+
+
+def _rename(tree: HTMLTree, element: ElementNode, name: str) -> None:
+    renamed = tree.create_element(name)
+    element.replace_with(renamed)
+    renamed.append(*element.child_nodes.values())
+
+
+def _note(tree: HTMLTree, element: ElementNode) -> None:
+    """Keep footnotes, admonitions and boxes, which Docutils makes asides."""
+    if _NOTE.search(f"{element.get_attribute('class') or ''} {element.get_attribute('role') or ''}"):
+        _rename(tree, element, "section")
+
+
+def _box(tree: HTMLTree, element: ElementNode) -> None:
+    """Take its class off a box of DocBook's or Docutils', which is no bar at the side of the page."""
+    if element.query_selector(".titlepage, .sidebar-title, p.title"):
+        element.remove_attribute("class")
+
+
+def _quote(tree: HTMLTree, element: ElementNode) -> None:
+    element.replace_with(tree.create_text_node('"'), *element.child_nodes.values(), tree.create_text_node('"'))
+
+
+def _remove(tree: HTMLTree, element: ElementNode) -> None:
+    element.remove()
+
+
+def _formula(tree: HTMLTree, element: ElementNode) -> None:
+    """Write a formula once: as TeX where the page says it, else in a line."""
+    tex = element.query_selector(_TEX)
+    text = tex.text.strip() if tex else element.get_attribute("alttext")
+    text = _delimited(text, element.get_attribute("display") == "block") if text else _linear(element, _DEEPEST_FORMULA)
+    element.parent.remove_attribute("style")  # MediaWiki hides it behind a picture
+    element.replace_with(tree.create_text_node(text))
+
+
+def _delimited(tex: str, is_display: bool) -> str:
+    return f"$${tex}$$" if is_display else f"${tex}$"
+
+
+def _linear(element: ElementNode, levels: int) -> str:
+    """Write MathML in a line: x^2, a_i, (a+b)/2."""
+    if not levels or element.tag == "#text" or not element.first_child:
+        return element.text or ""
+    parts = [part for child in element.child_nodes.values() if (part := _linear(child, levels - 1).strip())]
+    if element.tag in _SIGNS and len(parts) == len(_SIGNS[element.tag]):
+        return "".join(sign + (part if part.isalnum() else f"({part})") for sign, part in zip(_SIGNS[element.tag], parts, strict=True))
+    return f"√({''.join(parts)})" if element.tag == "msqrt" else "".join(parts)
+
+
+def _formula_of_script(tree: HTMLTree, element: ElementNode) -> None:
+    """Show the TeX that MathJax 2 reads, and not what it made of it already."""
+    before = element.previous_element_sibling
+    while before and (before.get_attribute("class") or "").startswith("MathJax"):
+        before, rendered = before.previous_element_sibling, before
+        rendered.remove()
+    element.replace_with(tree.create_text_node(_delimited(element.text.strip(), "display" in element.get_attribute("type"))))
+
+
+def _formula_of_image(tree: HTMLTree, element: ElementNode) -> None:
+    text = element.get_attribute("alt") or ""
+    if text.startswith("$"):
+        element.replace_with(tree.create_text_node(text))
+    elif text and _FORMULA.search(element.get_attribute("class") or ""):
+        element.replace_with(tree.create_text_node(_delimited(text, is_display=False)))
+
+
+_NOTE = re.compile(r"\b(?:footnote|sidebar|admonition|topic|note|doc-footnote)\b")
+_FORMULA = re.compile(r"^(?:math|latex|tex)\b")
+_SIGNS = {"msup": ("", "^"), "msub": ("", "_"), "mfrac": ("", "/"), "msubsup": ("", "_", "^"), "munder": ("", "_"), "mover": ("", "^")}
+_as_section = functools.partial(_rename, name="section")
+_CHANGES: dict[str, tuple[str, Callable[[HTMLTree, ElementNode], None]]] = {
+    "figure": ("figure, figcaption", _as_section),
+    "summary": ("summary", _as_section),
+    "time": ("time", functools.partial(_rename, name="span")),
+    "menu": ("menu", functools.partial(_rename, name="ul")),
+    "dir": ("dir", functools.partial(_rename, name="ul")),
+    "listing": ("listing", functools.partial(_rename, name="pre")),
+    "q": ("q", _quote),
+    "aside": ("aside", _note),
+    "ruby": ("ruby rt, ruby rp, ruby rtc", _remove),  # readings stand beside their characters
+    "math": ("math", _formula),
+    "script": ('script[type^="math/tex"]', _formula_of_script),
+    "img": ("img", _formula_of_image),
+    "div": ("div.sidebar", _box),
+}
+"""By the name of an element of `_RARE`: what is changed, and how."""

@@ -1,0 +1,96 @@
+"""`train.py` in its own process: what a run's folder needs from elsewhere, and from where it may be called."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from teleflm_jax import checkpoint
+from teleflm_jax.cli import evaluate, options, training
+from teleflm_jax.train import run_log
+
+EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
+
+
+def train(*arguments):
+    parser = options.make_parser("train.py", "")
+    options.add_arguments(parser), options.add_process_arguments(parser)
+    parser.add_argument("--dry_run", action="store_true")
+    return options.run_command(lambda: training.main(parser.parse_args([*map(str, arguments)]), time.monotonic()))
+
+
+def exact_rows(folder):
+    return [tuple(row[name] for name in EXACT) for row in run_log.rows(folder / run_log.METRICS)]
+
+
+def sums(folder, step):
+    return {name: array["checksum"] for name, array in checkpoint.read(folder / checkpoint.FOLDER, step).arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def project(trained, tmp_path_factory):
+    """A folder with everything that a run names by relative paths: data, a tokenizer, and a run whose weights it begins with."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copytree(trained.run.data.packed, project / "packed")
+    shutil.copytree(trained.folder, project / "runs/parent")
+    shutil.copy(trained.folder / "tokenizer.json", project / "tokenizer.json")
+    named = {"data.tokenizer": "tokenizer.json", "data.packed": "packed", "train.init_from": "runs/parent@10"}
+    lines = [line for line in (trained.folder / "config.gin").read_text().splitlines() if line.partition(" =")[0] not in named]
+    lines += [f"{name} = {value!r}" for name, value in named.items()]
+    (project / "run.gin").write_text(
+        "\n".join(lines).replace("train.steps = 10", "train.steps = 4").replace("checkpoint_every = 1000", "checkpoint_every = 2")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        assert train("--gin_file", "run.gin", "--workdir", "runs/whole") == 0
+    shutil.copytree(project / "runs/whole", project / "runs/half")
+    shutil.rmtree(project / "runs/half/checkpoints/4")  # as a kill after step 2 leaves it, but for rows that are cut off on resuming
+    return project
+
+
+def test_a_run_s_folder_is_enough_to_go_on_and_to_be_evaluated_from_anywhere(project, tmp_path, monkeypatch, capsys):
+    (project / "runs/parent").rename(project / "runs/archived")
+    (project / "tokenizer.json").rename(project / "kept.json")
+    monkeypatch.chdir(tmp_path)
+    try:
+        shutil.move(project / "runs/half", tmp_path / "moved")
+        assert train("--workdir", "moved") == 0
+        capsys.readouterr()
+        assert evaluate.entry(["--workdir", "moved", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["step"] == 4
+    finally:
+        (project / "runs/archived").rename(project / "runs/parent")
+        (project / "kept.json").rename(project / "tokenizer.json")
+    assert [row["step"] for row in run_log.rows(tmp_path / "moved" / run_log.EVENTS) if row["event"] == "resume"] == [2]
+    assert exact_rows(tmp_path / "moved") == exact_rows(project / "runs/whole")
+    assert sums(tmp_path / "moved", 4) == sums(project / "runs/whole", 4)
+
+
+def test_what_is_not_there_is_named_from_the_root(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in (
+        (["--gin_file", project / "run.gin", "--workdir", "new"], f"got the tokenizer {tmp_path}/tokenizer.json (No such file"),
+        (["--gin_file", project / "run.gin", "--workdir", project / "runs/whole"], f"got the tokenizer {tmp_path}/tokenizer.json (No such"),
+        (["--workdir", project / "runs/whole", "--gin_param", "data.packed = '../packed'"], f"in {tmp_path}/../packed/web (No such file"),
+        (["--gin_file", "run.gin", "--workdir", "new"], f"(looked for: {tmp_path}/run.gin)"),
+    ):
+        assert train(*arguments) == 2
+        assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_must_name_the_weights_it_began_with_wherever_they_lie_now(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    command = ["--gin_file", "run.gin", "--workdir", "runs/whole", "--gin_param"]
+    for other in ("'runs/parent@5'", "'runs/other@10'", "None"):
+        assert train(*command, f"train.init_from = {other}") == 2
+        assert f"where the run in runs/whole has '{project}/runs/parent@10'" in capsys.readouterr().err
+    assert train(*command, "train.init_from = '/mnt/elsewhere/parent@10'") == 0
+
+
+def test_without_checkpoints_of_its_own_a_run_needs_its_parent(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert train("--gin_file", "run.gin", "--workdir", tmp_path / "run", "--gin_param", "train.init_from = 'gone@10'") == 2
+    assert f"(train.init_from='{project}/gone@10')" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

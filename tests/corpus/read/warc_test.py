@@ -98,6 +98,23 @@ def test_what_is_no_page_is_counted_by_its_reason(gather):
     assert reasons == {"HTTP status 404": 1, "HTTP status 301": 1, "neither HTML nor text": 3, "empty": 1}
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *('text/html; charset="GBK"', "text/html;charset = 'gbk'", "TEXT/HTML;CHARSET=GBK; x=1", "text/html charset=gbk"),
+        *(
+            "text/html; charset=gbk, text/html; charset=utf-8",
+            "text/html, text/html;charset=gbk",
+            "application/xhtml+xml; a=b; charset=gbk",
+        ),
+    ],
+)
+def test_a_charset_is_found_however_servers_write_it(gather, content_type):
+    page = response(headers=b"Content-Type: " + content_type.encode() + b"\r\n") + record(PAGE, "resource", content_type=content_type)
+    found, reasons = gather({"a.warc": page})
+    assert [(row["kind"], row["charset"]) for row in found] == [("html", "gbk")] * 2 and not reasons
+
+
 def test_a_page_without_a_type_and_one_of_plain_text_are_taken(gather):
     plain = response(b"words", b"Content-Type: TEXT/PLAIN; charset=KOI8-R\r\n")
     found, reasons = gather({"a.warc": response(headers=b"") + plain + record(PAGE, "resource", content_type="text/html; charset=x")})

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterable
 
-from fastwarc.stream_io import BrotliReader, ZstdReader
+from fastwarc.stream_io import BrotliReader, GzipReader, ZstdReader
 
 MAX_LAYERS = 4
 """Encodings inside one another."""
@@ -19,7 +19,7 @@ _NONE = frozenset(("", "identity", "none", "binary", "7bit", "8bit", "utf-8", "u
 """Names that compress nothing, some of them of character sets."""
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
-_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+_CONTROL = bytes((*range(0x09), *range(0x0E, 0x1B), *range(0x1C, 0x20)))
 """What text has none of but for UTF-16's, and compressed data within a few bytes; ESC is ISO-2022's."""
 _MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 _LOOKED_AT = 4096
@@ -57,16 +57,18 @@ def decoded(body: bytes, named: Iterable[str], limit: int) -> bytes:
 
 
 def _is_text(body: bytes) -> bool:
-    return body.startswith(_MARKS) or not _CONTROL.search(body[:_LOOKED_AT])
+    head = body[:_LOOKED_AT]
+    return head.startswith(_MARKS) or len(head.translate(None, _CONTROL)) == len(head)
 
 
 def _is_utf8_text(body: bytes) -> bool:
     """Whether it is surely no compressed data, of which a few dozen bytes may be free of control characters."""
+    if not _is_text(body):
+        return False
     try:
-        body.decode()
+        return len(body) > _LOOKED_AT or bool(body.decode())
     except UnicodeDecodeError:
         return False
-    return _is_text(body)
 
 
 def _without_one(body: bytes, is_chunked: bool, compressions: set[str], limit: int) -> bytes:
@@ -74,7 +76,7 @@ def _without_one(body: bytes, is_chunked: bool, compressions: set[str], limit: i
     if _CHUNK.match(body[:_LOOKED_AT]):
         return _unchunked(body, is_chunked)
     if body.startswith(b"\x1f\x8b\x08"):
-        return _inflated(body, zlib.MAX_WBITS | 16, limit)
+        return _of_gzip(body, limit)
     if body.startswith(b"\x28\xb5\x2f\xfd"):
         return ZstdReader(io.BytesIO(body)).read(limit + 1)
     if not compressions or _is_utf8_text(body):
@@ -85,6 +87,12 @@ def _without_one(body: bytes, is_chunked: bool, compressions: set[str], limit: i
         except (zlib.error, OSError):
             continue
     raise _Unlike
+
+
+def _of_gzip(body: bytes, limit: int) -> bytes:
+    """By a faster reader, which takes what is truncated for whole; the last four bytes of one member are its length."""
+    found = GzipReader(io.BytesIO(body)).read(limit + 1)
+    return found if body[-4:] == len(found).to_bytes(4, "little") else _inflated(body, zlib.MAX_WBITS | 16, limit)
 
 
 def _of_deflate(body: bytes, limit: int) -> bytes:

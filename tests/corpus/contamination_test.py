@@ -327,7 +327,7 @@ def test_a_snapshots_benchmark_is_read(tmp_path):
     ("name", "content", "reason"),
     [
         ("a.parquet", b"PAR1 and no more", DAMAGED),
-        ("a.jsonl.gz", gzip.compress(json.dumps(ENGLISH).encode())[:-9], DAMAGED),
+        ("a.jsonl.gz", gzip.compress(json.dumps(ENGLISH).encode(), mtime=0)[:-9], DAMAGED),
         ("a.json", b'{"a": [\n"b"', "not JSON"),
         ("a.zip", b"PK\x03\x04\0\0", "binary"),
         ("a.txt", "grüße".encode("latin-1"), "not UTF-8"),

@@ -157,7 +157,8 @@ def _is_of_another(text: str) -> bool:
 def _named(content: bytes, charset: str) -> tuple[list[str], bool]:
     """What server and page say, and whether the page's bytes say it, as those of UTF-16 could not."""
     declared = _DECLARED.search(content[:_DECLARED_WITHIN])
-    return [name.strip().lower() for name in (charset, declared[1].decode() if declared else "") if name.strip()], bool(declared)
+    names = (charset, declared[1].decode() if declared else "")
+    return [name.strip(" \t\"'").lower() for name in names if name], bool(declared)
 
 
 def _candidates(content: bytes, names: list[str]) -> Iterator[str]:

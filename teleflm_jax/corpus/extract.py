@@ -1,4 +1,4 @@
-"""Pages to text: the character set, then the main content, by resiliparse or trafilatura."""
+"""Pages to text: the main content, by resiliparse or trafilatura."""
 
 import functools
 import itertools
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 from teleflm_jax.corpus import files, markup, rows, tokens
+from teleflm_jax.corpus.charsets import decode
 from teleflm_jax.corpus.config import ExtractConfig
 from teleflm_jax.corpus.tally import Tally
 
@@ -20,13 +20,6 @@ MAX_TAGS = 500_000
 """Of a page, beginnings and ends; a tree of more takes gigabytes and minutes. The longest page of the kernel's has 200,000."""
 MAX_ATTRIBUTES = 1000
 """Of one element; reading them takes the square of it."""
-_DECLARED = re.compile(rb"<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,30})", re.IGNORECASE)
-_DECLARED_WITHIN = 4096
-_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
-_WIDER = {"gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949"}
-"""Python's names of what browsers read, where those of the standard are narrower. Source: WHATWG's Encoding Standard."""
-_ALIASES = {"latin-1": "latin1", "cp936": "gbk", "gb-18030": "gb18030", "cp932": "shift_jis", "cp949": "euc-kr"}
-"""Names that browsers do not know."""
 _UNCOUNTED = (
     b"area base br col embed hr img input link meta param source track wbr p li dt dd tr td th tbody tfoot colgroup option "
     b"thead html head body path circle rect line polyline polygon ellipse use stop image".split()
@@ -80,31 +73,6 @@ def _documents(batch: pa.RecordBatch, tally: Tally, domain: str, source: str, ma
             tally.drop("no text", origin, content)
             continue
         yield number, domain, source, origin, family, date, "code" if kind == "code" else "", None, text
-
-
-def decode(content: bytes, charset: str) -> str | None:
-    """Turn bytes into text; None if no character set fits.
-
-    Tried in order: a byte order mark, UTF-8, which other text almost never is by chance, what the server or the page says, and what the
-    bytes look like. Characters that do not fit there become U+FFFD, unless they are more than one in a hundred.
-    """
-    for mark, name in _MARKS:
-        if content.startswith(mark):
-            return content[len(mark) :].decode(name, "replace")
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        pass
-    declared = _DECLARED.search(content[:_DECLARED_WITHIN])
-    for name in (charset, declared[1].decode() if declared else "", detect_encoding(content) or "", "utf-8"):
-        # what browsers know and no other: of Python's codecs some take the square of a page's length
-        name = map_encoding_to_html5(_ALIASES.get(name.lower(), name), fallback_utf8=False)
-        if not name or (declared and name.startswith("utf-16")):  # of which nothing declared could have been read
-            continue
-        text = content.decode(_WIDER.get(name, name), "replace")
-        if text.count("\ufffd") <= len(text) // 100:
-            return text
-    return None
 
 
 def objection(html: str) -> str:

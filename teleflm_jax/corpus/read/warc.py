@@ -5,20 +5,21 @@ Source: ISO 28500; Common Crawl's files.
 
 import io
 import os
+import re
 from collections.abc import Iterator
 
-from fastwarc.stream_io import BrotliReader, ChunkedReader, GzipReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from teleflm_jax.corpus import documents, streams
-from teleflm_jax.corpus.read import LONGEST, Found, records
+from teleflm_jax.corpus.read import LONGEST, Found, codings, records
 from teleflm_jax.corpus.tally import Tally
 
 HTML = ("text/html", "application/xhtml+xml")
 ROOM = 1 << 20
 """Bytes of a record besides its page."""
-MAX_CODINGS = 4
-"""Encodings of a body inside one another."""
+ENCODINGS = ("content-encoding", "transfer-encoding")
+_TYPE = re.compile(r"\s*([^\s;,]*)(?:.*?charset\s*=[\s\"']*([A-Za-z0-9_:.-]+))?", re.IGNORECASE)
+"""Of a page, and its character set, also where servers leave out the semicolon or name both twice."""
 WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 
 
@@ -53,6 +54,11 @@ def _as_warc(record: bytes) -> bytes:
     return b"WARC/1.0\r\n%sContent-Type: application/http; msgtype=response\r\nContent-Length: %d\r\n\r\n%s" % (headers, length, content)
 
 
+def _type(header: str) -> tuple[str, str]:
+    found = _TYPE.match(header)
+    return found[1].lower(), (found[2] or "").lower()
+
+
 def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:
     address = record.headers.get("WARC-Target-URI", place)
     date = record.headers.get("WARC-Date", "")
@@ -68,10 +74,10 @@ def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:
         if status not in (None, 200):
             tally.drop(f"HTTP status {status}", address, "")
             return None
-        kind, charset = record.http_content_type or HTML[0], record.http_charset or ""
+        kind, charset = _type(record.http_headers.get("Content-Type") or HTML[0])
     else:
-        kind, charset = record.headers.get("Content-Type", "").partition(";")[0].strip(), ""
-    if kind.lower() not in (*HTML, "text/plain"):
+        kind, charset = _type(record.headers.get("Content-Type", ""))
+    if kind not in (*HTML, "text/plain"):
         tally.drop("neither HTML nor text", address, kind)
         return None
     content = record.reader.read(LONGEST + 1)
@@ -80,27 +86,9 @@ def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:
         return None
     if record.is_http and len(content) <= LONGEST:
         try:
-            content = _decoded(content, record)
+            named = (value for name, value in record.http_headers.items() if name.lower() in ENCODINGS)
+            content = codings.decoded(content, named, LONGEST)
         except OSError:
             tally.drop("HTTP body that cannot be decoded", address, content)
             return None
-    return Found("html" if kind.lower() in HTML else "text", address, content, date=date, charset=charset)
-
-
-def _decoded(content: bytes, record: WarcRecord) -> bytes:
-    """A body without its HTTP encodings."""
-    codings = [
-        coding.strip()
-        for name in ("Content-Encoding", "Transfer-Encoding")
-        for coding in record.http_headers.get(name, "").lower().split(",")
-    ]
-    known = [coding for coding in codings if coding in ("gzip", "x-gzip", "deflate", "br", "zstd", "chunked")]
-    if len(known) > MAX_CODINGS:
-        raise OSError("more encodings than anybody uses")
-    stream = io.BytesIO(content)
-    for coding in reversed(known):
-        if coding == "deflate":
-            stream = GzipReader(stream, zlib=True)
-        else:
-            stream = {"br": BrotliReader, "zstd": ZstdReader, "chunked": ChunkedReader}.get(coding, GzipReader)(stream)
-    return stream.read(LONGEST + 1)
+    return Found("html" if kind in HTML else "text", address, content, date=date, charset=charset)

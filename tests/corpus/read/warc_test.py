@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 import zstandard
-from fastwarc.stream_io import GzipWriter, ZstdWriter
+from fastwarc.stream_io import BrotliWriter, GzipWriter, ZstdWriter
 from fastwarc.warc import WarcRecord, WarcRecordType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +31,13 @@ def response(body=PAGE, headers=HTML, status=b"200 OK", uri="http://a.example/")
 
 def chunked(body):
     return b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+
+
+def brotli(body):
+    kept = io.BytesIO()
+    with BrotliWriter(kept) as writer:
+        writer.write(body)
+    return kept.getvalue()
 
 
 def contents(found):
@@ -91,6 +98,23 @@ def test_what_is_no_page_is_counted_by_its_reason(gather):
     assert reasons == {"HTTP status 404": 1, "HTTP status 301": 1, "neither HTML nor text": 3, "empty": 1}
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *('text/html; charset="GBK"', "text/html;charset = 'gbk'", "TEXT/HTML;CHARSET=GBK; x=1", "text/html charset=gbk"),
+        *(
+            "text/html; charset=gbk, text/html; charset=utf-8",
+            "text/html, text/html;charset=gbk",
+            "application/xhtml+xml; a=b; charset=gbk",
+        ),
+    ],
+)
+def test_a_charset_is_found_however_servers_write_it(gather, content_type):
+    page = response(headers=b"Content-Type: " + content_type.encode() + b"\r\n") + record(PAGE, "resource", content_type=content_type)
+    found, reasons = gather({"a.warc": page})
+    assert [(row["kind"], row["charset"]) for row in found] == [("html", "gbk")] * 2 and not reasons
+
+
 def test_a_page_without_a_type_and_one_of_plain_text_are_taken(gather):
     plain = response(b"words", b"Content-Type: TEXT/PLAIN; charset=KOI8-R\r\n")
     found, reasons = gather({"a.warc": response(headers=b"") + plain + record(PAGE, "resource", content_type="text/html; charset=x")})
@@ -107,8 +131,7 @@ def test_a_page_without_a_type_and_one_of_plain_text_are_taken(gather):
         (b"Content-Encoding: zstd\r\n", zstandard.compress(PAGE)),
         (b"Transfer-Encoding: chunked\r\n", chunked(PAGE)),
         (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", chunked(gzip.compress(PAGE, mtime=0))),
-        (b"Content-Encoding: identity\r\n", PAGE),
-        (b"Content-Encoding: UTF-8\r\n", PAGE),
+        (b"Content-Encoding: br\r\n", brotli(PAGE)),
     ],
 )
 def test_a_body_that_the_server_encoded_is_decoded(gather, headers, body):
@@ -116,14 +139,56 @@ def test_a_body_that_the_server_encoded_is_decoded(gather, headers, body):
     assert contents(found) == [PAGE] * 2 and not reasons
 
 
+NAMES = ["gzip", "x-gzip", "deflate", "br", "zstd", "identity", "none", "UTF-8", "compress", "gzip, gzip", '"gzip";q=1', "gzip," * 1000, ""]
+IN_CHUNKS = b"".join(b"%X  ;a=b\r\n%b\r\n" % (len(part), part) for part in (PAGE[:20], PAGE[20:]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("framing", ["", "Transfer-Encoding: chunked\r\n", "X-Crawl-Transfer-Encoding: chunked\r\n"])
+def test_a_body_is_decoded_by_what_it_is_whatever_the_headers_name(gather, name, framing):
+    headers = HTML + framing.encode() + b"Content-Length: 7\r\nContent-Encoding: " + name.encode() + b"\r\n"
+    zipped = gzip.compress(PAGE, mtime=0)
+    bodies = [PAGE, zipped, gzip.compress(zipped), zipped + gzip.compress(b"", mtime=0) + b"\r\n", zstandard.compress(PAGE)]
+    bodies += [chunked(PAGE), chunked(zipped), IN_CHUNKS + b"0\r\nTrailer: a\r\n\r\n", IN_CHUNKS.replace(b"\r\n", b"\n") + b"0\n\n"]
+    if name.strip('"')[:4] in ("gzip", "x-gz", "defl", "br"):  # of these nothing but a header tells
+        bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        bodies += [zlib.compress(PAGE), bare.compress(PAGE) + bare.flush(), brotli(PAGE), chunked(zlib.compress(PAGE))]
+    found, reasons = gather({"a.warc": b"".join(response(body, headers) for body in bodies)})
+    assert contents(found) == [PAGE] * len(bodies) and not reasons
+
+
+def test_encodings_in_several_headers_and_chunks_without_their_last_are_read(gather):
+    twice = HTML + b"Content-Encoding: identity\r\nContent-Encoding: deflate\r\n"
+    pages = [response(zlib.compress(PAGE), twice), response(IN_CHUNKS, HTML + b"Transfer-Encoding: chunked\r\n")]
+    found, reasons = gather({"a.warc": b"".join(pages)})
+    assert contents(found) == [PAGE] * 2 and not reasons
+
+
+@pytest.mark.parametrize(
+    "text", [b"10\r\nis a number", b"2\r\nab\r\n3\r\nand no chunk", b"{'a': 1}", b"some words", b"\xb9\xfa\xbb\xaa\r\n", b"K"]
+)
+def test_text_that_begins_as_something_encoded_might_stays(gather, text):
+    plain = b"Content-Type: text/plain\r\n"
+    lies = [plain, plain + b"Content-Encoding: deflate\r\n", plain + b"Content-Encoding: br\r\n"]
+    found, reasons = gather({"a.warc": b"".join(response(text, headers) for headers in lies)})
+    assert contents(found) == [text] * 3 and not reasons
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        (b"Content-Encoding: gzip\r\n", PAGE),
-        (b"Content-Encoding: br\r\n", PAGE),
         (b"Content-Encoding: zstd\r\n", zstandard.compress(PAGE)[:-5]),
-        (b"Transfer-Encoding: chunked\r\n", b"zz\r\n" + PAGE),
-        (b"Content-Encoding: " + b"gzip," * 1000 + b"gzip\r\n", gzip.compress(PAGE, mtime=0)),
+        (b"Content-Encoding: gzip\r\n", gzip.compress(PAGE)[:-20]),
+        (b"", gzip.compress(PAGE)[:-4]),
+        (b"Content-Encoding: gzip\r\n", gzip.compress(PAGE)[:-8] + bytes(8)),
+        (b"Content-Encoding: gzip\r\n", gzip.compress(bytes(range(256)))[20:200]),
+        (b"Content-Encoding: gzip\r\n", gzip.compress(b"a") * 1000),
+        (b"Content-Encoding: deflate\r\n", zlib.compress(PAGE)[:-5]),
+        (b"Content-Encoding: br\r\n", brotli(PAGE)[:-3]),
+        (b"Content-Encoding: compress\r\n", b"\x1f\x9d\x90\x3c\x02"),
+        (b"Content-Encoding: x-unknown\r\n", bytes(range(256))),
+        (b"Transfer-Encoding: chunked\r\n", IN_CHUNKS[:-10]),
+        (b"Transfer-Encoding: chunked\r\n", IN_CHUNKS + b"zz\r\n" + PAGE),
     ],
 )
 def test_a_body_that_cannot_be_decoded_costs_no_other_record(gather, headers, body):

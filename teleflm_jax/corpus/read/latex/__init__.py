@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.extract import decode
+from teleflm_jax.corpus.charsets import decode
 from teleflm_jax.corpus.read import LONGEST, Found
 from teleflm_jax.corpus.read.latex import conditionals, macros, marks
 from teleflm_jax.corpus.tally import Tally

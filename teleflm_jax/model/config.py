@@ -62,7 +62,9 @@ class ModelConfig:
                 "change model.attention to 'xla' or model.document_attention to False"
             )
         if self.attention == "cudnn" and self.compute_dtype == "float32":
-            raise UserError("got model.attention='cudnn' with model.compute_dtype='float32'; allowed: bfloat16 or float16; change one of the two")
+            raise UserError(
+                "got model.attention='cudnn' with model.compute_dtype='float32'; allowed: bfloat16 or float16; change one of the two"
+            )
 
     @property
     def head_size(self) -> int:

@@ -156,7 +156,7 @@ def test_a_continuation_that_cannot_be_scored_whole_is_refused_by_its_item(tmp_p
 def test_texts_of_which_only_the_end_is_read_are_counted_and_told(folder, model, monkeypatch):
     harness, kept = pytest.importorskip("teleflm_jax.evaluate.harness"), {}
     monkeypatch.setattr(
-        harness.engine, "complete", lambda decoder, tokenizer, requests, *, slots: [types.SimpleNamespace(text="") for _ in requests]
+        harness.engine, "complete", lambda decoder, tokenizer, requests, *, slots, pause: [types.SimpleNamespace(text="") for _ in requests]
     )
     scores = suite.measure(suite.load(config(folder, {"choice": 4, "ending": 0, "write": 7, "whole": 0})), model, keep=kept)
 
@@ -177,7 +177,7 @@ def test_texts_of_which_only_the_end_is_read_are_counted_and_told(folder, model,
 def test_each_answer_of_each_item_has_random_numbers_of_its_own_whatever_else_is_asked(model, monkeypatch):
     harness, seen = pytest.importorskip("teleflm_jax.evaluate.harness"), []
 
-    def complete(decoder, tokenizer, requests, *, slots):
+    def complete(decoder, tokenizer, requests, *, slots, pause):
         seen.append([tuple(request.key) for request in requests])
         return [types.SimpleNamespace(text="") for _ in requests]
 

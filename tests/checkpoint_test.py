@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from teleflm_jax import checkpoint, checksum
-from teleflm_jax.checkpoint import paths
+from teleflm_jax.checkpoint import failures, paths
 from teleflm_jax.checkpoint.record import seal
 from teleflm_jax.cli import main as commands
 from teleflm_jax.errors import UserError
@@ -23,7 +23,7 @@ KEEP = checkpoint.Retention(last=9, every=0, best=0)
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """No disk here needs a moment to show what was written."""
-    monkeypatch.setattr(checkpoint, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(failures, "RETRY_SECONDS", 0)
 
 
 def arrays(seed: int = 0) -> dict:

@@ -11,9 +11,7 @@ import errno
 import json
 import os
 import pathlib
-import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +21,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from teleflm_jax import checksum
-from teleflm_jax.checkpoint.paths import DESCRIPTORS, plain
+from teleflm_jax.checkpoint import failures
+from teleflm_jax.checkpoint.paths import plain
 from teleflm_jax.checkpoint.record import MARKER, Damaged, Record, quiet, read, seal, signature, why
 from teleflm_jax.checkpoint.verify import opened, probe, verify
 from teleflm_jax.errors import UserError
@@ -35,8 +34,6 @@ FOLDER = "checkpoints"
 PARTS = ("model", "optimizer")
 ASIDE = ".damaged"
 """In the names of checkpoints that were found damaged."""
-TRIES, RETRY_SECONDS = 3, 1.0
-"""A shared disk may need a moment to show what another machine wrote."""
 LAYERS = "blocks"
 """Name of the parts of a tree whose arrays are stacked along a leading dimension, one entry a layer."""
 CHUNK_BYTES = 64 << 20
@@ -103,7 +100,7 @@ class Writer:
             self.wait()  # as Orbax would do now
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
-        with _disk_errors(self.folder):
+        with failures.disk_errors(self.folder):
             self._settle()  # the next save would wait for it as well
             self.begun.append(self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed))
 
@@ -123,13 +120,13 @@ class Writer:
         there = [found.step for found in self.orbax.checkpoints]
         kept = self.keep.retention.kept({step: self.keep.bpbs.get(step) for step in there})
         stays = multihost_utils.broadcast_one_to_all(np.array([step in kept for step in there], bool))
-        with _disk_errors(self.folder):
+        with failures.disk_errors(self.folder):
             for step in (step for step, stay in zip(there, stays, strict=True) if not stay):
                 self.orbax.delete(step)
 
     def wait(self) -> None:
         """Return when nothing is being written any more; raises what the writing met, and as `read_back`."""
-        with _disk_errors(self.folder):
+        with failures.disk_errors(self.folder):
             self._settle()
             self.orbax.wait()
         self.read_back()
@@ -147,8 +144,8 @@ class Writer:
         if self.looked or self.first is None or jax.process_index() > 0:
             return
         self.looked = True
-        _, failure = _attempted(lambda: probe(self.folder, self.first))
-        if failure is not None and not _is_damage(failure):
+        _, failure = failures.attempted(lambda: probe(self.folder, self.first))
+        if failure is not None and not failures.is_damage(failure):
             raise failure
         if failure is not None:
             reason = failure.reason if isinstance(failure, Damaged) else why(failure)
@@ -179,7 +176,7 @@ def writer(folder: pathlib.Path, retention: Retention, bpbs: Mapping[int, float]
     keep = _Keep(retention=retention, bpbs=dict(bpbs or {}))
     every_call = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"save_decision_policy": every_call, "preservation_policy": keep, "cleanup_tmp_directories": True}
-    with _disk_errors(folder), contextlib.ExitStack() as stack:
+    with failures.disk_errors(folder), contextlib.ExitStack() as stack:
         folder.mkdir(exist_ok=True)
         place = stack.enter_context(plain(folder))
         checkpointer = stack.enter_context(ocp.training.Checkpointer(place, context=_context(), **options))
@@ -315,15 +312,15 @@ def _load_array(path: pathlib.Path, place: pathlib.Path, name: str, like: jax.Sh
         # waited for: what was read is let go only when the devices have it
         return jax.block_until_ready(jax.make_array_from_callback(like.shape, like.sharding, part))
     except ValueError as error:  # TensorStore's
-        if not _is_damage(error):
+        if not failures.is_damage(error):
             raise
         raise Damaged(path, f"{name} cannot be read: {why(error)}") from error
 
 
 def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     """Read with every process's disk; where any fails, all raise: what speaks of damage before what speaks of the disk or the mount."""
-    found, failure = _attempted(read)
-    kinds = [_is_damage, lambda error: error is not None and not _is_damage(error)]
+    found, failure = failures.attempted(read)
+    kinds = [failures.is_damage, lambda error: error is not None and not failures.is_damage(error)]
     damaged, refused = (
         np.flatnonzero(multihost_utils.process_allgather(np.int32(failure is not None and kind(failure)))) for kind in kinds
     )
@@ -337,27 +334,6 @@ def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
         reason = why(failure) if failure else "another process could not read it"
         raise OSError(errno.EIO, f"process {_names(refused)} cannot read it ({reason})", str(path)) from failure
     return found
-
-
-def _attempted(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """What is read, or what speaks against it after some tries."""
-    found, failure = None, None
-    for attempt in range(TRIES):
-        time.sleep(attempt * RETRY_SECONDS)
-        try:
-            return read(), None
-        except Exception as error:  # TensorStore has no class for what a damaged file makes it raise
-            failure = error
-    return found, failure
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether an error speaks of the files; others speak of a disk, a mount, a process without memory."""
-    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or (
-        isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-    ):
-        return False
-    return not re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|os_error_code='(?!2')", why(error))
 
 
 def _names(processes: np.ndarray) -> str:
@@ -387,21 +363,3 @@ def _chunks(path: tuple, value: Any) -> ocp.options.ArrayOptions.Saving.StorageO
     """Store an array in chunks, stacked ones layer by layer: who exports or loads a part of it need not decode all of it."""
     stacked = LAYERS in checksum.name(path).split("/") and value.ndim > 1
     return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: pathlib.Path) -> Iterator[None]:
-    """Give TensorStore's form of an OSError its class, and an OSError a name that the user knows."""
-    try:
-        yield
-    except TimeoutError as error:  # Orbax's, which has no errno
-        raise OSError(errno.ETIMEDOUT, "saving took too long", str(folder)) from error
-    except OSError as error:
-        if error.errno is None or not str(error.filename).startswith(str(DESCRIPTORS)):
-            raise
-        raise OSError(error.errno, error.strerror, str(folder)) from error
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if not code:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error

@@ -178,9 +178,8 @@ class Attempt:
         placed = plan.layout.place_batch(batch, plan.train.batch_size)
         if due(expected, plan.guard.recompute_every):
             self._recompute(state, placed)
-        doing = (
-            f"{watchdog.joint(dict(plan.layout.mesh.shape))} of step {expected - ahead}" if self.compiled else "compiling the training step"
-        )
+        joint = watchdog.joint(dict(plan.layout.mesh.shape))
+        doing = f"{joint} of step {expected - ahead}" if self.compiled else "compiling the training step"
         self.parts.dog.expect(doing, guard.hang_limit(plan.guard, self.taken))
         began = time.monotonic()
         state, figures = self.parts.step(state, placed, orders)

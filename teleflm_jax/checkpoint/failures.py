@@ -1,0 +1,57 @@
+"""What libraries and disks raise, told apart: damage in the files, a full or failing disk, a path."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from teleflm_jax.checkpoint.paths import DESCRIPTORS
+from teleflm_jax.checkpoint.record import why
+
+TRIES, RETRY_SECONDS = 3, 1.0
+"""A shared disk may need a moment to show what another machine wrote."""
+
+
+def attempted(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Read with some tries; the result, or else what speaks against it."""
+    found, failure = None, None
+    for attempt in range(TRIES):
+        time.sleep(attempt * RETRY_SECONDS)
+        try:
+            return read(), None
+        except Exception as error:  # TensorStore has no class for what a damaged file makes it raise
+            failure = error
+    return found, failure
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error speaks of the files; others speak of a disk, a mount, a process without memory."""
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or (
+        isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    ):
+        return False
+    return not re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|PERMISSION_DENIED|os_error_code='(?!2')", why(error))
+
+
+@contextlib.contextmanager
+def disk_errors(folder: pathlib.Path) -> Iterator[None]:
+    """Give TensorStore's form of an OSError its class, and an OSError a name that the user knows."""
+    try:
+        yield
+    except TimeoutError as error:  # Orbax's, which has no errno
+        raise OSError(errno.ETIMEDOUT, "saving took too long", str(folder)) from error
+    except OSError as error:
+        if error.errno is None or not str(error.filename).startswith(str(DESCRIPTORS)):
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error

@@ -151,7 +151,7 @@ def test_weights_are_those_of_the_folder_with_heads_interleaved(export, run, tmp
 
 def test_where_ids_may_differ_is_told(export):
     code, told = export("--dtype", "float32")
-    assert code == 0 and told.startswith("note: llama.cpp knows Unicode 15") and len(told.splitlines()) == 1
+    assert code == 0 and told.startswith("note: llama.cpp knows Unicode 15") and told.count("note:") == 1
 
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(export, tokenizer, tmp_path, tmp_path_factory, monkeypatch):

@@ -40,7 +40,7 @@ class Maker:
 
     package: str
     pages: str = ""
-    """What the pages' paths contain."""
+    """Part of the pages' paths."""
     main: str = "body"
     """Selector of the content."""
     without: str = ""
@@ -104,9 +104,9 @@ class Page:
     content: str
     """All of the text that may be extracted."""
     wanted: str
-    """What of it should be."""
+    """The text that should be extracted."""
     items: tuple[tuple[str, str], ...]
-    """Of what should be, parts without a link: (kind, text)."""
+    """Parts of that text without a link: (kind, text)."""
 
 
 def pages(maker: Maker, cache: debian_packages.Cache, count: int) -> list[Page]:

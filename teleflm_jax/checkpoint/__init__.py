@@ -81,7 +81,7 @@ class Writer:
     first: int | None = None
     """The step that was saved first."""
     looked: bool = False
-    """Whether that one has been read back."""
+    """That step has been read back."""
     begun: list = dataclasses.field(default_factory=list)
     """Orbax's answer to the last `save`, at most one: it holds a thread and three files until it is asked for its result."""
 
@@ -101,7 +101,6 @@ class Writer:
         described = {path: {"is": kind, "checksum": sums[path]} for path, kind in signature(arrays).items()}
         sealed = seal(dataclasses.asdict(dataclasses.replace(record, arrays=described)))
         with failures.disk_errors(self.folder):
-            self._settle()  # the next save would wait for it as well
             self.begun.append(self.orbax.save_checkpointables_async(step, dict(arrays), force=True, custom_metadata=sealed))
 
     def holds(self, step: int) -> bool:
@@ -127,12 +126,13 @@ class Writer:
     def wait(self) -> None:
         """Return when nothing is being written any more; raises what the writing met, and as `read_back`."""
         with failures.disk_errors(self.folder):
-            self._settle()
+            while self.begun:
+                self.begun.pop().result()
             self.orbax.wait()
         self.read_back()
 
     def is_due(self) -> bool:
-        """Whether the first checkpoint is finished and has not been read back."""
+        """Tell if the first checkpoint is finished and has not been read back."""
         return jax.process_index() == 0 and self.first is not None and not self.looked and (self.folder / str(self.first) / MARKER).exists()
 
     def read_back(self) -> None:
@@ -145,18 +145,15 @@ class Writer:
             return
         self.looked = True
         _, failure = failures.attempted(lambda: probe(self.folder, self.first))
-        if failure is not None and not failures.is_damage(failure):
+        if failure is None:
+            return
+        if not failures.is_damage(failure):
             raise failure
-        if failure is not None:
-            reason = failure.reason if isinstance(failure, Damaged) else why(failure)
-            raise UserError(
-                f"got the checkpoint of step {self.first} in {self.folder}, which cannot be read back ({reason}); allowed: a folder that "
-                "keeps what is written; look at its disk, or change --workdir to another one with a plain name"
-            ) from failure
-
-    def _settle(self) -> None:
-        while self.begun:
-            self.begun.pop().result()
+        reason = failure.reason if isinstance(failure, Damaged) else why(failure)
+        raise UserError(
+            f"got the checkpoint of step {self.first} in {self.folder}, which cannot be read back ({reason}); allowed: a folder that "
+            "keeps what is written; look at its disk, or change --workdir to another one with a plain name"
+        ) from failure
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What libraries and disks raise, told apart: damage in the files, a full or failing disk, a path."""
+"""Errors of libraries and disks, told apart: damage in the files, a full or failing disk, a path."""
 
 import contextlib
 import errno
@@ -19,19 +19,19 @@ TRIES, RETRY_SECONDS = 3, 1.0
 
 
 def attempted(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """Read with some tries; the result, or else what speaks against it."""
-    found, failure = None, None
+    """Read with some tries; returns the result and None, or None and the last error."""
+    failure = None
     for attempt in range(TRIES):
         time.sleep(attempt * RETRY_SECONDS)
         try:
             return read(), None
         except Exception as error:  # TensorStore has no class for what a damaged file makes it raise
             failure = error
-    return found, failure
+    return None, failure
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error speaks of the files; others speak of a disk, a mount, a process without memory."""
+    """Tell errors that the files cause from those of a disk, a mount, or a process without memory."""
     if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or (
         isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     ):

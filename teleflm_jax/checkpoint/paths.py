@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from teleflm_jax.errors import UserError
 
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
-"""Where Linux shows a process its open files and folders."""
+"""A process's open files and folders, as Linux names them."""
 MISREAD = re.compile(r"[*?\[\]\\]|(^|/)\w+:/")
 """Orbax looks for the shares of a save by a glob whose pattern begins with the whole path, and takes a folder `gs:` for a store."""
 LONGEST = 3_000

@@ -13,7 +13,7 @@ from teleflm_jax.checkpoint.paths import plain
 from teleflm_jax.checkpoint.record import Damaged, Record, quiet, read, signature, why
 
 HEADER = b"zarr.json"
-"""What stands beside the chunks of an array."""
+"""Key of an array's metadata, beside those of its chunks."""
 
 
 def verify(folder: pathlib.Path, step: int) -> Record:

@@ -61,7 +61,10 @@ def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
 
 
 def _compared(field: str, value: object) -> object:
-    """What of a field must stay. The parent of `train.init_from` is not read any more, and may have moved: its name and step must stay."""
+    """Reduce a field to the part that must stay.
+
+    The parent of `train.init_from` is not read any more and may have moved: of its path, the name and the step must stay.
+    """
     return pathlib.PurePath(value).name if field == "init_from" and value else value
 
 

@@ -118,7 +118,7 @@ def _train(given: options.Run, folder: pathlib.Path, began: float) -> int:
 
 
 def _goes_on(folder: pathlib.Path) -> bool:
-    """Whether the first process sees checkpoints of the run's own; a shared disk may show the others an older state."""
+    """Ask the first process if the run has checkpoints of its own; a shared disk may show the others an older state."""
     return bool(start.agreed(bool(checkpoint.numbered(folder / checkpoint.FOLDER))))
 
 

@@ -150,7 +150,7 @@ def decode(content: bytes, charset: str) -> str | None:
 
 
 def _is_of_another(text: str) -> bool:
-    """Whether one in five of the characters besides ASCII stands in a word where no sign and no capital does."""
+    """Tell if one in five of the characters besides ASCII stands in a word where no sign and no capital does."""
     return len(_IN_WORDS.findall(text)) * 5 > len(text) - len(text.encode("ascii", "ignore"))
 
 

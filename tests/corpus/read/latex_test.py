@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from teleflm_jax.corpus import documents
 from teleflm_jax.corpus.read import latex
-from teleflm_jax.corpus.read.latex import conditionals, macros, marks
+from teleflm_jax.corpus.read.latex import macros, marks
 from teleflm_jax.corpus.tally import Tally
 
 DAMAGED = "truncated or damaged file"
@@ -369,46 +369,10 @@ def test_any_text_loses_its_comments_and_macros_without_failing(pieces):
     assert isinstance(macros.expand(bare, macros.Macros()), str)
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        (r"A\iffalse B\fi C", "A C"),
-        ("One.\n\\iffalse\nDraft.\n\n\\fi\nTwo.", "One.\nTwo."),
-        (r"\iffalse a\else b\fi", " b"),
-        (r"\iftrue a\else b\fi c", " a c"),
-        (r"\iffalse a\ifx\b\c d\else e\fi f\fi g", " g"),
-        (r"\iffalse a \iffalse b\fi c\fi d", " d"),
-        (r"\iffalse $a \iff b$, \ifthenelse{a}{b}{c} \fi d", " d"),
-        (r"$a \iff b$ \ifthenelse{a}{b}{c}", r"$a \iff b$ \ifthenelse{a}{b}{c}"),
-        (r"\ifx\a\b c\else d\fi", r"\ifx\a\b c\else d\fi"),
-        (r"\ifx\a\b c\iffalse d\fi\else e\fi", r"\ifx\a\b c\else e\fi"),
-        ("\\if0 hidden\\fi shown", " shown"),
-        ("\\if01 hidden\\else seen\\fi", " seen"),
-        (r"\if0\x unknown\fi", r"\if0\x unknown\fi"),
-        (r"\newif\ifdraft \ifdraft a\else b\fi", r"\newif\ifdraft  b"),
-        (r"\newif\ifdraft\drafttrue \ifdraft a\else b\fi \draftfalse\ifdraft c\fi", r"\newif\ifdraft\drafttrue  a \draftfalse"),
-        (r"\newif\ifdraft\iffalse\drafttrue\fi\ifdraft a\fi", r"\newif\ifdraft"),
-        (r"A \iffalse without an end", r"A \iffalse without an end"),
-        (r"A \fi B \else C", r"A \fi B \else C"),
-        (r"\verb|\iffalse| A \verb|\fi|", r"\verb|\iffalse| A \verb|\fi|"),
-        ("a\\iftrue\\iffalse x\\fi\\fi\nb", "a\nb"),
-    ],
-)
-def test_what_is_not_typeset_is_left_out(text, kept):
-    assert conditionals.without_dead_branches(text) == kept
-
-
 def test_drafts_of_a_paper_are_left_out_in_all_its_files(paper):
     main = document("\\input{a}\n\\ifdraft\nTODO\n\\else\nFinal.\n\\fi\n\\iffalse\n\\input{b}\n\\fi", "\\newif\\ifdraft")
     files = {"main.tex": main, "a.tex": b"Text\n\\iffalse old \\fi\nmore.\n\\endinput\nrest", "b.tex": b"never"}
     assert paper(files) == "Text\nmore.\n\nFinal."
-
-
-@pytest.mark.parametrize("part", [r"\iffalse ", r"\ifx ", r"\fi ", r"\iffalse\else ", r"\newif\ifa\ifa", "\\iffalse\n\\fi\n"])
-def test_many_conditionals_take_time_in_proportion(part):
-    start = time.process_time()
-    conditionals.without_dead_branches(part * 100_000)
-    assert time.process_time() - start < 10  # two seconds; the square would be hours
 
 
 @settings(max_examples=150, deadline=None)

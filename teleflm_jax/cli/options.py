@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sharding import processes
 from sharding.config import MeshConfig
-from teleflm_jax import config, open_files
+from teleflm_jax import config, foreign, open_files
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
@@ -295,7 +295,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
         where = f"{error.filename}: " if error.filename is not None else ""
         message = f"got {where}{error.strerror}; allowed: {allowed.format(limit=open_files.limit())}; {change}"
     time.sleep(hesitate)
-    print("error: " + " ".join(message.splitlines()), file=sys.stderr)
+    print("error: " + foreign.printable(" ".join(message.splitlines())), file=sys.stderr)
     return WRONG_INPUT
 
 

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from teleflm_jax import config
 from teleflm_jax.cli import options, report_page
 from teleflm_jax.cli.tables import Table, make_console, show
 from teleflm_jax.errors import UserError
+from teleflm_jax.foreign import printable
 from teleflm_jax.train import curves, ledger
 from teleflm_jax.train.progress import duration
 from teleflm_jax.train.run_log import EVALS, EVENTS, METRICS, rows
@@ -192,8 +192,3 @@ def _clock(event: ledger.Event) -> str:
     with contextlib.suppress(ValueError, OverflowError, OSError):
         return f"{datetime.datetime.fromtimestamp(ledger.number(event.get('time')), datetime.UTC):%Y-%m-%d %H:%M:%S}Z"
     return ""
-
-
-def printable(text: str) -> str:
-    """Text from a log or a folder's name without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)

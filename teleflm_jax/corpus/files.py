@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from teleflm_jax.corpus import links, streams
+from teleflm_jax import links
+from teleflm_jax.corpus import streams
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HEAD = 1 << 14

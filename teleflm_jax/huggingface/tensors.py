@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from teleflm_jax.corpus import links
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -61,7 +61,7 @@ def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
     if (folder / INDEX).is_file():
         return _indexed(folder)
     if (folder / SINGLE).is_file():
-        return read_header(_inside(folder, SINGLE))
+        return read_header(foreign.inside(folder, SINGLE))
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
     if pickles:
         raise UserError(
@@ -72,7 +72,7 @@ def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
 
 
 def _indexed(folder: pathlib.Path) -> dict[str, Tensor]:
-    place = _inside(folder, INDEX)
+    place = foreign.inside(folder, INDEX)
     if place.stat().st_size > LARGEST_HEADER:
         raise _wrong(place, "it is larger than an index can be")
     index = _json(place, place.read_bytes())
@@ -81,26 +81,13 @@ def _indexed(folder: pathlib.Path) -> dict[str, Tensor]:
         raise _wrong(place, "it has no weight_map from names to files")
     found: dict[str, Tensor] = {}
     for file in sorted(set(named.values())):
-        for name, tensor in read_header(_inside(folder, file)).items():
+        for name, tensor in read_header(foreign.inside(folder, file)).items():
             if named.get(name) != file:
                 raise _wrong(place, f"{file} holds {name!r}, for which it names {named.get(name, 'no file')!r}")
             found[name] = tensor
     if missing := sorted(named.keys() - found.keys()):
         raise _wrong(place, f"{named[missing[0]]} does not hold {missing[0]!r}")
     return found
-
-
-def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of a folder whose name, and whose place after links, is in that folder, or in the blobs of its own snapshot."""
-    path = folder / name
-    plain = name not in ("", ".", "..") and not set(name) & set("/\\\0")
-    if not plain or (path.resolve().parent != folder.resolve() and not links.is_blob(path, links.blobs(folder))):
-        raise UserError(
-            f"got the file name {name!r} in {folder}, which leaves the folder; allowed: files that lie in it; copy them there (cp -L)"
-        )
-    if not path.is_file():
-        raise UserError(f"got {folder} without {name}, which its index names; allowed: all files of the model; fetch it again")
-    return path
 
 
 def read_header(path: pathlib.Path) -> dict[str, Tensor]:
@@ -149,14 +136,9 @@ def _are_counts(values: Any) -> bool:
 
 
 def _json(path: pathlib.Path, content: bytes) -> dict:
-    def once(pairs):
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name stands twice")
-        return dict(pairs)
-
     try:
-        found = json.loads(content, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        found = foreign.parse_json(content)
+    except ValueError as error:
         raise _wrong(path, f"its JSON cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise _wrong(path, "its JSON is no object")

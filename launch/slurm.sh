@@ -21,6 +21,8 @@ workdir=${2:-runs/52b}
 # launch --preflight -- train.py ... first measures every node, and ends with 1 and the names of slow ones.
 export TELEFLM_FINAL_FILE=$PWD/.final-$SLURM_JOB_ID
 rm -f "$TELEFLM_FINAL_FILE"
+TELEFLM_START_SECRET=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+export TELEFLM_START_SECRET # what the processes prove to each other when they meet
 srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     python -m teleflm_jax launch -- train.py --gin_file "$run" --workdir "$workdir" &
 step=$!

@@ -5,9 +5,11 @@ Reading a place imports no jax; `join` does. Devices must not have been asked fo
 
 import contextlib
 import dataclasses
+import ipaddress
 import os
 import pathlib
 import re
+import socket
 import sys
 import threading
 import time
@@ -21,6 +23,11 @@ PORTS = range(61_440, 65_536)
 """Where the coordinator listens when nothing says so: chosen by the job's number, so that jobs on one host differ."""
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """Environment of `launch` and of whatever starter we know nothing about; the address also overrides what a cluster says."""
+
+BIND = "JAX_COORDINATOR_BIND_ADDRESS"
+"""Environment, jax's own name: where process 0 listens, if it is not where the others look for it."""
+SECRET = "TELEFLM_START_SECRET"
+"""Environment: what the processes of a run prove to each other that they know when they meet."""
 
 ORDERLY = (0, 75)
 """Exit codes at which all processes leave together: done, or stopped after saving."""
@@ -81,10 +88,12 @@ def find(
             )
         size, rank, local, per_host = (_of(environment, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE"))
         return Place(coordinator=address, count=size, index=rank, gpu=_own_gpu(environment, local, per_host))
-    if _of(environment, "SLURM_NTASKS", 1) > 1 and "SLURM_STEP_NODELIST" in environment:  # started by srun, not just inside sbatch
+    # started by srun, not just inside sbatch; a job's step may have fewer tasks than the job, down to one in an interactive shell
+    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+    if _of(environment, tasks, 1) > 1 and "SLURM_STEP_NODELIST" in environment:
         host = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
         default = f"{host[1]}{host[2] or ''}:{_port(_of(environment, 'SLURM_JOB_ID'))}"
-        size, rank, local = (_of(environment, f"SLURM_{name}") for name in ("NTASKS", "PROCID", "LOCALID"))
+        size, rank, local = (_of(environment, name) for name in (tasks, "SLURM_PROCID", "SLURM_LOCALID"))
         per_host = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
         return Place(coordinator=address or default, count=size, index=rank, gpu=_own_gpu(environment, local, int(per_host[0])))
     return _checked(known, address, None, None) if address else None
@@ -98,13 +107,12 @@ def join(place: Place | None) -> None:
     if place is None:
         return
     seconds = _start_seconds(os.environ)
-    # jax's own name for the case that process 0 listens elsewhere than where the others look for it
-    bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", place.coordinator) if place.index == 0 else place.coordinator
+    bind = bind_address(place.coordinator, os.environ)
     try:
-        problem = rendezvous.meet(bind, place.count, place.index, seconds, _say)
+        problem = rendezvous.meet(place.coordinator, place.count, place.index, seconds, _say, secret=os.environ.get(SECRET, ""), bind=bind)
     except OSError as error:
         raise UserError(
-            f"got {bind}, where process 0 cannot listen ({error.strerror}); allowed: a free port of its host; change {ADDRESS}"
+            f"got {bind}, where process 0 cannot listen ({error.strerror}); allowed: a free port of its host; change {ADDRESS} or {BIND}"
         ) from error
     if problem:
         time.sleep(NOTICE_SECONDS * (place.index > 0))
@@ -126,10 +134,32 @@ def join(place: Place | None) -> None:
         place.index,
         local_device_ids=own,
         cluster_detection_method="deactivate",
+        coordinator_bind_address=bind,
         initialization_timeout=2 * seconds,  # it would abort; the alarm comes before it
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
     alarm.cancel()
+
+
+def bind_address(coordinator: str, environment: Mapping[str, str]) -> str:
+    """Where process 0 listens, HOST:PORT: on no other addresses of its host than the others need.
+
+    A name may stand for other addresses elsewhere than on its own host, where it is often a loopback address: except for `localhost`,
+    it means all of them.
+    """
+    if given := environment.get(BIND):
+        _refuse_no_address(given, BIND)
+        return given
+    host, port = rendezvous.split(coordinator)
+    if host == "localhost":
+        return coordinator
+    try:
+        ip = ipaddress.ip_address(host)
+        with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM) as tried:
+            tried.bind((host, 0))
+        return coordinator
+    except (ValueError, OSError):  # a name, or an address that is translated on the way
+        return f"[::]:{port}"
 
 
 def leave(code: int, place: Place | None) -> int:
@@ -172,11 +202,15 @@ def _checked(given: Mapping[str, object], coordinator: str | None, count: int | 
             f"got {', '.join(name for name in given if name not in missing)} without {', '.join(missing)}; "
             f"allowed: all of {', '.join(given)} or none; add what is missing"
         )
-    if not re.fullmatch(r".+:\d{1,5}", coordinator) or not 0 < int(coordinator.rpartition(":")[2]) < 65_536:
-        raise UserError(f"got the coordinator {coordinator!r}; allowed: HOST:PORT, ports up to 65535; change {next(iter(given))}")
+    _refuse_no_address(coordinator, next(iter(given)))
     if not 0 <= index < count:
         raise UserError(f"got process {index} of {count}; allowed: 0 to {count - 1}; change {list(given)[2]}")
     return Place(coordinator=coordinator, count=count, index=index)
+
+
+def _refuse_no_address(address: str, name: str) -> None:
+    if not re.fullmatch(r".+:\d{1,5}", address) or not 0 < int(address.rpartition(":")[2]) < 65_536:
+        raise UserError(f"got the coordinator {address!r}; allowed: HOST:PORT, ports up to 65535; change {name}")
 
 
 def _own_gpu(environment: Mapping[str, str], local: int, per_host: int) -> int | None:

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -90,11 +91,9 @@ def _environments(count: int, environment: dict[str, str]) -> list[dict[str, str
     """Of each process; where it is the only one here, it may be one of a cluster's and knows its place."""
     if count == 1:
         return [environment]
-    address = f"localhost:{_free_port()}"
-    return [
-        environment | {processes.ADDRESS: address, processes.COUNT: str(count), processes.INDEX: str(i), "JAX_LOCAL_DEVICE_IDS": str(i)}
-        for i in range(count)
-    ]
+    common = {processes.ADDRESS: f"localhost:{_free_port()}", processes.COUNT: str(count), processes.SECRET: secrets.token_hex(16)}
+    alone = {name: value for name, value in environment.items() if name != processes.BIND}  # of a cluster, where they listen elsewhere
+    return [alone | common | {processes.INDEX: str(i), "JAX_LOCAL_DEVICE_IDS": str(i)} for i in range(count)]
 
 
 def _run(command: list[str], environments: list[dict[str, str]]) -> int:

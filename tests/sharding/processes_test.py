@@ -1,17 +1,16 @@
-import concurrent.futures
+import ast
 import glob
 import os
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
-from sharding import processes, rendezvous, xla
+from sharding import processes, xla
 from sharding.processes import Place
 from teleflm_jax.errors import UserError
 from tests.job import ROOT
+from tests.sharding.rendezvous_test import free_port
 
 SLURM = {
     "SLURM_JOB_ID": "70001",
@@ -43,6 +42,8 @@ SLURM_PORT = 61_440 + 70_001 % 4_096
             SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8(x14)", "SLURM_LOCALID": "6", "CUDA_VISIBLE_DEVICES": "6"},
             Place(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5, gpu=0),
         ),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell of one task in a job of many
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "8"}, Place(coordinator=f"gpu003:{SLURM_PORT}", count=8, index=5)),
         (OMPI | SLURM | ADDRESS, Place(coordinator="head:1234", count=16, index=9, gpu=1)),
         (OMPI | ADDRESS, Place(coordinator="head:1234", count=16, index=9, gpu=1)),
         (ADDRESS | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, Place(coordinator="head:1234", count=4, index=3)),
@@ -91,63 +92,6 @@ def test_gpu_settings_leave_what_the_user_set_in_force(monkeypatch):
     assert xla.gpu_settings({"JAX_PLATFORMS": "cpu"}) == {} and xla.gpu_settings({}) == xla.settings({})
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
-
-
-def meet(indices, count, seconds, port=None):
-    """What `rendezvous.meet` answers these processes of `count`."""
-    address = f"localhost:{port or free_port()}"
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda index: rendezvous.meet(address, count, index, seconds, print), indices))
-
-
-def test_processes_meet_in_whatever_order_they_come():
-    assert meet([2, 1, 3, 0], 4, 20) == [None] * 4
-
-
-def test_process_0_names_who_is_missing_and_tells_those_who_came(monkeypatch, capsys):
-    monkeypatch.setattr(rendezvous, "REPORT_SECONDS", 0.4)
-    first, other = meet([0, 2], 4, 1)
-    assert first == (
-        "got 2 of 4 processes after 1 s; missing: processes 1 and 3; allowed: all of them; start it, or look at its log and its host"
-    )
-    assert other == f"process 0 ended the start: {first}"
-    assert capsys.readouterr().out.splitlines()[-1] == "waiting for 2 of 4 processes since 1 s: processes 1 and 3"
-
-
-def test_a_process_that_leaves_again_is_missing_and_strangers_do_not_count():
-    port = free_port()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        first = pool.submit(rendezvous.meet, f"localhost:{port}", 3, 0, 2, print)
-        for said in (b"3 1\n", b"GET / HTTP/1.1\r\n", b"5 2\n"):
-            while True:
-                try:
-                    stranger = socket.create_connection(("localhost", port))
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.05)
-            with stranger:
-                stranger.sendall(said)
-                time.sleep(0.1)
-        assert "got 1 of 3" in first.result() and "processes 1 and 2" in first.result()
-
-
-def test_a_process_without_a_coordinator_says_where_it_looked():
-    port = free_port()
-    (alone,) = meet([1], 2, 1, port)
-    assert alone.startswith(f"got no answer from process 0 at localhost:{port} in 1 s (Connection refused); allowed: ")
-    assert "got no answer from process 0 at no.such.host:1 in" in rendezvous.meet("no.such.host:1", 2, 1, 0.5, print)
-
-
-def test_of_many_missing_processes_a_few_are_named():
-    assert rendezvous.names([3]) == "process 3" and rendezvous.names({5, 3}) == "processes 3 and 5"
-    assert rendezvous.names(range(100), most=3) == "processes 0, 1, 2 and 97 more"
-    assert rendezvous.split("[::1]:80") == ("::1", 80)
-
-
 def test_a_start_that_never_completes_ends_with_70_and_one_line():
     script = "import os\nfrom sharding import processes\nprocesses.join(processes.find(os.environ))"
     run = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "3", "JAX_PLATFORMS": "cpu"}
@@ -176,3 +120,44 @@ def test_what_starting_again_does_not_mend_is_said_where_a_scheduler_looks(tmp_p
     monkeypatch.setenv(processes.FINAL_FILE, str(file))
     assert processes.leave(code, None) == code
     assert (file.read_text() if file.exists() else None) == said
+
+
+@pytest.mark.parametrize(
+    "coordinator, environment, bound",
+    [
+        ("localhost:7", {}, "localhost:7"),
+        ("127.0.0.1:7", {}, "127.0.0.1:7"),
+        ("node7:7", {}, "[::]:7"),
+        ("192.0.2.1:7", {}, "[::]:7"),  # of no host: as if it were translated on the way
+        ("node7:7", {"JAX_COORDINATOR_BIND_ADDRESS": "10.0.0.1:8"}, "10.0.0.1:8"),
+    ],
+)
+def test_process_0_listens_where_the_others_look_for_it(coordinator, environment, bound):
+    assert processes.bind_address(coordinator, environment) == bound
+
+
+def test_an_address_to_listen_at_has_a_port():
+    with pytest.raises(UserError, match="change JAX_COORDINATOR_BIND_ADDRESS"):
+        processes.bind_address("a:1", {"JAX_COORDINATOR_BIND_ADDRESS": "10.0.0.1"})
+
+
+def test_the_service_of_a_local_launch_is_not_to_be_reached_from_elsewhere(tmp_path):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux has /proc")
+    script = tmp_path / "listeners.py"
+    script.write_text(
+        "import os, pathlib\n"
+        "from sharding import processes\n"
+        "place = processes.find(os.environ)\n"
+        "assert len(os.environ[processes.SECRET]) == 32\n"
+        "processes.join(place)\n"
+        "port = f'{int(place.coordinator.split(\":\")[1]):04X}'\n"
+        "rows = [row.split() for name in ('tcp', 'tcp6') for row in pathlib.Path('/proc/net', name).read_text().splitlines()[1:]]\n"
+        "if place.index == 0: print([row[1] for row in rows if row[1].endswith(':' + port) and row[3] == '0A'])\n"
+    )
+    command = [sys.executable, "-m", "teleflm_jax", "launch", "-n", "2", "--devices_per_process", "1", "--", str(script)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert found.returncode == 0, found.stderr
+    loopback = ("0100007F:", "00000000000000000000000001000000:", "0000000000000000FFFF00000100007F:")
+    listening = ast.literal_eval(found.stdout.strip())
+    assert listening and all(address.startswith(loopback) for address in listening), listening

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.model import size
 from teleflm_jax.mup import MATRIX, VECTOR
 from teleflm_jax.optim import optimizer as update_rule
-from teleflm_jax.train import curves, diagnose, guard, hardware, run_log, start, stop, watchdog
+from teleflm_jax.train import diagnose, guard, hardware, run_log, start, stop, watchdog
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import due
 from teleflm_jax.train.parts import DONE, STOPPED, GaveUp, History, Parts, Plan, Rewind
@@ -42,6 +42,8 @@ class Attempt:
     history: History
     counters: Counters
     """Of steps whose figures are known."""
+    draw: Callable[[], object]
+    """Draws the run's curves, in the process that writes its logs."""
     memory: guard.Memory = guard.Memory()
     mark: float = 0.0
     """When the last known step was done."""
@@ -354,7 +356,7 @@ class Attempt:
             self.parts.say(f"a signal ended the evaluation after step {step}; it is done when the run goes on")
             return False, True
         self.log.evaluation({"step": step, "tokens": self.counters.tokens, **figures})
-        self._draw()
+        self.draw()
         taken.append(time.monotonic() - began)
         del taken[:-RECENT]
         self.log.event("eval", step=step, seconds=taken[-1])
@@ -388,12 +390,8 @@ class Attempt:
         self.checkpoints.prune()  # the last evaluation may have found a better one
         self.log.event("saved", step=self.counters.updates, seconds=time.monotonic() - began)
         if self.plan.evaluate is None:  # the last evaluation drew them else
-            self._draw()
+            self.draw()
         self.log.event("done", step=self.counters.updates, tokens=self.counters.tokens)
-
-    def _draw(self) -> None:
-        if jax.process_index() == 0:
-            curves.draw(self.plan.folder)
 
     def _patience(self) -> float:
         """Seconds that anything but a step may take."""

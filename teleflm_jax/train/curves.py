@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 
 from teleflm_jax.train import history
-from teleflm_jax.train.run_log import EVALS, METRICS, rows
 
 STYLE = {"backend": "agg", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -33,10 +32,10 @@ class Run:
     """The rows of evals.jsonl."""
 
 
-def draw(folder: pathlib.Path) -> pathlib.Path:
-    """Draw FOLDER/curves.png from the run's logs; returns its path."""
-    run = Run(label="", history=history.read(folder / METRICS), evals=list(rows(folder / EVALS)))
-    path = folder / "curves.png"
+def draw(logs: history.Growing) -> pathlib.Path:
+    """Draw curves.png into the folder of a run from its logs; returns its path."""
+    run = Run(label="", history=logs.read(), evals=logs.evals)
+    path = logs.folder / "curves.png"
     figure = losses([run])
     figure.savefig(path, dpi=110)
     plt.close(figure)

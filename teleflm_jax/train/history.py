@@ -1,13 +1,16 @@
 """A run's logs as columns of numbers: eight bytes a value, so that the millions of steps of a long run are read in one pass."""
 
 import array
+import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from teleflm_jax.train.run_log import rows
+from teleflm_jax.train import run_log
+from teleflm_jax.train.run_log import EVALS, METRICS
 
 History = Mapping[str, np.ndarray]
 """Column of metrics.jsonl -> a number a row; NaN where an older trainer wrote none."""
@@ -19,17 +22,36 @@ POINTS = 4_000
 _LARGEST = 1e300
 
 
-def read(path: pathlib.Path) -> History:
-    """The columns of metrics.jsonl; empty ones where there is no file.
+@dataclasses.dataclass(kw_only=True)
+class Growing:
+    """The logs of a run that goes on: each row is read once, and the file's beginning never again."""
 
-    Raises:
-        UserError: a line is no row of this log.
-    """
-    columns = {name: array.array("d") for name in COLUMNS}
-    for row in rows(path):
-        for name, column in columns.items():
-            column.append(number(row.get(name)))
-    return {name: np.array(column, np.float64) for name, column in columns.items()}
+    folder: pathlib.Path
+    evals: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """The rows of evals.jsonl."""
+    columns: dict[str, array.array] = dataclasses.field(default_factory=lambda: {name: array.array("d") for name in COLUMNS})
+    known: dict[str, int] = dataclasses.field(default_factory=lambda: {METRICS: 0, EVALS: 0})
+    """Bytes that have been read of each."""
+
+    def read(self) -> History:
+        """Read what is new in both logs; returns the columns of metrics.jsonl, empty ones where there is no file.
+
+        Raises:
+            UserError: a line is no row of this log.
+        """
+        for end, row in run_log.read_on(self.folder / METRICS, self.known[METRICS]):
+            for name, column in self.columns.items():
+                column.append(number(row.get(name)))
+            self.known[METRICS] = end
+        for end, row in run_log.read_on(self.folder / EVALS, self.known[EVALS]):
+            self.evals.append(row)
+            self.known[EVALS] = end
+        return {name: np.array(column, np.float64) for name, column in self.columns.items()}
+
+
+def read(folder: pathlib.Path) -> History:
+    """The columns of a folder's metrics.jsonl; errors as of `Growing.read`."""
+    return Growing(folder=folder).read()
 
 
 def number(value: object) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from teleflm_jax.train import history
 from teleflm_jax.train.history import History, number
-from teleflm_jax.train.run_log import EVENTS, METRICS, rows
+from teleflm_jax.train.run_log import EVENTS, rows
 
 CATEGORIES = {
     "start-up": "imports, joining the other processes, restoring",
@@ -135,7 +135,7 @@ def read(folder: pathlib.Path) -> Ledger:
         UserError: a log has a line that no run wrote.
     """
     events = [event | {"event": str(event.get("event"))} for event in rows(folder / EVENTS)]  # first: rows may come meanwhile
-    return account(events, history.read(folder / METRICS))
+    return account(events, history.read(folder))
 
 
 def account(events: Sequence[Event], kept: History) -> Ledger:

@@ -1,7 +1,7 @@
 """The training loop: batches in, updates, logs, evaluations and checkpoints out; the same at every scale."""
 
-import collections
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import Iterator
@@ -12,9 +12,10 @@ from jax.experimental import multihost_utils
 
 from teleflm_jax import checkpoint
 from teleflm_jax.optim import optimizer as update_rule
-from teleflm_jax.train import diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
+from teleflm_jax.train import curves, diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.attempt import Attempt
+from teleflm_jax.train.history import Growing
 from teleflm_jax.train.parts import DIVERGED, DONE, STOPPED, Evaluator, GaveUp, Parts, Plan, Rewind
 
 __all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
@@ -111,7 +112,11 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
         if changed:
             log.event("mixture", step=counters.updates, data_step=counters.data_step, proportions=dict(history[-1][1]))
             parts.say(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
-        known = {"beginning": beginning, "history": history, "counters": counters, "compiled": rewound}
+        logs = Growing(folder=plan.folder)
+        if first := jax.process_index() == 0:
+            logs.read()  # a line that is no row is told before the first step
+        draw = functools.partial(curves.draw, logs) if first else lambda: None
+        known = {"draw": draw, "beginning": beginning, "history": history, "counters": counters, "compiled": rewound}
         # under another mixture other losses are usual
         memory = guard.Memory() if changed else _remembered(plan.folder)
         yield Attempt(plan=plan, parts=parts, log=log, checkpoints=checkpoints, memory=memory, **known), batches
@@ -119,7 +124,7 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
 
 def _remembered(folder: pathlib.Path) -> guard.Memory:
     """The figures of the steps before, as the first process's log has them."""
-    rows = collections.deque(run_log.rows(folder / run_log.METRICS), guard.WINDOW) if jax.process_index() == 0 else []
+    rows = run_log.last(folder / run_log.METRICS, guard.WINDOW) if jax.process_index() == 0 else []
     table = np.full((guard.WINDOW, 2), np.nan, np.float32)
     for i, row in enumerate(rows):
         table[i] = row["loss"], row["grad_norm"]

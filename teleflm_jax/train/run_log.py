@@ -5,6 +5,7 @@ line torn by a kill are dropped, so that the files read as if the run had never 
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -17,9 +18,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
 
 METRICS, EVALS, EVENTS = "metrics.jsonl", "evals.jsonl", "events.jsonl"
+LONGEST_ROW = 1 << 20
+"""Bytes of a line; a longer one is no row."""
+BLOCK = 1 << 16
+"""Bytes that are read at a time from a file's end."""
 
 Publish = Callable[[Mapping[str, Any]], None]
 """Called with each row of metrics.jsonl and evals.jsonl: numbers by name, `step` among them."""
@@ -105,19 +111,28 @@ def note(folder: pathlib.Path, event: str, began: float, **fields: Any) -> None:
 
 def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a file of JSON objects; nothing where there is no file."""
+    for _, row in read_on(path, 0):
+        yield row
+
+
+def read_on(path: pathlib.Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows from a byte of the file on, where one begins, each with the byte where it ends.
+
+    Raises:
+        UserError: a line is no row, or it is no plain file.
+    """
     if not path.exists():
         return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise _damaged(path, number) from error
-            if not isinstance(row, dict) or not isinstance(row.get("step", 0), int):
-                raise _damaged(path, number)
-            yield row
+    with foreign.open_plain(path) as file:
+        file.seek(start)
+        while (line := file.readline(LONGEST_ROW)).endswith(b"\n") or len(line) == LONGEST_ROW:
+            yield (start := start + len(line)), _row(path, line, start)
+
+
+def last(path: pathlib.Path, count: int) -> list[dict[str, Any]]:
+    """The last so many rows, in their order; the rest of the file is not read."""
+    found = [_row(path, line, end) for end, line in itertools.islice(_backwards(path), count)]
+    return found[::-1]
 
 
 def bits_per_byte(folder: pathlib.Path) -> dict[int, float]:
@@ -127,26 +142,60 @@ def bits_per_byte(folder: pathlib.Path) -> dict[int, float]:
 
 
 def keep_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
-    """Drop a torn last line and every row past `step`; returns those rows."""
-    found = list(rows(path))
-    _rewrite(path, [row for row in found if row.get("step", 0) <= step])
-    return [row for row in found if row.get("step", 0) > step]
+    """Drop a torn last line and every row past `step`, which stand at the end, since steps grow; returns those rows."""
+    dropped, kept = [], 0
+    for end, line in _backwards(path):
+        row = _row(path, line, end)
+        if row.get("step", 0) <= step:
+            kept = end
+            break
+        dropped.append(row)
+    if path.exists():
+        os.truncate(path, kept)  # atomic: a kill leaves the file as it was or as it is to be
+    return dropped[::-1]
 
 
 def repair(path: pathlib.Path) -> None:
     """Drop a torn last line."""
-    _rewrite(path, list(rows(path)))
+    if path.exists():
+        os.truncate(path, next((end for end, _ in _backwards(path)), 0))
 
 
-def _damaged(path: pathlib.Path, number: int) -> UserError:
-    return UserError(
-        f"got {path}, line {number}, which is not a row of this log; allowed: what the run wrote; restore the file or move it away"
-    )
+def _row(path: pathlib.Path, line: bytes, end: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or type(row.get("step", 0)) is not int:
+        with foreign.open_plain(path) as file:
+            before = sum(file.read(min(BLOCK, end - 1 - place)).count(b"\n") for place in range(0, end - 1, BLOCK))
+        raise UserError(
+            f"got {path}, line {before + 1}, which is not a row of this log; allowed: what the run wrote; restore the file or move it away"
+        )
+    return row
 
 
-def _rewrite(path: pathlib.Path, kept: list[dict[str, Any]]) -> None:
+def _backwards(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """The whole lines of a file from its last to its first, each with the byte where it ends; nothing where there is no file."""
     if not path.exists():
         return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    with foreign.open_plain(path) as file:
+        place, rest = file.seek(0, os.SEEK_END), b""
+        torn = True  # what stands behind the last end of a line
+        while place:
+            size = min(BLOCK, place)
+            place -= size
+            file.seek(place)
+            first, *lines = (file.read(size) + rest).split(b"\n")
+            end = place + len(first) + sum(len(line) + 1 for line in lines)
+            for line in reversed(lines):
+                if not torn:
+                    yield end + 1, line + b"\n"
+                torn = False
+                end -= len(line) + 1
+            rest = first
+            if len(rest) > LONGEST_ROW:
+                yield end + 1, rest
+                return
+        if not torn:
+            yield len(rest) + 1, rest + b"\n"

@@ -27,9 +27,30 @@ def test_the_running_mean_spans_the_last_twentieth():
 
 
 def test_columns_have_a_number_a_row_or_nan(tmp_path):
-    assert all(len(column) == 0 for column in history.read(tmp_path / run_log.METRICS).values())
+    assert all(len(column) == 0 for column in history.read(tmp_path).values())
     for row in ({"step": 1, "tokens": 8, "loss": 2.5}, {"step": 2, "loss": "high", "mfu": 1e999}):
         run_log.append(tmp_path / run_log.METRICS, row)
-    found = history.read(tmp_path / run_log.METRICS)
+    found = history.read(tmp_path)
     assert found["step"].tolist() == [1, 2] and found["loss"][0] == 2.5
     assert all(math.isnan(value) for value in (found["loss"][1], found["tokens"][1], found["mfu"][1], found["elapsed"][0]))
+
+
+def test_rows_are_read_once_as_they_come(tmp_path, monkeypatch):
+    logs = history.Growing(folder=tmp_path)
+    read = []
+    parse = run_log._row
+    monkeypatch.setattr(run_log, "_row", lambda path, line, end: read.append(line) or parse(path, line, end))
+    assert len(logs.read()["step"]) == 0
+    for step in range(1, 8):
+        run_log.append(tmp_path / run_log.METRICS, {"step": step, "loss": float(step)})
+        if step % 3 == 0:
+            run_log.append(tmp_path / run_log.EVALS, {"step": step, "bpb": 1.0})
+            assert logs.read()["loss"].tolist() == [float(number) for number in range(1, step + 1)]
+    with (tmp_path / run_log.METRICS).open("a") as file:
+        file.write('{"step": 8, "lo')  # being written
+        file.flush()
+        assert logs.read()["step"].tolist() == list(range(1, 8))
+        file.write('ss": 8.0}\n')
+    assert logs.read()["step"].tolist() == list(range(1, 9)) == history.read(tmp_path)["step"].tolist()
+    assert [row["step"] for row in logs.evals] == [3, 6]
+    assert len(read) == 8 + 2 + 8 + 2  # each once, and once by the other reader

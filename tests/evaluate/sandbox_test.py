@@ -3,36 +3,20 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 
 import pytest
 
 from teleflm_jax.evaluate import sandbox
+from tests.evaluate.judged import act, equal, run, task
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-
-
-def task(program, test="def check(f):\n    f()\n", prompt="def f():\n"):
-    return sandbox.Task(program=textwrap.dedent(program), entry_point="f", prompt=prompt, test=textwrap.dedent(test))
-
-
-def run(program, test="def check(f):\n    f()\n", prompt="def f():\n", **limits):
-    """Judge a program."""
-    return sandbox.run(task(program, test, prompt), **{"seconds": 3.0} | limits)
-
-
-def act(code, **limits):
-    """Judge a program whose function does something, of which nothing but an exception counts."""
-    return run("def f():\n" + textwrap.indent(textwrap.dedent(code).strip(), "    "), **limits)
-
-
-def equal(result, expected, **settings):
-    """Judge a function that returns something, by comparison."""
-    return run(f"def f(*given):\n    return {result}", f"def check(f):\n    assert {expected}", **settings)
 
 
 def test_a_function_that_fulfils_its_test_has_passed_and_no_other():
@@ -55,18 +39,20 @@ def test_a_test_may_call_what_its_prompt_defines_and_the_function_by_its_name():
     assert run(f"{head}    return x", "def check(g):\n    assert g(1) == 1", head).passed
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["None", "True", "7", "-(1 << 70)", "10**4400", "0.1", "float('-inf')", "'a\\ud800\\0\\n'", "[1, [2.0, 'x']]", "(1, (2,), [])"]
-    + ["{1: 'a', (2, 3): [None]}", "{1, 2}", "frozenset({1})", "1 + 2j", "b'\\xff'", "bytearray(b'a')", "[]", "{}", "set()"]
-    + ["__import__('fractions').Fraction(1, 3)", "__import__('decimal').Decimal('0.10')"],
-)
-def test_plain_values_come_and_go_unchanged(value):
-    test = f"def check(f):\n    x = {value}\n    y = f(x)\n    assert type(y) is type(x) and y == x and repr(y) == repr(x)"
-    if value == "10**4400":
-        test = test.replace(" and repr(y) == repr(x)", "")
-    assert run("def f(x):\n    return x", test).passed
-    assert run(f"def f(x):\n    return {value}", test).passed
+VALUES = """[
+    None, True, 7, -(1 << 70), 10**4300, 0.1, float('-inf'), 'a\\ud800\\0\\n', [1, [2.0, 'x']], (1, (2,), []), {1: 'a', (2, 3): [None]},
+    {1, 2}, frozenset({1}), 1 + 2j, b'\\xff', bytearray(b'a'), [], {}, set(), (), '', __import__('fractions').Fraction(1, 3),
+    __import__('decimal').Decimal('0.10'),
+]"""
+
+
+def test_plain_values_come_and_go_unchanged():
+    same = "all(type(x) is type(y) and x == y for x, y in zip(VALUES, found, strict=True))"
+    test = f"VALUES = {VALUES}\ndef check(f):\n    found = FOUND\n    assert {same}"
+    assert run("def f(x):\n    return x", test.replace("FOUND", "f(VALUES)")).passed
+    assert run("def f(x):\n    return x", test.replace("FOUND", "[f(x=x) for x in VALUES]")).passed
+    assert run(f"def f():\n    return {VALUES}", test.replace("FOUND", "f()")).passed
+    assert not run("def f():\n    return [None] * 23", test.replace("FOUND", "f()")).passed
 
 
 def test_true_and_the_number_differ_and_not_a_number_is_none():
@@ -93,208 +79,11 @@ def test_what_a_function_raises_a_test_may_expect():
         assert not run(f"def f():\n    {ends}", expected.format("BaseException")).passed
 
 
-FORGERIES = {
-    "equal to all": """
-        class All(int):
-            __eq__ = __ge__ = __le__ = __gt__ = __lt__ = lambda self, other: True
-            __ne__ = lambda self, other: False
-            __hash__ = int.__hash__
-        def f(x): return All()
-    """,
-    "equal to all, no subclass": """
-        class All:
-            def __eq__(self, other): return True
-            def __sub__(self, other): return 0
-            def __class__(self): return int
-        def f(x): return All()
-    """,
-    "a list of such": """
-        class All:
-            def __eq__(self, other): return True
-        def f(x): return [All()]
-    """,
-    "frames": """
-        import sys, gc
-        def f(x):
-            frame = sys._getframe()
-            while frame:
-                for scope in (frame.f_locals, frame.f_globals):
-                    for name, value in list(scope.items()):
-                        if 'passed' in str(value)[:10_000] or 'verdict' in name or callable(value): scope[name] = lambda *a, **k: 'passed'
-                frame = frame.f_back
-            return 'passed'
-    """,
-    "garbage collector": """
-        import gc, os, sys
-        def f(x):
-            for thing in gc.get_objects():
-                if isinstance(thing, dict):
-                    for name in ('verdict', 'PASSED', 'broken', '_answered', 'pack', 'unpack'):
-                        if name in thing and name not in ('PASSED',): thing[name] = None
-            return 0
-    """,
-    "every descriptor": """
-        import os
-        def f(x):
-            for number in range(64):
-                for text in (b'passed', b'passed\\n', b'{"passed": true, "why": "passed", "open": []}'):
-                    try: os.write(number, text)
-                    except OSError: pass
-            return 0
-    """,
-    "closed descriptors": "import os\ndef f(x):\n    os.closerange(0, 64)",
-    "another's answers": """
-        import os, json
-        def f(x):
-            for number in range(3, 64):
-                try:
-                    for answer in (['returned', True], ['returned', 1], ['returned', {'opaque': True}]):
-                        text = json.dumps(answer).encode()
-                        os.write(number, len(text).to_bytes(4, 'little') + text)
-                except OSError: pass
-            os._exit(0)
-    """,
-    "left at once": "import os\nos._exit(0)\ndef f(x): return 0",
-    "left by exception": "raise SystemExit(0)",
-    "left when called": "import os\ndef f(x): os._exit(0)",
-    "left at the end": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0",
-    "builtins": """
-        import builtins
-        builtins.AssertionError = builtins.Exception = builtins.BaseException = ValueError
-        builtins.isinstance = lambda *a: True
-        builtins.len = lambda *a: 0
-        builtins.exec = builtins.compile = lambda *a, **k: None
-        def f(x): return 0
-    """,
-    "modules": """
-        import sys, json
-        for name in ('values', 'candidate', 'judge', 'kernel', '__main__', 'json', 'os'):
-            sys.modules[name] = type(sys)('x')
-        json.dumps = lambda *a, **k: '["returned", {"opaque": true}]'
-        def f(x): return 0
-    """,
-    "a judge of its own": """
-        import sys
-        judge = sys.modules['judge']
-        judge.verdict = lambda *a: 'passed'
-        judge.Candidate.__call__ = lambda *a: 1
-        def f(x): return 0
-    """,
-    "memory through ctypes": """
-        import ctypes
-        def f(x):
-            ctypes.memset(id(True), 0, 8)
-            return True
-    """,
-    "memory through /proc": """
-        import os
-        def f(x):
-            for number in (os.getppid(), 1, 2, 3, os.getpid()):
-                for name in ('mem', 'maps', 'fd', 'environ'):
-                    try: open(f'/proc/{number}/{name}', 'r+b').write(b'passed')
-                    except OSError: pass
-            return 0
-    """,
-    "trace": """
-        import ctypes, os
-        libc = ctypes.CDLL(None, use_errno=True)
-        def f(x):
-            for number in (1, 2, os.getppid()):
-                assert libc.ptrace(16, number, 0, 0) == -1
-                assert libc.syscall(310, number, 0, 0, 0, 0, 0) == -1
-            return 0
-    """,
-    "signals": """
-        import os, signal
-        def f(x):
-            for number in (1, 2, 3, os.getppid(), -1, 0):
-                for sign in (signal.SIGKILL, signal.SIGSTOP, signal.SIGALRM, signal.SIGTERM):
-                    try: os.kill(number, sign)
-                    except OSError: pass
-            return 0
-    """,
-    "unpickled": """
-        class Sneaky:
-            def __reduce__(self): return exec, ("import os; os.write(1, b'passed')",)
-        def f(x): return Sneaky()
-    """,
-    "a message too large": "def f(x): return 'x' * (1 << 25)",
-    "a message that never ends": """
-        import os
-        def f(x):
-            for number in range(3, 64):
-                try: os.write(number, (1 << 20).to_bytes(4, 'little'))
-                except OSError: pass
-            while True: pass
-    """,
-    "a deep value": """
-        def f(x):
-            deep = []
-            for _ in range(100_000): deep = [deep]
-            return deep
-    """,
-    "a deep message": """
-        import os
-        def f(x):
-            text = b'["returned",' + b'[' * 1_000_000 + b']' * 1_000_000 + b']'
-            text = len(text).to_bytes(4, 'little') + text
-            for number in range(3, 64):
-                try:
-                    while text: text = text[os.write(number, text):]
-                except OSError: pass
-            os._exit(0)
-    """,
-    "an endless value": """
-        import itertools
-        def f(x): return itertools.count()
-    """,
-    "a value in itself": "def f(x):\n    own = []\n    own.append(own)\n    return own",
-    "a number too long to be written": "def f(x): return 1 << (1 << 22)",
-    "a nameless type": """
-        import os
-        def f(x):
-            for text in (b'["returned",{"object":[]}]', b'["returned",{"int":"1","str":1}]', b'["raised",["BaseException"],"x"]',
-                         b'["raised",[["x"]],1]', b'["raised",null,1]', b'5', b'[]', b'{}', b'["returned"]', b'["returned",{"opaque":1}]'):
-                for number in range(3, 64):
-                    try: os.write(number, len(text).to_bytes(4, 'little') + text)
-                    except OSError: pass
-            os._exit(0)
-    """,
-    "the tests' text": """
-        import gc, os, re
-        name = 'REBMUN_TERCES'[::-1]
-        def f(x):
-            texts = [str(thing)[:100_000] for thing in gc.get_objects()]
-            for number in range(64):
-                try: texts.append(os.pread(number, 1 << 16, 0).decode())
-                except OSError: pass
-            texts += [open(f'/proc/{number}/{name}').read() for number in (1, 2, os.getppid()) for name in ('maps', 'cmdline')
-                      if os.access(f'/proc/{number}/{name}', os.R_OK)]
-            found = re.search(name + r' = (\\d+)', ''.join(texts))
-            return int(found[1]) if found else 0
-    """,
-}
-
-
-@pytest.mark.parametrize("attack", FORGERIES)
-def test_a_wrong_function_never_passes(attack):
-    """The right answer is a number that stands nowhere but in the test."""
-    check = "SECRET_NUMBER = 123_454_321\ndef check(f):\n    assert f(1) == SECRET_NUMBER\n    assert f(2) != f(3)"
-    verdict = run(FORGERIES[attack], check, "def f(x):\n", seconds=1.0)
-    assert not verdict.passed and verdict.why != "passed"
-
-
-def test_a_test_that_catches_everything_is_not_fooled():
-    check = "def check(f):\n    try:\n        f()\n    except BaseException:\n        pass"
-    for leaves in ("import os; os._exit(0)", "raise SystemExit", "import os; os.closerange(3, 64)"):
-        assert run(f"def f():\n    {leaves}", check).why.startswith("failed: ")
-
-
 def test_neither_a_loop_nor_sleep_outlasts_the_clock():
-    for wait in ("while True: pass", "import time\ntime.sleep(100)", "import signal\nsignal.pause()\nwhile True: pass"):
-        for verdict in (act(wait, seconds=0.5), run(f"{wait}\ndef f(): pass", seconds=0.5)):
-            assert verdict.why in ("did not end in time", "failed: PermissionError: [Errno 1] Operation not permitted")
-    assert run("def f(): pass", "def check(f):\n    while True: f()", seconds=0.5).why == "did not end in time"
+    for wait in ("while True: pass", "import time\ntime.sleep(100)"):
+        for verdict in (act(wait, seconds=0.3), run(f"{wait}\ndef f(): pass", seconds=0.3)):
+            assert verdict.why == "did not end in time"
+    assert run("def f(): pass", "def check(f):\n    while True: f()", seconds=0.3).why == "did not end in time"
 
 
 def test_memory_ends():
@@ -343,9 +132,10 @@ def test_nothing_but_python_s_own_files_is_read(tmp_path):
         pytest.skip("this kernel cannot shut off reading (Landlock)")
     places = (tmp_path / "secret", "/etc/passwd", "/proc/1/cmdline", "/proc/self/environ", "/proc/self/maps", "/sys/kernel/notes")
     for place in (*places, sys.executable, __file__):
-        assert "Permission" in act(f"open({str(place)!r}, 'rb').read()").why, place
+        why = act(f"open({str(place)!r}, 'rb').read()").why
+        assert "PermissionError" in why or "FileNotFoundError" in why, place
     for folder in ("/proc", "/", "/tmp", "/root", tmp_path):
-        assert "Permission" in act(f"import os\nos.listdir({str(folder)!r})").why, folder
+        assert act(f"import os\nassert os.listdir({str(folder)!r}) == []").why.startswith("failed: "), folder
     assert act("import os, bisect, statistics, sqlite3\nassert open(os.__file__).read()").passed
 
 
@@ -462,7 +252,7 @@ UNSHARE, LANDLOCK, MOUNT_SETATTR = 272, 444, 442
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls are x86-64's")
 @pytest.mark.parametrize("absent", [(UNSHARE,), (LANDLOCK,), (UNSHARE, LANDLOCK), (MOUNT_SETATTR,)])
 def test_where_a_layer_is_absent_the_others_hold(tmp_path, absent):
-    """Only reading is Landlock's alone, and it is told."""
+    """Reading is Landlock's, and in folders of users also the mounts'; where the first is absent it is told."""
     (tmp_path / "secret").write_text("secret")
     tmp_path.chmod(0o755)
     codes = [
@@ -481,25 +271,26 @@ def test_where_a_layer_is_absent_the_others_hold(tmp_path, absent):
     assert ended.returncode == 0, ended.stderr
     harmless, reading, *attacks = json.loads(ended.stdout)
     assert harmless["passed"] and harmless["left_open"] == (["reading this user's files"] if LANDLOCK in absent else [])
-    assert reading["passed"] == (LANDLOCK in absent)
+    assert reading["passed"] == ({UNSHARE, LANDLOCK} <= {*absent})
     assert not any(verdict["passed"] for verdict in attacks)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_as_an_ordinary_user_it_holds_as_well(tmp_path):
+@pytest.mark.parametrize(
+    "become", [("setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"), ("unshare", "--map-root-user")], ids=["user", "container"]
+)
+def test_as_an_ordinary_user_and_as_a_container_s_root_it_holds_as_well(become):
+    python = "/usr/bin/python3" if sys.base_prefix.startswith("/root") else sys.executable  # that user may not read root's folder
+    if subprocess.run([*become, python, "-c", "pass"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{become[0]} is not possible here")
     codes = ["pass", "open('/etc/passwd')", "open('new', 'w')", "import os\nos.fork()", "import os\nos.kill(1, 9)"]
-    task_ = {"entry_point": "f", "prompt": "def f():\n", "test": "def check(f):\n    f()\n"}
-    python = sys.executable if os.access(sys.executable, os.X_OK) and not sys.base_prefix.startswith("/root") else "/usr/bin/python3"
-    confined = tmp_path / "confined"
-    subprocess.run(["cp", "-r", str(sandbox._CONFINED), str(confined)], check=True)
-    for place in (tmp_path, *list(tmp_path.parents)[:-2]):
-        place.chmod(0o755)
-    for code in codes:
-        problem = json.dumps(task_ | {"program": f"def f():\n{textwrap.indent(code, '    ')}"})
-        ended = subprocess.run(
-            [python, "-I", "-S", str(confined), "3.0", str(1 << 30)], input=problem, text=True, capture_output=True, check=False, user=1234
-        )
-        assert json.loads(ended.stdout)["passed"] == (code == "pass"), ended
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        confined = shutil.copytree(sandbox._CONFINED, pathlib.Path(folder) / "confined")
+        for code in codes:
+            problem = json.dumps(vars(task(f"def f():\n{textwrap.indent(code, '    ')}")))
+            command = [*become, python, "-I", "-S", str(confined), "3.0", str(1 << 30)]
+            ended = subprocess.run(command, input=problem, text=True, capture_output=True, check=False, cwd=folder)
+            assert json.loads(ended.stdout)["passed"] == (code == "pass"), ended
 
 
 def test_what_pause_raises_leaves_out_the_programs_that_have_not_begun(monkeypatch):

@@ -8,6 +8,7 @@ Source: man pages unshare(2), mount(2), mount_setattr(2), setrlimit(2), prctl(2)
 system calls from the kernel's tables for x86-64 and for arm64.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -26,6 +27,9 @@ LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
 NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+PRIVATE = ("/proc", "/sys", "/home", "/root", "/tmp", "/var", "/run", "/mnt", "/media", "/srv")
+"""Where users' files and the kernel's lie: hidden under empty folders where mounts can be made, as not every kernel has Landlock."""
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 CAPABILITY_VERSION_3 = 0x20080522
@@ -117,6 +121,9 @@ def confine() -> list[str]:
     if os.getuid() == 0:
         _give_up_root()
     separate = _libc.unshare(NAMESPACES) == 0
+    for place in PRIVATE if separate else ():
+        if not os.path.dirname(os.__file__).startswith(f"{place}/"):
+            _libc.mount(b"none", place.encode(), b"tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
     attributes = (ctypes.c_uint64 * 4)(READ_ONLY, 0, 0, 0)
     read_only = separate and _call(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.sizeof(attributes)) == 0
     _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -180,9 +187,10 @@ def _give_up_root() -> None:
         if not os.stat(place).st_mode & 1:
             return
         place = os.path.dirname(place)
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+    with contextlib.suppress(OSError):  # in a container's namespace there may be no such user; this root is then none of the machine's
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
 
 
 def _drop_capabilities(capset: int) -> bool:
@@ -216,7 +224,8 @@ def _filter(machine: int, which: int) -> None:
     program = b"".join(struct.pack("HBBI", *step) for step in steps)
     kept = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(kept)))
-    _libc.prctl(PR_SET_SECCOMP, 2, header, 0, 0)
+    if _libc.prctl(PR_SET_SECCOMP, 2, header, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the kernel refuses the filter")
 
 
 def _landlock() -> int:

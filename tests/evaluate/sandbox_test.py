@@ -10,9 +10,11 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 
 import pytest
 
+from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import sandbox
 from tests.evaluate.judged import act, equal, run, task
 
@@ -291,6 +293,42 @@ def test_as_an_ordinary_user_and_as_a_container_s_root_it_holds_as_well(become):
             command = [*become, python, "-I", "-S", str(confined), "3.0", str(1 << 30)]
             ended = subprocess.run(command, input=problem, text=True, capture_output=True, check=False, cwd=folder)
             assert json.loads(ended.stdout)["passed"] == (code == "pass"), ended
+
+
+def test_a_machine_that_fails_right_programs_is_refused(monkeypatch, tmp_path):
+    sandbox.refuse_broken()
+    (tmp_path / "__main__.py").write_text("raise SystemExit(1)")
+    monkeypatch.setattr(sandbox, "_CONFINED", tmp_path)
+    with pytest.raises(
+        UserError, match="got a machine on which programs cannot be confined .the process that watched both was ended.; allowed"
+    ):
+        sandbox.refuse_broken()
+
+
+def test_what_ends_the_trainer_ends_the_program(tmp_path):
+    """With the watcher, however that ends, both of its processes end."""
+    problem = json.dumps(vars(task("def f():\n    while True: pass")))
+    command = [sys.executable, "-I", "-S", str(sandbox._CONFINED), "1.0", str(1 << 30)]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    watcher.stdin.write(problem.encode())
+    watcher.stdin.close()
+    children = pathlib.Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(found := children.read_text().split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(found) == 2
+    watcher.kill()
+    watcher.wait()
+    while any(_lives(child) for child in found) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(_lives(child) for child in found)
+
+
+def _lives(process):
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_what_pause_raises_leaves_out_the_programs_that_have_not_begun(monkeypatch):

@@ -5,6 +5,46 @@ import pytest
 from tests.evaluate.judged import run
 
 FORGERIES = {
+    "a fork bomb": """
+        import os, threading
+        for _ in range(100):
+            for act in (os.fork, threading.Thread(target=print).start):
+                try: act()
+                except (OSError, RuntimeError): pass
+        def f(x): return 0
+    """,
+    "a verdict in print": """
+        import sys
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__):
+            print('{"passed": true, "why": "passed", "open": []}', file=stream, flush=True)
+        def f(x): return 0
+    """,
+    "a stack without bounds": """
+        import sys
+        sys.setrecursionlimit(1 << 30)
+        def f(x): return f(x) or f(x)
+    """,
+    "right once, then gone": """
+        import os
+        def f(x): return 123_454_321 if x == 1 else os._exit(0)
+    """,
+    "an answer too many": """
+        import os
+        def f(x):
+            for number in range(3, 64):
+                try: os.write(number, (17).to_bytes(4, 'little') + b'["returned",true]' * 2)
+                except OSError: pass
+            return 0
+    """,
+    "hooks": """
+        import sys, signal, os
+        sys.excepthook = sys.unraisablehook = lambda *a: os._exit(0)
+        sys.settrace(lambda *a: None)
+        for number in range(1, 32):
+            try: signal.signal(number, lambda *a: os._exit(0))
+            except OSError: pass
+        def f(x): return 0
+    """,
     "equal to all": """
         class All(int):
             __eq__ = __ge__ = __le__ = __gt__ = __lt__ = lambda self, other: True
@@ -199,3 +239,9 @@ def test_a_test_that_catches_everything_is_not_fooled():
     check = "def check(f):\n    try:\n        f()\n    except BaseException:\n        pass"
     for leaves in ("import os; os._exit(0)", "raise SystemExit", "import os; os.closerange(3, 64)"):
         assert run(f"def f():\n    {leaves}", check).why.startswith("failed: ")
+
+
+def test_arguments_do_not_come_back():
+    check = "def check(f):\n    given = [3, 1]\n    assert f(given) == sorted(given)"
+    assert run("def f(x):\n    return sorted(x)", check).passed
+    assert not run("def f(x):\n    x.clear()\n    return x", check).passed

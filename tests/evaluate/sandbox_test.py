@@ -248,7 +248,13 @@ assert libc.prctl(22, 2, ctypes.create_string_buffer(struct.pack("HP", len(progr
 """
 
 
-UNSHARE, LANDLOCK, MOUNT_SETATTR = 272, 444, 442
+def without(absent, source):
+    """Run a program that uses the sandbox where the kernel lacks some system calls."""
+    begin = f"{lacking(*absent)}\nimport json\nfrom teleflm_jax.evaluate import sandbox\n"
+    return subprocess.run([sys.executable, "-c", begin + source], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+
+
+UNSHARE, LANDLOCK, MOUNT_SETATTR, PRCTL = 272, 444, 442, 157
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls are x86-64's")
@@ -267,14 +273,22 @@ def test_where_a_layer_is_absent_the_others_hold(tmp_path, absent):
         f"import os\nfor number in ({os.getpid()}, os.getppid(), 1):\n    open(f'/proc/{{number}}/mem', 'r+b')",
     ]
     tasks = [vars(task("def f():\n" + textwrap.indent(code, "    "))) for code in codes]
-    ask = f"{lacking(*absent)}\nimport json\nfrom teleflm_jax.evaluate import sandbox\n"
-    ask += f"print(json.dumps([vars(one) for one in sandbox.run_all([sandbox.Task(**task) for task in {tasks!r}])]))"
-    ended = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    ask = f"print(json.dumps([vars(one) for one in sandbox.run_all([sandbox.Task(**task) for task in {tasks!r}])]))"
+    ended = without(absent, ask)
     assert ended.returncode == 0, ended.stderr
     harmless, reading, *attacks = json.loads(ended.stdout)
     assert harmless["passed"] and harmless["left_open"] == (["reading this user's files"] if LANDLOCK in absent else [])
     assert reading["passed"] == ({UNSHARE, LANDLOCK} <= {*absent})
     assert not any(verdict["passed"] for verdict in attacks)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls are x86-64's")
+def test_where_the_filter_of_system_calls_is_absent_nothing_passes():
+    ended = without([PRCTL], "sandbox.refuse_broken()")
+    assert (
+        ended.returncode == 1
+        and "UserError: got a machine on which programs cannot be confined (the judge ended with code 1)" in ended.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,8 @@ class Candidate:
                 return values.unpack(result)
             names, text = said
             error = next(filter(_is_exception, map(vars(builtins).get, names)), None)
-        except MemoryError as error:
-            self._break("its answer is too large", error)
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-            self._break(f"{error}", error)
+        except Exception as error:
+            self._break(f"an answer that is none ({type(error).__name__}: {error})", error)
         if error is None:  # such as SystemExit, which ends a program that nobody catches
             self._break(f"{names[0]}: {text}", None)
         raise error(text)

@@ -41,6 +41,8 @@ def main(args: argparse.Namespace):
     texts = read_texts(args.text)
     saved = str(options.workdir(args) / options.SAVED_CONFIG)
     run, folder = options.load_trained(args, before=[saved])  # so that a file of a few settings will do
+    if not (texts or args.packed):
+        options.refuse_withheld(run, "suite")
     if run.suite.tasks and not (texts or args.packed):
         rows = benchmarks.measure(measured.choose(args, run, folder))
         tables_ = benchmarks.tables(rows)

@@ -13,6 +13,7 @@ import select
 import sys
 import time
 import traceback
+import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sharding import processes
@@ -50,6 +51,14 @@ PATHS = {"data": ("tokenizer", "packed", "sources"), "train": ("init_from",), "s
 
 SAVED_CONFIG = "config.gin"
 """In a run's folder: its whole configuration."""
+
+FROM_COMMAND_LINE = {
+    "suite": ("tasks", "fractions", "data", "include", "allow_code"),
+    "telemetry": ("wandb_project", "prometheus_port", "prometheus_address"),
+}
+"""Fields that run code or reach the network: each start must give them, and a run's own configuration does not, since others may have
+written it."""
+WITHHOLD = {SAVED_CONFIG: [f"{section}.{field}" for section, fields in FROM_COMMAND_LINE.items() for field in fields]}
 
 WRONG_INPUT = 2
 """Exit code: what the user gave is wrong."""
@@ -103,6 +112,8 @@ class Run:
     guard: GuardConfig
     telemetry: TelemetryConfig
     profile: ProfileConfig
+    withheld: tuple[str, ...] = ()
+    """Fields of `FROM_COMMAND_LINE` that a run's own configuration sets and this start does not."""
 
 
 def make_parser(prog: str, description: str, example: str = "--gin_file configs/runs/quickstart.gin") -> argparse.ArgumentParser:
@@ -145,7 +156,28 @@ def load(args: argparse.Namespace, optional: Collection[str] = ()) -> Run:
     Raises:
         UserError: On any mistake in it, or when nothing names a configuration.
     """
-    return Run(**load_sections(args, SECTIONS, optional))
+    return _run(args, optional)
+
+
+def _run(args: argparse.Namespace, optional: Collection[str], before: Sequence[str] = ()) -> Run:
+    """Read the configuration, and find what a run's own one sets beside it."""
+    found, whole = (load_sections(args, SECTIONS, optional, before=before, withhold=names) for names in (WITHHOLD, {}))
+    withheld = (
+        f"{section}.{field}"
+        for section, fields in FROM_COMMAND_LINE.items()
+        for field in fields
+        if getattr(found[section], field) != getattr(whole[section], field)
+    )
+    return Run(**found, withheld=tuple(withheld))
+
+
+def refuse_withheld(run: Run, *sections: str) -> None:
+    """Raise a `UserError` where a run's own configuration sets what has to be given on the command line, and was not."""
+    if names := [name for name in run.withheld if name.split(".")[0] in sections]:
+        raise UserError(
+            f"got {', '.join(names)} from a run's own {SAVED_CONFIG} alone; allowed: on the command line, as it may run code or reach the "
+            "network and others may have written that file; give it again, or its default, by --gin_file FILE or --gin_param"
+        )
 
 
 def load_sections(
@@ -155,8 +187,12 @@ def load_sections(
     *,
     before: Sequence[str] = (),
     after: Sequence[str] = (),
+    withhold: Mapping[str, Collection[str]] = types.MappingProxyType(WITHHOLD),
 ) -> dict:
-    """`load` with other sections, as a dictionary; `before` and `after` are gin files that are read first and last."""
+    """`load` with other sections, as a dictionary; `before` and `after` are gin files that are read first and last.
+
+    What a run's own configuration may not set is as its default, unless the command line sets it.
+    """
     folder, files = places(args)
     if not files and folder:
         if not (folder / SAVED_CONFIG).is_file():
@@ -166,7 +202,7 @@ def load_sections(
         files = [str(folder / SAVED_CONFIG)]
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
-    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional))
+    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional, withhold))
 
 
 def absolute(found: Mapping[str, object]) -> dict[str, object]:
@@ -207,7 +243,7 @@ def load_trained(args: argparse.Namespace, before: Sequence[str] = ()) -> tuple[
     """
     folder = workdir(args)
     refuse_no_run(folder)
-    return Run(**load_sections(args, SECTIONS, ("data", "train"), before=before)), folder
+    return _run(args, ("data", "train"), before), folder
 
 
 def refuse_no_run(folder: pathlib.Path) -> None:

@@ -35,7 +35,7 @@ def configuration(folder: pathlib.Path) -> options.Run:
     Raises:
         UserError: the saved configuration is damaged.
     """
-    found = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train"))
+    found = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, ("data", "train"), options.WITHHOLD)
     return options.Run(**options.absolute(found))
 
 

@@ -32,7 +32,9 @@ def main(args: argparse.Namespace, began: float) -> int:
     if args.dry_run:
         train = functools.partial(_dry_run, args)
     else:
-        train = functools.partial(_train, options.load(args), _folder(args), began)
+        given = options.load(args)
+        options.refuse_withheld(given, "telemetry", *["suite"] * bool(given.train.suite_every))
+        train = functools.partial(_train, given, _folder(args), began)
     place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
     processes.join(place)
     return options.run_process(train, place)

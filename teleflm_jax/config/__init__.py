@@ -11,6 +11,7 @@ imports) is refused.
 import dataclasses
 import pathlib
 import re
+import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -19,7 +20,13 @@ from teleflm_jax.config.values import MismatchError, convert, describe, literal,
 from teleflm_jax.errors import UserError
 
 
-def parse(files: Sequence[str], bindings: Sequence[str], sections: Mapping[str, type], optional: Collection[str] = ()) -> dict[str, object]:
+def parse(
+    files: Sequence[str],
+    bindings: Sequence[str],
+    sections: Mapping[str, type],
+    optional: Collection[str] = (),
+    withhold: Mapping[str, Collection[str]] = types.MappingProxyType({}),
+) -> dict[str, object]:
     """Read gin files, then single bindings, into one dataclass per section.
 
     Args:
@@ -27,6 +34,7 @@ def parse(files: Sequence[str], bindings: Sequence[str], sections: Mapping[str, 
         bindings: `section.field = value` texts, which override all files.
         sections: Section name -> dataclass; a field without a default must be bound.
         optional: Sections that may be left out altogether; where a field of theirs is required they are then absent from the result.
+        withhold: Name of a file, without its folder -> bindings that are not taken from files of that name, nor from what they include.
 
     Returns:
         Section name -> instance, in the order of `sections`.
@@ -34,7 +42,7 @@ def parse(files: Sequence[str], bindings: Sequence[str], sections: Mapping[str, 
     Raises:
         UserError: On any mistake in what was given, with its place and the nearest right name.
     """
-    reader = Reader(sections)
+    reader = Reader(sections, withhold)
     bound: dict[str, Binding] = {}
     for file in files:
         bound |= reader.read_file(pathlib.Path(file))

@@ -6,7 +6,7 @@ import pathlib
 import re
 import tokenize
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from gin import config_parser
 
@@ -92,8 +92,8 @@ class Binding:
 class Reader:
     """Reads files with their includes, and remembers the macros that any statement uses, also one that is overridden later."""
 
-    def __init__(self, sections: Mapping[str, type]):
-        self.sections = sections
+    def __init__(self, sections: Mapping[str, type], withhold: Mapping[str, Collection[str]]):
+        self.sections, self.withhold = sections, withhold
         self.macro_uses: list[tuple[str, Place]] = []
 
     def read_file(self, path: pathlib.Path, chain: tuple[pathlib.Path, ...] = ()) -> dict[str, Binding]:
@@ -106,7 +106,8 @@ class Reader:
                 _include(own, self.read_file(included, (*chain, source)), place)
             else:
                 _add(own, self._binding(statement, place))
-        return own
+        withheld = {name for file in (path, source) for name in self.withhold.get(file.name, ())}
+        return {name: binding for name, binding in own.items() if name not in withheld}
 
     def read_parameters(self, texts: Iterable[str]) -> dict[str, Binding]:
         """What `--gin_param` binds, each name once."""

@@ -41,9 +41,9 @@ class Problem:
     test: str
     """Defines `check(function)`."""
 
-    def program(self, completion: str) -> str:
-        """The whole, tests included."""
-        return f"{self.prompt}{completion}\n{self.test}\ncheck({self.entry_point})\n"
+    def task(self, completion: str) -> sandbox.Task:
+        """What is to be judged."""
+        return sandbox.Task(program=self.prompt + completion, entry_point=self.entry_point, prompt=self.prompt, test=self.test)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Call
         requests += [same] * samples
     completions = engine.complete(model.decoder, model.tokenizer, numbered(requests), slots=model.batch_size, pause=pause)
     owners = [asked for asked in problems for _ in range(samples)]
-    verdicts = sandbox.run_all([asked.program(done.text) for asked, done in zip(owners, completions, strict=True)], pause)
+    verdicts = sandbox.run_all([asked.task(done.text) for asked, done in zip(owners, completions, strict=True)], pause)
     correct = [sum(verdict.passed for verdict in verdicts[i : i + samples]) for i in range(0, len(verdicts), samples)]
     return Result(
         passed={k: sum(pass_at(k, samples, number) for number in correct) / len(correct) for k in TRIES},

@@ -1,4 +1,4 @@
-"""Programs that a model has written, run one by one in a process that may do next to nothing (`confined.py`)."""
+"""Programs that a model has written, judged one by one by processes that may do next to nothing (`confined/`)."""
 
 import concurrent.futures
 import dataclasses
@@ -11,39 +11,58 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
+from teleflm_jax.errors import UserError
+
 SECONDS = 5.0
 """Of wall time, and about as many of CPU time; HumanEval's own runner allows 3."""
 MEMORY_BYTES = 1 << 30
 GRACE_SECONDS = 10.0
 """For starting and leaving, before a process that should have ended by itself is killed."""
-_CONFINED = pathlib.Path(__file__).with_name("confined.py")
+_CONFINED = pathlib.Path(__file__).with_name("confined")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A program, and what it is to do."""
+
+    program: str
+    """Nobody has read it."""
+    entry_point: str
+    """The function that it defines."""
+    prompt: str
+    """Imports and helpers that the test calls, and the function's head; comes with the problem."""
+    test: str
+    """Defines `check(function)`; comes with the problem."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a program ended."""
+    """What was found of a program."""
 
     passed: bool
-    """It ran to its end without an exception."""
+    """The test ran to its end without an exception."""
     why: str
     """`passed`, or what went wrong."""
     left_open: tuple[str, ...] = ()
     """What this machine could not shut off."""
 
 
-def run(program: str, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Verdict:
-    """Run one Python program from an empty folder, without environment, network, output, further processes or rights.
+def run(task: Task, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Verdict:
+    """Run one Python program and, in another process, its test.
+
+    Both run from an empty folder, without environment, network, output, further processes or rights. What is called and returned passes
+    between them as plain values (`confined/values.py`), so nothing that the program does to its own process changes the verdict.
 
     Args:
-        program: source text.
-        seconds: of wall time.
-        memory_bytes: of address space.
+        task: the program and its test.
+        seconds: of wall time, for both.
+        memory_bytes: of address space, for each.
     """
-    task = json.dumps({"program": program, "seconds": seconds, "memory_bytes": memory_bytes}).encode()
+    problem = json.dumps(dataclasses.asdict(task)).encode()
     with tempfile.TemporaryDirectory(prefix="program-") as folder:
         os.chmod(folder, 0o755)  # whoever runs it is another user where we are root
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_CONFINED)],
+            [sys.executable, "-I", "-S", str(_CONFINED), str(seconds), str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -52,24 +71,35 @@ def run(program: str, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BY
             start_new_session=True,
         )
         try:
-            told, _ = process.communicate(task, timeout=seconds + GRACE_SECONDS)
+            told, _ = process.communicate(problem, timeout=seconds + GRACE_SECONDS)
             found = json.loads(told)
         except subprocess.TimeoutExpired:
             found = {"passed": False, "why": "did not end", "open": []}
         except ValueError:
-            found = {"passed": False, "why": "the process that watched it was ended", "open": []}
+            found = {"passed": False, "why": "the process that watched both was ended", "open": []}
         finally:
             _end(process)
     return Verdict(passed=found["passed"], why=found["why"], left_open=tuple(found["open"]))
 
 
-def run_all(programs: Sequence[str], pause: Callable[[], None] = lambda: None) -> list[Verdict]:
+def refuse_broken() -> None:
+    """Raise a `UserError` where right programs would fail, as on a machine that lets no process be confined in this way."""
+    right = Task(program="def same(x):\n    return x", entry_point="same", prompt="", test="def check(f):\n    assert f(1) == 1")
+    verdict = run(right, seconds=GRACE_SECONDS)
+    if not verdict.passed:
+        raise UserError(
+            f"got a machine on which programs cannot be confined ({verdict.why}); allowed: Linux with Python's own files readable; measure "
+            "humaneval elsewhere, or leave it out of suite.tasks"
+        )
+
+
+def run_all(tasks: Sequence[Task], pause: Callable[[], None] = lambda: None) -> list[Verdict]:
     """Run programs, as many at a time as there are cores for.
 
     `pause` is called after each; where it raises, those that have not begun are left out.
     """
     with concurrent.futures.ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        running, verdicts = [pool.submit(run, program) for program in programs], []
+        running, verdicts = [pool.submit(run, task) for task in tasks], []
         try:
             for one in running:
                 verdicts.append(one.result())

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.evaluate import humaneval
+from teleflm_jax.evaluate import humaneval, sandbox
 from teleflm_jax.evaluate.config import SuiteConfig
 from teleflm_jax.evaluate.model import Model
 
@@ -77,6 +77,8 @@ def load(config: SuiteConfig) -> Suite:
             "got humaneval alone, which runs code that the model writes; allowed: suite.allow_code = True, or other tasks beside it; "
             "change suite.allow_code or suite.tasks"
         )
+    if runs_code:
+        sandbox.refuse_broken()
     loaded, samples = {}, {}
     if names:
         loaded = _load_tasks(config, names)

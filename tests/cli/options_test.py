@@ -1,5 +1,6 @@
 """What commands share: where a configuration comes from, and that a wrong input is one line and exit code 2."""
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from teleflm_jax import config
 from teleflm_jax.cli import main, options
 from teleflm_jax.errors import UserError
+from teleflm_jax.evaluate.config import SuiteConfig
 
 SIZES = {"num_layers": 1, "d_model": 8, "num_heads": 2, "num_kv_heads": 2, "d_ff": 8, "vocab_size": 9, "context_length": 4}
 SHAPE = "".join(f"model.{name} = {size}\n" for name, size in SIZES.items())
@@ -59,9 +61,12 @@ def test_paths_begin_at_the_current_folder_and_are_absolute_from_then_on(here, t
     assert (found.suite.data, found.suite.include) == (f"{here}/a b/[0]", (f"{here}/x", "/y"))
     assert found.train.init_from == f"{here}/runs/base@10"
     assert load("shape.gin").suite.data is None
-    (here / "run/config.gin").write_text(config.dump(vars(found)))
+    (here / "run/config.gin").write_text(config.dump({name: getattr(found, name) for name in options.SECTIONS}))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert load(str(here / "run")) == found
+    withheld = ("suite.data", "suite.include")
+    assert load(str(here / "run")) == dataclasses.replace(found, suite=SuiteConfig(), withheld=withheld)
+    again = [f"--gin_param={name} = {getattr(found.suite, name.split('.')[1])!r}" for name in withheld]
+    assert load(str(here / "run"), *again) == found
 
 
 def test_records_are_not_read_below_a_folder_whose_name_is_not_utf_8(here):

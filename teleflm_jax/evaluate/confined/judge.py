@@ -1,0 +1,99 @@
+"""Runs a problem's tests on a function that another process has, and says whether they hold.
+
+The tests and the prompt come with the problem and are run here; of the program this process sees values of Python's own types.
+"""
+
+import builtins
+import json
+import os
+
+import kernel
+import values
+
+PASSED = "passed"
+LONGEST = 800
+"""Bytes of a verdict."""
+
+
+class Broken(BaseException):
+    """The candidate has ended, or says what is no answer; no test can make good for it."""
+
+
+class Candidate:
+    """The function, as the tests call it."""
+
+    def __init__(self, ask: int, answered: int):
+        self._ask, self._answered, self.broken = ask, answered, None
+
+    def __call__(self, *arguments, **named):
+        """Ask the other process. Arguments that it changes do not come back, as no test of HumanEval looks at them afterwards."""
+        self._say(values.pack((arguments, named)))
+        return self._listen()
+
+    def run(self, program: str, entry_point: str) -> None:
+        """Have the program run that defines the function."""
+        self._say([program, entry_point])
+        self._listen()
+
+    def _say(self, message: object) -> None:
+        try:
+            values.send(self._ask, message)
+        except OSError as error:
+            self._break("it has ended", error)
+
+    def _listen(self) -> object:
+        try:
+            kind, *said = values.receive(self._answered)
+            if kind == "returned":
+                (result,) = said
+                return values.unpack(result)
+            names, text = said
+            error = next(filter(_is_exception, map(vars(builtins).get, names)), None)
+        except Exception as error:
+            self._break(f"an answer that is none ({type(error).__name__}: {error})", error)
+        if error is None:  # such as SystemExit, which ends a program that nobody catches
+            self._break(f"{names[0]}: {text}", None)
+        raise error(text)
+
+    def _break(self, why: str, error: Exception | None) -> None:
+        self.broken = why
+        raise Broken(why) from error
+
+
+def work(ask: int, answered: int, tell: int) -> None:
+    """Read a problem on stdin, test, and tell; never returns by an exception."""
+    try:
+        with os.fdopen(0, "rb", closefd=False) as stdin:
+            problem = json.load(stdin)
+        kernel.silence()
+        why = verdict(problem, Candidate(ask, answered))
+        os.write(tell, why.encode(errors="replace")[:LONGEST])
+    finally:
+        os._exit(0)
+
+
+def verdict(problem: dict[str, str], candidate: Candidate) -> str:
+    """Return `PASSED`, or what failed."""
+    entry_point = problem["entry_point"]
+    try:
+        candidate.run(problem["program"], entry_point)
+        namespace = {"__name__": "judge"}
+        exec(_complete(problem["prompt"]), namespace)  # its imports and helpers, which tests call
+        namespace[entry_point] = candidate
+        exec(compile(problem["test"], "test", "exec"), namespace)
+        namespace["check"](candidate)
+    except BaseException as error:
+        return " ".join(f"failed: {type(error).__name__}: {error}".split())
+    return PASSED if candidate.broken is None else f"failed: {candidate.broken}"
+
+
+def _complete(prompt: str):
+    """A prompt as code; its last function may have no body yet."""
+    try:
+        return compile(prompt, "prompt", "exec")
+    except SyntaxError:
+        return compile(f"{prompt}\n    pass\n", "prompt", "exec")
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)

@@ -72,7 +72,7 @@ class Harness(TemplateLM):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template, where it is asked for."""
-        return self.model.format.source if chat_template and self.model.format else None
+        return self.model.format.template.source if chat_template and self.model.format else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A dialogue as one text, `<s>` and the roles' marks written out."""

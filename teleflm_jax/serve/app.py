@@ -26,6 +26,8 @@ from teleflm_jax.serve.worker import Failed, Full, Job, Stopped, Worker
 
 RETRY_SECONDS = "1"
 """What a client is told to wait where the queue is full."""
+CHATS = 2
+"""Conversations that are encoded at a time: a template may need seconds, and the threads that encode are completions' too."""
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -42,6 +44,8 @@ class Service:
     stopping: bool = False
     """Whether new requests are refused."""
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+    chats: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(CHATS))
+    """Held while a conversation is encoded."""
 
     def models(self) -> list[dict[str, object]]:
         """The one there is."""
@@ -164,7 +168,8 @@ async def _answer(service: Service, request: Request, read: Callable[..., Call])
     try:
         _admit(service, request)
         body = protocol.parse(await _body(request))
-        call = await asyncio.to_thread(read, body, service.served, most=service.worker.capacity)  # long texts take a while to encode
+        async with service.chats if read is protocol.conversation else contextlib.nullcontext():
+            call = await asyncio.to_thread(read, body, service.served, most=service.worker.capacity)  # long texts take a while to encode
         async with contextlib.AsyncExitStack() as stack:
             job = await _job(service, call, stack)
             leave = stack.pop_all()

@@ -1,6 +1,6 @@
 """Bodies of requests to what the engine is asked for; whatever OpenAI's interface has and we do not is refused, not passed over.
 
-Source: OpenAI's API reference; top_k, min_p and repetition_penalty as in vLLM.
+Source: OpenAI's API reference; top_k, min_p, repetition_penalty and chat_template_kwargs as in vLLM.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ NEUTRAL = {
 """Fields that are not supported -> values, beside null, with which they change nothing."""
 BOTH = ("model", "stream", "stream_options", "max_tokens", "n", "stop", "seed", "logprobs", *SAMPLING)
 COMPLETION = (*BOTH, "prompt", "echo", "best_of")
-CHAT = (*BOTH, "messages", "max_completion_tokens", "top_logprobs")
+CHAT = (*BOTH, "messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs")
 
 
 class Refusal(Exception):
@@ -145,7 +145,12 @@ def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refusal("got no messages; allowed: an array of one or more; add one", param="messages")
-    prompt = _plain("messages", lambda: chat.encode(served.format, [_message(number, each) for number, each in enumerate(messages)]))
+    if len(messages) > served.context_length:
+        raise Refusal(f"got {len(messages):,} messages; allowed: at most {served.context_length:,}; remove some", param="messages")
+    format, variables = served.format, body.get("chat_template_kwargs")
+    if variables is not None:
+        format = _plain("chat_template_kwargs", lambda: chat.given(served.format, variables))
+    prompt = _plain("messages", lambda: chat.encode(format, [_message(number, each) for number, each in enumerate(messages)]))
     top = _whole(body, "top_logprobs", None, 0, MAX_LOGPROBS)
     if top is not None and not _flag(body, "logprobs"):
         raise Refusal("got top_logprobs without logprobs; allowed: with logprobs true; add it", param="top_logprobs")

@@ -2,6 +2,7 @@ import pytest
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat
+from teleflm_jax.generate import template as process
 from teleflm_jax.generate.chat import Message
 from teleflm_jax.tokenizer import layout, load, train
 
@@ -11,10 +12,9 @@ LLAMA = (
 )
 HOSTILE = [
     "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
-    "{% for a in range(99999) %}{{ messages[0].content * 1 }}{{ 'x' ~ a }}{% endfor %}",
     "{% for a in range(9999) %}{{ 'x'.ljust(9999) }}{% endfor %}",
     "{{ 'x' * 10 ** 10 }}",
-    "{{ 9 ** 9 ** 9 }}",
+    "{{ 9 ** (9 ** 9) }}",
     "{{ messages.__class__.__mro__ }}",
     "{{ cycler.__init__.__globals__ }}",
     "{{ messages.append(1) }}",
@@ -137,7 +137,8 @@ def test_marks_for_training_are_passed_over(with_template, ours):
 
 
 @pytest.mark.parametrize("template", HOSTILE)
-def test_a_hostile_template_is_refused_in_time(with_template, template):
+def test_a_hostile_template_is_refused_in_time(with_template, template, monkeypatch):
+    monkeypatch.setattr(process, "SECONDS", 0.5)
     with pytest.raises(UserError, match="^got "):
         with_template("{% for message in messages %}{{ message.content }}{% endfor %}" * (template != HOSTILE[-1]) + template)
 

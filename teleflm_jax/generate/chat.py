@@ -82,6 +82,17 @@ class Format:
         return [self.specials[found[0]] for found in self.pattern.finditer(text)]
 
 
+def source(folder: pathlib.Path, name: str = TEMPLATE) -> str | None:
+    """The text of a template in a model's folder; None where it has none.
+
+    Raises:
+        UserError: it is no plain file that lies in the folder, too large, or not UTF-8.
+    """
+    if not os.path.lexists(folder / name):
+        return None
+    return foreign.read_text(foreign.inside(folder, name), MAX_TEMPLATE_BYTES)
+
+
 def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
     """The format of the model in a run's folder: its `chat_template.jinja`, else ours where the tokenizer is ours.
 
@@ -93,17 +104,16 @@ def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
         UserError: there is none, or it is no template that can write a question and an answer.
     """
     special = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    if os.path.lexists(folder / TEMPLATE):
-        path = foreign.inside(folder, TEMPLATE)
-    elif {"<_user>", "<_bot>", "<_end>", "<_system>"} <= special.keys():
-        path = OURS
-    else:
-        raise UserError(
-            f"got {folder} without {TEMPLATE}; allowed: a model that came with one, or with our tokenizer; put its {TEMPLATE} there"
-        )
+    path, text = folder / TEMPLATE, source(folder)
+    if text is None:
+        if not {"<_user>", "<_bot>", "<_end>", "<_system>"} <= special.keys():
+            raise UserError(
+                f"got {folder} without {TEMPLATE}; allowed: a model that came with one, or with our tokenizer; put its {TEMPLATE} there"
+            )
+        path, text = OURS, OURS.read_text(encoding="utf-8")
     ids = specials.of(tokenizer)
     found = Format(
-        template=Template(foreign.read_text(path, MAX_TEMPLATE_BYTES)),
+        template=Template(text),
         plain=tokenizer,
         parsing=tokenizers.Tokenizer.from_str(tokenizer.to_str()),
         specials=special,

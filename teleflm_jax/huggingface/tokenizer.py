@@ -2,21 +2,23 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
+from teleflm_jax.generate import chat
 from teleflm_jax.tokenizer import load, pieces, specials
 from teleflm_jax.tokenizer.specials import Specials
 
-FILE, SETTINGS, NAMES, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
+FILE, SETTINGS, NAMES, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", chat.TEMPLATE
 TEMPLATES, DEFAULT = "additional_chat_templates", "default"
 """Folder of further chat templates, and the name of the one that is taken."""
 PROBE = "a"
-OUR_TEMPLATE = pathlib.Path(load.__file__).parent / TEMPLATE
 LARGEST_FILE = 1 << 28
 
 
@@ -53,8 +55,10 @@ def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dic
     content["post_processor"] = specials.post_processor(dataclasses.replace(around, named={}), loaded.id_to_token)
     found = {FILE: _text(content), SETTINGS: json.dumps(settings | names, indent=1), NAMES: json.dumps(names, indent=1)}
     ours = load.foreign(loaded) is None
-    template = folder / TEMPLATE if (folder / TEMPLATE).is_file() else OUR_TEMPLATE if ours else None
-    return found | ({TEMPLATE: template.read_text(encoding="utf-8")} if template else {})
+    template = chat.source(folder)
+    if template is None and ours:
+        template = chat.OURS.read_text(encoding="utf-8")
+    return found | ({} if template is None else {TEMPLATE: template})
 
 
 def imported(path: pathlib.Path, settings: Settings, ids: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
@@ -130,14 +134,18 @@ def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | 
     if isinstance(found, list):
         found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)}
     templates = found if isinstance(found, dict) else {DEFAULT: found}
-    files = {path.stem: path for path in sorted((folder / TEMPLATES).glob("*.jinja"))}
-    if (folder / TEMPLATE).is_file():
+    if (further := folder / TEMPLATES).is_symlink():
+        raise UserError(f"got {further}, which is a link; allowed: a folder of the model's own; copy it there (cp -rL)")
+    files = {path.stem: path for path in sorted(further.glob("*.jinja"))}
+    if os.path.lexists(folder / TEMPLATE):
         files.setdefault(DEFAULT, folder / TEMPLATE)
     left = sorted(str(name) for name in {**templates, **files} if name != DEFAULT)
-    notes = (f"of the chat templates {DEFAULT!r} alone is taken, not {', '.join(left)[:200]}",) if left else ()
+    notes = (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
     if DEFAULT in files:
-        return _read(files[DEFAULT]), notes
+        return chat.source(files[DEFAULT].parent, files[DEFAULT].name), notes
     text = templates.get(DEFAULT)
+    if isinstance(text, str) and len(text) > (most := chat.MAX_TEMPLATE_BYTES):
+        raise UserError(f"got a chat_template of {len(text):,} characters in {folder / SETTINGS}; allowed: at most {most:,}; shorten it")
     return text if isinstance(text, str) else None, notes
 
 

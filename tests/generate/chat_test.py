@@ -1,3 +1,6 @@
+import functools
+import os
+
 import pytest
 
 from teleflm_jax.errors import UserError
@@ -179,6 +182,72 @@ def test_a_strange_tokenizer_needs_a_template_of_its_own(tmp_path):
     strange = tokenizers.Tokenizer(tokenizers.models.BPE())
     with pytest.raises(UserError, match="without chat_template.jinja; allowed: a model that came with one"):
         chat.load(tmp_path, strange)
+
+
+def link_out(path):
+    (path.parent.parent / "elsewhere").write_text("{{ messages }}", encoding="utf-8")
+    path.symlink_to("../elsewhere")
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (link_out, "which leaves the folder"),
+        (lambda path: path.symlink_to("gone/x"), "which leaves the folder"),
+        (os.mkfifo, "which is no plain file"),
+        (lambda path: path.write_bytes(b"{{ messages }}" + b" " * (1 << 20)), "of more than 1,048,576 bytes"),
+        (lambda path: path.write_bytes(b"\xff"), "which is not UTF-8"),
+    ],
+)
+def test_a_template_is_a_plain_file_of_its_folder(tmp_path, tokenizer, make, message):
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / chat.TEMPLATE)
+    with pytest.raises(UserError, match=f"^got .*{message}"):
+        opened(tmp_path / "run", tokenizer)
+
+
+def test_what_a_template_says_steers_no_terminal(with_template):
+    with pytest.raises(UserError, match=r"is no template \(\\u001b\[31mred\\n( \.)+") as refused:
+        with_template("{{ raise_exception('\x1b[31mred\\n' ~ ' .' * 9999) }}")
+    assert len(str(refused.value)) < 600 and str(refused.value).isprintable()
+
+
+THINKING = "{% for message in messages %}{{ message.content }}{% endfor %}{{ '<_bot>' if thinking is defined and not thinking.on }}"
+
+
+def test_variables_are_given_to_the_template(with_template, tokenizer):
+    format = with_template(THINKING)
+    plain = tuple(tokenizer.encode("a").ids)
+    assert chat.encode(format, said("a")) == chat.encode(chat.given(format, {}), said("a")) == plain
+    assert chat.encode(chat.given(format, {"thinking": {"on": False}}), said("a")) == (*plain, layout.BOT)
+    assert chat.encode(chat.given(format, {"thinking": {"on": True}, "unread": [None, 1.5, "x"]}), said("a")) == plain
+
+
+@pytest.mark.parametrize(
+    "variables, message",
+    [
+        ([], "that are no object"),
+        ("{}", "that are no object"),
+        ({"messages": []}, "with the name 'messages'"),
+        ({"add_generation_prompt": False}, "with the name 'add_generation_prompt'"),
+        ({"tools": []}, "with the name 'tools'"),
+        ({"strftime_now": "x"}, "with the name 'strftime_now'"),
+        ({"bos_token": ""}, "with the name 'bos_token'"),
+        ({"a b": 1}, "with the name 'a b'"),
+        ({"": 1}, "with the name ''"),
+        ({"\x1b": 1}, r"with the name '\\\\u001b'"),
+        ({"a" * 65: 1}, "with the name 'aaaa"),
+        ({"a": "x" * 16_384}, "of 16,393 characters of JSON"),
+        ({"a": "\ud800"}, "a string with a lone surrogate"),
+        ({"a": "x</s>"}, "with the text of a special token"),
+        ({"a": [{"<_user>": 1}]}, "with the text of a special token"),
+        ({"a": functools.reduce(lambda inner, _: [inner], range(99), 1)}, "more than 64 levels"),
+        ({"a": functools.reduce(lambda inner, _: [inner], range(99_999), 1)}, "that are no JSON"),
+    ],
+)
+def test_wrong_variables_are_refused(ours, variables, message):
+    with pytest.raises(UserError, match=f"^got chat_template_kwargs .*{message}.*; allowed: an object of at most 16,384 characters"):
+        chat.given(ours, variables)
 
 
 @pytest.mark.parity

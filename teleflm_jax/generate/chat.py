@@ -4,6 +4,7 @@ A template is a program that came with the weights: it runs in a process of its 
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -26,7 +27,7 @@ OURS = pathlib.Path(__file__).parents[1] / "tokenizer" / TEMPLATE
 """Where the tokenizer is ours: `<s>`, then turns of `<_user>Q<_bot>A</s><_end>`, after an optional `<_system>`. Source: TeleChat's."""
 ROLES = ("system", "user", "assistant")
 MAX_TEMPLATE_BYTES = 1 << 20
-"""Of a template's file; the longest that models come with have some 20 kB."""
+"""Of a template's file; those of the models that we know have tens of kB at most."""
 MAX_VARIABLES = 16_384
 """Characters of `given`'s variables as JSON."""
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -72,7 +73,7 @@ class Format:
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further ones for the template; from `given`."""
 
-    @property
+    @functools.cached_property
     def pattern(self) -> re.Pattern:
         """Finds special tokens in a text, the longest at each place."""
         return re.compile("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))) or "(?!)")

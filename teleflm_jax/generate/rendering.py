@@ -5,7 +5,7 @@ in C, where nothing but the end of the process stops it. So it runs here: in jin
 or a socket, to write to a file, or (unless it runs as root) to make a process. Who starts this process ends it when it takes too long.
 
 Descriptor 0 is a socket to that process. A message is its length in four bytes, then JSON: first the template's source, then requests; each
-has one answer. This file imports nothing of the project.
+has one answer, and names the seconds that it has for that. This file imports nothing of the project.
 """
 
 # ruff: noqa: E402  # jinja2 is found by the first argument
@@ -33,8 +33,6 @@ MEMORY_BYTES = 256 << 20
 """Of address space: 25 MB before a template comes, and up to 130 MB for a conversation of the server's largest body."""
 MAX_CHARACTERS = 8 << 20
 """That a template may write for one request."""
-LONGEST_SECONDS = 30
-"""For one message, where whoever started this process has gone without a word and ends it no more."""
 LINE = 1000
 """Characters of an error that are told."""
 
@@ -55,7 +53,7 @@ def main() -> None:
     _send({"ready": True})
     template = None
     while (message := _receive()) is not None:
-        signal.alarm(LONGEST_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 2 * message["seconds"])  # ends it where whoever would have done so has gone
         try:
             if template is None:
                 template = environment.from_string(message["source"])
@@ -69,7 +67,7 @@ def main() -> None:
         except Exception as error:  # whatever a template's expressions may raise
             answer = {"failed": f"{type(error).__name__}: {str(error)[:LINE]}"}
         _send(answer)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _confine() -> None:

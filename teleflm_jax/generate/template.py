@@ -108,7 +108,7 @@ class _Process:
     @classmethod
     def start(cls) -> "_Process":
         """Start one in a session of its own, which Ctrl-C does not reach."""
-        folders = {str(pathlib.Path(importlib.util.find_spec(name).origin).parents[1]) for name in ("jinja2", "markupsafe")}
+        folders = [str(pathlib.Path(importlib.util.find_spec(name).origin).parents[1]) for name in ("jinja2", "markupsafe")]
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(
@@ -129,7 +129,7 @@ class _Process:
             OSError: there is none; TimeoutError: not within so many seconds.
             ValueError: it is no answer.
         """
-        body = json.dumps(message, ensure_ascii=False).encode()
+        body = json.dumps({**message, "seconds": seconds}, ensure_ascii=False).encode()
         deadline = time.monotonic() + seconds
         self.channel.settimeout(seconds)
         self.channel.sendall(struct.pack(">I", len(body)) + body)

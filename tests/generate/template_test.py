@@ -191,6 +191,16 @@ sys.stdin.read()
 """
 
 
+def test_a_template_that_hangs_does_not_outlive_who_started_it():
+    script = "from teleflm_jax.generate import template; template.SECONDS = 1.0; made = template.Template(sys.argv[1]);"
+    script += "made.render([['a']], {}); print(made._process.popen.pid, flush=True); made.render([['hang']], {})"
+    with subprocess.Popen([sys.executable, "-c", f"import sys; {script}", HANGS], stdout=subprocess.PIPE) as started:
+        process = int(started.stdout.readline())
+        time.sleep(0.2)  # most likely it hangs by now
+        started.kill()
+    wait_for_end(process)
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_fork_has_its_own_and_none_outlives_who_started_it(killed):
     with subprocess.Popen([sys.executable, "-W", "error", "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:

@@ -10,13 +10,15 @@ import pytest
 from tests.serve import servers
 
 RIGHT = {"model": "tiny", "prompt": "a", "max_tokens": 1}
+CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
 TALK = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
 
 
 def send(running, body, path="/v1/completions", method="POST", **headers):
     """Status, headers and JSON of the answer to raw bytes."""
     connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=servers.SECONDS)
-    connection.request(method, path, body if isinstance(body, bytes) or body is None else json.dumps(body).encode(), headers)
+    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    connection.request(method, path, content, {"Content-Type": "application/json"} | headers)
     with connection.getresponse() as response:
         found = response.status, response.headers, json.loads(response.read())
     connection.close()
@@ -132,9 +134,7 @@ def test_a_body_that_is_no_request(by_hand, body, status, message):
 
 def test_a_body_without_a_length_is_measured_as_it_comes(by_hand):
     connection = http.client.HTTPConnection(by_hand.url.removeprefix("http://"), timeout=servers.SECONDS)
-    connection.request(
-        "POST", "/v1/completions", iter([b" " * (1 << 20)] * 5), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
-    )
+    connection.request("POST", "/v1/completions", iter([b" " * (1 << 20)] * 5), encode_chunked=True, headers=CHUNKED)
     assert connection.getresponse().status == 413
     connection.close()
 

@@ -14,6 +14,7 @@ from teleflm_jax.generate.request import Piece, Request, Token
 from teleflm_jax.serve import metrics, server
 from teleflm_jax.serve.answers import vocabulary
 from teleflm_jax.serve.app import Service
+from teleflm_jax.serve.gate import Gate
 from teleflm_jax.serve.protocol import Served
 from teleflm_jax.serve.worker import Worker
 
@@ -36,12 +37,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(
-    served: Served, make_engine: Callable, *, slots: int, queue: int = 64, key: str | None = None, grace: float = 5
-) -> Iterator[Running]:
+def running(served: Served, make_engine: Callable, *, slots: int, queue: int = 64, grace: float = 5, **gates) -> Iterator[Running]:
     """Run a server until the block ends."""
     worker = Worker(make_engine, capacity=slots + queue)
-    service = Service(served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=metrics.metrics(worker), key=key)
+    service = Service(
+        served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=metrics.metrics(worker), gate=Gate(**gates)
+    )
     listening, ready, stops = server.listen("127.0.0.1", 0), threading.Event(), []
     url = server.address(listening)
 

@@ -27,7 +27,10 @@ LEAST_BYTES = 16 << 10
 READ_BYTES = 32 << 10
 """Taken from a connection in one turn of the event loop; h11 needs 60 ms for as many bytes in chunks of one."""
 SWEEP_SECONDS = 1.0
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+)
 
 
 def most() -> int:

@@ -40,7 +40,7 @@ def refuse_stranger(gate: Gate, found: Mapping[str, str]) -> None:
     host, origin = found.get("host"), found.get("origin")
     if gate.key is None and host is not None and not _is_own(_name(host), gate.names):
         raise Refusal(
-            f"got the Host {host[:99]!r}; allowed: an address, localhost, or the name of --host; change the URL, or start the server with a key",
+            f"got the Host {host[:99]!r}; allowed: an address, localhost, or the name of --host; change the URL, or set a key",
             status=403,
             code="host_not_allowed",
         )

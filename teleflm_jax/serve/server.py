@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -75,6 +76,7 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
         timeout_keep_alive=HEAD_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it writes a line for each malformed request, which are counted
     server, loop, asked = uvicorn.Server(config), asyncio.get_running_loop(), asyncio.Event()
     stop = lambda: loop.call_soon_threadsafe(asked.set)  # noqa: E731
 

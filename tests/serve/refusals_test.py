@@ -7,6 +7,7 @@ import json
 import openai
 import pytest
 
+from teleflm_jax.tokenizer import specials
 from tests.serve import servers
 
 RIGHT = {"model": "tiny", "prompt": "a", "max_tokens": 1}
@@ -110,6 +111,25 @@ def test_a_prompt_that_fills_the_context_has_openais_code(by_hand, body, path):
     with pytest.raises(openai.BadRequestError, match="for a context of 32; allowed: at most 31; shorten it") as refused:
         by_hand.openai.post(path, body=body, cast_to=object)
     assert refused.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    "body, path",
+    [
+        (RIGHT | {"prompt": "9" * (4_000_000)}, "/v1/completions"),
+        (RIGHT | {"prompt": ["a", "9" * (4_000_000)]}, "/v1/completions"),
+        (RIGHT | {"prompt": [4] * 1_900_000}, "/v1/completions"),
+        (RIGHT | {"prompt": [[4] * 1_900_000]}, "/v1/completions"),
+        (TALK | {"messages": user("9" * 4_000_000)}, "/v1/chat/completions"),
+        (TALK | {"messages": user([{"type": "text", "text": "9" * 9_999}] * 99)}, "/v1/chat/completions"),
+    ],
+)
+def test_a_prompt_far_too_long_is_refused_before_it_is_encoded(by_hand, monkeypatch, body, path):
+    encoded = []
+    monkeypatch.setattr(specials, "ids", lambda _, text: encoded.append(text) or [4])
+    status, _, told = send(by_hand, body, path)
+    assert status == 400 and told["error"]["code"] == "context_length_exceeded"
+    assert told["error"]["param"] == ("prompt" if "prompt" in body else "messages") and all(len(text) < 99 for text in encoded)
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,8 @@ class Running:
 def running(served: Served, make_engine: Callable, *, slots: int, queue: int = 64, grace: float = 5, **gates) -> Iterator[Running]:
     """Run a server until the block ends."""
     worker = Worker(make_engine, capacity=slots + queue)
-    service = Service(
-        served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=metrics.metrics(worker), gate=Gate(**gates)
-    )
+    counted = metrics.metrics(worker)
+    service = Service(served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=counted, gate=Gate(**gates))
     listening, ready, stops = server.listen("127.0.0.1", 0), threading.Event(), []
     url = server.address(listening)
 
@@ -75,6 +74,7 @@ class ByHand:
         self.dropped: queue.SimpleQueue = queue.SimpleQueue()
         self.texts: dict[int, tuple[Request, int]] = {}
         self.tickets = 0
+        self.padding = ""
 
     @property
     def idle(self) -> bool:
@@ -106,7 +106,7 @@ class ByHand:
         pieces = {}
         for ticket, (request, count) in list(self.texts.items())[: self.slots]:
             finish = "length" if count + 1 == request.max_tokens else None
-            pieces[ticket] = Piece(text=f"{count} ", tokens=(Token(id=4),), finish=finish)
+            pieces[ticket] = Piece(text=f"{count} {self.padding}", tokens=(Token(id=4),), finish=finish)
             self.texts[ticket] = (request, count + 1)
             if finish:
                 del self.texts[ticket]

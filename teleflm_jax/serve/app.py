@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate.request import Piece
-from teleflm_jax.serve import answers, gate, protocol
+from teleflm_jax.serve import answers, gate, openapi, protocol
 from teleflm_jax.serve.answers import Vocabulary
 from teleflm_jax.serve.bodies import Bodies
 from teleflm_jax.serve.gate import Gate
@@ -76,6 +76,10 @@ def app(service: Service) -> Starlette:
     async def metrics(_) -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
+    async def described(_) -> Response:
+        return JSONResponse(description)
+
+    description = openapi.describe(service.served, service.worker.capacity)
     routes = [
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
@@ -83,6 +87,7 @@ def app(service: Service) -> Starlette:
         Route("/v1/models/{name:path}", model),
         Route("/health", health),
         Route("/metrics", metrics),
+        Route("/openapi.json", described),
     ]
     inner = Starlette(routes=routes, exception_handlers={Refusal: _refused, HTTPException: _no_route, Exception: _bug})
     inner.router.redirect_slashes = False
@@ -199,8 +204,7 @@ async def _answer(service: Service, request: Request, read: Callable[..., Call])
     _admit(service, request)
     gate.refuse_type(gate.headers(request.scope))
     async with service.bodies.body(request) as content:
-        body = protocol.parse(content)
-        call = await asyncio.to_thread(read, body, service.served, most=service.worker.capacity)  # long texts take a while to encode
+        call = await asyncio.to_thread(lambda: read(protocol.parse(content), service.served, most=service.worker.capacity))  # takes a while
     async with contextlib.AsyncExitStack() as stack:
         job = await _job(service, call, stack)
         leave = stack.pop_all()
@@ -271,7 +275,7 @@ async def _refused(_, refusal: Refusal) -> Response:
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
-    allowed = "POST to /v1/completions and /v1/chat/completions, GET of /v1/models, /health and /metrics"
+    allowed = "POST to /v1/completions and /v1/chat/completions, GET of /v1/models, /health, /metrics and /openapi.json"
     refusal = Refusal(f"got {request.method} {request.scope['path'][:99]}; allowed: {allowed}; change it", status=error.status_code)
     return _response(refusal, dict(error.headers or {}))
 

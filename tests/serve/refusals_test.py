@@ -118,8 +118,8 @@ def test_a_prompt_that_fills_the_context_has_openais_code(by_hand, body, path):
     [
         (RIGHT | {"prompt": "9" * (4_000_000)}, "/v1/completions"),
         (RIGHT | {"prompt": ["a", "9" * (4_000_000)]}, "/v1/completions"),
-        (RIGHT | {"prompt": [4] * 1_900_000}, "/v1/completions"),
-        (RIGHT | {"prompt": [[4] * 1_900_000]}, "/v1/completions"),
+        (RIGHT | {"prompt": [4] * 1_300_000}, "/v1/completions"),
+        (RIGHT | {"prompt": [[4] * 1_300_000]}, "/v1/completions"),
         (TALK | {"messages": user("9" * 4_000_000)}, "/v1/chat/completions"),
         (TALK | {"messages": user([{"type": "text", "text": "9" * 9_999}] * 99)}, "/v1/chat/completions"),
     ],

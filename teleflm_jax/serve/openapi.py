@@ -47,7 +47,7 @@ def describe(served: Served, most: int) -> Schema:
             "/v1/chat/completions": _post("conversation", "The answers, or with `stream` events with pieces of them.", "ChatCompletion"),
             "/v1/models": _get("The model there is.", _json("Models"), "401", "503"),
             "/v1/models/{name}": _get("The model.", _json("Model"), "401", "404", "503")
-            | {"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]},
+            | {"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"const": served.name}}]},
             "/health": _get("Requests are answered.", _json("Health"))
             | {"summary": "Whether requests are answered; 503 where they are not, with the same body."},
             "/metrics": _get("Counters in Prometheus's format.", {"text/plain": {"schema": TEXT}}),

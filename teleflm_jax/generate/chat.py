@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -155,8 +155,13 @@ def given(format: Format, variables: Any) -> Format:
     return dataclasses.replace(format, variables=variables)
 
 
-def encode(format: Format, messages: Sequence[Message]) -> tuple[int, ...]:
+def encode(format: Format, messages: Sequence[Message], *, check: Callable[[str], None] | None = None) -> tuple[int, ...]:
     """A conversation as the ids after which the model's answer comes: those of the template's text, and no `<s>` that it does not write.
+
+    Args:
+        format: the model's.
+        messages: the conversation.
+        check: called with the template's text, before it takes time to encode; may raise.
 
     Raises:
         UserError: the template refuses it, or it would turn what a message says into a special token.
@@ -165,7 +170,7 @@ def encode(format: Format, messages: Sequence[Message]) -> tuple[int, ...]:
         raise UserError("got no message; allowed: one or more; add one")
     for message in messages:
         _refuse(message)
-    return tuple(_encode(format, messages))
+    return tuple(_encode(format, messages, check))
 
 
 def stop_ids(format: Format) -> tuple[int, ...]:
@@ -192,9 +197,11 @@ def fit(format: Format, messages: Sequence[Message], room: int) -> tuple[tuple[M
     return tuple(kept), left_out
 
 
-def _encode(format: Format, messages: Sequence[Message]) -> list[int]:
+def _encode(format: Format, messages: Sequence[Message], check: Callable[[str], None] | None) -> list[int]:
     mark = f"message{secrets.token_hex(16)}x"
     text, marked = _write(format, [messages, [_marked(message, f"{mark}{number}") for number, message in enumerate(messages)]])
+    if check is not None:
+        check(text)
     pieces = re.split(f"({mark}[0-9]+[cn])x", marked)
     said = {f"{mark}{number}c": message.content for number, message in enumerate(messages)}
     said |= {f"{mark}{number}n": message.name for number, message in enumerate(messages) if message.name is not None}
@@ -208,7 +215,7 @@ def _encode(format: Format, messages: Sequence[Message]) -> list[int]:
             "got a message with the text of a special token, which the model's template changes before it writes it; "
             "allowed: messages without such text; change the message"
         )
-    return format.parsing.encode(text, add_special_tokens=False).ids
+    return specials.ids(format.parsing, text)
 
 
 def _marked(message: Message, mark: str) -> Message:
@@ -219,16 +226,16 @@ def _marked(message: Message, mark: str) -> Message:
 def _encode_parts(format: Format, text: str, parts: Sequence[str], contents: Sequence[str]) -> list[int]:
     """A text made of a template's parts and, between them, contents; special tokens are those that lie in the parts."""
     if format.ids(text) == [index for part in parts for index in format.ids(part)]:
-        return format.parsing.encode(text, add_special_tokens=False).ids
+        return specials.ids(format.parsing, text)
     ids, run = [], ""
     for part, content in zip(parts, [*contents, ""], strict=True):
         start = 0
         for found in format.pattern.finditer(part):
-            ids += format.plain.encode(run + part[start : found.start()], add_special_tokens=False).ids
+            ids += specials.ids(format.plain, run + part[start : found.start()])
             ids.append(format.specials[found[0]])
             run, start = "", found.end()
         run += part[start:] + content
-    return ids + format.plain.encode(run, add_special_tokens=False).ids
+    return ids + specials.ids(format.plain, run)
 
 
 def _refuse(message: Message) -> None:

@@ -84,7 +84,12 @@ def of(tokenizer: tokenizers.Tokenizer) -> Specials:
 def prompt(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     """A text as the model is given it: between what its tokenizer puts there by itself, and without a special id of its own."""
     around = of(tokenizer)
-    return [*around.before, *tokenizer.encode(text, add_special_tokens=False).ids, *around.after]
+    return [*around.before, *ids(tokenizer, text), *around.after]
+
+
+def ids(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    """Ids of a text alone; other threads go on meanwhile, which `encode` keeps from it."""
+    return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
 def read(tokenizer: tokenizers.Tokenizer) -> Specials | None:

@@ -80,7 +80,7 @@ def _refuse_model(model: Any) -> None:
 
 
 def _refuse_added(added: Any) -> None:
-    for token in _list(added or [], "added_tokens"):
+    for token in _list([] if added is None else added, "added_tokens"):
         text = token.get("content") if isinstance(token, dict) else None
         if not (isinstance(text, str) and 0 < len(text) <= LONGEST_PIECE and _is_id(token.get("id"))):
             raise ValueError(f"an added token has no content of at most {LONGEST_PIECE:,} characters, or no id below {MOST_IDS:,}")
@@ -169,8 +169,8 @@ def _is_special(row: Any) -> bool:
 def _refuse_table(encoded: Any) -> None:
     """SentencePiece's table of characters: a trie as an array (Darts), then what it writes, each ended by a zero.
 
-    Source: normalizer.cc of SentencePiece and darts.h of Darts-clone: a unit's offset leads to its children, bit 8 says that it has a
-    value, which is where its text begins.
+    Source: normalizer.cc of SentencePiece and darts.h of Darts-clone: a unit's offset leads to its children, bit 8 says that the first
+    of them is a value, which has bit 31 and tells where a text begins.
     """
     try:
         blob = base64.b64decode(encoded, validate=True)
@@ -182,12 +182,13 @@ def _refuse_table(encoded: Any) -> None:
     if len(blob) < 8 or not size or size % 4 or size > len(blob) - 4:
         raise ValueError("a table of characters that is not as long as it says")
     units, texts = np.frombuffer(blob, "<u4", size // 4, 4).astype(np.int64), blob[4 + size :]
-    children = np.arange(len(units)) ^ ((units >> 10) << ((units & (1 << 9)) >> 6))
-    starts = units[children[((units >> 8) & 1) == 1] % len(units)] & 0x7FFFFFFF
+    [inner] = np.nonzero(units >> 31 == 0)
+    children = inner ^ ((units[inner] >> 10) << ((units[inner] & (1 << 9)) >> 6))
+    starts = units[children[(units[inner] >> 8) & 1 == 1] % len(units)] & 0x7FFFFFFF
     begins = np.zeros(len(texts) + 1, bool)
     begins[:1] = True
     begins[1:] = np.frombuffer(texts, np.uint8) == 0
-    if (children | 0xFF).max() >= len(units) or (starts >= len(texts)).any() or not begins[starts].all():
+    if (children | 0xFF).max(initial=0) >= len(units) or (starts >= len(texts)).any() or not begins[starts].all():
         raise ValueError("a table of characters that leads out of itself")
     if max(map(len, texts.split(b"\0"))) > LONGEST_MAPPED:
         raise ValueError(f"a table that writes more than {LONGEST_MAPPED} bytes for a character")

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 
+from teleflm_jax import foreign
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.serve.config import API_KEY, ServeConfig
@@ -88,7 +89,7 @@ def _tell(service, listening, step: int) -> None:
 
     print(f"serving {service.served.name}, step {step:,}, at {server.address(listening)}/v1", flush=True)
     if service.served.format is None:
-        print(f"chat is off: {service.served.no_chat}", file=sys.stderr)
+        print(f"chat is off: {foreign.printable(str(service.served.no_chat))}", file=sys.stderr)
     if not server.is_local(listening):
         safe = "with the key" if service.gate.key else f"without a key (set {API_KEY} to ask for one)"
         print(f"{server.address(listening)} can be reached from other machines, {safe}, and is not encrypted", file=sys.stderr, flush=True)

@@ -84,8 +84,10 @@ class Harness(TemplateLM):
 
         Only where the chat template is in use do marks in the text become their ids: it alone writes any.
         """
-        reader = self.model.format.parsing if self.model.format else self.model.tokenizer
-        ids = reader.encode(string, add_special_tokens=False).ids
+        if self.model.format:
+            ids = self.model.format.parsing.encode(string, add_special_tokens=False).ids
+        else:
+            ids = specials.encode(self.model.tokenizer, string)
         wanted = self.model.bos if add_special_tokens is None else add_special_tokens
         before = list(self._ids.before)
         return [*before, *ids] if wanted and ids[: len(before)] != before else ids

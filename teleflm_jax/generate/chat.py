@@ -5,6 +5,7 @@ A template is a program that came with the weights: it runs in a process of its 
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -72,6 +73,11 @@ class Format:
     """What the template writes for PROBE."""
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further ones for the template; from `given`."""
+
+    @functools.cached_property
+    def forbidden(self) -> frozenset[int]:
+        """Ids that no message may yield."""
+        return frozenset(self.specials.values())
 
     @functools.cached_property
     def pattern(self) -> re.Pattern:
@@ -215,7 +221,27 @@ def _encode(format: Format, messages: Sequence[Message], check: Callable[[str], 
             "got a message with the text of a special token, which the model's template changes before it writes it; "
             "allowed: messages without such text; change the message"
         )
-    return specials.ids(format.parsing, text)
+    ids = _parsed(format, text, _found(format, text))
+    if ids is None:
+        raise UserError("got a message in which the tokenizer finds a special token; allowed: messages without one; change the message")
+    return ids
+
+
+def _found(format: Format, text: str, start: int = 0) -> list[tuple[int, int, int]]:
+    """Id, begin and end of the special tokens that are written out in a text, which begins at `start`."""
+    return [(format.specials[found[0]], start + found.start(), start + found.end()) for found in format.pattern.finditer(text)]
+
+
+def _parsed(format: Format, text: str, allowed: Sequence[tuple[int, int, int]]) -> list[int] | None:
+    """Ids of a text whose special tokens are some of those allowed; None where its tokenizer finds others.
+
+    It looks for some of them only when its normalizer has changed the text, and that may write one.
+    """
+    encoded, left, forbidden = specials.encoding(format.parsing, text), iter(allowed), format.forbidden
+    for index, (begin, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        if index in forbidden and not any(index == one and begin <= start and stop <= end for one, start, stop in left):
+            return None
+    return encoded.ids
 
 
 def _marked(message: Message, mark: str) -> Message:
@@ -226,16 +252,19 @@ def _marked(message: Message, mark: str) -> Message:
 def _encode_parts(format: Format, text: str, parts: Sequence[str], contents: Sequence[str]) -> list[int]:
     """A text made of a template's parts and, between them, contents; special tokens are those that lie in the parts."""
     if format.ids(text) == [index for part in parts for index in format.ids(part)]:
-        return specials.ids(format.parsing, text)
+        starts = itertools.accumulate((len(part) + len(content) for part, content in zip(parts, contents, strict=False)), initial=0)
+        ids = _parsed(format, text, [found for part, start in zip(parts, starts, strict=True) for found in _found(format, part, start)])
+        if ids is not None:
+            return ids
     ids, run = [], ""
     for part, content in zip(parts, [*contents, ""], strict=True):
         start = 0
         for found in format.pattern.finditer(part):
-            ids += specials.ids(format.plain, run + part[start : found.start()])
+            ids += specials.encode(format.plain, run + part[start : found.start()])
             ids.append(format.specials[found[0]])
             run, start = "", found.end()
         run += part[start:] + content
-    return ids + specials.ids(format.plain, run)
+    return ids + specials.encode(format.plain, run)
 
 
 def _refuse(message: Message) -> None:

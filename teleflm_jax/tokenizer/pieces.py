@@ -34,7 +34,7 @@ def piece_bytes(tokenizer: tokenizers.Tokenizer) -> list[bytes]:
     added, silent = tokenizer.get_added_tokens_decoder(), specials.controls(tokenizer)
     names = {index: name for name, index in tokenizer.get_vocab(with_added_tokens=True).items() if index not in silent}
     spelled = _with_fallback if getattr(tokenizer.model, "byte_fallback", False) else _byte_level
-    found = [b""] * (max(names) + 1)
+    found = [b""] * (max(names, default=-1) + 1)
     for index, name in names.items():
         found[index] = name.encode() if index in added else spelled(name)
     return found

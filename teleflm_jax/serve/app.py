@@ -28,8 +28,8 @@ from teleflm_jax.serve.worker import Failed, Full, Job, Stopped, Worker
 
 RETRY_SECONDS = "1"
 """What a client is told to wait where the queue is full."""
-CHATS = 2
-"""Conversations that are encoded at a time: a template may need seconds, and the threads that encode are completions' too."""
+CHATS = 1
+"""Conversations that are encoded at a time, fewer than bodies (`bodies.READERS`): for a template that hangs no completion waits."""
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -207,9 +207,9 @@ async def _answer(service: Service, request: Request, read: Callable[..., Call])
     begun = time.perf_counter()
     _admit(service, request)
     gate.refuse_type(gate.headers(request.scope))
-    async with service.bodies.body(request) as content:
-        async with service.chats if read is protocol.conversation else contextlib.nullcontext():
-            call = await asyncio.to_thread(lambda: read(protocol.parse(content), service.served, most=service.worker.capacity))
+    turn = service.chats if read is protocol.conversation else contextlib.nullcontext()
+    async with service.bodies.body(request, turn) as content:
+        call = await asyncio.to_thread(lambda: read(protocol.parse(content), service.served, most=service.worker.capacity))  # takes a while
     async with contextlib.AsyncExitStack() as stack:
         job = await _job(service, call, stack)
         leave = stack.pop_all()

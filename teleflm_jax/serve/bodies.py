@@ -29,8 +29,8 @@ class Bodies:
     readers: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(READERS))
 
     @contextlib.asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """A request's body, while one of the readers is free for it.
+    async def body(self, request: Request, turn: contextlib.AbstractAsyncContextManager) -> AsyncIterator[bytes]:
+        """A request's body, while it has its turn among those of its kind and one of the readers is free for it.
 
         Raises:
             Refusal: it is too large, comes too slowly, ends early, finds no room, or has too many values.
@@ -39,7 +39,7 @@ class Bodies:
         try:
             if (marks := sum(map(content.count, b"[{:"))) > MOST_MARKS:
                 raise Refusal(f"got a body with {marks:,} brackets, braces and colons; allowed: {MOST_MARKS:,}; send less")
-            async with self.readers:
+            async with turn, self.readers:
                 yield content
         finally:
             self.held -= _counted(content)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from teleflm_jax.generate import chat
 from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS
 from teleflm_jax.serve.protocol import CHAT, COMPLETION, MAX_STOP_CHARACTERS, MAX_STOPS, NEUTRAL, ROLES, WITHOUT_EFFECT, Served
 
@@ -64,7 +65,12 @@ def _fields(served: Served, most: int) -> Mapping[str, Schema]:
     return {
         "model": {"const": served.name},
         "prompt": {"anyOf": [*prompt, {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": prompt}}]},
-        "messages": {"type": "array", "minItems": 1, "items": _message()},
+        "messages": {"type": "array", "minItems": 1, "maxItems": served.context_length, "items": _message()},
+        "chat_template_kwargs": {
+            "type": ["object", "null"],
+            "propertyNames": {"pattern": f"^(?!({'|'.join(chat.SET_HERE)})$)({chat.NAME.pattern})$"},
+            "description": f"Variables of the chat template: at most {chat.MAX_VARIABLES:,} characters of JSON, without special tokens.",
+        },
         "max_tokens": _whole(1),
         "max_completion_tokens": _whole(1),
         "n": _whole(1, most),

@@ -3,6 +3,7 @@
 import dataclasses
 import http.client
 import json
+import types
 
 import openai
 import pytest
@@ -126,7 +127,8 @@ def test_a_prompt_that_fills_the_context_has_openais_code(by_hand, body, path):
 )
 def test_a_prompt_far_too_long_is_refused_before_it_is_encoded(by_hand, monkeypatch, body, path):
     encoded = []
-    monkeypatch.setattr(specials, "ids", lambda _, text: encoded.append(text) or [4])
+    four = types.SimpleNamespace(ids=[4], offsets=[(0, 0)])
+    monkeypatch.setattr(specials, "encoding", lambda _, text: encoded.append(text) or four)
     status, _, told = send(by_hand, body, path)
     assert status == 400 and told["error"]["code"] == "context_length_exceeded"
     assert told["error"]["param"] == ("prompt" if "prompt" in body else "messages") and all(len(text) < 99 for text in encoded)

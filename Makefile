@@ -1,5 +1,5 @@
 # make quickstart · corpus-demo · test · test-core · test-pythons · test-versions · test-slow · test-distributed · test-faults · test-corpus ·
-# test-gguf · test-plan-gpu · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
+# test-gguf · test-plan-gpu · fuzz-server · soak · audit · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
 # test-versions in .venv-VERSION; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py co
 LONG := -o faulthandler_timeout=3600
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz-server soak audit lint format bench bench-inference clean
 
 setup: $(VENV)/runtime
 setup-dev: $(VENV)/dev
@@ -87,6 +87,31 @@ test-gguf: $(VENV)/llama-cpp
 
 test-plan-gpu: .venv-gpu/ready
 	.venv-gpu/bin/python -m pytest $(LONG) -q -m plan_gpu $(TESTS)
+
+$(VENV)/fuzz: requirements-fuzz.txt $(VENV)/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
+	@touch $@
+
+# What the server's own description allows and forbids, sent to it; a quarter of an hour.
+fuzz-server: $(VENV)/fuzz
+	$(BIN)/python tests/fuzz/server.py $(FUZZ)
+
+# Good, bad, slow and vanishing clients at once, for an hour: make soak SECONDS=3600
+SECONDS ?= 3600
+soak: setup-dev
+	$(BIN)/python tests/soak/server.py --seconds $(SECONDS)
+
+# Advisories against the oldest versions that the requirements allow, and against those that are installed; asks the package index.
+.venv-audit/ready: requirements-audit.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check -r requirements-audit.txt
+	@touch $@
+
+audit: .venv-audit/ready $(VENV)/dev
+	sed -nE 's/^([A-Za-z0-9_-]+)(>=|==)([^,]+).*/\1==\3/p' requirements*.txt | sort -u > .venv-audit/oldest.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/oldest.txt
+	$(BIN)/pip freeze --disable-pip-version-check --exclude-editable > .venv-audit/installed.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/installed.txt
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -17,6 +17,9 @@ LARGEST_JSON = 1 << 28
 """Bytes of a JSON file; the largest tokenizers have some 30 MB."""
 DEEPEST = 64
 """Values inside each other; files of models have fewer than ten. Python's own limit is its stack."""
+MOST_VALUES = 1 << 23
+"""Marks in JSON that part its values, which bound their number: some bytes of it may take a hundred of memory. The largest tokenizers have
+three million."""
 LONGEST_LINE = 2_000
 """Characters of a message; of a longer one the middle is left out."""
 
@@ -91,11 +94,14 @@ def read_json(path: str | os.PathLike, most: int = LARGEST_JSON) -> Any:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return a JSON value whose strings are Unicode, whose names differ, and which is at most DEEPEST levels deep.
+    """Return a JSON value whose strings are Unicode, whose names differ, and which has at most MOST_VALUES and DEEPEST levels.
 
     Raises:
         ValueError: it is none; the message says why.
     """
+    marks = ",:[{" if isinstance(content, str) else (b",", b":", b"[", b"{")
+    if len(content) > MOST_VALUES and sum(map(content.count, marks)) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
     try:
         value = json.loads(content, object_pairs_hook=_once)
     except RecursionError as error:

@@ -303,3 +303,81 @@ def test_the_command_lists_and_verifies(saved, tmp_path, capsys):
     assert "damaged: " in capsys.readouterr().out
     with pytest.raises(UserError, match="without checkpoints/"):
         commands.main(["checkpoints", str(tmp_path / "nowhere")])
+
+
+def _resealed(saved, tmp_path, change) -> pathlib.Path:
+    """A copy of step 6 whose record was changed and sealed again, as whoever wrote it could."""
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    marker = folder / "6" / checkpoint.MARKER
+    found = json.loads(marker.read_text())
+    record = found["custom_metadata"]["record"]
+    change(record)
+    marker.write_text(json.dumps(found | {"custom_metadata": seal(record)}))
+    return folder
+
+
+QUERY = "model/blocks/query"
+OTHER_TYPES = {
+    "counters that are none": lambda record: record.update(counters=[1]),
+    "a counter in words": lambda record: record["counters"].update(tokens="many"),
+    "a counter beyond 64 bits": lambda record: record["counters"].update(tokens=10**30),
+    "a counter that is true": lambda record: record["counters"].update(tokens=True),
+    "an identity that is none": lambda record: record.update(identity=7),
+    "arrays that are none": lambda record: record.update(arrays=[QUERY]),
+    "an array that is none": lambda record: record["arrays"].update({QUERY: None}),
+    "a checksum in words": lambda record: record["arrays"][QUERY].update(checksum="1"),
+    "a shape of 80,000 dimensions": lambda record: record["arrays"][QUERY].update({"is": f"float32{[1] * 80_000}"}),
+    "a shape of long numbers": lambda record: record["arrays"][QUERY].update({"is": f"float32[{'9' * 4000}]"}),
+    "a shape that is none": lambda record: record["arrays"][QUERY].update({"is": 5}),
+    "an array of another folder": lambda record: record["arrays"].update({"../6/model/gain": record["arrays"]["model/gain"]}),
+    "a mixture in words": lambda record: record.update(mixture="none"),
+    "a mixture without weights": lambda record: record.update(mixture=[[0, 1]]),
+    "a mixture of words": lambda record: record.update(mixture=[[0, {"a": "b"}]]),
+    "a mixture that begins in words": lambda record: record.update(mixture=[["a", {}]]),
+    "a deep record": lambda record: record["identity"].update(deep=json.loads("[" * 90 + "]" * 90)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+def test_a_record_of_other_types_is_damage_although_it_is_sealed(saved, tmp_path, capsys, name):
+    folder = _resealed(saved, tmp_path, OTHER_TYPES[name])
+    with pytest.raises(checkpoint.Damaged, match="not as it was written"):
+        checkpoint.read(folder, 6)
+    (folder.parent / "run").mkdir()
+    folder.rename(folder.parent / "run" / "checkpoints")
+    assert commands.main(["checkpoints", str(folder.parent / "run")]) == 1
+    assert "damaged: _CHECKPOINT_METADATA is not as it was" in " ".join(capsys.readouterr().out.split())
+
+
+def test_arrays_that_its_files_cannot_hold_are_damage_before_memory_is_taken(saved, tmp_path):
+    folder = _resealed(saved, tmp_path, lambda record: record["arrays"][QUERY].update({"is": "float32[1000000, 1000000]"}))
+    for read in (checkpoint.read, checkpoint.verify, checkpoint.probe):
+        with pytest.raises(checkpoint.Damaged, match="its arrays have 1,000,0.* values and its files"):
+            read(folder, 6)
+
+
+@pytest.mark.parametrize("name", [checkpoint.MARKER, "model/_METADATA", "model/manifest.ocdbt", "model/array_metadatas/process_0"])
+@pytest.mark.parametrize("kind", ["a FIFO", "a device", "a deep file"])
+def test_what_would_never_be_read_to_its_end_is_damage(saved, tmp_path, name, kind):
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    path = folder / "6" / name
+    path.unlink()
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("[" * 1_000_000)
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.verify(folder, 6)
+
+
+def test_folders_whose_names_no_step_has_are_none(saved, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    for name in ("9" * 200, "99999999999", "007", "-1", "\u0663", "6.damaged"):
+        (folder / name).mkdir()
+        (folder / name / checkpoint.MARKER).touch()
+    assert checkpoint.numbered(folder) == [3, 6]

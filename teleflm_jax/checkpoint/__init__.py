@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,17 +24,19 @@ from orbax.checkpoint import v1 as ocp
 from teleflm_jax import checksum
 from teleflm_jax.checkpoint import failures
 from teleflm_jax.checkpoint.paths import plain
-from teleflm_jax.checkpoint.record import MARKER, Damaged, Record, quiet, read, seal, signature, why
+from teleflm_jax.checkpoint.record import MARKER, Damaged, Record, is_history, quiet, read, seal, signature, why
 from teleflm_jax.checkpoint.verify import opened, probe, verify
 from teleflm_jax.errors import UserError
 
-__all__ = ["MARKER", "Damaged", "Record", "opened", "plain", "probe", "read", "verify"]
+__all__ = ["MARKER", "Damaged", "Record", "is_history", "opened", "plain", "probe", "read", "verify"]
 
 FOLDER = "checkpoints"
 """Where they lie in a run's folder."""
 PARTS = ("model", "optimizer")
 ASIDE = ".damaged"
 """In the names of checkpoints that were found damaged."""
+STEP = re.compile("0|[1-9][0-9]{0,9}")
+"""Name of a checkpoint's folder."""
 LAYERS = "blocks"
 """Name of the parts of a tree whose arrays are stacked along a leading dimension, one entry a layer."""
 CHUNK_BYTES = 64 << 20
@@ -228,7 +231,7 @@ def numbered(folder: pathlib.Path) -> list[int]:
     """Steps that have a folder, ascending: finished ones, and what damage or a killed deletion has left of others."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and str(int(path.name)) == path.name)
+    return sorted(int(path.name) for path in folder.iterdir() if STEP.fullmatch(path.name))
 
 
 def choose(folder: pathlib.Path, step: int | None = None) -> int:

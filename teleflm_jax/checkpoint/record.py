@@ -4,19 +4,30 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
+import os
 import pathlib
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from teleflm_jax import checksum
+from teleflm_jax import checksum, foreign
 from teleflm_jax.errors import UserError
 
 MARKER = "_CHECKPOINT_METADATA"
 """What Orbax writes last into a finished checkpoint; our record lies in it."""
 VERSION = 1
+LARGEST = 1 << 26
+"""Bytes of a record; one of a trillion weights has some 20 kB."""
+MOST_DIMENSIONS = 32
+"""Of an array; TensorStore's own limit."""
+COMPRESSED = 64
+"""Times its files' bytes that a checkpoint's arrays may have; those that are saved now are not compressed, older ones are."""
+_KIND = re.compile(r"\w{1,16}\[(?:[0-9]{1,15}(?:, [0-9]{1,15})*)?\]", re.ASCII)
+_NAME = re.compile(r"\w{1,64}(?:/[^\0/]{1,256}){0,32}", re.ASCII)
 
 
 class Damaged(UserError):
@@ -52,16 +63,63 @@ def read(folder: pathlib.Path, step: int) -> Record:
     """
     path = folder / str(step)
     try:
-        text = (path / MARKER).read_text(encoding="utf-8")
-        sealed = json.loads(text)["custom_metadata"]
+        sealed = foreign.parse_json(foreign.read(path / MARKER, LARGEST))["custom_metadata"]
         if sealed != seal(sealed["record"]) or not isinstance(sealed["record"], dict):
             raise ValueError("its seal does not fit")
         names = {field.name for field in dataclasses.fields(Record)}
-        return Record(**{name: value for name, value in sealed["record"].items() if name in names})  # older ones have a figure as well
+        found = Record(**{name: value for name, value in sealed["record"].items() if name in names})  # older ones have a figure as well
+        _refuse_wrong_types(found)
     except FileNotFoundError as error:
         raise Damaged(path, f"{MARKER} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, UserError) as error:
         raise Damaged(path, f"{MARKER} is not as it was written") from error
+    _refuse_small(path, found)
+    return found
+
+
+def is_history(value: Any) -> bool:
+    """Whether a JSON value is a `data.mixture.History`."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(phase, list | tuple)
+        and len(phase) == 2
+        and _is_count(phase[0])
+        and isinstance(phase[1], dict)
+        and all(type(weight) in (int, float) and 0 <= weight < 1e30 for weight in phase[1].values())
+        for phase in value
+    )
+
+
+def _refuse_wrong_types(record: Record) -> None:
+    """Raise a ValueError: a seal says that a record is whole, and not who wrote it."""
+    kinds = [isinstance(each, dict) for each in (record.counters, record.identity, record.arrays)]
+    if not all(kinds) or not all(map(_is_count, record.counters.values())) or not is_history(record.mixture):
+        raise ValueError("counters, mixture, identity or arrays of another type")
+    for name, described in record.arrays.items():
+        kind, value = (described.get("is"), described.get("checksum")) if isinstance(described, dict) else (None, None)
+        if not (_NAME.fullmatch(name) and isinstance(kind, str) and kind.count(",") < MOST_DIMENSIONS and _KIND.fullmatch(kind)):
+            raise ValueError("an array of another kind")
+        if not (_is_count(value) and value < 2**32):
+            raise ValueError("a checksum of another kind")
+
+
+def _refuse_small(path: pathlib.Path, record: Record) -> None:
+    """Hold what a checkpoint says of its arrays against its files, before memory is taken for them; look for what would never be read."""
+    held = 0
+    for where, folders, files in os.walk(path):
+        for entry in folders + files:
+            found = pathlib.Path(where, entry)
+            mode = (found.lstat() if entry in folders else found.stat()).st_mode if found.exists() else 0
+            if not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and entry in folders)):
+                raise Damaged(path, f"{found.relative_to(path)} is no plain file")
+            held += found.stat().st_size
+    shapes = [described["is"].partition("[")[2] for described in record.arrays.values()]
+    said = sum(math.prod(map(int, re.findall("[0-9]+", shape))) for shape in shapes)
+    if said > COMPRESSED * held:
+        raise Damaged(path, f"its arrays have {said:,} values and its files {held:,} bytes")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:

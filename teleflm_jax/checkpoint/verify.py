@@ -1,6 +1,5 @@
 """Reading all of a checkpoint, without the devices that wrote it."""
 
-import json
 import math
 import pathlib
 
@@ -8,9 +7,10 @@ import numpy as np
 import tensorstore
 from orbax.checkpoint import v1 as ocp
 
-from teleflm_jax import checksum
+from teleflm_jax import checksum, foreign
 from teleflm_jax.checkpoint.paths import plain
-from teleflm_jax.checkpoint.record import Damaged, Record, quiet, read, signature, why
+from teleflm_jax.checkpoint.record import LARGEST, Damaged, Record, quiet, read, signature, why
+from teleflm_jax.errors import UserError
 
 HEADER = b"zarr.json"
 """Key of an array's metadata, beside those of its chunks."""
@@ -61,12 +61,12 @@ def _verify_names(path: pathlib.Path, record: Record) -> None:
     """Hold the arrays that Orbax would look for against those that were saved; `restore` does without its files."""
     try:
         for file in path.glob("*/array_metadatas/*"):
-            json.loads(file.read_text(encoding="utf-8"))
-        trees = {file.parent.name: json.loads(file.read_text(encoding="utf-8"))["tree_metadata"] for file in path.glob("*/_METADATA")}
+            foreign.parse_json(foreign.read(file, LARGEST))
+        trees = {file.parent.name: foreign.parse_json(foreign.read(file, LARGEST))["tree_metadata"] for file in path.glob("*/_METADATA")}
         named = {
             "/".join([part, *(str(key["key"]) for key in array["key_metadata"])]) for part, tree in trees.items() for array in tree.values()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise Damaged(path, f"metadata cannot be read: {why(error)}") from error
     if named != record.arrays.keys():
         raise Damaged(path, "its metadata tell of other arrays than its record")
@@ -100,6 +100,9 @@ def opened(path: pathlib.Path, array: str, kind: str, context: tensorstore.Conte
     store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True, context=context).result()
     if f"{store.dtype.name}{list(store.shape)}" != kind:
         raise ValueError(f"it is {store.dtype.name}{list(store.shape)}, not {kind}")
+    chunk = store.chunk_layout.read_chunk.shape or ()
+    if any(part > max(1, whole) for part, whole in zip(chunk, store.shape, strict=True)):
+        raise ValueError("its chunks are larger than itself")
     return store
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
+from teleflm_jax import foreign
 from teleflm_jax.cli import generate, options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat, text
@@ -41,17 +42,18 @@ def arguments(parser: argparse.ArgumentParser):
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --system 'Answer in one sentence.'"
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    parser.add_argument("--template_kwargs", metavar="JSON", help="variables for the chat template, such as '{\"enable_thinking\": false}'")
     parser.add_argument("--max_tokens", type=int, default=512, help="of an answer (%(default)s)")
     generate.add_sampling(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Read lines and answer them until the input ends. Returns the exit code."""
-    choosing = generate.sampling(args)
+    choosing, variables = generate.sampling(args), _variables(args.template_kwargs)
     run, folder = options.load_trained(args)
     step = run_folder.choose_step(folder, args.step)
     tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
-    format = chat.load(folder, tokenizer)
+    format = chat.given(chat.load(folder, tokenizer), variables)
     # every answer has a prompt of its own
     request = Request(prompt=(0,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
     request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
@@ -62,6 +64,13 @@ def main(args: argparse.Namespace) -> int:
     engine = Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=1)
     talk(Speaker(engine=engine, format=format, request=request), before, here=sys.stdin.isatty())
     return 0
+
+
+def _variables(text: str | None) -> object:
+    try:
+        return {} if text is None else foreign.parse_json(text)
+    except ValueError as error:
+        raise UserError(f"got --template_kwargs that is no JSON ({error}); allowed: a JSON object; change it") from error
 
 
 def talk(speaker: Speaker, before: tuple[Message, ...], *, here: bool) -> None:

@@ -15,6 +15,7 @@ import tokenizers
 
 from sharding import rules
 from sharding.config import MeshConfig
+from teleflm_jax import foreign
 from teleflm_jax.cli import benchmarks, measured, options, run_folder, tables
 from teleflm_jax.corpus import shards
 from teleflm_jax.errors import UserError
@@ -165,7 +166,7 @@ def encode(tokenizer: tokenizers.Tokenizer, content: str) -> HeldOut:
 def _print(folder: pathlib.Path, report: dict) -> None:
     console = rich.console.Console(width=None if rich.console.Console().is_terminal else 120, highlight=False)
     table = rich.table.Table(
-        title=f"{rich.markup.escape(str(folder))}, step {report['step']:,}",
+        title=f"{rich.markup.escape(foreign.printable(str(folder)))}, step {report['step']:,}",
         title_justify="left",
         title_style="bold",
         box=rich.box.SIMPLE_HEAD,
@@ -173,7 +174,13 @@ def _print(folder: pathlib.Path, report: dict) -> None:
     for column in ("domain", "bits/byte", "nats/token", "tokens", "bytes"):
         table.add_column(column, justify="left" if column == "domain" else "right", overflow="fold")
     for name, row in report["domains"].items():
-        table.add_row(rich.markup.escape(name), f"{row['bpb']:.4f}", f"{row['loss']:.4f}", f"{row['tokens']:,}", f"{row['bytes']:,}")
+        table.add_row(
+            rich.markup.escape(foreign.printable(name)),
+            f"{row['bpb']:.4f}",
+            f"{row['loss']:.4f}",
+            f"{row['tokens']:,}",
+            f"{row['bytes']:,}",
+        )
     table.add_section()
     for name, row in report["weighted"].items():
         table.add_row(f"mean: {name}", f"{row['bpb']:.4f}", f"{row['loss']:.4f}", "", "")

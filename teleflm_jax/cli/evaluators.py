@@ -12,6 +12,7 @@ from teleflm_jax.cli import benchmarks, options
 from teleflm_jax.data import loader
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents, suite
+from teleflm_jax.foreign import printable
 from teleflm_jax.generate import decoder
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.tokenizer import load, pieces, specials
@@ -43,7 +44,7 @@ def bits_per_byte(run: options.Run, layout: rules.Layout) -> Evaluator | None:
         has_text = {d: any(True for _ in loader.heldout(run.data, d, vocab_size=run.model.vocab_size)) for d in run.data.proportions}
         domains = tuple(domain for domain, found in has_text.items() if found)
         if without := [domain for domain, found in has_text.items() if not found]:
-            print(f"not evaluated, for want of held-out text (pack.heldout_fraction): {', '.join(without)}", file=sys.stderr)
+            print(f"not evaluated, for want of held-out text (pack.heldout_fraction): {printable(', '.join(without))}", file=sys.stderr)
         if not domains:
             return None
     chosen = documents.heldout(
@@ -73,7 +74,7 @@ def tasks(run: options.Run, layout: rules.Layout, folder: pathlib.Path) -> Evalu
     work, tokenizer = suite.load(run.suite), load.load(run.data.tokenizer)
     if jax.process_index() == 0:
         for remark in work.remarks:
-            print(remark, file=sys.stderr)
+            print(printable(remark), file=sys.stderr)
     width = mup.at_width(run.mup, run.model.d_model)
     to_logical = layout.to_logical(layout.stored(jax.eval_shape(lambda: new_model(run.model, width, seed=0))))
 
@@ -82,7 +83,7 @@ def tasks(run: options.Run, layout: rules.Layout, folder: pathlib.Path) -> Evalu
         asked = benchmarks.model(f"{folder}, step {step:,}", laid_out, tokenizer, run.suite, folder)
         scores = suite.measure(work, asked, pause=pause)
         for remark in suite.remarks(scores) if jax.process_index() == 0 else ():
-            print(remark, file=sys.stderr)
+            print(printable(remark), file=sys.stderr)
         return {f"suite/{name}": score.value for name, score in scores.items()}
 
     return ask

@@ -15,7 +15,7 @@ from teleflm_jax.generate import decoder
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
-from teleflm_jax.tokenizer import load
+from teleflm_jax.tokenizer import load, specials
 from teleflm_jax.train.state import new_model, weights_of, with_weights
 
 TOKENIZER = "tokenizer.json"
@@ -128,9 +128,11 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenize
         UserError: it is missing, not ours, or has ids that the model has no rows for.
     """
     tokenizer = load.load(folder / TOKENIZER)
-    if tokenizer.get_vocab_size() > vocab_size:
+    around = specials.of(tokenizer)
+    ids = [*tokenizer.get_vocab(with_added_tokens=True).values(), *around.before, *around.after, *around.ends, around.bos, around.pad]
+    if max(ids) >= vocab_size:
         raise UserError(
-            f"got {folder / TOKENIZER} with {tokenizer.get_vocab_size():,} ids for model.vocab_size={vocab_size:,}; "
+            f"got {folder / TOKENIZER} with {max(ids) + 1:,} ids for model.vocab_size={vocab_size:,}; "
             "allowed: at most as many; put back the tokenizer that the run was trained with"
         )
     return tokenizer

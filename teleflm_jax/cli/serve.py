@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import importlib.util
 import os
+import socket
 import sys
 
+from teleflm_jax import foreign
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.serve.config import API_KEY, ServeConfig
@@ -28,18 +30,32 @@ def arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--port", type=int, default=ServeConfig.port, help="0: any that is free (%(default)s)")
     parser.add_argument("--slots", type=int, default=ServeConfig.slots, help="texts that are continued at one time (%(default)s)")
     parser.add_argument("--queue", type=int, default=ServeConfig.queue, help="texts that may wait; more are refused (%(default)s)")
+    parser.add_argument(
+        "--allowed_origins",
+        nargs="+",
+        default=ServeConfig.allowed_origins,
+        metavar="ORIGIN",
+        help="whose pages may send requests from a browser, such as https://example.org; *: all; default: none but the server's own",
+    )
     parser.add_argument("--grace", type=float, default=ServeConfig.grace, help="seconds to finish in after SIGTERM (%(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Serve until a signal. Returns the exit code."""
-    config = ServeConfig(host=args.host, port=args.port, slots=args.slots, queue=args.queue, grace=args.grace)
+    config = ServeConfig(
+        host=args.host,
+        port=args.port,
+        slots=args.slots,
+        queue=args.queue,
+        allowed_origins=tuple(args.allowed_origins),
+        grace=args.grace,
+    )
     if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"got no module {missing[0]}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
         )
     from teleflm_jax.generate.engine import Engine
-    from teleflm_jax.serve import app, metrics, protocol, server, worker  # here, since they need those libraries
+    from teleflm_jax.serve import app, gate, metrics, protocol, server, worker  # here, since they need those libraries
     from teleflm_jax.serve.answers import vocabulary
 
     run, folder = options.load_trained(args)
@@ -55,7 +71,13 @@ def main(args: argparse.Namespace) -> int:
     decoder = run_folder.load_decoder(folder, run, step)
     running = worker.Worker(lambda: Engine(decoder, tokenizer, slots=config.slots), capacity=config.slots + config.queue)
     running.start()
-    service = app.Service(served=served, vocabulary=vocabulary(tokenizer), worker=running, metrics=metrics.metrics(running), key=key)
+    service = app.Service(
+        served=served,
+        vocabulary=vocabulary(tokenizer),
+        worker=running,
+        metrics=metrics.metrics(running),
+        gate=gate.Gate(key=key, names=(config.host.lower(), socket.gethostname().lower()), origins=config.allowed_origins),
+    )
     asyncio.run(server.serve(service, listening, grace=config.grace, ready=lambda _: _tell(service, listening, step)))
     if not running.ended:
         os._exit(0)  # in a step that hangs, whose devices the interpreter's own end would take away under it
@@ -67,7 +89,7 @@ def _tell(service, listening, step: int) -> None:
 
     print(f"serving {service.served.name}, step {step:,}, at {server.address(listening)}/v1", flush=True)
     if service.served.format is None:
-        print(f"chat is off: {service.served.no_chat}", file=sys.stderr)
+        print(f"chat is off: {foreign.printable(str(service.served.no_chat))}", file=sys.stderr)
     if not server.is_local(listening):
-        safe = "with the key" if service.key else f"without a key (set {API_KEY} to ask for one)"
+        safe = "with the key" if service.gate.key else f"without a key (set {API_KEY} to ask for one)"
         print(f"{server.address(listening)} can be reached from other machines, {safe}, and is not encrypted", file=sys.stderr, flush=True)

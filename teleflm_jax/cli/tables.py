@@ -8,6 +8,8 @@ import rich.console
 import rich.markup
 import rich.table
 
+from teleflm_jax import foreign
+
 PIPED_WIDTH = 120
 """Columns where the output is no terminal."""
 
@@ -43,11 +45,14 @@ def print_table(console: rich.console.Console, title: str, columns: tuple[str, .
 
 
 def show(console: rich.console.Console, table: Table):
-    """Print a table whose words come from outside: none of them is markup."""
-    escape = rich.markup.escape
-    rows = [[escape(cell) for cell in row] for row in table.rows]
-    columns = [escape(column) for column in table.columns]
-    _print(console, dataclasses.replace(table, title=escape(table.title), columns=columns, rows=rows, note=escape(table.note)))
+    """Print a table whose words come from outside: none of them is markup, or steers a terminal."""
+    rows = [[_plain(cell) for cell in row] for row in table.rows]
+    columns = [_plain(column) for column in table.columns]
+    _print(console, dataclasses.replace(table, title=_plain(table.title), columns=columns, rows=rows, note=_plain(table.note)))
+
+
+def _plain(text: str) -> str:
+    return rich.markup.escape("\n".join(map(foreign.printable, text.split("\n"))))
 
 
 def _print(console: rich.console.Console, content: Table):

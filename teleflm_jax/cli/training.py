@@ -154,6 +154,9 @@ def _mixture_so_far(run: options.Run, folder: pathlib.Path) -> mixture.History:
 def _alone_in(folder: pathlib.Path) -> Iterator[None]:
     """Make and hold the run's folder, so that two trainings cannot write into it; the lock goes with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():  # a link could lead what is written here anywhere, and opening a FIFO waits for ever
+        if not path.is_dir() and (path.is_symlink() or not path.is_file()):
+            raise UserError(f"got {path}, which is no plain file; allowed: a run's folder of plain files and folders; remove it")
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

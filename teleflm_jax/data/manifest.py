@@ -5,10 +5,10 @@ Partial, foreign and damaged data are never trained on silently.
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 from collections.abc import Collection
 
+from teleflm_jax import foreign
 from teleflm_jax.data import source
 from teleflm_jax.errors import UserError
 
@@ -109,8 +109,7 @@ def load(
 def _read(folder: str) -> dict:
     path = os.path.join(folder, "manifest.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            raw = json.load(file)
+        raw = foreign.parse_json(foreign.read(path, foreign.LARGEST_JSON))
         version, finished = raw["version"], raw["finished"]
         if version == VERSION:
             _refuse_unlike(raw, EVERY_FIELD)
@@ -140,8 +139,8 @@ def _refuse_unlike(raw: object, fields: dict) -> None:
             _refuse_unlike(value, kind)
             for shard in value["shards"]:
                 _refuse_unlike(shard, EVERY_SHARD)
-        elif type(value) is not kind:
-            raise TypeError(f"{name} is {value!r}")
+        elif type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+            raise TypeError(f"{name} is {value!r:.100}")
         elif name == "name" and os.path.basename(value) != value:
             raise TypeError(f"the shard {value!r} lies elsewhere")
 

@@ -72,7 +72,7 @@ class Harness(TemplateLM):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template, where it is asked for."""
-        return self.model.format.source if chat_template and self.model.format else None
+        return self.model.format.template.source if chat_template and self.model.format else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A dialogue as one text, `<s>` and the roles' marks written out."""
@@ -84,8 +84,10 @@ class Harness(TemplateLM):
 
         Only where the chat template is in use do marks in the text become their ids: it alone writes any.
         """
-        reader = self.model.format.parsing if self.model.format else self.model.tokenizer
-        ids = reader.encode(string, add_special_tokens=False).ids
+        if self.model.format:
+            ids = self.model.format.parsing.encode(string, add_special_tokens=False).ids
+        else:
+            ids = specials.encode(self.model.tokenizer, string)
         wanted = self.model.bos if add_special_tokens is None else add_special_tokens
         before = list(self._ids.before)
         return [*before, *ids] if wanted and ids[: len(before)] != before else ids

@@ -89,7 +89,7 @@ def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Call
     new = min(TOKENS, model.max_tokens or TOKENS, model.decoder.context_length // 2)
     requests, shortened, special = [], 0, specials.of(model.tokenizer)
     for asked in problems:
-        ids = model.tokenizer.encode(asked.prompt, add_special_tokens=False).ids
+        ids = specials.encode(model.tokenizer, asked.prompt)
         whole = [*special.before] * model.bos + ids
         prompt = whole[-(model.decoder.context_length - new) :]
         shortened += len(prompt) < len(whole)

@@ -1,26 +1,25 @@
 """Conversations to token ids by a model's own template, in which what people wrote never yields a special id.
 
-A template is a program that came with the weights: it runs in jinja's sandbox, with bounds on its steps and on what it writes. The memory
-of a single operation is not bounded, products and powers apart.
+A template is a program that came with the weights: it runs in a process of its own, in bounds of time and memory (`template.py`).
 """
 
 import dataclasses
-import datetime
+import functools
+import itertools
 import json
-import operator
+import os
 import pathlib
 import re
 import secrets
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import tokenizers
 
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate.request import MAX_STOP_IDS
+from teleflm_jax.generate.template import Failed, Refused, Template
 from teleflm_jax.tokenizer import specials
 
 TEMPLATE = "chat_template.jinja"
@@ -28,10 +27,16 @@ TEMPLATE = "chat_template.jinja"
 OURS = pathlib.Path(__file__).parents[1] / "tokenizer" / TEMPLATE
 """Where the tokenizer is ours: `<s>`, then turns of `<_user>Q<_bot>A</s><_end>`, after an optional `<_system>`. Source: TeleChat's."""
 ROLES = ("system", "user", "assistant")
-MAX_CHARACTERS = 8 << 20
-"""That a template may write."""
-MAX_STEPS = 2_000_000
-"""Lines of Python that a template may run: some seconds."""
+MAX_TEMPLATE_BYTES = 1 << 20
+"""Of a template's file; those of the models that we know have tens of kB at most."""
+MAX_VARIABLES = 16_384
+"""Characters of `given`'s variables as JSON."""
+NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,63}")
+"""Of such a variable."""
+LONGEST_REASON = 300
+"""Characters of what a template says that an error shows."""
+SET_HERE = ("messages", "add_generation_prompt", "tools", "documents", "strftime_now", "raise_exception", *specials.NAMES)
+"""Variables of a template that nobody else may give."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,8 @@ class Message:
     role: str
     """One of ROLES."""
     content: str
+    name: str | None = None
+    """Of who said it; None: the template gets no name."""
 
 
 PROBE = (Message(role="user", content="question"), Message(role="assistant", content="answer"))
@@ -51,9 +58,7 @@ PROBE = (Message(role="user", content="question"), Message(role="assistant", con
 class Format:
     """How a model's conversations are written; from `load`."""
 
-    source: str
-    """The template as it was written."""
-    template: jinja2.Template
+    template: Template
     plain: tokenizers.Tokenizer
     """Takes the text of a special token as the text it is."""
     parsing: tokenizers.Tokenizer
@@ -64,8 +69,17 @@ class Format:
     """`bos_token` and the like, for the template."""
     ends: tuple[int, ...]
     """Ids that end a text."""
+    probe: str = ""
+    """What the template writes for PROBE."""
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further ones for the template; from `given`."""
 
-    @property
+    @functools.cached_property
+    def forbidden(self) -> frozenset[int]:
+        """Ids that no message may yield."""
+        return frozenset(self.specials.values())
+
+    @functools.cached_property
     def pattern(self) -> re.Pattern:
         """Finds special tokens in a text, the longest at each place."""
         return re.compile("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))) or "(?!)")
@@ -73,6 +87,17 @@ class Format:
     def ids(self, text: str) -> list[int]:
         """Of the special tokens in a text."""
         return [self.specials[found[0]] for found in self.pattern.finditer(text)]
+
+
+def source(folder: pathlib.Path, name: str = TEMPLATE) -> str | None:
+    """The text of a template in a model's folder; None where it has none.
+
+    Raises:
+        UserError: it is no plain file that lies in the folder, too large, or not UTF-8.
+    """
+    if not os.path.lexists(folder / name):
+        return None
+    return foreign.read_text(foreign.inside(folder, name), MAX_TEMPLATE_BYTES)
 
 
 def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
@@ -85,36 +110,64 @@ def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
     Raises:
         UserError: there is none, or it is no template that can write a question and an answer.
     """
-    path = folder / TEMPLATE
     special = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    if not path.exists():
+    path, text = folder / TEMPLATE, source(folder)
+    if text is None:
         if not {"<_user>", "<_bot>", "<_end>", "<_system>"} <= special.keys():
             raise UserError(
                 f"got {folder} without {TEMPLATE}; allowed: a model that came with one, or with our tokenizer; put its {TEMPLATE} there"
             )
-        path = OURS
-    try:
-        source = path.read_text(encoding="utf-8")
-        template = _environment().from_string(source)
-    except (jinja2.TemplateError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"got {path}, which is no template ({error}); allowed: a Jinja chat template; put the model's own there") from error
+        path, text = OURS, OURS.read_text(encoding="utf-8")
     ids = specials.of(tokenizer)
     found = Format(
-        source=source,
-        template=template,
+        template=Template(text),
         plain=tokenizer,
         parsing=tokenizers.Tokenizer.from_str(tokenizer.to_str()),
         specials=special,
         names=ids.names(tokenizer),
         ends=ids.ends,
     )
-    if "question" not in write(found, PROBE[:1]) or "answer" not in write(found, PROBE, answer=False):
+    try:
+        asked, probe = _render(found, [PROBE[:1]])[0], _render(found, [PROBE], answer=False)[0]
+    except (Refused, Failed) as error:
+        why = foreign.printable(str(error), LONGEST_REASON)
+        raise UserError(f"got {path}, which is no template ({why}); allowed: a Jinja chat template; put the model's own there") from error
+    if "question" not in asked or "answer" not in probe:
         raise UserError(f"got {path}, which leaves out what it is given; allowed: a Jinja chat template; put the model's own there")
-    return found
+    return dataclasses.replace(found, probe=probe)
 
 
-def encode(format: Format, messages: Sequence[Message]) -> tuple[int, ...]:
+def given(format: Format, variables: Any) -> Format:
+    """The format with further variables for its template, such as `{"enable_thinking": False}`.
+
+    Raises:
+        UserError: they are no object of JSON with names of variables, have names that are set here, are large, or have the text of a
+            special token.
+    """
+    try:
+        content = json.dumps(variables)
+        variables = foreign.parse_json(content)
+    except (ValueError, RecursionError) as error:
+        raise _not_given(f"that are no JSON ({error})") from error
+    if not isinstance(variables, dict):
+        raise _not_given("that are no object")
+    if len(content) > MAX_VARIABLES:
+        raise _not_given(f"of {len(content):,} characters of JSON")
+    for name in variables:
+        if name in SET_HERE or not NAME.fullmatch(name):
+            raise _not_given(f"with the name {foreign.printable(name, 99)!r}")
+    if any(map(format.pattern.search, _strings(variables))):
+        raise _not_given("with the text of a special token")
+    return dataclasses.replace(format, variables=variables)
+
+
+def encode(format: Format, messages: Sequence[Message], *, check: Callable[[str], None] | None = None) -> tuple[int, ...]:
     """A conversation as the ids after which the model's answer comes: those of the template's text, and no `<s>` that it does not write.
+
+    Args:
+        format: the model's.
+        messages: the conversation.
+        check: called with the template's text, before it takes time to encode; may raise.
 
     Raises:
         UserError: the template refuses it, or it would turn what a message says into a special token.
@@ -123,12 +176,12 @@ def encode(format: Format, messages: Sequence[Message]) -> tuple[int, ...]:
         raise UserError("got no message; allowed: one or more; add one")
     for message in messages:
         _refuse(message)
-    return tuple(_encode(format, messages))
+    return tuple(_encode(format, messages, check))
 
 
 def stop_ids(format: Format) -> tuple[int, ...]:
     """Ids that end an answer: of the end of a text, and of whatever special token the template writes between turns."""
-    return tuple(dict.fromkeys((*format.ends, *format.ids(write(format, PROBE, answer=False)))))[:MAX_STOP_IDS]
+    return tuple(dict.fromkeys((*format.ends, *format.ids(format.probe))))[:MAX_STOP_IDS]
 
 
 def fit(format: Format, messages: Sequence[Message], room: int) -> tuple[tuple[Message, ...], int]:
@@ -150,134 +203,116 @@ def fit(format: Format, messages: Sequence[Message], room: int) -> tuple[tuple[M
     return tuple(kept), left_out
 
 
-def _encode(format: Format, messages: Sequence[Message]) -> list[int]:
-    text = write(format, messages)
+def _encode(format: Format, messages: Sequence[Message], check: Callable[[str], None] | None) -> list[int]:
     mark = f"message{secrets.token_hex(16)}x"
-    marked = write(format, [dataclasses.replace(message, content=f"{mark}{number}x") for number, message in enumerate(messages)])
-    pieces = re.split(f"{mark}([0-9]+)x", marked)
-    parts, order = pieces[::2], [int(number) for number in pieces[1::2]]
+    text, marked = _write(format, [messages, [_marked(message, f"{mark}{number}") for number, message in enumerate(messages)]])
+    if check is not None:
+        check(text)
+    pieces = re.split(f"({mark}[0-9]+[cn])x", marked)
+    said = {f"{mark}{number}c": message.content for number, message in enumerate(messages)}
+    said |= {f"{mark}{number}n": message.name for number, message in enumerate(messages) if message.name is not None}
+    parts, order = pieces[::2], pieces[1::2]
     for change in (str, str.strip):  # templates often strip what they are given
-        contents = [change(messages[number].content) for number in order]
+        contents = [change(said[place]) for place in order]
         if text == "".join(a + b for a, b in zip(parts, [*contents, ""], strict=True)):
             return _encode_parts(format, text, parts, contents)
-    written = [message.content for message in messages if format.pattern.search(message.content)]
-    if written or format.ids(text) != format.ids(marked):
+    if any(map(format.pattern.search, said.values())) or format.ids(text) != format.ids(marked):
         raise UserError(
             "got a message with the text of a special token, which the model's template changes before it writes it; "
             "allowed: messages without such text; change the message"
         )
-    return format.parsing.encode(text, add_special_tokens=False).ids
+    ids = _parsed(format, text, _found(format, text))
+    if ids is None:
+        raise UserError("got a message in which the tokenizer finds a special token; allowed: messages without one; change the message")
+    return ids
+
+
+def _found(format: Format, text: str, start: int = 0) -> list[tuple[int, int, int]]:
+    """Id, begin and end of the special tokens that are written out in a text, which begins at `start`."""
+    return [(format.specials[found[0]], start + found.start(), start + found.end()) for found in format.pattern.finditer(text)]
+
+
+def _parsed(format: Format, text: str, allowed: Sequence[tuple[int, int, int]]) -> list[int] | None:
+    """Ids of a text whose special tokens are some of those allowed; None where its tokenizer finds others.
+
+    It looks for some of them only when its normalizer has changed the text, and that may write one.
+    """
+    encoded, left, forbidden = specials.encoding(format.parsing, text), iter(allowed), format.forbidden
+    for index, (begin, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        if index in forbidden and not any(index == one and begin <= start and stop <= end for one, start, stop in left):
+            return None
+    return encoded.ids
+
+
+def _marked(message: Message, mark: str) -> Message:
+    """The message with marks in place of what people wrote."""
+    return dataclasses.replace(message, content=f"{mark}cx", name=None if message.name is None else f"{mark}nx")
 
 
 def _encode_parts(format: Format, text: str, parts: Sequence[str], contents: Sequence[str]) -> list[int]:
     """A text made of a template's parts and, between them, contents; special tokens are those that lie in the parts."""
     if format.ids(text) == [index for part in parts for index in format.ids(part)]:
-        return format.parsing.encode(text, add_special_tokens=False).ids
+        starts = itertools.accumulate((len(part) + len(content) for part, content in zip(parts, contents, strict=False)), initial=0)
+        ids = _parsed(format, text, [found for part, start in zip(parts, starts, strict=True) for found in _found(format, part, start)])
+        if ids is not None:
+            return ids
     ids, run = [], ""
     for part, content in zip(parts, [*contents, ""], strict=True):
         start = 0
         for found in format.pattern.finditer(part):
-            ids += format.plain.encode(run + part[start : found.start()], add_special_tokens=False).ids
+            ids += specials.encode(format.plain, run + part[start : found.start()])
             ids.append(format.specials[found[0]])
             run, start = "", found.end()
         run += part[start:] + content
-    return ids + format.plain.encode(run, add_special_tokens=False).ids
+    return ids + specials.encode(format.plain, run)
 
 
 def _refuse(message: Message) -> None:
     if message.role not in ROLES:
         raise UserError(f"got a message of {message.role!r}; allowed: {', '.join(ROLES)}; change its role")
     try:
-        message.content.encode()
+        f"{message.content}{message.name}".encode()
     except UnicodeEncodeError as error:
         raise UserError("got a message with a lone surrogate; allowed: Unicode text; change the message") from error
 
 
-class _TooMuch(Exception):
-    """A template went on and on."""
-
-
 def write(format: Format, messages: Sequence[Message], *, answer: bool = True) -> str:
     """The template's text, or a `UserError`; with `answer`, up to where the model's answer begins."""
-    variables = {
-        "messages": [dataclasses.asdict(message) for message in messages],
-        "add_generation_prompt": answer,
-        "strftime_now": datetime.datetime.now().strftime,
-        "tools": None,
-        "documents": None,
-        **format.names,
-    }
+    return _write(format, [messages], answer=answer)[0]
+
+
+def _write(format: Format, conversations: Sequence[Sequence[Message]], *, answer: bool = True) -> list[str]:
     try:
-        return _bounded(lambda: format.template.generate(variables))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a template's expressions may raise
+        return _render(format, conversations, answer=answer)
+    except (Refused, Failed) as error:
+        what = "refuses" if isinstance(error, Refused) else "does not write"
         raise UserError(
-            f"got a conversation that the model's template does not write ({type(error).__name__}: {error}); "
+            f"got a conversation that the model's template {what} ({foreign.printable(str(error), LONGEST_REASON)}); "
             "allowed: what it was made for, most often turns of user and assistant; change the messages"
         ) from error
 
 
-def _bounded(generate: Callable) -> str:
-    """Join what a template writes; raises `_TooMuch` after MAX_STEPS lines or MAX_CHARACTERS."""
-    steps = 0
-
-    def count(*_):
-        nonlocal steps
-        steps += 1
-        if steps > MAX_STEPS:
-            raise _TooMuch(f"more than {MAX_STEPS:,} steps")
-        return count
-
-    parts, size, before = [], 0, sys.gettrace()
-    sys.settrace(count)  # of this thread: the one way to stop a loop that writes nothing
-    try:
-        for part in generate():
-            parts.append(part)
-            size += len(part)
-            if size > MAX_CHARACTERS:
-                raise _TooMuch(f"more than {MAX_CHARACTERS:,} characters")
-    finally:
-        sys.settrace(before)
-    return "".join(parts)
+def _render(format: Format, conversations: Sequence[Sequence[Message]], *, answer: bool = True) -> list[str]:
+    said = [[_variables(message) for message in messages] for messages in conversations]
+    set_here = {"add_generation_prompt": answer, "tools": None, "documents": None}
+    return format.template.render(said, {**format.variables, **set_here, **format.names})
 
 
-def _environment() -> jinja2.Environment:
-    """As templates of this kind expect it (source: transformers' documentation of chat templates)."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
+def _variables(message: Message) -> dict[str, str]:
+    said = {"role": message.role, "content": message.content}
+    return said if message.name is None else said | {"name": message.name}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _strings(each)
+
+
+def _not_given(what: str) -> UserError:
+    return UserError(
+        f"got chat_template_kwargs {what}; allowed: an object of at most {MAX_VARIABLES:,} characters whose names are variables of the "
+        f"template other than {', '.join(SET_HERE)}, without text of special tokens; change it"
     )
-    environment.globals["raise_exception"] = _raise
-    environment.filters["tojson"] = _to_json
-    environment.intercepted_binops = frozenset({"*", "**"})
-    environment.binop_table.update({"*": _small(operator.mul), "**": _small(operator.pow)})
-    return environment
-
-
-def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _small(operation: Callable) -> Callable:
-    """A product of two numbers below a million or so; of text it could fill the memory."""
-
-    def bounded(a, b):
-        if not all(isinstance(x, int | float) and abs(x) <= 1e6 for x in (a, b)) or (operation is operator.pow and abs(b) > 64):
-            raise _TooMuch("a product or power that is too large")
-        return operation(a, b)
-
-    return bounded
-
-
-def _raise(message: str) -> None:
-    raise UserError(f"got a conversation that the model's template refuses ({message}); allowed: what it was made for; change the messages")
-
-
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}`, which marks answers for training; here it is what stands in it."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser):
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

@@ -7,11 +7,12 @@ compute is refused by the name of the key. Keys that change nothing (dropout, ca
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from teleflm_jax import mup
+from teleflm_jax import foreign, mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate.request import MAX_STOP_IDS
 from teleflm_jax.huggingface import names
@@ -114,9 +115,9 @@ def read(folder: pathlib.Path) -> Description:
     Raises:
         UserError: there is none, or it describes what we do not compute; names the key.
     """
-    if not (folder / FILE).is_file():
+    if not os.path.lexists(folder / FILE):
         raise UserError(f"got {folder} without a {FILE}; allowed: a model's folder; change the folder")
-    keys = _opened(folder / FILE)
+    keys = _opened(folder, FILE)
     architecture = keys.value("architectures", [None])
     name = architecture[0] if isinstance(architecture, list) and architecture else architecture
     known = ARCHITECTURES.get(name) if isinstance(name, str) else None
@@ -127,14 +128,9 @@ def read(folder: pathlib.Path) -> Description:
     return describe(keys, known)
 
 
-def _opened(path: pathlib.Path) -> "_Keys":
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"got {path} of {path.stat().st_size:,} bytes; allowed: at most {LARGEST_FILE:,}; change the folder")
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"got {path}, which is no JSON ({error}); allowed: the configuration of a model; fetch it again") from error
-    return _Keys(path, found if isinstance(found, dict) else {})
+def _opened(folder: pathlib.Path, name: str) -> "_Keys":
+    found = foreign.read_json(foreign.inside(folder, name), LARGEST_FILE)
+    return _Keys(folder / name, found if isinstance(found, dict) else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +272,7 @@ def _kept(keys: _Keys) -> dict[str, Any]:
     own = keys.value(OURS, {})
     if not isinstance(own, dict) or own.keys() - set(KEPT):
         keys.refuse(OURS, f"an object with {', '.join(KEPT)}")
-    if own.get("compute_dtype", "float32") not in DTYPES or not isinstance(own.get("document_attention", False), bool):
+    if own.get("compute_dtype", "float32") not in list(DTYPES) or not isinstance(own.get("document_attention", False), bool):
         keys.refuse(OURS, f"compute_dtype one of {', '.join(DTYPES)}; document_attention true or false")
     return found | own
 
@@ -284,11 +280,18 @@ def _kept(keys: _Keys) -> dict[str, Any]:
 def _generation(keys: _Keys) -> _Keys:
     """The generation_config.json beside a config.json; where there is none, transformers goes by config.json, and so do we."""
     path = keys.path.with_name(GENERATION)
-    return _opened(path) if path.is_file() else _Keys(path, {key: keys.found[key] for key in IDS if key in keys.found})
+    return (
+        _opened(path.parent, path.name)
+        if os.path.lexists(path)
+        else _Keys(path, {key: keys.found[key] for key in IDS if key in keys.found})
+    )
 
 
 def _ids(keys: _Keys) -> dict[str, tuple[int, ...]]:
-    return {f"{each.path.stem}.{key}": ids for each in (keys, _generation(keys)) for key, ids in each.ids().items()}
+    """Of both files, without those that the model has no row for; `_notes` names them."""
+    size = keys.count("vocab_size")
+    found = {f"{each.path.stem}.{key}": ids for each in (keys, _generation(keys)) for key, ids in each.ids().items()}
+    return {name: kept for name, ids in found.items() if (kept := tuple(index for index in ids if index < size))}
 
 
 def _dtype(keys: _Keys) -> str | None:
@@ -305,6 +308,10 @@ def _dtype(keys: _Keys) -> str | None:
 
 def _notes(keys: _Keys) -> tuple[str, ...]:
     notes, generation = (), _generation(keys)
+    for each in (keys, generation):
+        for key, ids in each.ids().items():
+            if beyond := [index for index in ids if index >= keys.count("vocab_size")]:
+                notes += (f"{each.path} says {key}={beyond[0]}, which is no id of the model (vocab_size): left out",)
     if keys.value("auto_map", None):
         notes += (f"{keys.path} names Python code (auto_map), which is not read: the layout is known here",)
     if left := sorted(key for key in generation.found if key not in (*IDS, *BOOKKEEPING)):

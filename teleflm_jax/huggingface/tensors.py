@@ -21,6 +21,8 @@ from teleflm_jax.errors import UserError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_HEADER = 100_000_000
 """Bytes; the format's own limit."""
+MOST_DIMENSIONS = 64
+"""Of a tensor; NumPy's own limit."""
 ALIGNMENT = 8
 """Headers are filled up with spaces to a multiple of this, so that tensors are aligned in a mapped file."""
 BLOCK_BYTES = 16 << 20
@@ -58,9 +60,9 @@ def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
     Raises:
         UserError: there are none, other kinds of files only, a file leaves the folder, or one is not what the format or the index says.
     """
-    if (folder / INDEX).is_file():
+    if os.path.lexists(folder / INDEX):
         return _indexed(folder)
-    if (folder / SINGLE).is_file():
+    if os.path.lexists(folder / SINGLE):
         return read_header(foreign.inside(folder, SINGLE))
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
     if pickles:
@@ -73,9 +75,7 @@ def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
 
 def _indexed(folder: pathlib.Path) -> dict[str, Tensor]:
     place = foreign.inside(folder, INDEX)
-    if place.stat().st_size > LARGEST_HEADER:
-        raise _wrong(place, "it is larger than an index can be")
-    index = _json(place, place.read_bytes())
+    index = _json(place, foreign.read(place, LARGEST_HEADER))
     named = index.get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
         raise _wrong(place, "it has no weight_map from names to files")
@@ -96,8 +96,8 @@ def read_header(path: pathlib.Path) -> dict[str, Tensor]:
     Raises:
         UserError: it is no such file, or tensors overlap, leave a gap, or do not fill the file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with foreign.open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
             raise _wrong(path, f"a header of {length} bytes in a file of {size}")
@@ -123,7 +123,7 @@ def _span(path: pathlib.Path, name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in list(_ITEM_BITS):
         raise _wrong(path, f"{name!r} has no dtype, shape and data_offsets that are known")
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not (_are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
+    if not (_are_counts(shape) and len(shape) <= MOST_DIMENSIONS and _are_counts(offsets) and len(offsets) == 2):
         raise _wrong(path, f"{name!r} has a shape or offsets that are no counts")
     start, stop = offsets
     if stop - start != math.prod(shape) * _ITEM_BITS[entry["dtype"]] // 8:

@@ -2,22 +2,25 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import load, pieces, specials
+from teleflm_jax.generate import chat
+from teleflm_jax.tokenizer import load, panics, pieces, specials
 from teleflm_jax.tokenizer.specials import Specials
 
-FILE, SETTINGS, NAMES, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
+FILE, SETTINGS, NAMES, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", chat.TEMPLATE
 TEMPLATES, DEFAULT = "additional_chat_templates", "default"
 """Folder of further chat templates, and the name of the one that is taken."""
 PROBE = "a"
-OUR_TEMPLATE = pathlib.Path(load.__file__).parent / TEMPLATE
-LARGEST_FILE = 1 << 28
+LARGEST_SETTINGS = 16 << 20
+"""Bytes; those of models have some hundred kB, of which most list tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,15 +49,17 @@ def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dic
         around: of that tokenizer.
         context_length: of the model.
     """
-    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     loaded = load.load(folder / FILE)
+    content = _object(folder / FILE, foreign.LARGEST_JSON) | {"truncation": None, "padding": None}
     names = around.names(loaded)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context_length, "clean_up_tokenization_spaces": False}
     content["post_processor"] = specials.post_processor(dataclasses.replace(around, named={}), loaded.id_to_token)
     found = {FILE: _text(content), SETTINGS: json.dumps(settings | names, indent=1), NAMES: json.dumps(names, indent=1)}
-    ours = load.foreign(loaded) is None
-    template = folder / TEMPLATE if (folder / TEMPLATE).is_file() else OUR_TEMPLATE if ours else None
-    return found | ({TEMPLATE: template.read_text(encoding="utf-8")} if template else {})
+    ours = load.misplaced(loaded) is None
+    template = chat.source(folder)
+    if template is None and ours:
+        template = chat.OURS.read_text(encoding="utf-8")
+    return found | ({} if template is None else {TEMPLATE: template})
 
 
 def imported(path: pathlib.Path, settings: Settings, ids: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
@@ -74,9 +79,9 @@ def imported(path: pathlib.Path, settings: Settings, ids: Mapping[str, tuple[int
     original = _content(path)
     content = original | {"truncation": None, "padding": None}
     bare = _tokenizer(path, content)
-    wrapped = bare.encode(PROBE).ids
+    wrapped = _probed(path, bare)
     bare.post_processor = None
-    around = _around(path, wrapped, bare.encode(PROBE).ids)
+    around = _around(path, wrapped, _probed(path, bare))
     content["added_tokens"] = _added(original, bare, settings)
     if content["added_tokens"] != original["added_tokens"]:
         bare = _tokenizer(path, content | {"post_processor": None})
@@ -90,13 +95,13 @@ def imported(path: pathlib.Path, settings: Settings, ids: Mapping[str, tuple[int
         if said is not None and said != bool(ids_there):
             notes += (f"{SETTINGS} says {key}={json.dumps(said)}, {path.name} does otherwise, which holds, as in transformers 5",)
     named = {f"tokenizer_config.{key}": (index,) for key, token in names.items() if (index := bare.token_to_id(token)) is not None}
-    ours = load.foreign(bare) is None
+    ours = load.misplaced(bare) is None
     before, after = (specials.OURS.before, ()) if ours and original["post_processor"] is None else around
     found = Specials(before=before, after=after, named=named | ids)
     if not found.ends:
         raise UserError(f"got {path} and no eos_token_id of it; allowed: an id that ends a text; set eos_token_id in config.json")
     if ours and (before, after, found.ends) == (specials.OURS.before, specials.OURS.after, specials.OURS.ends):
-        return _text(original | {"post_processor": None}), notes
+        return _text(content | {"post_processor": None}), notes
     _refuse_ordinary(path, bare, {found.bos, found.eos, *before, *after})
     pieces.piece_bytes(bare)
     return _text(content | {"post_processor": specials.post_processor(found, bare.id_to_token)}), notes
@@ -107,8 +112,8 @@ def settings(folder: pathlib.Path) -> Settings:
 
     Of several chat templates it takes the one that transformers does, the one with the name `default`.
     """
-    there = [name for name in (SETTINGS, NAMES) if (folder / name).is_file()]
-    found = {name: _object(folder / name) for name in there}
+    there = [name for name in (SETTINGS, NAMES) if os.path.lexists(folder / name)]
+    found = {name: _object(foreign.inside(folder, name), LARGEST_SETTINGS) for name in there}
     of_tokenizer = found.get(SETTINGS, {})
     # as transformers: the second file counts where the first lists no tokens
     both = of_tokenizer | ({} if "added_tokens_decoder" in of_tokenizer else found.get(NAMES, {}))
@@ -130,14 +135,18 @@ def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | 
     if isinstance(found, list):
         found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)}
     templates = found if isinstance(found, dict) else {DEFAULT: found}
-    files = {path.stem: path for path in sorted((folder / TEMPLATES).glob("*.jinja"))}
-    if (folder / TEMPLATE).is_file():
+    if (further := folder / TEMPLATES).is_symlink():
+        raise UserError(f"got {further}, which is a link; allowed: a folder of the model's own; copy it there (cp -rL)")
+    files = {path.stem: path for path in sorted(further.glob("*.jinja"))}
+    if os.path.lexists(folder / TEMPLATE):
         files.setdefault(DEFAULT, folder / TEMPLATE)
     left = sorted(str(name) for name in {**templates, **files} if name != DEFAULT)
-    notes = (f"of the chat templates {DEFAULT!r} alone is taken, not {', '.join(left)[:200]}",) if left else ()
+    notes = (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
     if DEFAULT in files:
-        return _read(files[DEFAULT]), notes
+        return chat.source(files[DEFAULT].parent, files[DEFAULT].name), notes
     text = templates.get(DEFAULT)
+    if isinstance(text, str) and len(text) > (most := chat.MAX_TEMPLATE_BYTES):
+        raise UserError(f"got a chat_template of {len(text):,} characters in {folder / SETTINGS}; allowed: at most {most:,}; shorten it")
     return text if isinstance(text, str) else None, notes
 
 
@@ -154,20 +163,31 @@ def _refuse_ordinary(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, ids: s
 
 def _content(path: pathlib.Path) -> dict[str, Any]:
     """A tokenizer.json as JSON."""
-    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+    if not path.exists():
         raise UserError(
-            f"got no {path} of at most {LARGEST_FILE:,} bytes; allowed: a tokenizer.json, which says what the weights' ids mean; add "
-            "--tokenizer FILE (a tokenizer.model of SentencePiece becomes one when transformers loads it and saves it again)"
+            f"got no {path}; allowed: a tokenizer.json, which says what the weights' ids mean; add --tokenizer FILE (a tokenizer.model of "
+            "SentencePiece becomes one when transformers loads it and saves it again)"
         )
-    found = _object(path)
+    found = _object(path, foreign.LARGEST_JSON)
     return found | {"post_processor": found.get("post_processor"), "added_tokens": found.get("added_tokens") or []}
 
 
 def _tokenizer(path: pathlib.Path, content: Mapping[str, Any]) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # the library raises no narrower class
+        return load.parse(_text(content))
+    except ValueError as error:
         raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one; change --tokenizer") from error
+
+
+def _probed(path: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> list[int]:
+    try:
+        with panics.as_errors():
+            ids = tokenizer.encode(PROBE).ids
+    except ValueError as error:
+        raise UserError(f"got {path}, which cannot encode {PROBE!r} ({error}); allowed: one that can; change --tokenizer") from error
+    if not ids:
+        raise UserError(f"got {path}, which has no id for {PROBE!r}; allowed: one with a piece for every byte; change --tokenizer")
+    return ids
 
 
 def _added(content: Mapping[str, Any], tokenizer: tokenizers.Tokenizer, settings: Settings) -> list[dict[str, Any]]:
@@ -196,11 +216,11 @@ def _token(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _object(path: pathlib.Path) -> dict[str, Any]:
+def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
     """A JSON object."""
     try:
-        found = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        found = foreign.parse_json(foreign.read(path, most))
+    except ValueError as error:
         raise UserError(f"got {path}, which is no {path.name} ({error}); allowed: one in JSON; fetch it again") from error
     if not isinstance(found, dict):
         raise UserError(f"got {path}, which is no {path.name}; allowed: a JSON object; fetch it again")
@@ -208,12 +228,7 @@ def _object(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read(path: pathlib.Path) -> str:
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"got {path} of {path.stat().st_size:,} bytes; allowed: at most {LARGEST_FILE:,}; change the folder")
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"got {path}, which is not UTF-8 ({error}); allowed: a file in UTF-8; fetch it again") from error
+    return foreign.read_text(path, LARGEST_SETTINGS)
 
 
 def _text(content: dict) -> str:

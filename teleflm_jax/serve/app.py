@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import hmac
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -11,21 +10,26 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate.request import Piece
-from teleflm_jax.serve import answers, protocol
+from teleflm_jax.serve import answers, gate, openapi, protocol
 from teleflm_jax.serve.answers import Vocabulary
-from teleflm_jax.serve.config import BODY_SECONDS, MAX_BODY_BYTES
+from teleflm_jax.serve.bodies import Bodies
+from teleflm_jax.serve.gate import Gate
 from teleflm_jax.serve.metrics import CONTENT_TYPE, Metrics
 from teleflm_jax.serve.protocol import Call, Refusal, Served
 from teleflm_jax.serve.worker import Failed, Full, Job, Stopped, Worker
 
 RETRY_SECONDS = "1"
 """What a client is told to wait where the queue is full."""
+CHATS = 1
+"""Conversations that are encoded at a time, fewer than bodies (`bodies.READERS`): for a template that hangs no completion waits."""
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -37,11 +41,13 @@ class Service:
     vocabulary: Vocabulary
     worker: Worker
     metrics: Metrics
-    key: str | None = None
-    """That requests to /v1 must bear."""
+    gate: Gate = Gate()
+    bodies: Bodies = dataclasses.field(default_factory=Bodies)
     stopping: bool = False
     """Whether new requests are refused."""
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+    chats: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(CHATS))
+    """Held while a conversation is encoded."""
 
     def models(self) -> list[dict[str, object]]:
         """The one there is."""
@@ -74,17 +80,61 @@ def app(service: Service) -> Starlette:
     async def metrics(_) -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
-    return Starlette(
-        routes=[
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", model),
-            Route("/health", health),
-            Route("/metrics", metrics),
-        ],
-        exception_handlers={Refusal: _refused, HTTPException: _no_route, Exception: _bug},
+    async def described(_) -> Response:
+        return JSONResponse(description)
+
+    description = openapi.describe(service.served, service.worker.capacity)
+    routes = [
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/health", health),
+        Route("/metrics", metrics),
+        Route("/openapi.json", described),
+    ]
+    inner = Starlette(routes=routes, exception_handlers={Refusal: _refused, HTTPException: _no_route, Exception: _bug})
+    inner.router.redirect_slashes = False
+    return _counted(service, routes, _shared(service, inner))
+
+
+def _shared(service: Service, inner: ASGIApp) -> ASGIApp:
+    """The application for pages of the origins that are allowed, if there are any."""
+    if not service.gate.origins:
+        return inner
+    return CORSMiddleware(
+        inner, allow_origins=service.gate.origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=["Retry-After"]
     )
+
+
+def _counted(service: Service, routes: list[Route], inner: ASGIApp) -> ASGIApp:
+    """The application for whoever is no stranger; all requests are counted."""
+
+    async def application(scope, receive, send) -> None:
+        connection, state = scope["state"]["connection"], scope["state"]
+        state["outcome"] = "disconnected"
+
+        async def sent(message) -> None:
+            if message["type"] == "http.response.start":
+                state["outcome"] = message["status"]
+            await send(message)
+
+        connection.begin()
+        try:
+            gate.refuse_stranger(service.gate, gate.headers(scope))
+            await inner(scope, receive, sent)
+        except Refusal as refusal:
+            await _response(refusal)(scope, receive, sent)
+        finally:
+            connection.answered()
+            service.metrics.requests.labels(_route(routes, scope), state["outcome"]).inc()
+
+    return application
+
+
+def _route(routes: list[Route], scope: MutableMapping[str, Any]) -> str:
+    """The template of a request's path, so that there are few."""
+    return next((route.path_format for route in routes if route.matches(scope)[0] != Match.NONE), "other")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,7 +147,8 @@ class Answer:
     leave: contextlib.AsyncExitStack
     """Ends the job."""
     begun: float
-    path: str
+    state: dict[str, Any]
+    """Of the ASGI scope; its `outcome` is counted."""
     head: dict[str, object]
 
     async def __call__(self, scope, receive, send) -> None:
@@ -108,7 +159,6 @@ class Answer:
             else:
                 response = await _unless_gone(self._whole(), receive)
                 if response is None:
-                    self._count("disconnected")
                     return
             await response(scope, receive, send)
 
@@ -118,15 +168,12 @@ class Answer:
             async for number, piece in self._pieces():
                 parts[number].append(piece)
         except (Failed, Stopped) as error:
-            refusal = _of_worker(error)
-            self._count(refusal.status)
-            return _response(refusal)
-        self._count(200)
+            return _response(_of_worker(error))
         choices = answers.choices(self.call, self.service.vocabulary)
         return Response(answers.to_json(answers.whole(self.call, self.head, choices, parts)), media_type="application/json")
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        choices, status = answers.choices(self.call, self.service.vocabulary), "disconnected"
+        choices, outcome = answers.choices(self.call, self.service.vocabulary), "disconnected"
         try:
             for choice in choices:
                 if first := answers.opening(self.call, self.head, choice):
@@ -137,12 +184,12 @@ class Answer:
             if self.call.usage:
                 yield answers.event(answers.closing(self.call, self.head, choices))
             yield answers.DONE
-            status = 200
+            outcome = 200
         except (Failed, Stopped) as error:
-            status = _of_worker(error).status
+            outcome = _of_worker(error).status
             yield answers.event(_of_worker(error).body())
         finally:
-            self._count(status)
+            self.state["outcome"] = outcome
 
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         metrics, first = self.service.metrics, True
@@ -154,27 +201,22 @@ class Answer:
             yield number, piece
         metrics.whole_seconds.observe(time.perf_counter() - self.begun)
 
-    def _count(self, status: int | str) -> None:
-        self.service.metrics.requests.labels(self.path, status).inc()
-
 
 async def _answer(service: Service, request: Request, read: Callable[..., Call]) -> Answer:
     """Begin to answer a request; what is wrong with it is raised as a `Refusal`."""
-    begun, path = time.perf_counter(), request.url.path
-    try:
-        _admit(service, request)
-        body = protocol.parse(await _body(request))
-        call = await asyncio.to_thread(read, body, service.served, most=service.worker.capacity)  # long texts take a while to encode
-        async with contextlib.AsyncExitStack() as stack:
-            job = await _job(service, call, stack)
-            leave = stack.pop_all()
-    except Refusal as refusal:
-        service.metrics.requests.labels(path, refusal.status).inc()
-        raise
+    begun = time.perf_counter()
+    _admit(service, request)
+    gate.refuse_type(gate.headers(request.scope))
+    turn = service.chats if read is protocol.conversation else contextlib.nullcontext()
+    async with service.bodies.body(request, turn) as content:
+        call = await asyncio.to_thread(lambda: read(protocol.parse(content), service.served, most=service.worker.capacity))  # takes a while
+    async with contextlib.AsyncExitStack() as stack:
+        job = await _job(service, call, stack)
+        leave = stack.pop_all()
     service.metrics.prompt_tokens.inc(call.prompt_tokens)
     name = f"{'chatcmpl' if call.chat else 'cmpl'}-{secrets.token_hex(12)}"
     head = {"id": name, "created": int(time.time()), "model": service.served.name}
-    return Answer(service=service, call=call, job=job, leave=leave, begun=begun, path=path, head=head)
+    return Answer(service=service, call=call, job=job, leave=leave, begun=begun, state=request.scope["state"], head=head)
 
 
 async def _job(service: Service, call: Call, stack: contextlib.AsyncExitStack) -> Job:
@@ -194,34 +236,9 @@ async def _job(service: Service, call: Call, stack: contextlib.AsyncExitStack) -
 
 def _admit(service: Service, request: Request) -> None:
     """Refuse whoever has no key, and everyone while the server stops."""
-    given = dict(request.scope["headers"]).get(b"authorization", b"")
-    if service.key is not None and not hmac.compare_digest(given, f"Bearer {service.key}".encode()):
-        raise Refusal(
-            "got no valid key; allowed: the server's, as `Authorization: Bearer KEY`; change it", status=401, code="invalid_api_key"
-        )
+    gate.refuse_keyless(service.gate, gate.headers(request.scope))
     if service.stopping:
         raise _of_worker(Stopped())
-
-
-async def _body(request: Request) -> bytes:
-    """All of it, as far as it is allowed."""
-    too_large = Refusal(f"got a body of more than {MAX_BODY_BYTES:,} bytes; allowed: at most as many; send less", status=413)
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                parts.append(part)
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise too_large
-    except TimeoutError as error:
-        raise Refusal(f"got no whole body in {BODY_SECONDS:g} seconds; allowed: within that time; send it faster", status=408) from error
-    except ClientDisconnect as error:
-        raise Refusal("got a body that ends early; allowed: a whole one; send it again") from error
-    return b"".join(parts)
 
 
 async def _unless_gone(work: Awaitable[Response], receive: Receive) -> Response | None:
@@ -263,8 +280,8 @@ async def _refused(_, refusal: Refusal) -> Response:
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
-    allowed = "POST to /v1/completions and /v1/chat/completions, GET of /v1/models, /health and /metrics"
-    refusal = Refusal(f"got {request.method} {request.url.path[:99]}; allowed: {allowed}; change it", status=error.status_code)
+    allowed = "POST to /v1/completions and /v1/chat/completions, GET of /v1/models, /health, /metrics and /openapi.json"
+    refusal = Refusal(f"got {request.method} {request.scope['path'][:99]}; allowed: {allowed}; change it", status=error.status_code)
     return _response(refusal, dict(error.headers or {}))
 
 

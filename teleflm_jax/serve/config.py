@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 from teleflm_jax.errors import UserError
 
@@ -12,6 +13,9 @@ BODY_SECONDS = 30.0
 API_KEY = "TELEFLM_API_KEY"
 """Environment variable: the key that requests to /v1 must bear; unset: none."""
 LARGEST_PORT = 65_535
+ANY = "*"
+ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+"""As a browser sends it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,13 +32,22 @@ class ServeConfig:
     """Texts that may wait; more are refused."""
     grace: float = 30.0
     """Seconds that texts under way have to finish when the server is asked to stop."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may send requests from a browser; `*`: all."""
 
     def __post_init__(self):
         for name, right, allowed in (
             ("port", 0 <= self.port <= LARGEST_PORT, f"0 (any) to {LARGEST_PORT}"),
             ("slots", self.slots >= 1, "1 or more"),
             ("queue", self.queue >= 0, "0 or more"),
+            ("allowed_origins", all(map(_is_origin, self.allowed_origins)), "such as https://example.org or http://localhost:3000; or *"),
             ("grace", 0 <= self.grace < math.inf, "a number of seconds from 0 up"),
         ):
             if not right:
-                raise UserError(f"got {name} {getattr(self, name)}; allowed: {allowed}; change --{name}")
+                value = getattr(self, name)
+                shown = " ".join(value) if isinstance(value, tuple) else value
+                raise UserError(f"got {name} {shown}; allowed: {allowed}; change --{name}")
+
+
+def _is_origin(text: str) -> bool:
+    return text == ANY or ORIGIN.fullmatch(text) is not None

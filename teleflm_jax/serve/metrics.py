@@ -17,6 +17,7 @@ class Metrics:
 
     registry: CollectorRegistry
     requests: Counter
+    closed: Counter
     prompt_tokens: Counter
     new_tokens: Counter
     first_seconds: Histogram
@@ -38,7 +39,10 @@ def metrics(worker: Worker) -> Metrics:
         Gauge(name, help_, registry=registry).set_function(read)
     return Metrics(
         registry=registry,
-        requests=Counter("teleflm_requests", "requests to /v1 by path and status", ["path", "status"], registry=registry),
+        requests=Counter("teleflm_requests", "requests by route and status", ["route", "status"], registry=registry),
+        closed=Counter(
+            "teleflm_connections_closed", "connections that the server closed, or that closed in mid-request", ["reason"], registry=registry
+        ),
         prompt_tokens=Counter("teleflm_prompt_tokens", "tokens of prompts that were taken on", registry=registry),
         new_tokens=Counter("teleflm_new_tokens", "tokens that were written", registry=registry),
         first_seconds=Histogram("teleflm_first_token_seconds", "from a request to its first token", buckets=SECONDS, registry=registry),

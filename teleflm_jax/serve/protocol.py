@@ -1,6 +1,6 @@
 """Bodies of requests to what the engine is asked for; whatever OpenAI's interface has and we do not is refused, not passed over.
 
-Source: OpenAI's API reference; top_k, min_p and repetition_penalty as in vLLM.
+Source: OpenAI's API reference; top_k, min_p, repetition_penalty and chat_template_kwargs as in vLLM.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat
 from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request, numbered
 from teleflm_jax.generate.sampling import Sampling
-from teleflm_jax.tokenizer import specials
+from teleflm_jax.tokenizer import pieces, specials
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 """What OpenAI's interface takes for granted, which is not what the commands do."""
@@ -50,7 +50,7 @@ NEUTRAL = {
 """Fields that are not supported -> values, beside null, with which they change nothing."""
 BOTH = ("model", "stream", "stream_options", "max_tokens", "n", "stop", "seed", "logprobs", *SAMPLING)
 COMPLETION = (*BOTH, "prompt", "echo", "best_of")
-CHAT = (*BOTH, "messages", "max_completion_tokens", "top_logprobs")
+CHAT = (*BOTH, "messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs")
 
 
 class Refusal(Exception):
@@ -83,6 +83,8 @@ class Served:
     format: chat.Format | None
     """None: it has no chat template, for the reason below."""
     no_chat: str = ""
+    longest: int | None = None
+    """Of `pieces.longest`."""
 
 
 def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, context_length: int, vocab_size: int) -> Served:
@@ -93,7 +95,15 @@ def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, 
     except UserError as error:
         no_chat = str(error)
     sizes = {"context_length": context_length, "vocab_size": vocab_size}
-    return Served(name=name, tokenizer=tokenizer, ends=specials.of(tokenizer).ends, format=format, no_chat=no_chat, **sizes)
+    return Served(
+        name=name,
+        tokenizer=tokenizer,
+        ends=specials.of(tokenizer).ends,
+        format=format,
+        no_chat=no_chat,
+        longest=pieces.longest(tokenizer),
+        **sizes,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,7 +155,13 @@ def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refusal("got no messages; allowed: an array of one or more; add one", param="messages")
-    prompt = _plain("messages", lambda: chat.encode(served.format, [_message(number, each) for number, each in enumerate(messages)]))
+    if len(messages) > served.context_length:
+        raise Refusal(f"got {len(messages):,} messages; allowed: at most {served.context_length:,}; remove some", param="messages")
+    format, variables = served.format, body.get("chat_template_kwargs")
+    if variables is not None:
+        format = _plain("chat_template_kwargs", lambda: chat.given(served.format, variables))
+    fits = lambda text: _fits(text, served)  # noqa: E731
+    prompt = _plain("messages", lambda: chat.encode(format, [_message(number, each) for number, each in enumerate(messages)], check=fits))
     top = _whole(body, "top_logprobs", None, 0, MAX_LOGPROBS)
     if top is not None and not _flag(body, "logprobs"):
         raise Refusal("got top_logprobs without logprobs; allowed: with logprobs true; add it", param="top_logprobs")
@@ -169,13 +185,7 @@ def _call(body, served, prompts, *, n, most, max_tokens, logprobs, stop_ids, ech
     if n * len(prompts) > most:
         raise Refusal(f"got {len(prompts)} prompts with n {n}; allowed: at most {most} choices in all; send several requests", param="n")
     for prompt in prompts:
-        if len(prompt) >= served.context_length:
-            raise Refusal(
-                f"got a prompt of {len(prompt):,} tokens for a context of {served.context_length:,}; "
-                f"allowed: at most {served.context_length - 1:,}; shorten it",
-                param="messages" if "messages" in body else "prompt",
-                code="context_length_exceeded",
-            )
+        _refuse_long(f"{len(prompt):,}", len(prompt), served, "messages" if "messages" in body else "prompt")
     numbers = {name: _number(body, name, default) for name, default in SAMPLING.items() if name != "top_k"}
     sampling = _plain(
         None, lambda: Sampling(**numbers, top_k=max(0, _whole(body, "top_k", SAMPLING["top_k"], -1, None)))
@@ -221,14 +231,32 @@ def _prompts(body: Mapping[str, Any], served: Served, most: int) -> tuple[list[s
     for each in prompt if several else [prompt]:
         if isinstance(each, str):
             texts.append(each)
-            prompts.append(_plain("prompt", lambda each=each: tuple(specials.prompt(served.tokenizer, _unicode(each)))))
+            _fits(_plain("prompt", lambda each=each: _unicode(each)), served, "prompt")
+            prompts.append(tuple(specials.prompt(served.tokenizer, each)))
         elif isinstance(each, list) and each and all(_is_whole(x) and 0 <= x < served.vocab_size for x in each):
+            _refuse_long(f"{len(each):,}", len(each), served, "prompt")
             texts.append(served.tokenizer.decode(each, skip_special_tokens=True))
             prompts.append(tuple(each))
         else:
             allowed = f"a string, an array of ids from 0 to {served.vocab_size - 1}, or an array of such; change it"
             raise Refusal(f"got a prompt that is {_kind(each)}; allowed: {allowed}", param="prompt")
     return texts, prompts
+
+
+def _fits(text: str, served: Served, param: str = "messages") -> None:
+    """Refuse a text that cannot fit the context before it is encoded, which takes seconds for one of megabytes."""
+    least = -(-len(text.encode()) // served.longest) if served.longest else 0
+    _refuse_long(f"{least:,} or more", least, served, param)
+
+
+def _refuse_long(told: str, tokens: int, served: Served, param: str) -> None:
+    if tokens >= served.context_length:
+        raise Refusal(
+            f"got a prompt of {told} tokens for a context of {served.context_length:,}; "
+            f"allowed: at most {served.context_length - 1:,}; shorten it",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def _message(number: int, message: Any) -> chat.Message:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from collections.abc import Callable
 import uvicorn
 
 from teleflm_jax.errors import UserError
+from teleflm_jax.serve import answers, connections
 from teleflm_jax.serve.app import Service, app
+from teleflm_jax.serve.connections import BACKLOG, HEAD_SECONDS, Connections
+from teleflm_jax.serve.protocol import Refusal
 
 LOOPBACK = ("127.", "::1")
-BACKLOG = 512
 LAST_SECONDS = 5
 """For connections to close after the last answer."""
 
@@ -59,10 +62,21 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
         grace: seconds.
         ready: told when requests are answered, with a function that does what a signal does and may be called from any thread.
     """
+    pool = Connections(most=connections.most(), closed=service.metrics.closed, full=answers.to_json(_full().body()))
     config = uvicorn.Config(
-        app(service), log_config=None, access_log=False, server_header=False, lifespan="off", http="h11", ws="none", loop="asyncio"
+        app(service),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        http=pool.protocol,
+        ws="none",
+        loop="asyncio",
+        backlog=BACKLOG,
+        timeout_keep_alive=HEAD_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
     )
-    config.timeout_graceful_shutdown = LAST_SECONDS
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it writes a line for each malformed request, which are counted
     server, loop, asked = uvicorn.Server(config), asyncio.get_running_loop(), asyncio.Event()
     stop = lambda: loop.call_soon_threadsafe(asked.set)  # noqa: E731
 
@@ -74,12 +88,13 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
 
     server.handle_exit = signalled  # uvicorn's own would close the socket at once, and refuse by a reset what can be answered with 503
     listening.listen(BACKLOG)
-    ending = asyncio.create_task(_end(service, server, asked, grace))
+    tasks = [asyncio.create_task(_end(service, server, asked, grace)), asyncio.create_task(pool.sweep())]
     ready(stop)
     try:
         await server.serve(sockets=[listening])
     finally:
-        ending.cancel()
+        for task in tasks:
+            task.cancel()
         await service.worker.end()
 
 
@@ -90,3 +105,11 @@ async def _end(service: Service, server: uvicorn.Server, asked: asyncio.Event, g
         await asyncio.wait_for(service.worker.empty.wait(), grace)
     await service.worker.end()
     server.should_exit = True
+
+
+def _full() -> Refusal:
+    return Refusal(
+        "got a connection while as many are open as there may be; allowed: when there is room; try again later",
+        status=503,
+        code="connections_full",
+    )

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-import pathlib
 
 import tokenizers
 
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import layout, specials
+from teleflm_jax.tokenizer import checked, layout, panics, specials
 
 _REMEDY = "change data.tokenizer, or make one by `python -m teleflm_jax tokenizer train` with the same gin flags"
 
@@ -23,13 +23,11 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
             what its ids are for.
     """
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(_content(path).decode())
-    except Exception as error:  # the library raises no narrower class
+        tokenizer = parse(_content(path).decode())
+    except ValueError as error:
         raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one of `tokenizer train`; {_REMEDY}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # tokenizer.json has no place to keep this
-    name = foreign(tokenizer)
+    name = misplaced(tokenizer)
     if specials.read(tokenizer) is None or (tokenizer.post_processor is None and name is not None):
         where = "which wraps a text by itself" if name is None else f"in which {name!r} has the id {tokenizer.token_to_id(name)}"
         raise UserError(
@@ -39,7 +37,21 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def foreign(tokenizer: tokenizers.Tokenizer) -> str | None:
+def parse(content: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a tokenizer.json, which may be anyone's, without truncation and padding.
+
+    Raises:
+        ValueError: it is none, or one whose time or memory nothing bounds; says why.
+    """
+    checked.refuse(foreign.parse_json(content))
+    with panics.as_errors():
+        tokenizer = tokenizers.Tokenizer.from_str(content)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def misplaced(tokenizer: tokenizers.Tokenizer) -> str | None:
     """The first piece that is not where `layout.py` has it; None for a tokenizer of ours."""
     fixed = layout.alphabet() | layout.controls()
     return next((name for name, index in fixed.items() if tokenizer.token_to_id(name) != index), None)
@@ -52,6 +64,6 @@ def sha256(path: str | os.PathLike) -> str:
 
 def _content(path: str | os.PathLike) -> bytes:
     try:
-        return pathlib.Path(path).read_bytes()
+        return foreign.read(path, foreign.LARGEST_JSON)
     except OSError as error:
         raise UserError(f"got the tokenizer {path} ({error.strerror}); allowed: a tokenizer.json; {_REMEDY}") from error

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import tiktoken
-import tokenizers
 from tokenizers import Tokenizer
 
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import words
+from teleflm_jax.tokenizer import panics, words
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _ENDS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -78,10 +78,9 @@ def other(path: str | os.PathLike) -> tuple[str, CountTokens]:
 
 
 def _open_json(path: pathlib.Path) -> tuple[str, CountTokens]:
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower class
-        raise ValueError(error) from error
+    content = foreign.read(path, foreign.LARGEST_JSON).decode()
+    with panics.as_errors():  # any kind will do to be compared with, also one that no model here could have
+        tokenizer = Tokenizer.from_str(content)
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -96,7 +95,7 @@ def _open_model(path: pathlib.Path) -> tuple[str, CountTokens]:
 
 def _open_tiktoken(path: pathlib.Path) -> tuple[str, CountTokens]:
     try:
-        rows = [line.split() for line in path.read_bytes().splitlines() if line]
+        rows = [line.split() for line in foreign.read(path, foreign.LARGEST_JSON).splitlines() if line]
         ranks = {base64.b64decode(token): int(rank) for token, rank in rows}
     except binascii.Error as error:
         raise ValueError(error) from error

@@ -12,7 +12,8 @@ from typing import Any
 
 import tokenizers
 
-from teleflm_jax.tokenizer import layout
+from teleflm_jax.errors import UserError
+from teleflm_jax.tokenizer import layout, panics
 
 NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
 """Of tokenizer_config.json: the tokens that have a name, which chat templates may write."""
@@ -84,7 +85,37 @@ def of(tokenizer: tokenizers.Tokenizer) -> Specials:
 def prompt(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
     """A text as the model is given it: between what its tokenizer puts there by itself, and without a special id of its own."""
     around = of(tokenizer)
-    return [*around.before, *tokenizer.encode(text, add_special_tokens=False).ids, *around.after]
+    return [*around.before, *encode(tokenizer, text), *around.after]
+
+
+def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    """A text's ids, none of them special.
+
+    A tokenizer of ours yields none. Another may: its normalizer may write one, or its model have one among the pieces that it makes.
+
+    Raises:
+        UserError: it does, or cannot take this text.
+    """
+    ids = encoding(tokenizer, text).ids
+    if not controls(tokenizer).isdisjoint(ids):
+        found = next(index for index in ids if index in controls(tokenizer))
+        raise UserError(
+            f"got a text in which the model's tokenizer finds the special token {tokenizer.id_to_token(found)!r}; allowed: texts in which "
+            "it finds none; change the text"
+        )
+    return ids
+
+
+def encoding(tokenizer: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+    """What the library makes of a text; raises a `UserError` if it cannot.
+
+    Other threads go on meanwhile, which `encode` keeps from it.
+    """
+    try:
+        with panics.as_errors():
+            return tokenizer.encode_batch([text], add_special_tokens=False)[0]
+    except ValueError as error:
+        raise UserError(f"got a text that the model's tokenizer cannot take ({error}); allowed: others; change it") from error
 
 
 def read(tokenizer: tokenizers.Tokenizer) -> Specials | None:

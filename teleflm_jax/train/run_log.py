@@ -138,7 +138,7 @@ def last(path: pathlib.Path, count: int) -> list[dict[str, Any]]:
 def bits_per_byte(folder: pathlib.Path) -> dict[int, float]:
     """Step -> weighted bits per byte of a run's evaluations, as far as these have measured any."""
     measured = {row["step"]: row.get("bpb") for row in rows(folder / EVALS) if "step" in row}
-    return {step: float(bpb) for step, bpb in measured.items() if isinstance(bpb, int | float) and math.isfinite(bpb)}
+    return {step: float(bpb) for step, bpb in measured.items() if isinstance(bpb, int | float) and abs(bpb) < math.inf}
 
 
 def keep_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:

@@ -134,8 +134,10 @@ def _rewound(folder: pathlib.Path, step: int) -> dict[str, Any]:
             found = {"times": 0, "data_step": 0, "mixture": []}
         elif event.get("event") == "rewind":
             found["times"] += 1
-            if event["skip_data"]:
-                found |= {"data_step": event["data_step"], "mixture": event["mixture"]}
+            if event.get("skip_data"):
+                found |= {"data_step": event.get("data_step"), "mixture": event.get("mixture")}
+    if type(found["data_step"]) is not int or not checkpoint.is_history(found["mixture"]):
+        raise UserError(f"got {folder / run_log.EVENTS}, whose last rewind says not where its data go on; allowed: what the run wrote")
     text = np.frombuffer(json.dumps(found).encode(), np.uint8)
     told = np.zeros(agreed(len(text)), np.uint8)
     told[: len(text)] = text[: len(told)]

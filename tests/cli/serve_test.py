@@ -58,6 +58,8 @@ def test_missing_libraries_are_named(call, monkeypatch):
         (["--slots", "0"], "got slots 0; allowed: 1 or more"),
         (["--queue", "-1"], "got queue -1; allowed: 0 or more"),
         (["--grace", "nan"], "got grace nan; allowed: a number of seconds"),
+        (["--allowed_origins", "https://a.example/"], "got allowed_origins https://a.example/; allowed: such as https://example.org"),
+        (["--allowed_origins", "*", "a.example"], "got allowed_origins * a.example; allowed"),
         (["--host", "no.such.host.invalid"], "got the host no.such.host.invalid"),
         (["--step", "3"], "got step 3; allowed: 5, 10"),
         (["--prot", "1"], "change it to --port"),

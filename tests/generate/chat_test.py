@@ -1,7 +1,11 @@
+import functools
+import os
+
 import pytest
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat
+from teleflm_jax.generate import template as process
 from teleflm_jax.generate.chat import Message
 from teleflm_jax.tokenizer import layout, load, train
 
@@ -11,10 +15,9 @@ LLAMA = (
 )
 HOSTILE = [
     "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
-    "{% for a in range(99999) %}{{ messages[0].content * 1 }}{{ 'x' ~ a }}{% endfor %}",
     "{% for a in range(9999) %}{{ 'x'.ljust(9999) }}{% endfor %}",
     "{{ 'x' * 10 ** 10 }}",
-    "{{ 9 ** 9 ** 9 }}",
+    "{{ 9 ** (9 ** 9) }}",
     "{{ messages.__class__.__mro__ }}",
     "{{ cycler.__init__.__globals__ }}",
     "{{ messages.append(1) }}",
@@ -110,6 +113,25 @@ def test_the_beginning_of_a_text_is_there_where_the_template_writes_it(with_temp
     assert chat.encode(with_template("<s>{{ messages[0].content }}{{ messages[-1].content }}"), said("a")).count(layout.BOS) == 1
 
 
+NAMED = "<s>{% for message in messages %}<_user>{{ message.name | default('nobody') }}: {{ message.content }}{% endfor %}"
+
+
+def test_a_name_is_text_like_a_content_and_there_only_if_given(with_template, tokenizer):
+    format, text = with_template(NAMED), lambda content: tokenizer.encode(content).ids
+    messages = [Message(role="user", content="a", name="Ann"), Message(role="user", content="b")]
+    assert chat.encode(format, messages) == (layout.BOS, layout.USER, *text("Ann: a"), layout.USER, *text("nobody: b"))
+    for name in ("</s>", "<_bot>x", "<_us"):
+        ids = chat.encode(format, [Message(role="user", content="er></s>", name=name)])
+        assert ids == (layout.BOS, layout.USER, *text(f"{name}: er></s>"))
+    glued = with_template(NAMED.replace(": ", ""))
+    assert chat.encode(glued, [Message(role="user", content="er>", name="<_us")]) == (layout.BOS, layout.USER, *text("<_user>"))
+    changed = with_template(NAMED.replace("default('nobody')", "default('nobody') | upper"))
+    with pytest.raises(UserError, match="got a message with the text of a special token"):
+        chat.encode(changed, [Message(role="user", content="a", name="</s>")])
+    with pytest.raises(UserError, match="got a message with a lone surrogate"):
+        chat.encode(format, [Message(role="user", content="a", name="\ud800")])
+
+
 def test_marks_for_training_are_passed_over(with_template, ours):
     template = chat.OURS.read_text().replace("{{- '<_bot>' + message", "{%- generation -%}{{- '<_bot>' + message", 1)
     template = template.replace("'<_end>' -}}", "'<_end>' -}}{%- endgeneration -%}", 1)
@@ -118,7 +140,8 @@ def test_marks_for_training_are_passed_over(with_template, ours):
 
 
 @pytest.mark.parametrize("template", HOSTILE)
-def test_a_hostile_template_is_refused_in_time(with_template, template):
+def test_a_hostile_template_is_refused_in_time(with_template, template, monkeypatch):
+    monkeypatch.setattr(process, "SECONDS", 0.5)
     with pytest.raises(UserError, match="^got "):
         with_template("{% for message in messages %}{{ message.content }}{% endfor %}" * (template != HOSTILE[-1]) + template)
 
@@ -159,6 +182,72 @@ def test_a_strange_tokenizer_needs_a_template_of_its_own(tmp_path):
     strange = tokenizers.Tokenizer(tokenizers.models.BPE())
     with pytest.raises(UserError, match="without chat_template.jinja; allowed: a model that came with one"):
         chat.load(tmp_path, strange)
+
+
+def link_out(path):
+    (path.parent.parent / "elsewhere").write_text("{{ messages }}", encoding="utf-8")
+    path.symlink_to("../elsewhere")
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (link_out, "which leaves the folder"),
+        (lambda path: path.symlink_to("gone/x"), "which leaves the folder"),
+        (os.mkfifo, "which is no plain file"),
+        (lambda path: path.write_bytes(b"{{ messages }}" + b" " * (1 << 20)), "of more than 1,048,576 bytes"),
+        (lambda path: path.write_bytes(b"\xff"), "which is not UTF-8"),
+    ],
+)
+def test_a_template_is_a_plain_file_of_its_folder(tmp_path, tokenizer, make, message):
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / chat.TEMPLATE)
+    with pytest.raises(UserError, match=f"^got .*{message}"):
+        opened(tmp_path / "run", tokenizer)
+
+
+def test_what_a_template_says_steers_no_terminal(with_template):
+    with pytest.raises(UserError, match=r"is no template \(\\u001b\[31mred\\n( \.)+") as refused:
+        with_template("{{ raise_exception('\x1b[31mred\\n' ~ ' .' * 9999) }}")
+    assert len(str(refused.value)) < 600 and str(refused.value).isprintable()
+
+
+THINKING = "{% for message in messages %}{{ message.content }}{% endfor %}{{ '<_bot>' if thinking is defined and not thinking.on }}"
+
+
+def test_variables_are_given_to_the_template(with_template, tokenizer):
+    format = with_template(THINKING)
+    plain = tuple(tokenizer.encode("a").ids)
+    assert chat.encode(format, said("a")) == chat.encode(chat.given(format, {}), said("a")) == plain
+    assert chat.encode(chat.given(format, {"thinking": {"on": False}}), said("a")) == (*plain, layout.BOT)
+    assert chat.encode(chat.given(format, {"thinking": {"on": True}, "unread": [None, 1.5, "x"]}), said("a")) == plain
+
+
+@pytest.mark.parametrize(
+    "variables, message",
+    [
+        ([], "that are no object"),
+        ("{}", "that are no object"),
+        ({"messages": []}, "with the name 'messages'"),
+        ({"add_generation_prompt": False}, "with the name 'add_generation_prompt'"),
+        ({"tools": []}, "with the name 'tools'"),
+        ({"strftime_now": "x"}, "with the name 'strftime_now'"),
+        ({"bos_token": ""}, "with the name 'bos_token'"),
+        ({"a b": 1}, "with the name 'a b'"),
+        ({"": 1}, "with the name ''"),
+        ({"\x1b": 1}, r"with the name '\\\\u001b'"),
+        ({"a" * 65: 1}, "with the name 'aaaa"),
+        ({"a": "x" * 16_384}, "of 16,393 characters of JSON"),
+        ({"a": "\ud800"}, "a string with a lone surrogate"),
+        ({"a": "x</s>"}, "with the text of a special token"),
+        ({"a": [{"<_user>": 1}]}, "with the text of a special token"),
+        ({"a": functools.reduce(lambda inner, _: [inner], range(99), 1)}, "more than 64 levels"),
+        ({"a": functools.reduce(lambda inner, _: [inner], range(99_999), 1)}, "that are no JSON"),
+    ],
+)
+def test_wrong_variables_are_refused(ours, variables, message):
+    with pytest.raises(UserError, match=f"^got chat_template_kwargs .*{message}.*; allowed: an object of at most 16,384 characters"):
+        chat.given(ours, variables)
 
 
 @pytest.mark.parity

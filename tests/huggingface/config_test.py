@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -167,3 +168,38 @@ def test_what_is_no_configuration_is_refused(tmp_path, content):
 def test_the_teleflm_format_has_no_biases():
     with pytest.raises(UserError, match="change --format to llama"):
         config.exported(tiny.config(output_biases=True), mup.MupConfig(), "teleflm", "float32", {})
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "deep", "surrogate", "twice"])
+def test_files_that_are_no_plain_json_are_refused(tmp_path, name, kind):
+    (tmp_path / "model").mkdir()
+    read(tmp_path / "model", LLAMA)
+    path = tmp_path / "model" / name
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        (tmp_path / "outside.json").write_text(json.dumps(LLAMA))
+        path.symlink_to("../outside.json")
+    else:
+        path.write_text({"deep": '{"a":' * 9_999 + "1" + "}" * 9_999, "surrogate": '{"a": "\\ud800"}', "twice": '{"a": 1, "a": 1}'}[kind])
+    with pytest.raises(UserError, match="plain file|leaves the folder|no JSON"):
+        config.read(tmp_path / "model")
+
+
+@pytest.mark.parametrize("value", [[], {}, ["float32"], 5])
+def test_a_dtype_of_ours_of_another_type_is_refused(tmp_path, value):
+    with pytest.raises(UserError, match="got teleflm_jax="):
+        read(tmp_path, LLAMA | {"teleflm_jax": {"compute_dtype": value}})
+
+
+def test_ids_that_the_model_has_no_row_for_are_left_out_with_a_note(tmp_path):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [399, 400, 2**31 - 1], "pad_token_id": 400}))
+    found = read(tmp_path, LLAMA | {"eos_token_id": 2**31 - 1, "bos_token_id": 1})
+    assert found.ids == {"config.bos_token_id": (1,), "generation_config.eos_token_id": (399,)}
+    assert [note.partition(" says ")[2] for note in found.notes] == [
+        "eos_token_id=2147483647, which is no id of the model (vocab_size): left out",
+        "eos_token_id=400, which is no id of the model (vocab_size): left out",
+        "pad_token_id=400, which is no id of the model (vocab_size): left out",
+    ]

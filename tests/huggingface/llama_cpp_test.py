@@ -151,7 +151,7 @@ def test_ids_are_ours_for_any_text(run, opened):
 
 def test_ids_of_ours_do_not_depend_on_the_long_s(run, opened):
     ours, theirs = load.load(run / "tokenizer.json"), opened("float32")
-    if load.foreign(ours) is None:
+    if load.misplaced(ours) is None:
         for text in ("'ſound", "it'ſ", "'ſ'ſ", " 'ſtatement"):
             assert theirs.tokenize(text.encode(), add_bos=add_bos(ours), special=False) == specials.prompt(ours, text)
 
@@ -187,7 +187,7 @@ def test_greedy_continuations_are_ours(run, opened, capsys):
 
 def test_a_conversation_s_ids_are_ours(run, opened, monkeypatch):
     ours, theirs = load.load(run / "tokenizer.json"), opened("float32")
-    if load.foreign(ours) is not None:
+    if load.misplaced(ours) is not None:
         assert "tokenizer.chat_template" not in theirs.metadata
         return
 

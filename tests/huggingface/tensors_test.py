@@ -76,6 +76,8 @@ HOSTILE = {
     "true": ({"a": entry(False, 4, [True])}, bytes(4), None),
     "fractions": ({"a": entry(0.0, 4.0, [1.0])}, bytes(4), None),
     "metadata": ({"__metadata__": {"a": 1}}, b"", None),
+    "80,000 dimensions": ({"a": entry(0, 4, [2**62] * 80_000)}, bytes(4), None),
+    "many values": (b"[" + b"0," * 9_000_000 + b"0]", b"", None),
 }
 
 

@@ -1,6 +1,7 @@
 """What the files of a model say of its tokenizer: names, chat templates, special tokens."""
 
 import json
+import os
 
 import pytest
 
@@ -59,6 +60,61 @@ def test_of_several_chat_templates_the_default_is_taken(folder, case):
         put(folder, name, value)
     found = tokenizer.settings(folder)
     assert found.template == wanted and len(found.notes) == bool(told) and told in "".join(found.notes)
+
+
+def linked(folder, name):
+    (folder / "elsewhere").write_text("secret", encoding="utf-8")
+    (folder / "model" / name).symlink_to(folder / "elsewhere")
+
+
+def linked_folder(folder, name):
+    put(folder, f"elsewhere/{name}", "secret")
+    (folder / "model" / tokenizer.TEMPLATES).symlink_to(folder / "elsewhere")
+
+
+FURTHER = f"{tokenizer.TEMPLATES}/default.jinja"
+NOT_OURS = {
+    "a link out": (lambda folder: linked(folder, tokenizer.TEMPLATE), "which leaves the folder"),
+    "a link to nothing": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).symlink_to("gone/x"), "which leaves the folder"),
+    "a FIFO": (lambda folder: os.mkfifo(folder / "model" / tokenizer.TEMPLATE), "which is no plain file"),
+    "a folder": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).mkdir(), "which is no plain file"),
+    "a large file": (lambda folder: put(folder, f"model/{tokenizer.TEMPLATE}", "x" * (1 << 20) + "x"), "of more than 1,048,576 bytes"),
+    "large settings": (
+        lambda folder: put(folder, "model/tokenizer_config.json", {"chat_template": "x" * (1 << 20) + "x"}),
+        "got a chat_template of 1,048,577 characters",
+    ),
+    "a further link out": (
+        lambda folder: ((folder / "model" / tokenizer.TEMPLATES).mkdir(), linked(folder, FURTHER)),
+        "which leaves the folder",
+    ),
+    "a folder of others": (lambda folder: linked_folder(folder, "default.jinja"), "which is a link"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_OURS)
+def test_a_chat_template_is_a_plain_file_of_the_models_own(tmp_path, case):
+    make, message = NOT_OURS[case]
+    (tmp_path / "model").mkdir()
+    make(tmp_path)
+    with pytest.raises(UserError, match=f"^got .*{message.removeprefix('got ')}"):
+        tokenizer.settings(tmp_path / "model")
+
+
+def test_a_template_that_links_out_of_a_run_is_not_exported(folder):
+    made, _ = taken(folder, eos_token_id=(makes.byte_level("<b>", "<e>", "<x>").token_to_id("<e>"),))
+    (folder / "secret").write_text("secret", encoding="utf-8")
+    (folder / "run" / tokenizer.TEMPLATE).symlink_to(folder / "secret")
+    with pytest.raises(UserError, match="which leaves the folder"):
+        tokenizer.exported(folder / "run", specials.of(made), 32)
+
+
+def test_links_of_a_snapshot_are_its_own(tmp_path):
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1"
+    (tmp_path / "models--a--b" / "blobs").mkdir(parents=True)
+    (tmp_path / "models--a--b" / "blobs" / "f00").write_text("own", encoding="utf-8")
+    (snapshot / tokenizer.TEMPLATES).mkdir(parents=True)
+    (snapshot / FURTHER).symlink_to("../../../blobs/f00")
+    assert tokenizer.settings(snapshot).template == "own"
 
 
 @pytest.mark.parity

@@ -180,6 +180,6 @@ def test_health_and_metrics_need_no_client(client, live, path):
         assert json.loads(body) == {"status": "ok", "texts": 0, "engine_failures": 0, "last_failure": None}
     else:
         lines = dict(line.rsplit(" ", 1) for line in body.splitlines() if not line.startswith("#"))
-        assert float(lines['teleflm_requests_total{path="/v1/completions",status="200"}']) >= 1
+        assert float(lines['teleflm_requests_total{route="/v1/completions",status="200"}']) >= 1
         assert float(lines["teleflm_new_tokens_total"]) >= 3 and float(lines["teleflm_texts_in_progress"]) == 0
         assert float(lines["teleflm_first_token_seconds_count"]) == float(lines["teleflm_request_seconds_count"])

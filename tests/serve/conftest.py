@@ -1,32 +1,17 @@
-import jax
 import pytest
 
-from sharding import rules
-from sharding.config import MeshConfig
-from teleflm_jax.generate import decoder
 from teleflm_jax.generate.engine import Engine
-from teleflm_jax.serve import protocol
-from teleflm_jax.tokenizer import load, train
-from tests import tiny
 from tests.serve import servers
-
-VOCABULARY = 390
-CONTEXT = 32
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    path = folder / "tokenizer.json"
-    path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), VOCABULARY), encoding="utf-8")
-    return protocol.served("tiny", folder, load.load(path), context_length=CONTEXT, vocab_size=VOCABULARY)
+    return servers.tiny_served(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="session")
 def weights():
-    config = tiny.config(vocab_size=VOCABULARY, context_length=CONTEXT, num_layers=1)
-    layout = rules.layout(MeshConfig(data=1), config.d_model, jax.devices()[:1])
-    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
+    return servers.tiny_weights()
 
 
 @pytest.fixture(scope="session")

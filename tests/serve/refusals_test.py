@@ -3,20 +3,24 @@
 import dataclasses
 import http.client
 import json
+import types
 
 import openai
 import pytest
 
+from teleflm_jax.tokenizer import specials
 from tests.serve import servers
 
 RIGHT = {"model": "tiny", "prompt": "a", "max_tokens": 1}
+CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
 TALK = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
 
 
 def send(running, body, path="/v1/completions", method="POST", **headers):
     """Status, headers and JSON of the answer to raw bytes."""
     connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=servers.SECONDS)
-    connection.request(method, path, body if isinstance(body, bytes) or body is None else json.dumps(body).encode(), headers)
+    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    connection.request(method, path, content, {"Content-Type": "application/json"} | headers)
     with connection.getresponse() as response:
         found = response.status, response.headers, json.loads(response.read())
     connection.close()
@@ -111,6 +115,26 @@ def test_a_prompt_that_fills_the_context_has_openais_code(by_hand, body, path):
 
 
 @pytest.mark.parametrize(
+    "body, path",
+    [
+        (RIGHT | {"prompt": "9" * (4_000_000)}, "/v1/completions"),
+        (RIGHT | {"prompt": ["a", "9" * (4_000_000)]}, "/v1/completions"),
+        (RIGHT | {"prompt": [4] * 1_300_000}, "/v1/completions"),
+        (RIGHT | {"prompt": [[4] * 1_300_000]}, "/v1/completions"),
+        (TALK | {"messages": user("9" * 4_000_000)}, "/v1/chat/completions"),
+        (TALK | {"messages": user([{"type": "text", "text": "9" * 9_999}] * 99)}, "/v1/chat/completions"),
+    ],
+)
+def test_a_prompt_far_too_long_is_refused_before_it_is_encoded(by_hand, monkeypatch, body, path):
+    encoded = []
+    four = types.SimpleNamespace(ids=[4], offsets=[(0, 0)])
+    monkeypatch.setattr(specials, "encoding", lambda _, text: encoded.append(text) or four)
+    status, _, told = send(by_hand, body, path)
+    assert status == 400 and told["error"]["code"] == "context_length_exceeded"
+    assert told["error"]["param"] == ("prompt" if "prompt" in body else "messages") and all(len(text) < 99 for text in encoded)
+
+
+@pytest.mark.parametrize(
     "body, status, message",
     [
         (b"{", 400, "got a body that is no JSON"),
@@ -132,9 +156,7 @@ def test_a_body_that_is_no_request(by_hand, body, status, message):
 
 def test_a_body_without_a_length_is_measured_as_it_comes(by_hand):
     connection = http.client.HTTPConnection(by_hand.url.removeprefix("http://"), timeout=servers.SECONDS)
-    connection.request(
-        "POST", "/v1/completions", iter([b" " * (1 << 20)] * 5), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
-    )
+    connection.request("POST", "/v1/completions", iter([b" " * (1 << 20)] * 5), encode_chunked=True, headers=CHUNKED)
     assert connection.getresponse().status == 413
     connection.close()
 

@@ -3,22 +3,48 @@
 import asyncio
 import contextlib
 import dataclasses
+import pathlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+import jax
 import openai
 
+from sharding import rules
+from sharding.config import MeshConfig
+from teleflm_jax.generate import decoder
 from teleflm_jax.generate.request import Piece, Request, Token
-from teleflm_jax.serve import metrics, server
+from teleflm_jax.serve import metrics, protocol, server
 from teleflm_jax.serve.answers import vocabulary
 from teleflm_jax.serve.app import Service
+from teleflm_jax.serve.gate import Gate
 from teleflm_jax.serve.protocol import Served
 from teleflm_jax.serve.worker import Worker
+from teleflm_jax.tokenizer import load, train
+from tests import tiny
 
 SECONDS = 60
 """A test that waits longer has failed."""
+
+
+VOCABULARY = 390
+CONTEXT = 32
+
+
+def tiny_served(folder: pathlib.Path, *, context_length: int = CONTEXT) -> Served:
+    """A model's name, tokenizer and format."""
+    path = folder / "tokenizer.json"
+    path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), VOCABULARY), encoding="utf-8")
+    return protocol.served("tiny", folder, load.load(path), context_length=context_length, vocab_size=VOCABULARY)
+
+
+def tiny_weights(*, context_length: int = CONTEXT) -> decoder.Decoder:
+    """Its weights."""
+    config = tiny.config(vocab_size=VOCABULARY, context_length=context_length, num_layers=1)
+    layout = rules.layout(MeshConfig(data=1), config.d_model, jax.devices()[:1])
+    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,12 +62,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(
-    served: Served, make_engine: Callable, *, slots: int, queue: int = 64, key: str | None = None, grace: float = 5
-) -> Iterator[Running]:
+def running(served: Served, make_engine: Callable, *, slots: int, queue: int = 64, grace: float = 5, **gates) -> Iterator[Running]:
     """Run a server until the block ends."""
     worker = Worker(make_engine, capacity=slots + queue)
-    service = Service(served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=metrics.metrics(worker), key=key)
+    counted = metrics.metrics(worker)
+    service = Service(served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=counted, gate=Gate(**gates))
     listening, ready, stops = server.listen("127.0.0.1", 0), threading.Event(), []
     url = server.address(listening)
 
@@ -74,6 +99,7 @@ class ByHand:
         self.dropped: queue.SimpleQueue = queue.SimpleQueue()
         self.texts: dict[int, tuple[Request, int]] = {}
         self.tickets = 0
+        self.padding = ""
 
     @property
     def idle(self) -> bool:
@@ -105,7 +131,7 @@ class ByHand:
         pieces = {}
         for ticket, (request, count) in list(self.texts.items())[: self.slots]:
             finish = "length" if count + 1 == request.max_tokens else None
-            pieces[ticket] = Piece(text=f"{count} ", tokens=(Token(id=4),), finish=finish)
+            pieces[ticket] = Piece(text=f"{count} {self.padding}", tokens=(Token(id=4),), finish=finish)
             self.texts[ticket] = (request, count + 1)
             if finish:
                 del self.texts[ticket]

@@ -1,0 +1,149 @@
+"""Compiles a chat template and renders conversations with it; `template.py` starts it as `python -I -S rendering.py FOLDER…`.
+
+The folders are those of jinja2 and what it imports. A template is a program that came with the weights, and most of what it can do runs
+in C, where nothing but the end of the process stops it. So it runs here: in jinja's sandbox, with little memory, and unable to open a file
+or a socket, to write to a file, or (unless it runs as root) to make a process. Who starts this process ends it when it takes too long.
+
+Descriptor 0 is a socket to that process. A message is its length in four bytes, then JSON: first the template's source, then requests; each
+has one answer, and names the seconds that it has for that. This file imports nothing of the project.
+"""
+
+# ruff: noqa: E402  # jinja2 is found by the first argument
+import importlib
+import sys
+
+sys.path += sys.argv[1:]
+
+import datetime
+import json
+import os
+import resource
+import signal
+import struct
+from typing import Any
+
+import jinja2.ext
+import jinja2.sandbox
+
+# what jinja2 and Python import when a template first needs it, which is too late here
+for _name in ("html", "pprint", "textwrap", "unicodedata", "jinja2.constants", "jinja2.debug"):
+    importlib.import_module(_name)
+
+MEMORY_BYTES = 256 << 20
+"""Of address space: 25 MB before a template comes, and up to 130 MB for a conversation of the server's largest body."""
+MAX_CHARACTERS = 8 << 20
+"""That a template may write for one request."""
+LINE = 1000
+"""Characters of an error that are told."""
+
+
+class Refused(Exception):
+    """The template calls `raise_exception`."""
+
+
+class TooMuch(Exception):
+    """The template writes too much."""
+
+
+def main() -> None:
+    """Answer messages until there are no more."""
+    environment = _environment()
+    environment.from_string("{{ 'é\\n' }}").render()  # imports the codecs of a template's strings
+    _confine()
+    _send({"ready": True})
+    template = None
+    while (message := _receive()) is not None:
+        signal.setitimer(signal.ITIMER_REAL, 2 * message["seconds"])  # ends it where whoever would have done so has gone
+        try:
+            if template is None:
+                template = environment.from_string(message["source"])
+                answer = {"compiled": True}
+            else:
+                answer = {"texts": _render(template, message)}
+        except Refused as refusal:
+            answer = {"refused": str(refusal)[:LINE]}
+        except MemoryError:
+            answer = {"failed": f"it needs more than {MEMORY_BYTES >> 20} MiB"}
+        except Exception as error:  # whatever a template's expressions may raise
+            answer = {"failed": f"{type(error).__name__}: {str(error)[:LINE]}"}
+        _send(answer)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _confine() -> None:
+    for limit, value in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_NOFILE, 3),  # those that are open
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(limit, (value, value))
+
+
+def _render(template: jinja2.Template, request: dict[str, Any]) -> list[str]:
+    """Texts of a request's conversations."""
+    texts, size = [], 0
+    now = datetime.datetime.fromisoformat(request["now"])
+    for messages in request["conversations"]:
+        parts = []
+        for part in template.generate({**request["variables"], "messages": messages, "strftime_now": now.strftime}):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_CHARACTERS:
+                raise TooMuch(f"more than {MAX_CHARACTERS:,} characters")
+        texts.append("".join(parts))
+    return texts
+
+
+def _environment() -> jinja2.Environment:
+    """As templates of this kind expect it (source: transformers' documentation of chat templates)."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
+    )
+    environment.globals["raise_exception"] = _raise
+    environment.filters["tojson"] = _to_json
+    return environment
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> None:
+    raise Refused(message)
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}`, which marks answers for training; here it is what stands in it."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _receive() -> Any:
+    """The next message; None after the last one."""
+    head = _read(4)
+    return json.loads(_read(*struct.unpack(">I", head))) if head else None
+
+
+def _read(size: int) -> bytes:
+    """So many bytes; fewer where the other side has gone."""
+    found = bytearray()
+    while len(found) < size and (part := os.read(0, size - len(found))):
+        found += part
+    return bytes(found)
+
+
+def _send(answer: dict[str, Any]) -> None:
+    body = json.dumps(answer, ensure_ascii=False).encode(errors="surrogatepass")
+    left = memoryview(struct.pack(">I", len(body)) + body)
+    while left:
+        left = left[os.write(0, left) :]
+
+
+if __name__ == "__main__":
+    main()

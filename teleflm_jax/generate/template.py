@@ -1,0 +1,164 @@
+"""Chat templates, each compiled and rendered in a process of its own (`rendering.py`), so that its time and memory are bounded."""
+
+import dataclasses
+import datetime
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from teleflm_jax import foreign
+
+SECONDS = 5.0
+"""Of wall time for compiling, and for all conversations of a request. A hundred messages take milliseconds, but a machine may be busy."""
+START_SECONDS = 60.0
+"""For starting Python and importing jinja2, perhaps from a slow disk, before there is a template."""
+MAX_BYTES = 64 << 20
+"""Of an answer; more than `rendering.MAX_CHARACTERS` are in JSON."""
+_RENDERING = pathlib.Path(__file__).with_name("rendering.py")
+
+
+class Refused(Exception):
+    """The template calls `raise_exception`."""
+
+
+class Failed(Exception):
+    """The template is none, raises an error, or needs too much time or memory."""
+
+
+class Template:
+    """A template, whose process starts at the first request, and again after it was ended.
+
+    Threads may share one and take turns. After a fork the child's starts a process of its own.
+    """
+
+    def __init__(self, source: str):
+        self.source = source
+        self._reset()
+
+    def render(self, conversations: Sequence[Sequence[Mapping[str, str]]], variables: Mapping[str, Any]) -> list[str]:
+        """Return the text of each conversation.
+
+        Args:
+            conversations: lists of messages as the template sees them.
+            variables: what else it sees, of values that JSON has.
+
+        Raises:
+            Refused: the template calls `raise_exception`.
+            Failed: it fails for any other reason.
+        """
+        now = datetime.datetime.now().isoformat()
+        request = {"now": now, "conversations": conversations, "variables": variables}
+        if self._owner != os.getpid():
+            self._reset()
+        with self._turn:
+            try:
+                if self._process is None or self._process.popen.poll() is not None:
+                    self._start()
+                answer = self._process.ask(request, SECONDS)
+            except TimeoutError as error:
+                self._end()
+                raise Failed(f"it takes more than {SECONDS:g} seconds") from error
+            except (OSError, ValueError) as error:
+                self._end()
+                raise Failed(f"its process gives no answer: {error}") from error
+            except BaseException:  # such as Ctrl-C between question and answer
+                self._end()
+                raise
+        if "refused" in answer:
+            raise Refused(answer["refused"])
+        if "failed" in answer:
+            raise Failed(answer["failed"])
+        return [str(text) for text in answer["texts"]]
+
+    def _reset(self) -> None:
+        self._owner, self._turn, self._process, self._end = os.getpid(), threading.Lock(), None, lambda: None
+
+    def _start(self) -> None:
+        self._end()
+        self._process = _Process.start()
+        self._end = weakref.finalize(self, self._process.end)  # also when Python ends
+        try:
+            self._process.receive(START_SECONDS)
+        except TimeoutError as error:
+            raise ConnectionError(f"it has not started in {START_SECONDS:g} seconds") from error
+        answer = self._process.ask({"source": self.source}, SECONDS)
+        if "failed" in answer:
+            raise Failed(answer["failed"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Process:
+    """One that runs `rendering.py`, and the socket to it; it ends by itself when the socket's other end is closed."""
+
+    popen: subprocess.Popen
+    channel: socket.socket
+    owner: int
+    """Process that started it."""
+
+    @classmethod
+    def start(cls) -> "_Process":
+        """Start one in a session of its own, which Ctrl-C does not reach."""
+        folders = [str(pathlib.Path(importlib.util.find_spec(name).origin).parents[1]) for name in ("jinja2", "markupsafe")]
+        ours, theirs = socket.socketpair()
+        with theirs:
+            popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_RENDERING), *folders],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},  # Python itself may need it
+                cwd="/",
+                start_new_session=True,
+            )
+        return cls(popen, ours, os.getpid())
+
+    def ask(self, message: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Send a message and return the answer.
+
+        Raises:
+            OSError: there is none; TimeoutError: not within so many seconds.
+            ValueError: it is no answer.
+        """
+        body = json.dumps({**message, "seconds": seconds}, ensure_ascii=False).encode()
+        deadline = time.monotonic() + seconds
+        self.channel.settimeout(seconds)
+        self.channel.sendall(struct.pack(">I", len(body)) + body)
+        return self.receive(deadline - time.monotonic())
+
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """Return the next answer; errors as of `ask`."""
+        deadline = time.monotonic() + seconds
+        size = int.from_bytes(self._read(4, deadline))
+        if size > MAX_BYTES:
+            raise ValueError(f"it has {size:,} bytes")
+        return foreign.parse_json(self._read(size, deadline))
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        found = bytearray()
+        while len(found) < size:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.channel.settimeout(left)
+            part = self.channel.recv(size - len(found))
+            if not part:
+                raise ConnectionError("it has ended")
+            found += part
+        return bytes(found)
+
+    def end(self) -> None:
+        """End it, whatever it is doing; in a fork of the owner, only this end of the socket."""
+        self.channel.close()
+        if self.owner == os.getpid():
+            self.popen.kill()
+            self.popen.wait()

@@ -15,14 +15,16 @@ from teleflm_jax.tokenizer import expressions
 
 MOST_IDS = 1 << 21
 """One more than the largest id; the largest vocabularies of models have a million."""
+MOST_ADDED = 1 << 15
+"""Added tokens; models have up to some thousand."""
 LONGEST_PIECE = 1_024
 """Characters."""
 MOST_COMPONENTS = 64
 """Of a file, those inside of sequences included."""
 MOST_ENTRIES = 64
 """Of a template, and ids of one of its special tokens."""
-MOST_GROWTH = 256
-"""Times a text's length that replacements may write, all together; in UTF-8."""
+MOST_GROWTH = 64
+"""Times a text's length that replacements may write, all together, in UTF-8; the library needs some 17 bytes for each of them."""
 LONGEST_MAPPED = 256
 """Bytes that a table of characters may write for one of them."""
 SEQUENCES = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors", "decoder": "decoders"}
@@ -80,7 +82,10 @@ def _refuse_model(model: Any) -> None:
 
 
 def _refuse_added(added: Any) -> None:
-    for token in _list([] if added is None else added, "added_tokens"):
+    tokens = _list([] if added is None else added, "added_tokens")
+    if len(tokens) > MOST_ADDED:
+        raise ValueError(f"{len(tokens):,} added tokens; at most {MOST_ADDED:,}")
+    for token in tokens:
         text = token.get("content") if isinstance(token, dict) else None
         if not (isinstance(text, str) and 0 < len(text) <= LONGEST_PIECE and _is_id(token.get("id"))):
             raise ValueError(f"an added token has no content of at most {LONGEST_PIECE:,} characters, or no id below {MOST_IDS:,}")

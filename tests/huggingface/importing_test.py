@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import shutil
 
@@ -64,7 +65,40 @@ def pickled(folder: pathlib.Path):
     (folder / tensors.SINGLE).rename(folder / "pytorch_model.bin")
 
 
+def retold(*place_and_value):
+    """Change a part of tokenizer.json."""
+
+    def run(folder: pathlib.Path):
+        *place, last, value = place_and_value
+        found = inner = json.loads((folder / "tokenizer.json").read_text())
+        for key in place:
+            inner = inner[key]
+        inner[last] = value
+        (folder / "tokenizer.json").write_text(json.dumps(found))
+
+    return run
+
+
+def linked(name: str):
+    def run(folder: pathlib.Path):
+        (folder.parent / "outside").write_text("{}")
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to("../outside")
+
+    return run
+
+
+def fifo(name: str):
+    def run(folder: pathlib.Path):
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return run
+
+
 NORM = "model.norm.weight"
+UNKNOWN = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": [], "special_tokens": {}}
+SLOW = {"type": "Split", "pattern": {"Regex": "a+a+a+b"}, "behavior": "Isolated", "invert": False}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +140,16 @@ WRONG = {
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "without a config.json"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "add --tokenizer FILE"),
     "a tokenizer that is none": (lambda folder: (folder / "tokenizer.json").write_text("{"), "which is no tokenizer.json"),
+    "a name that steers the terminal": (
+        rewritten(lambda a: a.update({"\x1b]0;title\x07": a[NORM]})),
+        "\\u001b]0;title\\u0007 is no weight of this model",
+    ),
+    "a post-processor of unknown tokens": (retold("post_processor", UNKNOWN), "does not have"),
+    "a piece with a large id": (retold("model", "vocab", "Ā", 200_000_000), "ids of their own below 2,097,152"),
+    "an expression that goes back and forth": (retold("pre_tokenizer", SLOW), "an expression that may try a run"),
+    "a link to another folder's tokenizer": (linked("tokenizer_config.json"), "leaves the folder"),
+    "a FIFO": (fifo("special_tokens_map.json"), "no plain file"),
+    "weights that are a FIFO": (fifo("model.safetensors"), "no plain file"),
     "fewer rows than ids": (
         lambda folder: (edited(vocab_size=80)(folder), rewritten(_cut)(folder)),
         "with 390 ids for model.vocab_size=80",
@@ -125,6 +169,11 @@ def test_what_is_not_whole_is_refused_and_leaves_no_run(take, tmp_path, name):
     assert code == 2 and message in told and told.count("\n") == 1
     assert not list(tmp_path.glob("run*"))
     assert take()[0] == 0
+
+
+def test_names_of_a_model_steer_no_terminal(take):
+    code, told = take(lambda folder: (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "\x1b[2J": 1, "\r": 2})))
+    assert code == 0 and "also says \\r, \\u001b[2J, which is not taken over" in told
 
 
 def test_buffers_and_code_that_follow_from_the_configuration_are_not_read(take):

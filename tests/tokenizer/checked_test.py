@@ -44,6 +44,7 @@ WRONG = {
     "rows that are none": (("model",), UNIGRAM | {"vocab": [["a"]]}, "no piece and number"),
     "an unknown piece beyond the rows": (("model",), UNIGRAM | {"vocab": [["a", 0.0]], "unk_id": 1}, "unk_id"),
     "added tokens that are none": (("added_tokens",), {}, "added_tokens is no list"),
+    "many added tokens": (("added_tokens",), [{"id": 1, "content": "b"}] * 32_769, "32,769 added tokens"),
     "an empty added token": (("added_tokens",), [{"id": 1, "content": ""}], "no content"),
     "an added token beyond all ids": (("added_tokens",), [{"id": 2**31, "content": "b"}], "no id below"),
     "an unknown component": (("normalizer",), {"type": "Shell"}, "unknown normalizer"),
@@ -138,6 +139,15 @@ def test_a_panic_is_an_error_and_an_interrupt_is_none():
         tokenizers.Tokenizer.from_str(json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": broken}))
     with pytest.raises(KeyboardInterrupt), panics.as_errors():
         raise KeyboardInterrupt
+
+
+def test_a_special_token_among_the_pieces_of_a_unigram_is_no_text():
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), ("<s>", 0.0), ("<", -1.0), ("s", -1.0), (">", -1.0)], 0, True))
+    made.add_special_tokens([tokenizers.AddedToken("<s>", special=True, normalized=False)])
+    made.encode_special_tokens = True
+    assert made.encode("<s>").ids == [1] and specials.encode(made, "<ss>") == [2, 3, 3, 4]
+    with pytest.raises(UserError, match="finds the special token '<s>'"):
+        specials.encode(made, "s<s>")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,9 @@ class Connection:
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Pass on."""
+        """Pass on; a client that goes in the midst of its answer is gone, however much is left to send."""
+        if self.requests:
+            self.transport.abort()
         return self.inner.eof_received()
 
     def pause_writing(self) -> None:

@@ -111,6 +111,20 @@ def test_a_client_that_does_not_read_frees_its_slot(hurried, stream):
         assert rest(connection)
 
 
+def test_a_client_that_goes_with_an_answer_unread_frees_its_slot_and_writes_no_log(by_hand, caplog):
+    by_hand.engine.padding = "x" * (4 << 20)
+    body = json.dumps(RIGHT | {"stream": True, "max_tokens": 20}).encode()
+    with opened(by_hand, HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)) as connection:
+        by_hand.engine.orders.put("step")
+        assert connection.recv(1)
+        connection.shutdown(socket.SHUT_WR)
+        servers.until(lambda: by_hand.service.worker.load == 0)
+        for _ in range(19):
+            by_hand.engine.orders.put("step")
+        servers.until(lambda: outcome(by_hand, "/v1/completions", "disconnected") == 1)
+    assert not caplog.records and closed(by_hand, "slow_reader") == 0
+
+
 def test_a_client_that_reads_slowly_but_reads_is_waited_for():
     class Transport:
         left, aborted = 1 << 20, False

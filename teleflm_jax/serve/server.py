@@ -68,6 +68,7 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         lifespan="off",
         http=pool.protocol,
         ws="none",

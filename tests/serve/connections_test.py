@@ -164,7 +164,8 @@ def test_the_longest_waiting_connection_makes_room_and_none_under_way_does(monke
     monkeypatch.setattr(connections, "most", lambda: 3)
     engine = servers.ByHand(slots=4)
     with servers.running(served, lambda: engine, slots=4) as running, contextlib.ExitStack() as stack:
-        waiting = [stack.enter_context(opened(running, b"GET /h")) for _ in range(20)]
+        starts = (b"GET /h", HEAD + b"Content-Length: 9\r\n\r\n{")
+        waiting = [stack.enter_context(opened(running, starts[number % 2])) for number in range(20)]
         assert send(running, None, "/health", "GET")[0] == 200
         assert [rest(connection) for connection in waiting[:17]] == [b""] * 17
         assert closed(running, "full") >= 17

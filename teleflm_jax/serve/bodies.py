@@ -35,7 +35,12 @@ class Bodies:
         Raises:
             Refusal: it is too large, comes too slowly, ends early, finds no room, or has too many values.
         """
-        content = await self._receive(request)
+        connection = request.scope["state"]["connection"]
+        connection.receiving = True
+        try:
+            content = await self._receive(request)
+        finally:
+            connection.receiving = False
         try:
             if (marks := sum(map(content.count, b"[{:"))) > MOST_MARKS:
                 raise Refusal(f"got a body with {marks:,} brackets, braces and colons; allowed: {MOST_MARKS:,}; send less")

@@ -57,9 +57,9 @@ class Connections:
         return connection
 
     def admit(self, connection: "Connection") -> bool:
-        """Take a new connection in; where there is no room, the one that has waited longest for a request makes room."""
+        """Take a new connection in; where there is no room, one makes room that has long waited for its request or the end of its body."""
         if len(self.open) >= self.most:
-            idle = next((each for each in self.open if each.waits), None)
+            idle = next((each for each in self.open if each.waits or each.receiving), None)
             if idle is None:
                 self.closed.labels("full").inc()
                 return False
@@ -85,6 +85,8 @@ class Connection:
     transport: asyncio.Transport | None = None
     requests: int = 0
     """Under way."""
+    receiving: bool = False
+    """Whether the body of the request under way has not yet come."""
     heard: bool = False
     """Whether bytes came since the last answer."""
     since: float = 0.0
@@ -114,7 +116,9 @@ class Connection:
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Pass on."""
+        """Pass on; a client that goes in the midst of its answer is gone, however much is left to send."""
+        if self.requests:
+            self.transport.abort()
         return self.inner.eof_received()
 
     def pause_writing(self) -> None:

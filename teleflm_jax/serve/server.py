@@ -68,6 +68,7 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         lifespan="off",
         http=pool.protocol,
         ws="none",
@@ -76,7 +77,11 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
         timeout_keep_alive=HEAD_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it writes a line for each malformed request, which are counted
+    for name in (
+        "uvicorn.error",
+        "asyncio",
+    ):  # their warnings are lines that clients cause: a malformed request, a write after they have gone
+        logging.getLogger(name).setLevel(logging.ERROR)
     server, loop, asked = uvicorn.Server(config), asyncio.get_running_loop(), asyncio.Event()
     stop = lambda: loop.call_soon_threadsafe(asked.set)  # noqa: E731
 

@@ -30,7 +30,7 @@ def main() -> int:
         weights = servers.tiny_weights(context_length=CONTEXT)
         with servers.running(served, lambda: Engine(weights, served.tokenizer, slots=4), slots=4) as running:
             command = [args.schemathesis, f"--config-file={settings}", "run", f"{running.url}/openapi.json", f"--max-time={args.seconds}"]
-            command += ["--continue-on-failure", "--request-timeout=60", *([] if args.seed is None else [f"--seed={args.seed}"])]
+            command += ["--continue-on-failure", "--request-timeout=600", *([] if args.seed is None else [f"--seed={args.seed}"])]
             code = subprocess.run(command, cwd=folder, check=False).returncode
             servers.until(lambda: running.service.worker.load == 0)
             worker, counted = running.service.worker, running.service.metrics.text().decode()

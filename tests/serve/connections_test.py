@@ -111,6 +111,20 @@ def test_a_client_that_does_not_read_frees_its_slot(hurried, stream):
         assert rest(connection)
 
 
+def test_a_client_that_goes_with_an_answer_unread_frees_its_slot_and_writes_no_log(by_hand, caplog):
+    by_hand.engine.padding = "x" * (4 << 20)
+    body = json.dumps(RIGHT | {"stream": True, "max_tokens": 20}).encode()
+    with opened(by_hand, HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)) as connection:
+        by_hand.engine.orders.put("step")
+        assert connection.recv(1)
+        connection.shutdown(socket.SHUT_WR)
+        servers.until(lambda: by_hand.service.worker.load == 0)
+        for _ in range(19):
+            by_hand.engine.orders.put("step")
+        servers.until(lambda: outcome(by_hand, "/v1/completions", "disconnected") == 1)
+    assert not caplog.records and closed(by_hand, "slow_reader") == 0
+
+
 def test_a_client_that_reads_slowly_but_reads_is_waited_for():
     class Transport:
         left, aborted = 1 << 20, False
@@ -150,7 +164,8 @@ def test_the_longest_waiting_connection_makes_room_and_none_under_way_does(monke
     monkeypatch.setattr(connections, "most", lambda: 3)
     engine = servers.ByHand(slots=4)
     with servers.running(served, lambda: engine, slots=4) as running, contextlib.ExitStack() as stack:
-        waiting = [stack.enter_context(opened(running, b"GET /h")) for _ in range(20)]
+        starts = (b"GET /h", HEAD + b"Content-Length: 9\r\n\r\n{")
+        waiting = [stack.enter_context(opened(running, starts[number % 2])) for number in range(20)]
         assert send(running, None, "/health", "GET")[0] == 200
         assert [rest(connection) for connection in waiting[:17]] == [b""] * 17
         assert closed(running, "full") >= 17

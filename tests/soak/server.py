@@ -48,6 +48,7 @@ def serve() -> int:
             print(running.url, flush=True)
             sys.stdin.read()
             worker = running.service.worker
+            servers.until(lambda: worker.load == 0)
             print(json.dumps({"load": worker.load, "failures": worker.failures, "last": worker.last_failure}), flush=True)
     return 0
 
@@ -224,6 +225,8 @@ def judge(before, rows, after, counts, still: bool, told) -> int:
     memory = {"before": before["rss"], "first quarter": warm, "end": last, "after": after["rss"]}
     print(dict(counts))
     print(f"memory in MiB: { {name: round(value / 2**20, 1) for name, value in memory.items()} }")
+    tenths = [rows[len(rows) * tenth // 10]["rss"] >> 20 for tenth in range(10)]
+    print(f"in the course of the run: {tenths}")
     print(f"most open files: {max(row['files'] for row in rows)}; before {before}; after {after}; {told}")
     for name, holds in found.items():
         print(f"{'holds' if holds else 'FAILS'}: {name}")

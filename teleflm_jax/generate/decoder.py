@@ -93,7 +93,7 @@ def figures(logits_NV: jax.Array, targets_N: jax.Array, alternatives: int) -> di
 
 
 def judge(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-probability in nats of each target after its hidden state, and whether it is the likeliest; float32 [N], bool [N]; to be traced."""
+    """Log-probability in nats of each target after its hidden state, float32 [N], and whether it is the likeliest; to be traced."""
 
     def some(zt):
         logits_NV = decoder.model.logits(zt[0])[0]

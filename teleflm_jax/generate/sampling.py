@@ -64,7 +64,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def settings(rows: Sequence[Sampling]) -> dict[str, np.ndarray]:
-    """Field -> float32 or int32 [B], for `choose`; of biases `bias_ids` and `biases` [B, MAX_BIASES], filled up with ids that no model has."""
+    """Field -> float32 or int32 [B], for `choose`; of biases `bias_ids` and `biases` [B, MAX_BIASES], filled up with no model's ids."""
     kinds = {field.name: np.int32 if field.name == "top_k" else np.float32 for field in dataclasses.fields(Sampling)}
     del kinds["logit_bias"]
     found = {name: np.array([getattr(row, name) for row in rows], kind) for name, kind in kinds.items()}
@@ -127,7 +127,7 @@ def choose(keys_B: jax.Array, logits_BV: jax.Array, seen_BV: jax.Array, counts_B
         rows: of `settings`.
     """
     penalty_B, presence_B, frequency_B = (rows[f"{name}_penalty"] for name in ("repetition", "presence", "frequency"))
-    biased, discouraged = (rows["bias_ids"] < logits_BV.shape[1]).any(), ((presence_B != 0) | (frequency_B != 0)).any()
+    biased, discouraged = (rows["biases"] != 0).any(), ((presence_B != 0) | (frequency_B != 0)).any()
     logits_BV = jax.lax.cond(biased, lambda: bias(logits_BV, rows["bias_ids"], rows["biases"]), lambda: logits_BV)
     logits_BV = jax.lax.cond((penalty_B != 1).any(), lambda: penalise(logits_BV, seen_BV, penalty_B), lambda: logits_BV)
     logits_BV = jax.lax.cond(discouraged, lambda: discourage(logits_BV, counts_BV, presence_B, frequency_B), lambda: logits_BV)

@@ -251,17 +251,19 @@ def _message(number: int, message: Any) -> chat.Message:
     place = f"messages[{number}]"
     if not isinstance(message, dict):
         raise Refusal(f"got {place} that is {_kind(message)}; allowed: an object with role and content; change it", param=place)
-    for name, value in message.items():
-        if name not in ("role", "content") and value not in (None, [], {}):
-            raise Refusal(f"got {place} with {name[:99]!r}; allowed: role and content; remove it", param=f"{place}.{name[:99]}")
-    role, content = message.get("role"), message.get("content")
+    for field, value in message.items():
+        if field not in ("role", "content", "name") and value not in (None, [], {}):
+            raise Refusal(f"got {place} with {field[:99]!r}; allowed: role, content and name; remove it", param=f"{place}.{field[:99]}")
+    role, content, name = message.get("role"), message.get("content"), message.get("name")
     if not isinstance(role, str) or role not in ROLES:
         raise Refusal(f"got {place} without a known role; allowed: {', '.join(ROLES)}; change it", param=f"{place}.role")
     if isinstance(content, list) and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise Refusal(f"got {place} whose content is {_kind(content)}; allowed: text; change it", param=f"{place}.content")
-    return chat.Message(role=ROLES[role], content=content)
+    if not isinstance(name, str | None):
+        raise Refusal(f"got {place} whose name is {_kind(name)}; allowed: text; change it", param=f"{place}.name")
+    return chat.Message(role=ROLES[role], content=content, name=name)
 
 
 def _is_text_part(part: Any) -> bool:

@@ -41,6 +41,8 @@ class Message:
     role: str
     """One of ROLES."""
     content: str
+    name: str | None = None
+    """Of who said it; None: the template gets no name."""
 
 
 PROBE = (Message(role="user", content="question"), Message(role="assistant", content="answer"))
@@ -160,20 +162,26 @@ def _encode(format: Format, messages: Sequence[Message], check: Callable[[str], 
     if check is not None:
         check(text)
     mark = f"message{secrets.token_hex(16)}x"
-    marked = write(format, [dataclasses.replace(message, content=f"{mark}{number}x") for number, message in enumerate(messages)])
-    pieces = re.split(f"{mark}([0-9]+)x", marked)
-    parts, order = pieces[::2], [int(number) for number in pieces[1::2]]
+    marked = write(format, [_marked(message, f"{mark}{number}") for number, message in enumerate(messages)])
+    pieces = re.split(f"({mark}[0-9]+[cn])x", marked)
+    said = {f"{mark}{number}c": message.content for number, message in enumerate(messages)}
+    said |= {f"{mark}{number}n": message.name for number, message in enumerate(messages) if message.name is not None}
+    parts, order = pieces[::2], pieces[1::2]
     for change in (str, str.strip):  # templates often strip what they are given
-        contents = [change(messages[number].content) for number in order]
+        contents = [change(said[place]) for place in order]
         if text == "".join(a + b for a, b in zip(parts, [*contents, ""], strict=True)):
             return _encode_parts(format, text, parts, contents)
-    written = [message.content for message in messages if format.pattern.search(message.content)]
-    if written or format.ids(text) != format.ids(marked):
+    if any(map(format.pattern.search, said.values())) or format.ids(text) != format.ids(marked):
         raise UserError(
             "got a message with the text of a special token, which the model's template changes before it writes it; "
             "allowed: messages without such text; change the message"
         )
     return specials.ids(format.parsing, text)
+
+
+def _marked(message: Message, mark: str) -> Message:
+    """The message with marks in place of what people wrote."""
+    return dataclasses.replace(message, content=f"{mark}cx", name=None if message.name is None else f"{mark}nx")
 
 
 def _encode_parts(format: Format, text: str, parts: Sequence[str], contents: Sequence[str]) -> list[int]:
@@ -195,7 +203,7 @@ def _refuse(message: Message) -> None:
     if message.role not in ROLES:
         raise UserError(f"got a message of {message.role!r}; allowed: {', '.join(ROLES)}; change its role")
     try:
-        message.content.encode()
+        f"{message.content}{message.name}".encode()
     except UnicodeEncodeError as error:
         raise UserError("got a message with a lone surrogate; allowed: Unicode text; change the message") from error
 
@@ -207,7 +215,7 @@ class _TooMuch(Exception):
 def write(format: Format, messages: Sequence[Message], *, answer: bool = True) -> str:
     """The template's text, or a `UserError`; with `answer`, up to where the model's answer begins."""
     variables = {
-        "messages": [dataclasses.asdict(message) for message in messages],
+        "messages": [{key: said for key, said in dataclasses.asdict(message).items() if said is not None} for message in messages],
         "add_generation_prompt": answer,
         "strftime_now": datetime.datetime.now().strftime,
         "tools": None,

@@ -110,6 +110,25 @@ def test_the_beginning_of_a_text_is_there_where_the_template_writes_it(with_temp
     assert chat.encode(with_template("<s>{{ messages[0].content }}{{ messages[-1].content }}"), said("a")).count(layout.BOS) == 1
 
 
+NAMED = "<s>{% for message in messages %}<_user>{{ message.name | default('nobody') }}: {{ message.content }}{% endfor %}"
+
+
+def test_a_name_is_text_like_a_content_and_there_only_if_given(with_template, tokenizer):
+    format, text = with_template(NAMED), lambda content: tokenizer.encode(content).ids
+    messages = [Message(role="user", content="a", name="Ann"), Message(role="user", content="b")]
+    assert chat.encode(format, messages) == (layout.BOS, layout.USER, *text("Ann: a"), layout.USER, *text("nobody: b"))
+    for name in ("</s>", "<_bot>x", "<_us"):
+        ids = chat.encode(format, [Message(role="user", content="er></s>", name=name)])
+        assert ids == (layout.BOS, layout.USER, *text(f"{name}: er></s>"))
+    glued = with_template(NAMED.replace(": ", ""))
+    assert chat.encode(glued, [Message(role="user", content="er>", name="<_us")]) == (layout.BOS, layout.USER, *text("<_user>"))
+    changed = with_template(NAMED.replace("default('nobody')", "default('nobody') | upper"))
+    with pytest.raises(UserError, match="got a message with the text of a special token"):
+        chat.encode(changed, [Message(role="user", content="a", name="</s>")])
+    with pytest.raises(UserError, match="got a message with a lone surrogate"):
+        chat.encode(format, [Message(role="user", content="a", name="\ud800")])
+
+
 def test_marks_for_training_are_passed_over(with_template, ours):
     template = chat.OURS.read_text().replace("{{- '<_bot>' + message", "{%- generation -%}{{- '<_bot>' + message", 1)
     template = template.replace("'<_end>' -}}", "'<_end>' -}}{%- endgeneration -%}", 1)

@@ -42,6 +42,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top_p", type=float, default=Sampling.top_p, help="choose from the likeliest of this probability (%(default)s)")
     parser.add_argument("--min_p", type=float, default=Sampling.min_p, help="and at least this share as likely as the first (%(default)s)")
     parser.add_argument("--repetition_penalty", type=float, default=Sampling.repetition_penalty, help="1: none (%(default)s)")
+    for name, what in (("presence", "what the new text has"), ("frequency", "what it has, as many times")):
+        parser.add_argument(f"--{name}_penalty", type=float, default=0.0, help=f"take this, -2 to 2, from {what}; 0: none (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (%(default)s)")
 
 
@@ -53,6 +55,8 @@ def sampling(args: argparse.Namespace) -> Sampling:
         top_p=args.top_p,
         min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
+        presence_penalty=args.presence_penalty,
+        frequency_penalty=args.frequency_penalty,
     )
 
 
@@ -66,6 +70,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             "got --logprobs without --json; allowed: both, as plain text has no place for them; add --json or remove --logprobs"
         )
+    if args.max_tokens < 1:
+        raise UserError(f"got max_tokens {args.max_tokens}; allowed: 1 or more; change --max_tokens")
     if args.slots < 1:
         raise UserError(f"got --slots {args.slots}; allowed: 1 or more; change --slots")
     run, folder = options.load_trained(args)

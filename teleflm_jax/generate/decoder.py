@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -70,21 +71,43 @@ def go_on(decoder: Decoder, tokens_BT: jax.Array, positions_BT: jax.Array, cache
     return z_BTD, decoding.placed_cache(decoder.layout, cache)
 
 
-def judge(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-probability in nats of each target after its hidden state, and whether it is the likeliest; float32 [N], bool [N]; to be traced.
+def tell(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array, alternatives: int) -> dict[str, jax.Array]:
+    """Log-probability in nats of each target after its hidden state, and the likeliest tokens there; to be traced.
 
-    The logits of a few positions exist at one time.
+    Returns:
+        float32 `logprob` [N], and likeliest first int32 `ids` and float32 `logprobs` [N, alternatives].
     """
-    n = targets_N.shape[0]
-    rows = min(HEAD_ROWS, n)
-    padded = -n % rows
-    z = jnp.pad(z_ND, ((0, padded), (0, 0))).reshape(-1, 1, rows, z_ND.shape[1])
-    targets = jnp.pad(targets_N, (0, padded)).reshape(-1, rows)
+
+    def some(zt):
+        return figures(decoder.model.logits(zt[0])[0], zt[1], alternatives)
+
+    return _by_head_rows(some, z_ND, targets_N)
+
+
+def figures(logits_NV: jax.Array, targets_N: jax.Array, alternatives: int) -> dict[str, jax.Array]:
+    """The same, of logits that are there."""
+    logprobs_NV = jax.nn.log_softmax(logits_NV, axis=-1)
+    logprob_N = jnp.take_along_axis(logprobs_NV, targets_N[:, None], axis=-1)[:, 0]
+    logprobs_NK, ids_NK = jax.lax.top_k(logprobs_NV, min(alternatives, logits_NV.shape[-1]))
+    return {"logprob": logprob_N, "logprobs": logprobs_NK, "ids": ids_NK}
+
+
+def judge(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Log-probability in nats of each target after its hidden state, float32 [N], and whether it is the likeliest; to be traced."""
 
     def some(zt):
         logits_NV = decoder.model.logits(zt[0])[0]
         found_N = jnp.take_along_axis(logits_NV, zt[1][:, None], axis=-1)[:, 0]
         return found_N - jax.nn.logsumexp(logits_NV, axis=-1), logits_NV.argmax(axis=-1) == zt[1]
 
-    found = jax.lax.map(some, (z, targets))
-    return tuple(x.reshape(-1)[:n] for x in found)
+    return _by_head_rows(some, z_ND, targets_N)
+
+
+def _by_head_rows(function: Callable, z_ND: jax.Array, targets_N: jax.Array):
+    """Arrays [N, …] that a function finds from hidden states [1, n, D] and targets [n]; logits of a few positions exist at one time."""
+    n = targets_N.shape[0]
+    rows = min(HEAD_ROWS, n)
+    padded = -n % rows
+    z = jnp.pad(z_ND, ((0, padded), (0, 0))).reshape(-1, 1, rows, z_ND.shape[1])
+    targets = jnp.pad(targets_N, (0, padded)).reshape(-1, rows)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], jax.lax.map(function, (z, targets)))

@@ -117,9 +117,8 @@ class Engine:
             self._texts[row] = text
         self._left -= set(free)
         new = device.settings([text.request for text in texts], limits, count)
-        self._rows, told = device.begin(
-            self.decoder, self._rows, tokens_UT, lengths_U, source_R, slots_R, new, alternatives=self._alternatives(texts)
-        )
+        told_too = {"alternatives": self._alternatives(texts), "tell_prompts": any(text.request.tell_prompt for text in texts)}
+        self._rows, told = device.begin(self.decoder, self._rows, tokens_UT, lengths_U, source_R, slots_R, new, **told_too)
         return self._told(jax.device_get(told), list(zip(slots_R.tolist(), texts, strict=False)))
 
     def _go_on(self) -> dict[int, Piece]:
@@ -173,8 +172,9 @@ class Engine:
 
     def _piece(self, text: _Text, told: dict[str, np.ndarray]) -> Piece:
         tokens, parts, finish = [], [], None
+        prompt = _prompt(text.request, told) if text.request.tell_prompt and not text.count else ()
         for place, index in enumerate(told["token"].tolist()):
-            if index == device.NOTHING:
+            if index == device.NOTHING or not text.request.max_tokens:
                 break
             tokens.append(_token(text.request, index, told, place))
             text.count += 1
@@ -188,7 +188,7 @@ class Engine:
         if finish and not text.written.stopped:
             parts.append(text.written.end())
             finish = "stop" if text.written.stopped else finish
-        return Piece(text="".join(parts), tokens=tuple(tokens), finish=finish)
+        return Piece(text="".join(parts), tokens=tuple(tokens), finish=finish, prompt=prompt)
 
     def _leave(self, row: int) -> None:
         self._texts[row] = None
@@ -205,6 +205,13 @@ def _token(request: Request, index: int, told: dict[str, np.ndarray], place: int
         return Token(id=index)
     ids, logprobs = (told[name][place, : request.logprobs].tolist() for name in ("ids", "logprobs"))
     return Token(id=index, logprob=float(told["logprob"][place]), alternatives=tuple(zip(ids, logprobs, strict=True)))
+
+
+def _prompt(request: Request, told: dict[str, np.ndarray]) -> tuple[Token, ...]:
+    """The prompt's tokens; nothing stands before the first, so it has no log-probability."""
+    first, *others = request.prompt
+    after = {name.removeprefix("prompt_"): x for name, x in told.items() if name.startswith("prompt_")}
+    return Token(id=first), *(_token(request, index, after, place) for place, index in enumerate(others))
 
 
 def complete(
@@ -235,6 +242,11 @@ def run(engine: Engine, requests: Sequence[Request], pause: Callable[[], None] =
         for ticket, piece in engine.step().items():
             parts[number_of[ticket]].append(piece)
     return [
-        Piece(text="".join(p.text for p in found), tokens=tuple(t for p in found for t in p.tokens), finish=found[-1].finish)
+        Piece(
+            text="".join(p.text for p in found),
+            tokens=tuple(t for p in found for t in p.tokens),
+            finish=found[-1].finish,
+            prompt=found[0].prompt,
+        )
         for found in parts
     ]

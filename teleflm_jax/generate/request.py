@@ -11,7 +11,9 @@ import numpy as np
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate.sampling import Sampling
 
-LARGEST_SEED = 2**32 - 1
+SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
+"""Whatever has 64 bits, with a sign or without."""
+LARGEST_NUMBER = 2**32 - 1
 MAX_STOP_IDS = 32
 MAX_LOGPROBS = 20
 """Alternatives per token; what OpenAI's interface allows."""
@@ -24,7 +26,7 @@ class Request:
     prompt: tuple[int, ...]
     """Token ids."""
     max_tokens: int
-    """New tokens; fewer where the context is full before."""
+    """New tokens; fewer where the context is full before. 0: the prompt is only read."""
     sampling: Sampling = Sampling()
     seed: int = 0
     """The same seed, number and prompt give the same tokens."""
@@ -36,11 +38,14 @@ class Request:
     """Ids that end the text."""
     logprobs: int | None = None
     """Likeliest tokens that are told with each; None: no log-probabilities."""
+    tell_prompt: bool = False
+    """Whether the prompt's tokens are told too, with log-probabilities, which must be asked for."""
 
     @property
     def key(self) -> np.ndarray:
         """Key of the text's random numbers, uint32 [2]: a hash of seed, number and prompt, so that no two texts share random numbers."""
-        words = np.array([self.seed, self.number, *self.prompt], "<u8")
+        negative = self.seed < 0  # its low 64 bits are those of a large seed
+        words = np.array([self.seed % 2**64, self.number + (negative << 32), *self.prompt], "<u8")
         return np.frombuffer(hashlib.blake2b(words.tobytes(), digest_size=8).digest(), "<u4")
 
     def refuse(self, *, context_length: int, vocab_size: int) -> None:
@@ -56,17 +61,21 @@ class Request:
                 f"got a prompt of {len(self.prompt):,} tokens (with what the tokenizer adds) for a context of {context_length:,}; "
                 f"allowed: at most {context_length - 1:,}, so that one new token has room; shorten the prompt"
             )
-        if self.max_tokens < 1:
-            raise UserError(f"got max_tokens {self.max_tokens}; allowed: 1 or more; change max_tokens")
-        for name, value in (("seed", self.seed), ("number", self.number)):
-            if not 0 <= value <= LARGEST_SEED:
-                raise UserError(f"got {name} {value}; allowed: 0 to {LARGEST_SEED}; change {name}")
+        if self.max_tokens < 0:
+            raise UserError(f"got max_tokens {self.max_tokens}; allowed: 0 or more; change max_tokens")
+        for name, least, most in (("seed", SMALLEST_SEED, LARGEST_SEED), ("number", 0, LARGEST_NUMBER)):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise UserError(f"got {name} {value}; allowed: {least} to {most}; change {name}")
+        if wrong := [index for index, _ in self.sampling.logit_bias if not 0 <= index < vocab_size]:
+            raise UserError(f"got logit_bias of the id {wrong[0]}; allowed: 0 to {vocab_size - 1}; change it")
         if "" in self.stop:
             raise UserError("got an empty stop string; allowed: one character or more; change stop")
         if len(self.stop_ids) > MAX_STOP_IDS or min(self.stop_ids, default=0) < 0:
             raise UserError(f"got stop_ids {list(self.stop_ids)}; allowed: at most {MAX_STOP_IDS} ids from 0 up; change stop_ids")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise UserError(f"got logprobs {self.logprobs}; allowed: 0 to {MAX_LOGPROBS}; change logprobs")
+        if self.tell_prompt and self.logprobs is None:
+            raise UserError("got tell_prompt without logprobs; allowed: with 0 or more; set logprobs")
 
 
 def numbered(requests: Iterable[Request]) -> list[Request]:
@@ -91,7 +100,7 @@ class Token:
 
     id: int
     logprob: float | None = None
-    """In nats, of the model's own distribution."""
+    """In nats, of the model's own distribution; a prompt's first token has none."""
     alternatives: tuple[tuple[int, float], ...] = ()
     """(Id, log-probability) of the likeliest, likeliest first."""
 
@@ -105,3 +114,5 @@ class Piece:
     """An id that ended the text is the last of them, and gives no text."""
     finish: str | None = None
     """`stop`: a stop string or id; `length`: all tokens that it might have; None: more is to come."""
+    prompt: tuple[Token, ...] = ()
+    """In the first piece, where the request asks for them, the prompt's tokens."""

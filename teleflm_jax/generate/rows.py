@@ -34,7 +34,7 @@ class Rows:
     """All but the newest token of each."""
     of: dict[str, jax.Array]
     """By name, [B, …]: `token` (the newest), `position` (where it stands), `limit` (tokens that the row may have in all), `done`, `seen`
-    ([B, V], the ids it has had), `key`, `stop_ids`, and the fields of `Sampling`."""
+    ([B, V], the ids it has had), `counts` ([B, V], how often its continuation has), `key`, `stop_ids`, and those of `sampling.settings`."""
 
 
 def bucket(length: int, largest: int, smallest: int = SHORTEST) -> int:
@@ -58,7 +58,7 @@ def empty(decoder: Decoder, *, count: int, slots: int) -> Rows:
     """Rows that have ended, with room for texts of `slots` tokens."""
     of = {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in settings([Request(prompt=(), max_tokens=1)], [0], 1).items()}
     of |= {"token": jnp.zeros(count, jnp.int32), "position": jnp.zeros(count, jnp.int32), "done": jnp.ones(count, bool)}
-    of |= {"seen": jnp.zeros((count, decoder.vocab_size), bool)}
+    of |= {"seen": jnp.zeros((count, decoder.vocab_size), bool), "counts": jnp.zeros((count, decoder.vocab_size), jnp.int32)}
     cache = decoding.placed_cache(decoder.layout, kv.init(decoder.model.config, count, slots))
     return Rows(cache=cache, of=of | {"temperature": jnp.zeros(count)})
 
@@ -72,8 +72,10 @@ def grow(decoder: Decoder, rows: Rows, *, count: int, slots: int) -> Rows:
     return Rows(cache=decoding.placed_cache(decoder.layout, jax.tree.map(widen, rows.cache)), of=of)
 
 
-@functools.partial(jax.jit, static_argnames="alternatives", donate_argnames="rows")
-def begin(decoder, rows: Rows, prompts_UT, lengths_U, source_R, slots_R, new: dict, *, alternatives: int | None) -> tuple[Rows, dict]:
+@functools.partial(jax.jit, static_argnames=("alternatives", "tell_prompts"), donate_argnames="rows")
+def begin(
+    decoder, rows: Rows, prompts_UT, lengths_U, source_R, slots_R, new: dict, *, alternatives: int | None, tell_prompts: bool
+) -> tuple[Rows, dict]:
     """Read prompts, choose the first token of each new text, and put the texts among the others.
 
     Args:
@@ -85,21 +87,27 @@ def begin(decoder, rows: Rows, prompts_UT, lengths_U, source_R, slots_R, new: di
         slots_R: of each, its row; past the last row: none.
         new: of `settings`.
         alternatives: as in `extend`.
+        tell_prompts: tell the prompts' tokens but the first too, which takes `alternatives`.
 
     Returns:
-        The rows, and of the new ones what `extend` returns, for one token.
+        The rows, and of the new ones what `extend` returns, for one token; of the prompts the same under names with `prompt_` in front,
+        [R, T, …], for each token the one after it.
     """
     z_UTD, cache = passes.read(decoder, prompts_UT)
     logits_UV = decoder.model.logits(jnp.take_along_axis(z_UTD, lengths_U[:, None, None] - 1, axis=1))[:, 0]
     u, t = prompts_UT.shape
     seen_UV = jnp.zeros((u, decoder.vocab_size), bool).at[jnp.arange(u)[:, None], prompts_UT].max(jnp.arange(t) < lengths_U[:, None])
-    of = new | {"seen": seen_UV[source_R]}
+    of = new | {"seen": seen_UV[source_R], "counts": jnp.zeros((len(source_R), decoder.vocab_size), jnp.int32)}
     of |= {"token": jnp.zeros_like(source_R), "position": lengths_U[source_R] - 1, "done": jnp.zeros(source_R.shape, bool)}
     of, figures = _next(of, logits_UV[source_R], alternatives)
     placed = {name: x.at[slots_R].set(of[name], mode="drop") for name, x in rows.of.items()}
     write = lambda old, read: old.at[slots_R, :, :t].set(read[source_R], mode="drop")  # noqa: E731
     cache = decoding.placed_cache(decoder.layout, jax.tree.map(write, rows.cache, cache))
-    return Rows(cache=cache, of=placed), decoding.everywhere(decoder.layout, {name: x[:, None] for name, x in figures.items()})
+    told = {name: x[:, None] for name, x in figures.items()}
+    if tell_prompts:
+        found = passes.tell(decoder, z_UTD.reshape(u * t, -1), jnp.roll(prompts_UT, -1, axis=1).reshape(u * t), alternatives)
+        told |= {f"prompt_{name}": x.reshape(u, t, *x.shape[1:])[source_R] for name, x in found.items()}
+    return Rows(cache=cache, of=placed), decoding.everywhere(decoder.layout, told)
 
 
 @functools.partial(jax.jit, static_argnames=("chunk", "alternatives"), donate_argnames="rows")
@@ -140,17 +148,16 @@ def _next(of: dict, logits_BV: jax.Array, alternatives: int | None) -> tuple[dic
     """Choose the next token of the rows that go on; the others stay as they are."""
     position_B = jnp.where(of["done"], of["position"], of["position"] + 1)
     keys_B = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(of["key"]), position_B)
-    token_B = jnp.where(of["done"], of["token"], sampling.choose(keys_B, logits_BV, of["seen"], of))
+    token_B = jnp.where(of["done"], of["token"], sampling.choose(keys_B, logits_BV, of["seen"], of["counts"], of))
     ended_B = (token_B[:, None] == of["stop_ids"]).any(axis=1) | (position_B + 1 >= of["limit"])
     after = of | {
         "token": token_B,
         "position": position_B,
         "done": of["done"] | ended_B,
         "seen": of["seen"].at[jnp.arange(token_B.shape[0]), token_B].set(True),
+        "counts": of["counts"].at[jnp.arange(token_B.shape[0]), token_B].add(1),
     }
     figures = {"token": jnp.where(of["done"], NOTHING, token_B)}
     if alternatives is not None:
-        logprobs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
-        figures["logprob"] = jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=-1)[:, 0]
-        figures["logprobs"], figures["ids"] = jax.lax.top_k(logprobs_BV, min(alternatives, logits_BV.shape[-1]))
+        figures |= passes.figures(logits_BV, token_B, alternatives)
     return after, figures

@@ -52,31 +52,49 @@ class Choice:
     """Characters before the next token, those echoed included."""
     tokens: int = 0
     finish: str | None = None
-    decoder: codecs.IncrementalDecoder = dataclasses.field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+    decoder: codecs.IncrementalDecoder = dataclasses.field(default_factory=lambda: _decoder())
 
     def add(self, piece: Piece) -> tuple[str, list[Token]]:
-        """Count a piece; returns its text and the tokens that are told, which is without the one that ended the text."""
+        """Count a piece; returns its text and the tokens that are told.
+
+        Those of a chat are the message's, without the one that ended it; of a completion that one too, as harnesses count on it.
+        """
         self.tokens += len(piece.tokens)
         self.finish = piece.finish
         request = self.call.requests[self.index]
-        return piece.text, [token for token in piece.tokens if token.id not in request.stop_ids] if request.logprobs is not None else []
+        if request.logprobs is None:
+            return piece.text, []
+        return piece.text, [token for token in piece.tokens if not self.call.chat or token.id not in request.stop_ids]
 
-    def logprobs(self, tokens: Sequence[Token]) -> dict[str, object] | None:
-        """Of some tokens, after all before them; None if the call asks for none."""
+    def logprobs(self, tokens: Sequence[Token], prompt: Sequence[Token] = ()) -> dict[str, object] | None:
+        """Of some tokens, after all before them and the prompt's; None if the call asks for none."""
         if self.call.requests[self.index].logprobs is None:
             return None
         if self.call.chat:
             return {"content": [self._told(token) for token in tokens], "refusal": None}
-        offsets = []
+        echoed, offsets, decoder = 0, [], _decoder()
+        for token in prompt:
+            offsets.append(min(echoed, self.offset))  # some tokenizers change a text before they split it
+            echoed += len(decoder.decode(self.vocabulary.bytes(token.id)))
         for token in tokens:
             offsets.append(self.offset)
             self.offset += len(self.decoder.decode(self.vocabulary.bytes(token.id)))
+        every = [*prompt, *tokens]
         return {
-            "tokens": [self.vocabulary.text(token.id) for token in tokens],
-            "token_logprobs": [_finite(token.logprob) for token in tokens],
-            "top_logprobs": [{self.vocabulary.text(index): _finite(value) for index, value in token.alternatives} for token in tokens],
+            "tokens": [self.vocabulary.text(token.id) for token in every],
+            "token_logprobs": [None if token.logprob is None else _finite(token.logprob) for token in every],
+            "top_logprobs": [self._top(token) for token in every],
             "text_offset": offsets,
         }
+
+    def _top(self, token: Token) -> dict[str, float] | None:
+        """The likeliest, and the token itself where it is none of them; of two tokens with one name the likelier."""
+        if token.logprob is None:
+            return None
+        found: dict[str, float] = {}
+        for index, value in (*token.alternatives, (token.id, token.logprob)):
+            found.setdefault(self.vocabulary.text(index), _finite(value))
+        return found
 
     def _told(self, token: Token) -> dict[str, object]:
         return self._one(token.id, token.logprob) | {"top_logprobs": [self._one(index, value) for index, value in token.alternatives]}
@@ -108,7 +126,8 @@ def whole(call: Call, head: dict[str, object], all_choices: Sequence[Choice], pi
     told = []
     for choice, echo, parts in zip(all_choices, call.echo, pieces, strict=True):
         added = [choice.add(part) for part in parts]
-        text, logprobs = "".join(text for text, _ in added), choice.logprobs([token for _, tokens in added for token in tokens])
+        text = "".join(text for text, _ in added)
+        logprobs = choice.logprobs([token for _, tokens in added for token in tokens], parts[0].prompt)
         said = {"message": {"role": "assistant", "content": text, "refusal": None}} if call.chat else {"text": echo + text}
         told.append({"index": choice.index, **said, "logprobs": logprobs, "finish_reason": choice.finish})
     kind = "chat.completion" if call.chat else "text_completion"
@@ -116,10 +135,13 @@ def whole(call: Call, head: dict[str, object], all_choices: Sequence[Choice], pi
 
 
 def opening(call: Call, head: dict[str, object], choice: Choice) -> dict[str, object] | None:
-    """The chunk before a choice's first text: who speaks, or the prompt that is echoed; None where there is neither."""
+    """The chunk before a choice's first text: who speaks, or the prompt that is echoed; None where there is neither.
+
+    A prompt whose log-probabilities are told comes with the first piece, which has them.
+    """
     if call.chat:
         return _chunk(call, head, choice, {"delta": {"role": "assistant", "content": ""}}, None)
-    echo = call.echo[choice.index]
+    echo = "" if call.requests[choice.index].tell_prompt else call.echo[choice.index]
     return _chunk(call, head, choice, {"text": echo}, None) if echo else None
 
 
@@ -128,8 +150,11 @@ def chunk(call: Call, head: dict[str, object], choice: Choice, piece: Piece) -> 
     text, tokens = choice.add(piece)
     if not (text or tokens or piece.finish):
         return None
+    told = choice.logprobs(tokens, piece.prompt) if tokens or piece.prompt else None
+    if piece.prompt:
+        text = call.echo[choice.index] + text
     said = {"delta": {"content": text} if text or tokens else {}} if call.chat else {"text": text}
-    return _chunk(call, head, choice, said, choice.logprobs(tokens) if tokens else None)
+    return _chunk(call, head, choice, said, told)
 
 
 def closing(call: Call, head: dict[str, object], all_choices: Sequence[Choice]) -> dict[str, object]:
@@ -145,8 +170,8 @@ def _chunk(call: Call, head: dict[str, object], choice: Choice, said: dict[str, 
 
 
 def to_json(value: object) -> bytes:
-    """As it goes over the wire."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """As it goes over the wire; a lone surrogate, which no UTF-8 has, becomes a question mark."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
 
 
 def event(value: object) -> bytes:
@@ -155,6 +180,10 @@ def event(value: object) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")("replace")
 
 
 def _finite(value: float) -> float:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from teleflm_jax.generate import chat
-from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS
+from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, SMALLEST_SEED
+from teleflm_jax.generate.sampling import LARGEST, MAX_BIASES
 from teleflm_jax.serve.protocol import CHAT, COMPLETION, MAX_STOP_CHARACTERS, MAX_STOPS, NEUTRAL, ROLES, WITHOUT_EFFECT, Served
 
 Schema = dict[str, Any]
 LARGEST_NUMBER = 1e9
-LARGEST_TOP_K = 2**31 - 1
 ERRORS = {
     "400": "the request is wrong; the message says what is allowed",
     "401": "the server has a key that the request does not bear",
@@ -37,8 +37,8 @@ def describe(served: Served, most: int) -> Schema:
     """
     fields = _fields(served, most)
     bodies = {
-        "completion": _body(fields | {"logprobs": _whole(0, MAX_LOGPROBS)}, COMPLETION, ["model", "prompt"]),
-        "conversation": _body(fields | {"logprobs": FLAG}, CHAT, ["model", "messages"]),
+        "completion": _body(fields | {"logprobs": _whole(0, MAX_LOGPROBS), "max_tokens": _whole(0)}, COMPLETION, ["model", "prompt"]),
+        "conversation": _body(fields | {"logprobs": FLAG, "max_tokens": _whole(1)}, CHAT, ["model", "messages"]),
     }
     return {
         "openapi": "3.1.0",
@@ -64,14 +64,13 @@ def _fields(served: Served, most: int) -> Mapping[str, Schema]:
     stop = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
     return {
         "model": {"const": served.name},
-        "prompt": {"anyOf": [*prompt, {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": prompt}}]},
+        "prompt": {"anyOf": [{"type": "null"}, *prompt, {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": prompt}}]},
         "messages": {"type": "array", "minItems": 1, "maxItems": served.context_length, "items": _message()},
         "chat_template_kwargs": {
             "type": ["object", "null"],
             "propertyNames": {"pattern": f"^(?!({'|'.join(chat.SET_HERE)})$)({chat.NAME.pattern})$"},
             "description": f"Variables of the chat template: at most {chat.MAX_VARIABLES:,} characters of JSON, without special tokens.",
         },
-        "max_tokens": _whole(1),
         "max_completion_tokens": _whole(1),
         "n": _whole(1, most),
         "best_of": _whole(1, most) | {"description": "As many as n."},
@@ -84,12 +83,21 @@ def _fields(served: Served, most: int) -> Mapping[str, Schema]:
             "description": "With stream true.",
         },
         "stop": {"anyOf": [{"type": "null"}, stop, {"type": "array", "maxItems": MAX_STOPS, "items": stop}]},
-        "seed": _whole(0, LARGEST_SEED),
+        "seed": _whole(SMALLEST_SEED, LARGEST_SEED),
         "top_logprobs": _whole(0, MAX_LOGPROBS) | {"description": "With logprobs true."},
         "temperature": _number(0, LARGEST_NUMBER),
-        "top_p": _number(None, 1) | {"exclusiveMinimum": 0},
-        "top_k": _whole(-1, LARGEST_TOP_K) | {"description": "0 and -1: all."},
+        "top_p": _number(0, 1),
+        "top_k": _whole(-1, LARGEST) | {"description": "0 and -1: all."},
         "min_p": _number(0, 1),
+        "presence_penalty": _number(-2, 2),
+        "frequency_penalty": _number(-2, 2),
+        "logit_bias": {
+            "type": ["object", "null"],
+            "maxProperties": MAX_BIASES,
+            "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,9})$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "description": "Ids of tokens.",
+        },
         "repetition_penalty": _number(None, LARGEST_NUMBER) | {"exclusiveMinimum": 0},
     }
 
@@ -104,7 +112,11 @@ def _number(least: float | None, most: float) -> Schema:
 
 def _message() -> Schema:
     part = {"type": "object", "properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["type", "text"]}
-    fields = {"role": {"enum": list(ROLES)}, "content": {"anyOf": [TEXT, {"type": "array", "items": part}]}}
+    fields = {
+        "role": {"enum": list(ROLES)},
+        "name": {"type": ["string", "null"]},
+        "content": {"anyOf": [TEXT, {"type": "array", "items": part}]},
+    }
     return {"type": "object", "properties": fields, "required": ["role", "content"], "additionalProperties": {"enum": [None, [], {}]}}
 
 

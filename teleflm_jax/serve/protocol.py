@@ -1,29 +1,34 @@
 """Bodies of requests to what the engine is asked for; whatever OpenAI's interface has and we do not is refused, not passed over.
 
-Source: OpenAI's API reference; top_k, min_p, repetition_penalty and chat_template_kwargs as in vLLM.
+Source: OpenAI's API reference; top_k, min_p, repetition_penalty and chat_template_kwargs as in vLLM. A whole number may be written as 16.0, as in JSON Schema.
 """
 
 import dataclasses
 import json
 import pathlib
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
+from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat
-from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, Request, numbered
-from teleflm_jax.generate.sampling import Sampling
+from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, SMALLEST_SEED, Request, numbered
+from teleflm_jax.generate.sampling import LARGEST, MAX_BIASES, Sampling
 from teleflm_jax.tokenizer import pieces, specials
 
-SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """What OpenAI's interface takes for granted, which is not what the commands do."""
 MAX_TOKENS = 16
 """Of a completion that names none, as with OpenAI; a chat's answer may fill the context."""
-MAX_STOPS = 4
+MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1000
+"""Of one stop string; all together may have four times as many. Looking for them costs up to a millisecond a token."""
+MAX_PROMPT_LOGPROBS = 1 << 18
+"""Log-probabilities of prompts in one answer, which cost the client next to nothing to ask for."""
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 WITHOUT_EFFECT = (
     ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
@@ -36,10 +41,7 @@ NEUTRAL = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
-    "logit_bias": ({},),
     "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -48,7 +50,7 @@ NEUTRAL = {
     "web_search_options": (),
 }
 """Fields that are not supported -> values, beside null, with which they change nothing."""
-BOTH = ("model", "stream", "stream_options", "max_tokens", "n", "stop", "seed", "logprobs", *SAMPLING)
+BOTH = ("model", "stream", "stream_options", "max_tokens", "n", "stop", "seed", "logprobs", *SAMPLING, "top_k", "logit_bias")
 COMPLETION = (*BOTH, "prompt", "echo", "best_of")
 CHAT = (*BOTH, "messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs")
 
@@ -124,8 +126,8 @@ class Call:
 def parse(body: bytes) -> dict[str, Any]:
     """The object that a body is; raises a `Refusal` if it is none."""
     try:
-        found = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        found = foreign.parse_json(body)
+    except ValueError as error:
         raise Refusal(f"got a body that is no JSON ({error}); allowed: a JSON object; change the body") from error
     if not isinstance(found, dict):
         raise Refusal(f"got a body that is {_kind(found)}; allowed: a JSON object; change the body")
@@ -141,10 +143,24 @@ def completion(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
     if best_of not in (None, n):
         raise Refusal(f"got best_of {best_of}; allowed: as many as n, {n}; leave it out", param="best_of")
     echo = tuple(text for text in texts for _ in range(n)) if _flag(body, "echo") else ("",) * (n * len(prompts))
-    if echo[0] and logprobs is not None:
-        raise Refusal("got echo with logprobs; allowed: one of them; the prompt's tokens have no log-probabilities here", param="echo")
-    max_tokens = _whole(body, "max_tokens", MAX_TOKENS, 1, None)
-    return _call(body, served, prompts, n=n, most=most, max_tokens=max_tokens, logprobs=logprobs, stop_ids=served.ends, echo=echo)
+    tell_prompt = _flag(body, "echo") and logprobs is not None
+    if tell_prompt and (told := n * sum(map(len, prompts)) * (logprobs + 1)) > MAX_PROMPT_LOGPROBS:
+        raise Refusal(
+            f"got echo with {told:,} log-probabilities of the prompts' tokens; allowed: {MAX_PROMPT_LOGPROBS:,}; send several requests",
+            param="echo",
+        )
+    return _call(
+        body,
+        served,
+        prompts,
+        n=n,
+        most=most,
+        max_tokens=_whole(body, "max_tokens", MAX_TOKENS, 0, None),
+        logprobs=logprobs,
+        stop_ids=served.ends,
+        echo=echo,
+        tell_prompt=tell_prompt,
+    )
 
 
 def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
@@ -163,7 +179,7 @@ def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
     fits = lambda text: _fits(text, served)  # noqa: E731
     prompt = _plain("messages", lambda: chat.encode(format, [_message(number, each) for number, each in enumerate(messages)], check=fits))
     top = _whole(body, "top_logprobs", None, 0, MAX_LOGPROBS)
-    if top is not None and not _flag(body, "logprobs"):
+    if top and not _flag(body, "logprobs"):
         raise Refusal("got top_logprobs without logprobs; allowed: with logprobs true; add it", param="top_logprobs")
     limits = {_whole(body, name, None, 1, None) for name in ("max_tokens", "max_completion_tokens")} - {None}
     if len(limits) > 1:
@@ -181,18 +197,18 @@ def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
     )
 
 
-def _call(body, served, prompts, *, n, most, max_tokens, logprobs, stop_ids, echo) -> Call:
+def _call(body, served, prompts, *, n, most, max_tokens, logprobs, stop_ids, echo, tell_prompt=False) -> Call:
     if n * len(prompts) > most:
         raise Refusal(f"got {len(prompts)} prompts with n {n}; allowed: at most {most} choices in all; send several requests", param="n")
     for prompt in prompts:
         _refuse_long(f"{len(prompt):,}", len(prompt), served, "messages" if "messages" in body else "prompt")
-    numbers = {name: _number(body, name, default) for name, default in SAMPLING.items() if name != "top_k"}
-    sampling = _plain(
-        None, lambda: Sampling(**numbers, top_k=max(0, _whole(body, "top_k", SAMPLING["top_k"], -1, None)))
-    )  # -1: vLLM's "all"
-    seed = _whole(body, "seed", None, 0, LARGEST_SEED)
+    numbers = {name: _number(body, name, default) for name, default in SAMPLING.items()}
+    top_k = max(0, _whole(body, "top_k", 0, -1, LARGEST))  # -1: vLLM's "all"
+    sampling = _plain(None, lambda: Sampling(**numbers, top_k=top_k, logit_bias=_bias(body, served)))
+    seed = _whole(body, "seed", None, SMALLEST_SEED, LARGEST_SEED)
     seed = secrets.randbelow(LARGEST_SEED + 1) if seed is None else seed
     asked = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "stop": _stop(body), "stop_ids": stop_ids, "logprobs": logprobs}
+    asked["tell_prompt"] = tell_prompt
     options, stream = body.get("stream_options"), _flag(body, "stream")
     if options is not None and not (stream and isinstance(options, dict) and options.keys() <= {"include_usage", "include_obfuscation"}):
         raise Refusal("got stream_options; allowed: with stream true, an object with include_usage; change it", param="stream_options")
@@ -223,7 +239,7 @@ def _check_fields(body: Mapping[str, Any], known: Sequence[str], served: Served)
 
 def _prompts(body: Mapping[str, Any], served: Served, most: int) -> tuple[list[str], list[tuple[int, ...]]]:
     """Texts and ids of one or several prompts, each a string or a list of ids."""
-    prompt = body.get("prompt")
+    prompt = "" if "prompt" in body and body["prompt"] is None else body.get("prompt")  # null: from the beginning of a text
     several = isinstance(prompt, list) and prompt and all(isinstance(each, str | list) for each in prompt)
     if several and len(prompt) > most:
         raise Refusal(f"got {len(prompt):,} prompts; allowed: at most {most}; send several requests", param="prompt")
@@ -231,8 +247,8 @@ def _prompts(body: Mapping[str, Any], served: Served, most: int) -> tuple[list[s
     for each in prompt if several else [prompt]:
         if isinstance(each, str):
             texts.append(each)
-            _fits(_plain("prompt", lambda each=each: _unicode(each)), served, "prompt")
-            prompts.append(tuple(specials.prompt(served.tokenizer, each)))
+            _fits(each, served, "prompt")
+            prompts.append(_plain("prompt", lambda each=each: tuple(specials.prompt(served.tokenizer, each))))
         elif isinstance(each, list) and each and all(_is_whole(x) and 0 <= x < served.vocab_size for x in each):
             _refuse_long(f"{len(each):,}", len(each), served, "prompt")
             texts.append(served.tokenizer.decode(each, skip_special_tokens=True))
@@ -263,17 +279,19 @@ def _message(number: int, message: Any) -> chat.Message:
     place = f"messages[{number}]"
     if not isinstance(message, dict):
         raise Refusal(f"got {place} that is {_kind(message)}; allowed: an object with role and content; change it", param=place)
-    for name, value in message.items():
-        if name not in ("role", "content") and value not in (None, [], {}):
-            raise Refusal(f"got {place} with {name[:99]!r}; allowed: role and content; remove it", param=f"{place}.{name[:99]}")
-    role, content = message.get("role"), message.get("content")
+    for field, value in message.items():
+        if field not in ("role", "content", "name") and value not in (None, [], {}):
+            raise Refusal(f"got {place} with {field[:99]!r}; allowed: role, content and name; remove it", param=f"{place}.{field[:99]}")
+    role, content, name = message.get("role"), message.get("content"), message.get("name")
     if not isinstance(role, str) or role not in ROLES:
         raise Refusal(f"got {place} without a known role; allowed: {', '.join(ROLES)}; change it", param=f"{place}.role")
     if isinstance(content, list) and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise Refusal(f"got {place} whose content is {_kind(content)}; allowed: text; change it", param=f"{place}.content")
-    return chat.Message(role=ROLES[role], content=content)
+    if not isinstance(name, str | None):
+        raise Refusal(f"got {place} whose name is {_kind(name)}; allowed: text; change it", param=f"{place}.name")
+    return chat.Message(role=ROLES[role], content=content, name=name)
 
 
 def _is_text_part(part: Any) -> bool:
@@ -287,13 +305,34 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
     if not right or not all(isinstance(each, str) and 0 < len(each) <= MAX_STOP_CHARACTERS for each in stop):
         allowed = f"a string or up to {MAX_STOPS}, each of 1 to {MAX_STOP_CHARACTERS} characters"
         raise Refusal(f"got stop that is {_kind(body['stop'])}; allowed: {allowed}; change it", param="stop")
+    if (characters := sum(map(len, stop))) > 4 * MAX_STOP_CHARACTERS:
+        allowed = f"at most {4 * MAX_STOP_CHARACTERS:,}; shorten them"
+        raise Refusal(f"got stop strings of {characters:,} characters together; allowed: {allowed}", param="stop")
     return tuple(stop)
+
+
+def _bias(body: Mapping[str, Any], served: Served) -> tuple[tuple[int, float], ...]:
+    """Biases of `logit_bias`, whose names are ids in decimal digits; those of 0 change nothing."""
+    given = body.get("logit_bias")
+    given = {} if given is None else given
+    if not isinstance(given, dict) or len(given) > MAX_BIASES:
+        allowed = f"an object of at most {MAX_BIASES:,} ids, each with a number from -100 to 100; change it"
+        raise Refusal(f"got logit_bias that is {_kind(given)}; allowed: {allowed}", param="logit_bias")
+    for name in given:
+        if not re.fullmatch("0|[1-9][0-9]{0,9}", name) or int(name) >= served.vocab_size:
+            allowed = f"ids of the model's tokens, from 0 to {served.vocab_size - 1}, in digits; change it"
+            raise Refusal(f"got logit_bias of {name[:99]!r}; allowed: {allowed}", param="logit_bias")
+        if not _is_number(given[name]) or not -100 <= given[name] <= 100:
+            raise Refusal(f"got logit_bias that is {_kind(given[name])}; allowed: a number from -100 to 100; change it", param="logit_bias")
+    return tuple((int(name), float(value)) for name, value in given.items() if value)
 
 
 def _whole(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int | None) -> int | None:
     value = body.get(name)
     if value is None:
         return default
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if not _is_whole(value) or value < least or (most is not None and value > most):
         allowed = f"a whole number from {least}" + ("" if most is None else f" to {most}")
         raise Refusal(f"got {name} that is {_kind(value)}; allowed: {allowed}; change it", param=name)
@@ -304,7 +343,7 @@ def _number(body: Mapping[str, Any], name: str, default: float) -> float:
     value = body.get(name)
     if value is None:
         return default
-    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e9:
+    if not _is_number(value) or not abs(value) <= 1e9:
         raise Refusal(f"got {name} that is {_kind(value)}; allowed: a number, at most 1e9; change it", param=name)
     return float(value)
 
@@ -324,16 +363,12 @@ def _plain(param: str | None, work: Callable):
         raise Refusal(str(error), param=param or str(error).split()[1]) from error
 
 
-def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError("got a prompt with a lone surrogate; allowed: Unicode text; change the prompt") from error
-    return text
-
-
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _kind(value: Any) -> str:
@@ -341,7 +376,3 @@ def _kind(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float):
         return str(json.dumps(value))[:40]
     return f"{ {str: 'a string', list: 'an array', dict: 'an object'}[type(value)] } of length {len(value):,}"
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")

@@ -24,6 +24,8 @@ MIXED = [
     Sampling(temperature=1.5, top_k=7, top_p=0.9),
     Sampling(temperature=0.7, min_p=0.2, repetition_penalty=1.3),
     Sampling(temperature=0.0, repetition_penalty=2.0),
+    Sampling(temperature=0.0, repetition_penalty=1.2, presence_penalty=0.7, frequency_penalty=0.4, logit_bias=((7, 1.5), (300, -3.0))),
+    Sampling(temperature=0.9, presence_penalty=-0.5, frequency_penalty=2.0, logit_bias=((5, 0.5),)),
 ]
 
 
@@ -183,6 +185,47 @@ def test_a_dropped_request_frees_its_row_and_harms_no_other(alone, tokenizer, co
     assert [texts[ticket] for ticket in tickets[1:]] == complete([ask(PROMPTS[i], max_tokens=30) for i in (1, 2)])
 
 
+def test_greedy_texts_follow_biases_and_penalties_of_what_was_written(complete):
+    how = MIXED[5]
+    model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64))
+    found = complete([ask(PROMPTS[2], sampling=how)])[0]
+    padded = np.zeros((1, 32), np.int32)
+    padded[0, : len(PROMPTS[2]) + 20] = [*PROMPTS[2], *found]
+    table = np.array(jax.jit(lambda model, texts: model(texts))(model, padded)[0], np.float32)
+    for place in range(20):
+        logits, written = table[len(PROMPTS[2]) - 1 + place], found[:place]
+        for index, value in how.logit_bias:
+            logits[index] += value
+        for index in {*PROMPTS[2], *written}:
+            logits[index] *= 1.2 if logits[index] < 0 else 1 / 1.2
+        for index in written:
+            logits[index] -= 0.4
+        for index in set(written):
+            logits[index] -= 0.7
+        assert found[place] == logits.argmax()
+    assert found != complete([ask(PROMPTS[2], sampling=Sampling(temperature=0.0, repetition_penalty=1.2))])[0]
+
+
+def test_a_prompts_tokens_are_told_with_what_a_full_forward_says_of_them(alone, tokenizer):
+    long = (1, *range(4, 44))
+    requests = [ask(prompt, logprobs=2, tell_prompt=True, max_tokens=n) for prompt, n in ((long, 0), (PROMPTS[1], 2), (PROMPTS[2], 1))]
+    found = engine.complete(alone, tokenizer, [*requests, ask(PROMPTS[0], logprobs=1)], slots=4)
+    model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64))
+    for request, piece in zip(requests, found, strict=False):
+        first, *others = piece.prompt
+        assert [token.id for token in piece.prompt] == list(request.prompt) and first.logprob is None and first.alternatives == ()
+        padded = np.zeros((1, 64), np.int32)
+        padded[0, : len(request.prompt)] = request.prompt
+        full = np.asarray(jax.nn.log_softmax(model(padded)[0]))
+        for row, token in zip(full, others, strict=False):
+            np.testing.assert_allclose(token.logprob, row[token.id], rtol=1e-4)
+            assert [index for index, _ in token.alternatives] == np.argsort(-row, kind="stable")[:2].tolist()
+    assert found[3].prompt == () and [len(piece.tokens) for piece in found] == [0, 2, 1, 20]
+    assert found[0].text == "" and found[0].finish == "length"
+    same = engine.complete(alone, tokenizer, [dataclasses.replace(requests[2], tell_prompt=False)], slots=1)
+    assert [token.id for token in same[0].tokens] == [token.id for token in found[2].tokens]
+
+
 def test_the_penalty_forbids_repetition_when_it_is_strong(complete):
     (text,) = complete([ask([1, 2, 3], max_tokens=30, sampling=Sampling(temperature=0.0, repetition_penalty=1e6))])
     assert len({1, 2, 3, *text}) == 33
@@ -207,9 +250,11 @@ def test_buckets_are_powers_of_two_up_to_the_context(length, expected):
         ({"prompt": (1,) * 64}, "got a prompt of 64 tokens .* context of 64; allowed: at most 63"),
         ({"prompt": ()}, "got an empty prompt"),
         ({"prompt": (1, VOCABULARY)}, "got a prompt with ids from 1 to 390; allowed: 0 to 389"),
-        ({"max_tokens": 0}, "got max_tokens 0; allowed: 1 or more"),
-        ({"seed": -1}, "got seed -1"),
-        ({"seed": 2**32}, "got seed 4294967296"),
+        ({"max_tokens": -1}, "got max_tokens -1; allowed: 0 or more"),
+        ({"seed": -(2**63) - 1}, "got seed -9223372036854775809; allowed: -9223372036854775808 to 18446744073709551615"),
+        ({"seed": 2**64}, "got seed 18446744073709551616"),
+        ({"sampling": Sampling(logit_bias=((VOCABULARY, 1.0),))}, "got logit_bias of the id 390; allowed: 0 to 389"),
+        ({"tell_prompt": True}, "got tell_prompt without logprobs"),
         ({"stop": ("a", "")}, "got an empty stop string"),
         ({"stop_ids": tuple(range(33))}, "allowed: at most 32 ids"),
         ({"logprobs": 21}, "got logprobs 21; allowed: 0 to 20"),

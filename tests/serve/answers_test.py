@@ -22,7 +22,16 @@ def text_of(stream):
 
 def test_a_completion_is_what_the_engine_writes(client, served, weights):
     prompt = (1, *served.tokenizer.encode("the time").ids)
-    sampling = Sampling(temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, repetition_penalty=1.1)
+    sampling = Sampling(
+        temperature=0.9,
+        top_k=50,
+        top_p=0.9,
+        min_p=0.01,
+        repetition_penalty=1.1,
+        presence_penalty=0.3,
+        frequency_penalty=-0.2,
+        logit_bias=((300, 3.0), (20, -1.5)),
+    )
     wanted = [
         complete(
             weights, served.tokenizer, [Request(prompt=prompt, max_tokens=20, sampling=sampling, seed=5, number=n, stop_ids=(2,))], slots=1
@@ -30,8 +39,9 @@ def test_a_completion_is_what_the_engine_writes(client, served, weights):
         for n in range(3)
     ]
     extra = {"top_k": 50, "min_p": 0.01, "repetition_penalty": 1.1}
+    penalties = {"presence_penalty": 0.3, "frequency_penalty": -0.2, "logit_bias": {"300": 3, "20": -1.5}}
     found = client.completions.create(
-        model="tiny", prompt="the time", max_tokens=20, temperature=0.9, top_p=0.9, seed=5, n=3, extra_body=extra
+        model="tiny", prompt="the time", max_tokens=20, temperature=0.9, top_p=0.9, seed=5, n=3, **penalties, extra_body=extra
     )
     assert [choice.text for choice in found.choices] == [piece.text for piece in wanted]
     assert [choice.finish_reason for choice in found.choices] == [piece.finish for piece in wanted]
@@ -94,7 +104,7 @@ def test_log_probabilities_of_a_completion_name_tokens_and_places(client):
     told = found.logprobs
     assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(told.text_offset) > 3
     for token, value, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
-        assert len(top) == 3 and value == max(top.values()) == top[token] <= 0
+        assert len(top) == 3 and value == max(top.values()) == top[token] <= 0  # the chosen one is the likeliest
     whole = [(token, place) for token, place in zip(told.tokens, told.text_offset, strict=True) if not token.startswith(("bytes:", "<"))]
     assert whole and all(found.text[place : place + len(token)] == token for token, place in whole)
 

@@ -1,6 +1,7 @@
 """Bodies of requests to what the engine is asked for; whatever OpenAI's interface has and we do not is refused, not passed over.
 
-Source: OpenAI's API reference; top_k, min_p, repetition_penalty and chat_template_kwargs as in vLLM. A whole number may be written as 16.0, as in JSON Schema.
+Source: OpenAI's API reference; top_k, min_p, repetition_penalty and chat_template_kwargs as in vLLM.
+A whole number may be written as 16.0, as in JSON Schema.
 """
 
 import dataclasses

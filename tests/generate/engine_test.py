@@ -188,10 +188,11 @@ def test_the_penalty_forbids_repetition_when_it_is_strong(complete):
     assert len({1, 2, 3, *text}) == 33
 
 
-def test_lengths_and_settings_share_compiled_programs(complete):
+def test_lengths_and_settings_share_compiled_programs(alone, tokenizer):
     def compiled(length, how):
-        complete([ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
-        return rows.begin._cache_size(), rows.extend._cache_size()
+        running = engine.Engine(alone, tokenizer, slots=4)
+        engine.run(running, [ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
+        return set(running._programs)
 
     assert compiled(4, GREEDY) == compiled(2, WARM) == compiled(8, MIXED[2]) == compiled(11, MIXED[3])
 

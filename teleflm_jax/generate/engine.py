@@ -307,6 +307,17 @@ class Engine:
         self._left.add(row)
 
 
+def sizes(room: Room, slots: int) -> list[Program]:
+    """Programs of every size that texts without log-probabilities may need and that take long to compile."""
+    context = room.context_length
+    powers = lambda most, least: sorted({device.bucket(2**n, most, least) for n in range(most.bit_length() + 1)})  # noqa: E731
+    counts, lengths = powers(slots, 1), powers(context, device.SHORTEST)
+    reading = [(n, length) for length in lengths for n in counts if n == 1 or n * length <= PREFILL_TOKENS]
+    going_on = [(n, length) for length in powers(context, memory.SHORTEST) for n in counts]
+    found = [compiled.read(*size) for size in reading if room.fits((1, memory.SHORTEST), size)]
+    return found + [compiled.extend(*size, None) for size in going_on if room.fits(size)]
+
+
 def _asked(texts: Iterable[Text]) -> int | None:
     """Alternatives that texts ask for, in steps, since each number is a program."""
     asked = [text.request.logprobs for text in texts if text.request.logprobs is not None]

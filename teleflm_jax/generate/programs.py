@@ -86,6 +86,10 @@ class Programs:
             return True
         return not missing
 
+    def compile(self, program: Program) -> None:
+        """Compile one now, before texts come."""
+        self._compiled[program] = self._compile(program)
+
     def wait(self) -> None:
         """Pass a moment, at most until what is compiled beside is ready."""
         concurrent.futures.wait(self._under_way.values(), timeout=WAIT_SECONDS)

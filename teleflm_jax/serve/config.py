@@ -28,6 +28,8 @@ class ServeConfig:
     """Texts that may wait; more are refused."""
     grace: float = 30.0
     """Seconds that texts under way have to finish when the server is asked to stop."""
+    cache_gb: float | None = None
+    """Of memory that texts may take on each device, weights apart; None: most of what is free at start."""
 
     def __post_init__(self):
         for name, right, allowed in (
@@ -35,6 +37,7 @@ class ServeConfig:
             ("slots", self.slots >= 1, "1 or more"),
             ("queue", self.queue >= 0, "0 or more"),
             ("grace", 0 <= self.grace < math.inf, "a number of seconds from 0 up"),
+            ("cache_gb", self.cache_gb is None or 0 < self.cache_gb < math.inf, "a number of gigabytes above 0"),
         ):
             if not right:
                 raise UserError(f"got {name} {getattr(self, name)}; allowed: {allowed}; change --{name}")

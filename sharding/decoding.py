@@ -35,7 +35,12 @@ def shardings(layout: Layout, tree: Any) -> Any:
 
 def placed_cache(layout: Layout, tree: Any) -> Any:
     """Arrays [B, K, S, H] where they belong; to be traced."""
-    return jax.tree.map(lambda x: _placed(layout, x, _rows(layout, x.shape[0]), _ways(layout, "kv_heads", x.shape[1])), tree)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, cache_placement(layout, x.shape[0], x.shape[1])), tree)
+
+
+def cache_placement(layout: Layout, count: int, num_kv_heads: int) -> NamedSharding:
+    """Where `placed_cache` puts an array of so many rows and heads."""
+    return NamedSharding(layout.mesh, P(_rows(layout, count), _ways(layout, "kv_heads", num_kv_heads)))
 
 
 def placed_rows(layout: Layout, tree: Any) -> Any:

@@ -1,12 +1,19 @@
 """XLA's settings for GPUs, in one place, each with its reason; the launcher applies them, the user's own come after them and win.
 
-Nothing is set on a CPU. Sources: the recipes of MaxText and JAX-Toolbox, whose runs of this size reach about half of the peak; not yet
-measured by us on many GPUs.
+Of these nothing is set on a CPU. Sources: the recipes of MaxText and JAX-Toolbox, whose runs of this size reach about half of the peak;
+not yet measured by us on many GPUs.
 """
 
 import glob
-import os.path
+import os
+import pathlib
 from collections.abc import Mapping
+
+from teleflm_jax.errors import UserError
+
+CACHE_DIR = "JAX_COMPILATION_CACHE_DIR"
+CACHE_SECONDS = 0.1
+"""Programs that take longer to compile are kept."""
 
 FLAGS = {
     "xla_gpu_enable_latency_hiding_scheduler": ("true", "runs collectives beside the computation that does not need them"),
@@ -24,7 +31,7 @@ ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_MEM_FRACTION": ("0.92", "of the GPU's memory at once; the rest is NCCL's and cuDNN's"),
     "CUDA_DEVICE_MAX_CONNECTIONS": ("1", "launches kernels in program order, so that collectives start when they are meant to"),
     "NCCL_NVLS_ENABLE": ("0", "its buffers cost memory that a tight layout has not"),
-    "JAX_COMPILATION_CACHE_DIR": ("~/.cache/teleflm_jax/xla", "a restarted run does not compile again"),
+    CACHE_DIR: ("~/.cache/teleflm_jax/xla", "a restarted run does not compile again"),
 }
 """Variable -> (value, reason)."""
 
@@ -41,3 +48,35 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     flags = [f"--{name}={value}" for name, (value, _) in FLAGS.items()]
     added = {name: os.path.expanduser(value) for name, (value, _) in ENVIRONMENT.items() if name not in environment}
     return added | {"XLA_FLAGS": " ".join([*flags, environment.get("XLA_FLAGS", "")]).strip()}
+
+
+def keep_programs(environment: Mapping[str, str]) -> pathlib.Path | None:
+    """Have JAX keep compiled programs across restarts, in the user's own folder unless the environment names another (empty: none).
+
+    They are code: whoever may write to the folder decides what the next process runs.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: it cannot be made, or somebody else may write to it.
+    """
+    if (named := environment.get(CACHE_DIR)) == "":
+        return None
+    home = pathlib.Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = pathlib.Path(named).expanduser() if named else home / "teleflm_jax" / "xla"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"got {folder} for compiled programs ({error}); allowed: a folder of your own; set {CACHE_DIR}") from error
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022 or not os.access(folder, os.W_OK):
+        raise UserError(
+            f"got {folder} for compiled programs, which others may write to or you may not; allowed: a folder of your own (chmod 700); "
+            f"change that, or set {CACHE_DIR} to another (empty: none)"
+        )
+    import jax  # here, since the launcher does without
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHE_SECONDS)
+    return folder

@@ -2,11 +2,15 @@
 
 import argparse
 import asyncio
+import dataclasses
 import importlib.util
 import os
 import socket
 import sys
+import time
+from collections.abc import Sequence
 
+from sharding import xla
 from teleflm_jax import foreign
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
@@ -38,6 +42,8 @@ def arguments(parser: argparse.ArgumentParser):
         help="whose pages may send requests from a browser, such as https://example.org; *: all; default: none but the server's own",
     )
     parser.add_argument("--grace", type=float, default=ServeConfig.grace, help="seconds to finish in after SIGTERM (%(default)s)")
+    parser.add_argument("--cache_gb", type=float, help="memory for texts on each device; default: most of what is free then")
+    parser.add_argument("--warm", action="store_true", help="compile the programs of every size first, minutes once; they are kept")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -49,12 +55,13 @@ def main(args: argparse.Namespace) -> int:
         queue=args.queue,
         allowed_origins=tuple(args.allowed_origins),
         grace=args.grace,
+        cache_gb=args.cache_gb,
     )
     if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"got no module {missing[0]}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
         )
-    from teleflm_jax.generate.engine import Engine
+    from teleflm_jax.generate import engine, programs, room
     from teleflm_jax.serve import app, gate, metrics, protocol, server, worker  # here, since they need those libraries
     from teleflm_jax.serve.answers import vocabulary
 
@@ -68,8 +75,15 @@ def main(args: argparse.Namespace) -> int:
     if key == "":
         raise UserError(f"got an empty {API_KEY}; allowed: a key, or none; set it, or unset it")
     listening = server.listen(config.host, config.port)  # before the weights, which may take minutes
+    _keep_programs()
     decoder = run_folder.load_decoder(folder, run, step)
-    running = worker.Worker(lambda: Engine(decoder, tokenizer, slots=config.slots), capacity=config.slots + config.queue)
+    most = room.Room(decoder=decoder, bytes=room.SHARE * room.free_bytes() if config.cache_gb is None else config.cache_gb * 1e9)
+    compiled = programs.Programs(decoder, chunk=engine.CHUNK, beside=True)
+    served = dataclasses.replace(served, context_length=most.context_length)
+    if args.warm:
+        _warm(compiled, engine.sizes(most, config.slots))
+    make = lambda: engine.Engine(decoder, tokenizer, slots=config.slots, room=most, programs=compiled)  # noqa: E731
+    running = worker.Worker(make, capacity=config.slots + config.queue)
     running.start()
     service = app.Service(
         served=served,
@@ -78,16 +92,37 @@ def main(args: argparse.Namespace) -> int:
         metrics=metrics.metrics(running),
         gate=gate.Gate(key=key, names=(config.host.lower(), socket.gethostname().lower()), origins=config.allowed_origins),
     )
-    asyncio.run(server.serve(service, listening, grace=config.grace, ready=lambda _: _tell(service, listening, step)))
-    if not running.ended:
-        os._exit(0)  # in a step that hangs, whose devices the interpreter's own end would take away under it
+    asyncio.run(server.serve(service, listening, grace=config.grace, ready=lambda _: _tell(service, listening, step, most)))
+    compiled.end()
+    if not running.ended or compiled.compiling:
+        os._exit(0)  # in a step that hangs, whose devices the interpreter's own end would take away under it, or in the compiler
     return 0
 
 
-def _tell(service, listening, step: int) -> None:
+def _keep_programs() -> None:
+    try:
+        xla.keep_programs(os.environ)
+    except UserError as error:
+        print(f"compiled programs are not kept: {error}", file=sys.stderr)
+
+
+def _warm(compiled, sizes: Sequence[tuple]) -> None:
+    began = time.monotonic()
+    for number, program in enumerate(sizes, 1):
+        compiled.compile(program)
+        print(f"compiled {number} of {len(sizes)} programs, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def _tell(service, listening, step: int, most) -> None:
     from teleflm_jax.serve import server
 
     print(f"serving {service.served.name}, step {step:,}, at {server.address(listening)}/v1", flush=True)
+    if service.served.context_length < most.decoder.context_length:
+        print(
+            f"texts have at most {service.served.context_length:,} of the model's {most.decoder.context_length:,} tokens, for which "
+            f"{most.bytes / 1e9:.1f} GB on each device do not suffice (--cache_gb)",
+            file=sys.stderr,
+        )
     if service.served.format is None:
         print(f"chat is off: {foreign.printable(str(service.served.no_chat))}", file=sys.stderr)
     if not server.is_local(listening):

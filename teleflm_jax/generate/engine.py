@@ -1,21 +1,26 @@
 """Texts continued together as they come: a text takes a free row, and leaves it when it ends, while the others go on.
 
-The host looks after every chunk of tokens, for stop strings, for texts that ended and for new ones. Not safe for threads; in a run of
-several processes, all make the same calls.
+The host looks after every chunk of tokens, for stop strings, for texts that ended and for new ones. Rows are as long as the longest text
+under way needs for its next chunk, not as it may become. Where the memory does not allow the next length, the youngest text leaves its row
+and waits until its tokens can be read again. Not safe for threads; in a run of several processes, all make the same calls.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
 import tokenizers
 
 from teleflm_jax.errors import UserError
+from teleflm_jax.generate import programs as compiled
+from teleflm_jax.generate import room as memory
 from teleflm_jax.generate import rows as device
 from teleflm_jax.generate.decoder import Decoder
+from teleflm_jax.generate.programs import Program, Programs
 from teleflm_jax.generate.request import MAX_LOGPROBS, Piece, Request, Token
+from teleflm_jax.generate.room import Room
 from teleflm_jax.generate.text import Transcript
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
@@ -23,25 +28,48 @@ CHUNK = 16
 """Tokens between two visits of the host: enough that its visit costs nothing, few enough that text seems to flow."""
 PREFILL_TOKENS = 16_384
 """Of the prompts that are read at one time, padding included, unless one alone has more; bounds the memory that reading takes."""
+SHRINKS = 4
+"""Rows become fewer or shorter when so many times less would do; at 2 they would grow again soon."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Text:
-    """A request in its row."""
+class Text:
+    """A request under way or waiting, as the host knows it: what is needed to go on with it on any device."""
 
     ticket: int
     request: Request
     limit: int
     """Tokens that it may have in all."""
     written: Transcript
-    count: int = 0
+    ids: list[int] = dataclasses.field(default_factory=list)
     """New tokens."""
+    prompt: tuple[Token, ...] = ()
+    """What its next piece tells of the prompt."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All of them."""
+        return (*self.request.prompt, *self.ids) if self.ids else self.request.prompt
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return len(self.request.prompt) + len(self.ids)
 
 
 class Engine:
     """Continues the texts of requests."""
 
-    def __init__(self, decoder: Decoder, tokenizer: tokenizers.Tokenizer, *, slots: int, chunk: int = CHUNK):
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        slots: int,
+        chunk: int = CHUNK,
+        room: Room | None = None,
+        programs: Programs | None = None,
+    ):
         """Make one.
 
         Args:
@@ -49,18 +77,25 @@ class Engine:
             tokenizer: of its ids.
             slots: texts that are continued at one time; more wait.
             chunk: new tokens of each between two visits of the host.
+            room: what the memory allows; default: whatever is asked for.
+            programs: of an engine before this one; by default they are compiled when they are needed.
         """
         if slots < 1:
             raise UserError(f"got {slots} slots; allowed: 1 or more; change slots")
         self.decoder, self.slots, self.chunk = decoder, slots, chunk
-        self.context_length = decoder.context_length
+        self._room = room or Room(decoder=decoder)
+        self.context_length = self._room.context_length
+        self._programs = programs or Programs(decoder, chunk=chunk)
         self._pieces = piece_bytes(tokenizer)
-        self._tickets = itertools.count()
-        self._waiting: dict[int, Request] = {}
-        self._texts: list[_Text | None] = []
+        self._next_ticket = 0
+        self._waiting: dict[int, Text] = {}
+        """By ticket, in its order."""
+        self._texts: list[Text | None] = []
         self._left: set[int] = set()
-        """Rows whose text was dropped or met a stop string, which the device does not know yet."""
+        """Rows whose text was dropped, put back or met a stop string, which the device does not know yet."""
         self._rows: device.Rows | None = None
+        self._alternatives: int | None = None
+        """What the program in use tells with each token, at least what the rows ask for."""
 
     @property
     def idle(self) -> bool:
@@ -72,6 +107,11 @@ class Engine:
         """Requests without a row."""
         return len(self._waiting)
 
+    @property
+    def texts(self) -> list[Text]:
+        """All that are under way or wait, oldest first, for an engine that goes on with them."""
+        return sorted([*self._under_way.values(), *self._waiting.values()], key=lambda text: text.ticket)
+
     def refuse(self, request: Request) -> None:
         """Raise a `UserError` for what can never be served."""
         request.refuse(context_length=self.context_length, vocab_size=self.decoder.vocab_size)
@@ -79,125 +119,244 @@ class Engine:
     def add(self, request: Request) -> int:
         """Take a request on; returns its ticket."""
         self.refuse(request)
-        ticket = next(self._tickets)
-        self._waiting[ticket] = request
+        limit = min(len(request.prompt) + request.max_tokens, self.context_length)
+        ticket = self._next_ticket
+        self.resume([Text(ticket=ticket, request=request, limit=limit, written=Transcript(pieces=self._pieces, stop=request.stop))])
         return ticket
+
+    def resume(self, texts: Iterable[Text]) -> None:
+        """Go on with the texts of an engine of the same model and room that failed, under their tickets."""
+        for text in texts:
+            self._waiting[text.ticket] = text
+            self._next_ticket = max(self._next_ticket, text.ticket + 1)
 
     def drop(self, ticket: int) -> None:
         """Forget a request; its row is free from the next step on. One that has ended is no error."""
         self._waiting.pop(ticket, None)
-        for row, text in enumerate(self._texts):
-            if text and text.ticket == ticket:
+        for row, text in self._under_way.items():
+            if text.ticket == ticket:
                 self._leave(row)
 
     def step(self) -> dict[int, Piece]:
-        """Begin waiting texts if rows are free, else write a chunk; blocks. Returns what is new, by ticket."""
-        if self._waiting and sum(map(bool, self._texts)) < self.slots:
-            return self._begin()
-        return self._go_on() if any(self._texts) else {}
+        """Begin waiting texts if there is room, and write: a token if some were begun, else a chunk; blocks.
 
-    def _begin(self) -> dict[int, Piece]:
+        Returns:
+            What is new, by ticket; nothing where all wait for a program.
+        """
+        begun = self._begin()
+        self._resize()
+        held = [row for row, text in self._under_way.items() if self._need(text) > self._rows.cache.length]
+        if len(held) < len(self._under_way):
+            return self._go_on(held, 1 if begun else self.chunk)
+        self._programs.wait()
+        return {}
+
+    @property
+    def _under_way(self) -> dict[int, Text]:
+        """By row."""
+        return {row: text for row, text in enumerate(self._texts) if text}
+
+    @property
+    def _sizes(self) -> tuple[int, int] | None:
+        """Rows and slots that there are."""
+        return (len(self._texts), self._rows.cache.length) if self._rows else None
+
+    def _begin(self) -> bool:
+        """Read what waits and has room, if the programs for it are ready; returns whether texts were begun."""
         taken = self._take()
-        limits = [min(len(request.prompt) + request.max_tokens, self.context_length) for request in taken.values()]
-        free = self._make_room(len(taken), max(limits))
-        texts = [
-            _Text(ticket=ticket, request=request, limit=limit, written=Transcript(pieces=self._pieces, stop=request.stop))
-            for (ticket, request), limit in zip(taken.items(), limits, strict=True)
-        ]
-        prompts = list(dict.fromkeys(text.request.prompt for text in texts))  # several continuations of one prompt read it once
-        longest = device.bucket(max(map(len, prompts)), self.context_length)
-        tokens_UT = np.zeros((device.bucket(len(prompts), self.slots, 1), longest), np.int32)
-        lengths_U = np.ones(len(tokens_UT), np.int32)
+        while taken and not self._programs.ready(*self._needed(taken)):
+            taken = taken[: len(taken) // 2]
+        if not taken:
+            return False
+        self._move(self._with(taken), list(self._under_way))
+        for text in taken:
+            del self._waiting[text.ticket]
+        self._alternatives = _asked([*self._under_way.values(), *taken])
+        self._read(taken)
+        return True
+
+    def _take(self) -> list[Text]:
+        """The waiting texts that may be read next, first come, first served."""
+        taken = []
+        for text in itertools.islice(self._waiting.values(), self.slots - len(self._under_way)):
+            more = [*taken, text]
+            prompts = len(more), self._longest(more)
+            if (taken and prompts[0] * prompts[1] > PREFILL_TOKENS) or not self._room.fits(self._with(more), prompts):
+                break
+            taken = more
+        return taken
+
+    def _with(self, more: Sequence[Text]) -> tuple[int, int]:
+        """Rows and slots that there are with more texts."""
+        used = self._under_way.values()
+        count, slots = device.bucket(len(used) + len(more), self.slots, 1), self._slots([*used, *more])
+        return (max(count, self._sizes[0]), max(slots, self._sizes[1])) if used else (count, slots)
+
+    def _longest(self, texts: Sequence[Text]) -> int:
+        """Tokens of each prompt when these texts are read, padding included."""
+        return device.bucket(max(text.length for text in texts), self.context_length)
+
+    def _needed(self, more: Sequence[Text]) -> list[Program]:
+        """Programs to begin texts and go on with them."""
+        sizes, asked = self._with(more), _asked([*self._under_way.values(), *more])
+        old = self._sizes if self._under_way or self._sizes == sizes else None
+        prompts = device.bucket(len({text.tokens for text in more}), self.slots, 1)
+        reading = compiled.begin(*sizes, prompts, self._longest(more), device.bucket(len(more), self.slots, 1), _asked(_telling(more)))
+        return [*reading, *compiled.move(old, sizes), compiled.extend(*sizes, asked)]
+
+    def _read(self, texts: Sequence[Text]) -> None:
+        """Read the tokens of texts into free rows."""
+        prompts = list(dict.fromkeys(text.tokens for text in texts))  # several continuations of one prompt read it once
+        sizes = device.bucket(len(prompts), self.slots, 1), self._longest(texts)
+        tokens_UT, lengths_U = np.zeros(sizes, np.int32), np.ones(sizes[0], np.int32)
         for number, prompt in enumerate(prompts):
             tokens_UT[number, : len(prompt)], lengths_U[number] = prompt, len(prompt)
         count = device.bucket(len(texts), self.slots, 1)
-        slots_R, source_R = np.full(count, len(self._texts), np.int32), np.zeros(count, np.int32)
+        rows_R, source_R = np.full(count, len(self._texts), np.int32), np.zeros(count, np.int32)
+        free = [row for row, text in enumerate(self._texts) if not text]
         for number, (row, text) in enumerate(zip(free, texts, strict=False)):
-            slots_R[number], source_R[number] = row, prompts.index(text.request.prompt)
+            rows_R[number], source_R[number] = row, prompts.index(text.tokens)
             self._texts[row] = text
-        self._left -= set(free)
-        new = device.settings([text.request for text in texts], limits, count)
-        told_too = {"alternatives": self._alternatives(texts), "tell_prompts": any(text.request.tell_prompt for text in texts)}
-        self._rows, told = device.begin(self.decoder, self._rows, tokens_UT, lengths_U, source_R, slots_R, new, **told_too)
-        return self._told(jax.device_get(told), list(zip(slots_R.tolist(), texts, strict=False)))
+            self._left.discard(row)
+        told = _asked(_telling(texts))
+        read, written, begun = (self._programs[program] for program in compiled.begin(*self._sizes, *sizes, count, told))
+        found = read(self.decoder, tokens_UT)
+        if told is not None:
+            found, figures = found[0], jax.device_get(found[1])
+            for text in _telling(texts):
+                number = prompts.index(text.tokens)
+                text.prompt = _prompt(text.request, {name: x[number] for name, x in figures.items()})
+        cache = jax.tree.map(lambda old, new: written(old, new, source_R, rows_R), self._rows.cache, found)
+        new = device.settings([text.request for text in texts], [text.limit for text in texts], count)
+        self._rows = device.Rows(cache=cache, of=begun(self._rows.of, tokens_UT, lengths_U, source_R, rows_R, new))
 
-    def _go_on(self) -> dict[int, Piece]:
-        dropped_B = np.zeros(len(self._texts), bool)
-        dropped_B[list(self._left)] = True
-        self._left = set()
-        under_way = [(row, text) for row, text in enumerate(self._texts) if text]
-        alternatives = self._alternatives([text for _, text in under_way])
-        self._rows, told = device.extend(self.decoder, self._rows, dropped_B, chunk=self.chunk, alternatives=alternatives)
-        told = jax.device_get(told)
-        return self._told({name: x[[row for row, _ in under_way]] for name, x in told.items()}, under_way)
+    def _resize(self) -> None:
+        """Give the texts under way the slots that they need, if the programs are ready; the youngest leave where memory is short."""
+        under_way = self._under_way
+        if not under_way:
+            return
+        (count, slots), keep = self._sizes, sorted(under_way, key=lambda row: under_way[row].ticket)
+        needed = self._slots(under_way.values())
+        few = device.bucket(len(keep), self.slots, 1)
+        sizes = (few if few * SHRINKS <= count else count, needed if needed > slots or needed * SHRINKS <= slots else slots)
+        while needed > slots and not self._room.fits(sizes):
+            keep = keep[:-1]
+            sizes = (device.bucket(len(keep), self.slots, 1), max(slots, self._slots(under_way[row] for row in keep)))
+        asked = _asked(under_way.values())
+        programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, asked)]
+        if self._programs.ready(*programs, optional=needed <= slots):
+            for row in under_way.keys() - set(keep):
+                self._put_back(row)
+            self._move(sizes, keep)
+            self._alternatives = asked
+        self._foresee()
 
-    def _take(self) -> dict[int, Request]:
-        """The waiting requests that are read next, first come, first served."""
-        taken, longest = {}, 0
-        for ticket, request in self._waiting.items():
-            longest = max(longest, device.bucket(len(request.prompt), self.context_length))
-            if taken and (len(taken) + 1) * longest > PREFILL_TOKENS or len(taken) + sum(map(bool, self._texts)) == self.slots:
-                break
-            taken[ticket] = request
-        for ticket in taken:
-            del self._waiting[ticket]
-        return taken
+    def _foresee(self) -> None:
+        """Have the next length compiled beside, when a text has half of what there is and may become longer."""
+        count, slots = self._sizes
+        longer = [text for text in self._under_way.values() if text.limit > slots and self._need(text) * 2 > slots]
+        sizes = count, min(slots * 2, self.context_length)
+        if longer and self._room.fits(sizes):
+            programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, _asked(self._under_way.values()))]
+            self._programs.ready(*programs, optional=True)
 
-    def _make_room(self, more: int, limit: int) -> list[int]:
-        """Free rows for so many more texts of so many tokens; what is there grows, and is made anew when no text is under way."""
-        used = [row for row, text in enumerate(self._texts) if text]
-        slots = device.bucket(limit, self.context_length)
-        if not used:
-            count = device.bucket(more, self.slots, 1)
-            if self._rows is None or (len(self._texts), self._rows.cache.length) != (count, slots):
-                self._rows = device.empty(self.decoder, count=count, slots=slots)
-            self._texts, self._left = [None] * count, set()
+    def _move(self, sizes: tuple[int, int], keep: Sequence[int]) -> None:
+        """Make rows of these sizes, with the texts of the rows `keep` in the first ones; one array of the cache exists twice at a time."""
+        if self._sizes == sizes:
+            return
+        texts = [self._texts[row] for row in keep]
+        if texts:
+            source_R = np.array([*keep, *[device.NOTHING] * (sizes[0] - len(keep))], np.int32)
+            moved, moved_of = (self._programs[program] for program in compiled.move(self._sizes, sizes))
+            forms = jax.tree.structure(self._rows.cache)
+            arrays, of = jax.tree.leaves(self._rows.cache), moved_of(self._rows.of, source_R)
+            self._rows = None
+            for number, old in enumerate(arrays):
+                arrays[number] = jax.block_until_ready(moved(old, source_R))
+                old.delete()
+            self._rows = device.Rows(cache=jax.tree.unflatten(forms, arrays), of=of)
         else:
-            count = max(len(self._texts), device.bucket(len(used) + more, self.slots, 1))
-            slots = max(slots, self._rows.cache.length)
-            if (count, slots) != (len(self._texts), self._rows.cache.length):
-                self._rows = device.grow(self.decoder, self._rows, count=count, slots=slots)
-                self._texts += [None] * (count - len(self._texts))
-        return [row for row, text in enumerate(self._texts) if not text]
+            self._rows = None  # before there is another
+            (program,) = compiled.move(None, sizes)
+            self._rows = self._programs[program](self.decoder)
+        self._texts, self._left = [*texts, *[None] * (sizes[0] - len(texts))], set()
 
-    def _told(self, told: dict[str, np.ndarray], texts: Sequence[tuple[int, _Text]]) -> dict[int, Piece]:
-        """What the device says of texts, in their order, as pieces; texts that ended leave their rows."""
-        pieces = {}
-        for number, (row, text) in enumerate(texts):
-            piece = self._piece(text, {name: x[number] for name, x in told.items()})
-            pieces[text.ticket] = piece
-            if piece.finish:
-                self._leave(row)
+    def _put_back(self, row: int) -> None:
+        """Let a text wait, in its place, until its tokens are read again."""
+        text = self._texts[row]
+        self._leave(row)
+        self._waiting = {one.ticket: one for one in sorted([text, *self._waiting.values()], key=lambda one: one.ticket)}
+
+    def _go_on(self, held: Sequence[int], steps: int) -> dict[int, Piece]:
+        """Write tokens in all rows but those that are held."""
+        dropped_B, held_B = np.zeros((2, len(self._texts)), bool)
+        dropped_B[list(self._left)], held_B[held] = True, True
+        self._left = set()
+        extend = self._programs[compiled.extend(*self._sizes, self._alternatives)]
+        rows, self._rows = self._rows, None
+        self._rows, told = extend(self.decoder, rows, dropped_B, held_B, np.int32(steps))
+        told, pieces = jax.device_get(told), {}
+        for row, text in self._under_way.items():
+            if row not in held:
+                pieces[text.ticket] = piece = _piece(text, {name: x[row] for name, x in told.items()})
+                if piece.finish:
+                    self._leave(row)
         return pieces
 
-    def _piece(self, text: _Text, told: dict[str, np.ndarray]) -> Piece:
-        tokens, parts, finish = [], [], None
-        prompt = _prompt(text.request, told) if text.request.tell_prompt and not text.count else ()
-        for place, index in enumerate(told["token"].tolist()):
-            if index == device.NOTHING or not text.request.max_tokens:
-                break
-            tokens.append(_token(text.request, index, told, place))
-            text.count += 1
-            ends = index in text.request.stop_ids
-            parts.append("" if ends else text.written.add(index))
-            if ends or text.written.stopped:
-                finish = "stop"
-                break
-        if not finish and len(text.request.prompt) + text.count >= text.limit:
-            finish = "length"
-        if finish and not text.written.stopped:
-            parts.append(text.written.end())
-            finish = "stop" if text.written.stopped else finish
-        return Piece(text="".join(parts), tokens=tuple(tokens), finish=finish, prompt=prompt)
+    def _need(self, text: Text) -> int:
+        """Slots for its next chunk."""
+        return min(text.length + self.chunk, text.limit)
+
+    def _slots(self, texts: Iterable[Text]) -> int:
+        return device.bucket(max(map(self._need, texts)), self.context_length, memory.SHORTEST)
 
     def _leave(self, row: int) -> None:
         self._texts[row] = None
         self._left.add(row)
 
-    def _alternatives(self, texts: Sequence[_Text]) -> int | None:
-        """What the rows ask for, in steps, since each number is a program."""
-        asked = [text.request.logprobs for text in texts if text.request.logprobs is not None]
-        return next(step for step in (0, 5, MAX_LOGPROBS) if step >= max(asked)) if asked else None
+
+def sizes(room: Room, slots: int) -> list[Program]:
+    """Programs of every size that texts without log-probabilities may need and that take long to compile."""
+    context = room.context_length
+    powers = lambda most, least: sorted({device.bucket(2**n, most, least) for n in range(most.bit_length() + 1)})  # noqa: E731
+    counts, lengths = powers(slots, 1), powers(context, device.SHORTEST)
+    reading = [(n, length) for length in lengths for n in counts if n == 1 or n * length <= PREFILL_TOKENS]
+    going_on = [(n, length) for length in powers(context, memory.SHORTEST) for n in counts]
+    found = [compiled.read(*size) for size in reading if room.fits((1, memory.SHORTEST), size)]
+    return found + [compiled.extend(*size, None) for size in going_on if room.fits(size)]
+
+
+def _asked(texts: Iterable[Text]) -> int | None:
+    """Alternatives that texts ask for, in steps, since each number is a program."""
+    asked = [text.request.logprobs for text in texts if text.request.logprobs is not None]
+    return next(step for step in (0, 5, MAX_LOGPROBS) if step >= max(asked)) if asked else None
+
+
+def _telling(texts: Iterable[Text]) -> list[Text]:
+    """Those whose prompts are told when they are read, which happens again to a text that was put back."""
+    return [text for text in texts if text.request.tell_prompt and not text.ids]
+
+
+def _piece(text: Text, told: dict[str, np.ndarray]) -> Piece:
+    """What the device says of a text, which is one piece longer then."""
+    tokens, parts, finish = [], [], None
+    for place, index in enumerate(told["token"].tolist()):
+        if index == device.NOTHING or not text.request.max_tokens:
+            break
+        tokens.append(_token(text.request, index, told, place))
+        text.ids.append(index)
+        ends = index in text.request.stop_ids
+        parts.append("" if ends else text.written.add(index))
+        if ends or text.written.stopped:
+            finish = "stop"
+            break
+    if not finish and text.length >= text.limit:
+        finish = "length"
+    if finish and not text.written.stopped:
+        parts.append(text.written.end())
+        finish = "stop" if text.written.stopped else finish
+    prompt, text.prompt = text.prompt, ()
+    return Piece(text="".join(parts), tokens=tuple(tokens), finish=finish, prompt=prompt)
 
 
 def _token(request: Request, index: int, told: dict[str, np.ndarray], place: int) -> Token:
@@ -210,8 +369,7 @@ def _token(request: Request, index: int, told: dict[str, np.ndarray], place: int
 def _prompt(request: Request, told: dict[str, np.ndarray]) -> tuple[Token, ...]:
     """The prompt's tokens; nothing stands before the first, so it has no log-probability."""
     first, *others = request.prompt
-    after = {name.removeprefix("prompt_"): x for name, x in told.items() if name.startswith("prompt_")}
-    return Token(id=first), *(_token(request, index, after, place) for place, index in enumerate(others))
+    return Token(id=first), *(_token(request, index, told, place) for place, index in enumerate(others))
 
 
 def complete(

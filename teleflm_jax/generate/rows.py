@@ -20,9 +20,11 @@ from teleflm_jax.generate.request import MAX_STOP_IDS, Request
 from teleflm_jax.model import cache as kv
 
 SHORTEST = 16
-"""Smallest length that is compiled for."""
+"""Smallest length of a prompt that is compiled for."""
 NOTHING = -1
-"""In a chunk: this row had ended. Among stop ids: none."""
+"""In a chunk: this row had ended. Among stop ids: none. Among rows: a free one."""
+NOBODY = Request(prompt=(), max_tokens=1)
+"""Of rows that are free."""
 
 
 @jax.tree_util.register_dataclass
@@ -33,8 +35,9 @@ class Rows:
     cache: kv.Cache
     """All but the newest token of each."""
     of: dict[str, jax.Array]
-    """By name, [B, …]: `token` (the newest), `position` (where it stands), `limit` (tokens that the row may have in all), `done`, `seen`
-    ([B, V], the ids it has had), `counts` ([B, V], how often its continuation has), `key`, `stop_ids`, and those of `sampling.settings`."""
+    """By name, [B, …]: `token` (the newest), `position` (where it stands), `limit` (tokens that the row may have in all), `prompt`
+    (those of its prompt), `done`, `seen` ([B, V], the ids it has had), `counts` ([B, V], how often its continuation has), `key`,
+    `stop_ids`, and those of `sampling.settings`."""
 
 
 def bucket(length: int, largest: int, smallest: int = SHORTEST) -> int:
@@ -50,75 +53,103 @@ def settings(requests: Sequence[Request], limits: Sequence[int], count: int) -> 
         row[: len(request.stop_ids)] = request.stop_ids
     limit = np.array([*limits, *limits[:1] * (count - len(limits))], np.int32)
     key = np.array([request.key for request in filled], np.uint32)
-    return {"stop_ids": stop_ids, "limit": limit, "key": key, **sampling.settings([request.sampling for request in filled])}
+    prompt = np.array([len(request.prompt) for request in filled], np.int32)
+    return {
+        "stop_ids": stop_ids,
+        "limit": limit,
+        "prompt": prompt,
+        "key": key,
+        **sampling.settings([request.sampling for request in filled]),
+    }
+
+
+def cached(decoder: Decoder, count: int, slots: int) -> jax.ShapeDtypeStruct:
+    """One of the arrays that a cache of so many rows and slots has, and where it lies."""
+    config = decoder.model.config
+    where = decoding.cache_placement(decoder.layout, count, config.num_kv_heads)
+    return jax.ShapeDtypeStruct((count, config.num_kv_heads, slots, config.head_size), config.compute_dtype, sharding=where)
 
 
 @functools.partial(jax.jit, static_argnames=("count", "slots"))
 def empty(decoder: Decoder, *, count: int, slots: int) -> Rows:
     """Rows that have ended, with room for texts of `slots` tokens."""
-    of = {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in settings([Request(prompt=(), max_tokens=1)], [0], 1).items()}
+    of = {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in settings([NOBODY], [0], 1).items()}
     of |= {"token": jnp.zeros(count, jnp.int32), "position": jnp.zeros(count, jnp.int32), "done": jnp.ones(count, bool)}
     of |= {"seen": jnp.zeros((count, decoder.vocab_size), bool), "counts": jnp.zeros((count, decoder.vocab_size), jnp.int32)}
     cache = decoding.placed_cache(decoder.layout, kv.init(decoder.model.config, count, slots))
-    return Rows(cache=cache, of=of | {"temperature": jnp.zeros(count)})
+    return Rows(cache=cache, of=decoding.everywhere(decoder.layout, of | {"temperature": jnp.zeros(count)}))
 
 
-@functools.partial(jax.jit, static_argnames=("count", "slots"))
-def grow(decoder: Decoder, rows: Rows, *, count: int, slots: int) -> Rows:
-    """The same texts, with room for more and longer ones."""
-    more = count - rows.of["token"].shape[0]
-    of = {name: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1), constant_values=name == "done") for name, x in rows.of.items()}
-    widen = lambda x: jnp.pad(x, ((0, more), (0, 0), (0, slots - x.shape[2]), (0, 0)))  # noqa: E731
-    return Rows(cache=decoding.placed_cache(decoder.layout, jax.tree.map(widen, rows.cache)), of=of)
+@functools.partial(jax.jit, static_argnames=("slots", "layout"))
+def moved(old_BKSH: jax.Array, source_R: jax.Array, *, slots: int, layout) -> jax.Array:
+    """One array of a cache with rows `source_R` of the old one and another number of slots; NOTHING: any values."""
+    kept = old_BKSH[jnp.maximum(source_R, 0), :, :slots]
+    return decoding.placed_cache(layout, jnp.pad(kept, ((0, 0), (0, 0), (0, slots - kept.shape[2]), (0, 0))))
 
 
-@functools.partial(jax.jit, static_argnames=("alternatives", "tell_prompts"), donate_argnames="rows")
-def begin(
-    decoder, rows: Rows, prompts_UT, lengths_U, source_R, slots_R, new: dict, *, alternatives: int | None, tell_prompts: bool
-) -> tuple[Rows, dict]:
-    """Read prompts, choose the first token of each new text, and put the texts among the others.
+@functools.partial(jax.jit, static_argnames="layout")
+def moved_of(of: dict, source_R: jax.Array, *, layout) -> dict:
+    """The same of what is known of rows beside the cache; free rows have ended."""
+    kept = {name: x[jnp.maximum(source_R, 0)] for name, x in of.items()}
+    return decoding.everywhere(layout, kept | {"done": kept["done"] | (source_R == NOTHING)})
+
+
+@jax.jit
+def read(decoder: Decoder, prompts_UT: jax.Array) -> kv.Cache:
+    """What the cache keeps of different prompts, padded on the right."""
+    return passes.read(decoder, prompts_UT)[1]
+
+
+@functools.partial(jax.jit, static_argnames="alternatives")
+def told(decoder: Decoder, prompts_UT: jax.Array, *, alternatives: int) -> tuple[kv.Cache, dict]:
+    """The same, and what `extend` tells of tokens, of the one after each: `logprob` [U, T], `ids` and `logprobs` [U, T, alternatives]."""
+    z_UTD, cache = passes.read(decoder, prompts_UT)
+    shape = prompts_UT.shape
+    found = passes.tell(decoder, z_UTD.reshape(prompts_UT.size, -1), jnp.roll(prompts_UT, -1, axis=1).reshape(-1), alternatives)
+    return cache, decoding.everywhere(decoder.layout, {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()})
+
+
+@functools.partial(jax.jit, static_argnames="layout", donate_argnames="old_BKSH")
+def written(old_BKSH: jax.Array, read_UKTH: jax.Array, source_R: jax.Array, rows_R: jax.Array, *, layout) -> jax.Array:
+    """One array of a cache with prompts `source_R` of what was read in rows `rows_R`; past the last row: none."""
+    return decoding.placed_cache(layout, old_BKSH.at[rows_R, :, : read_UKTH.shape[2]].set(read_UKTH[source_R], mode="drop"))
+
+
+@functools.partial(jax.jit, static_argnames="layout", donate_argnames="of")
+def begun(of: dict, prompts_UT, lengths_U, source_R, rows_R, new: dict, *, layout) -> dict:
+    """What is known of rows beside the cache, with new texts among the others: the last token of each prompt is its newest.
 
     Args:
-        decoder: the model.
-        rows: the others.
+        of: of the others.
         prompts_UT: different prompts, padded on the right.
         lengths_U: their tokens.
         source_R: of each new text, the number of its prompt.
-        slots_R: of each, its row; past the last row: none.
+        rows_R: of each, its row; past the last row: none.
         new: of `settings`.
-        alternatives: as in `extend`.
-        tell_prompts: tell the prompts' tokens but the first too, which takes `alternatives`.
-
-    Returns:
-        The rows, and of the new ones what `extend` returns, for one token; of the prompts the same under names with `prompt_` in front,
-        [R, T, …], for each token the one after it.
+        layout: the mesh.
     """
-    z_UTD, cache = passes.read(decoder, prompts_UT)
-    logits_UV = decoder.model.logits(jnp.take_along_axis(z_UTD, lengths_U[:, None, None] - 1, axis=1))[:, 0]
-    u, t = prompts_UT.shape
-    seen_UV = jnp.zeros((u, decoder.vocab_size), bool).at[jnp.arange(u)[:, None], prompts_UT].max(jnp.arange(t) < lengths_U[:, None])
-    of = new | {"seen": seen_UV[source_R], "counts": jnp.zeros((len(source_R), decoder.vocab_size), jnp.int32)}
-    of |= {"token": jnp.zeros_like(source_R), "position": lengths_U[source_R] - 1, "done": jnp.zeros(source_R.shape, bool)}
-    of, figures = _next(of, logits_UV[source_R], alternatives)
-    placed = {name: x.at[slots_R].set(of[name], mode="drop") for name, x in rows.of.items()}
-    write = lambda old, read: old.at[slots_R, :, :t].set(read[source_R], mode="drop")  # noqa: E731
-    cache = decoding.placed_cache(decoder.layout, jax.tree.map(write, rows.cache, cache))
-    told = {name: x[:, None] for name, x in figures.items()}
-    if tell_prompts:
-        found = passes.tell(decoder, z_UTD.reshape(u * t, -1), jnp.roll(prompts_UT, -1, axis=1).reshape(u * t), alternatives)
-        told |= {f"prompt_{name}": x.reshape(u, t, *x.shape[1:])[source_R] for name, x in found.items()}
-    return Rows(cache=cache, of=placed), decoding.everywhere(decoder.layout, told)
+    (u, t), vocab_size = prompts_UT.shape, of["seen"].shape[1]
+    seen_UV = jnp.zeros((u, vocab_size), bool).at[jnp.arange(u)[:, None], prompts_UT].max(jnp.arange(t) < lengths_U[:, None])
+    position_R = lengths_U[source_R] - 1
+    new = new | {"seen": seen_UV[source_R], "token": prompts_UT[source_R, position_R]}
+    new |= {"position": position_R, "done": jnp.zeros(source_R.shape, bool)}
+    written_RT = (jnp.arange(t) >= new["prompt"][:, None]) & (jnp.arange(t) <= position_R[:, None])
+    none_RV = jnp.zeros((len(source_R), vocab_size), jnp.int32)
+    new |= {"counts": none_RV.at[jnp.arange(len(source_R))[:, None], prompts_UT[source_R]].add(written_RT)}
+    return decoding.everywhere(layout, {name: x.at[rows_R].set(new[name], mode="drop") for name, x in of.items()})
 
 
 @functools.partial(jax.jit, static_argnames=("chunk", "alternatives"), donate_argnames="rows")
-def extend(decoder: Decoder, rows: Rows, dropped_B, *, chunk: int, alternatives: int | None) -> tuple[Rows, dict]:
-    """Up to `chunk` more tokens per row, fewer if all rows end before.
+def extend(decoder: Decoder, rows: Rows, dropped_B, held_B, steps, *, chunk: int, alternatives: int | None) -> tuple[Rows, dict]:
+    """Up to `steps` more tokens per row, fewer if all rows end before.
 
     Args:
         decoder: the model.
         rows: being continued.
         dropped_B: those that nobody wants any more.
-        chunk: tokens between two visits of the host.
+        held_B: those that stay as they are this time.
+        steps: tokens between two visits of the host, at most `chunk`.
+        chunk: tokens that there is room for in what is told.
         alternatives: how many of the likeliest tokens are told with each; None: no log-probabilities at all.
 
     Returns:
@@ -128,7 +159,7 @@ def extend(decoder: Decoder, rows: Rows, dropped_B, *, chunk: int, alternatives:
 
     def unfinished(carry):
         number, rows, _ = carry
-        return (number < chunk) & ~rows.of["done"].all()
+        return (number < steps) & ~rows.of["done"].all()
 
     def step(carry):
         number, rows, told = carry
@@ -136,12 +167,14 @@ def extend(decoder: Decoder, rows: Rows, dropped_B, *, chunk: int, alternatives:
         of, figures = _next(rows.of, decoder.model.logits(z_B1D)[:, 0], alternatives)
         return number + 1, Rows(cache=cache, of=of), {name: x.at[:, number].set(figures[name]) for name, x in told.items()}
 
-    rows = dataclasses.replace(rows, of=rows.of | {"done": rows.of["done"] | dropped_B})
+    ended_B = rows.of["done"] | dropped_B
+    rows = dataclasses.replace(rows, of=rows.of | {"done": ended_B | held_B})
     b = dropped_B.shape[0]
     shapes = jax.eval_shape(lambda: _next(rows.of, jnp.zeros((b, decoder.vocab_size)), alternatives)[1])
     told = {name: jnp.full((b, chunk, *x.shape[1:]), NOTHING, x.dtype) for name, x in shapes.items()}
     _, rows, told = jax.lax.while_loop(unfinished, step, (0, rows, told))
-    return rows, decoding.everywhere(decoder.layout, told)
+    of = decoding.everywhere(decoder.layout, rows.of | {"done": jnp.where(held_B, ended_B, rows.of["done"])})
+    return dataclasses.replace(rows, of=of), decoding.everywhere(decoder.layout, told)
 
 
 def _next(of: dict, logits_BV: jax.Array, alternatives: int | None) -> tuple[dict, dict]:
@@ -155,7 +188,7 @@ def _next(of: dict, logits_BV: jax.Array, alternatives: int | None) -> tuple[dic
         "position": position_B,
         "done": of["done"] | ended_B,
         "seen": of["seen"].at[jnp.arange(token_B.shape[0]), token_B].set(True),
-        "counts": of["counts"].at[jnp.arange(token_B.shape[0]), token_B].add(1),
+        "counts": of["counts"].at[jnp.arange(token_B.shape[0]), token_B].add(~of["done"]),
     }
     figures = {"token": jnp.where(of["done"], NOTHING, token_B)}
     if alternatives is not None:

@@ -34,6 +34,8 @@ class ServeConfig:
     """Seconds that texts under way have to finish when the server is asked to stop."""
     allowed_origins: tuple[str, ...] = ()
     """Origins whose pages may send requests from a browser; `*`: all."""
+    cache_gb: float | None = None
+    """Of memory that texts may take on each device, weights apart; None: most of what is free at start."""
 
     def __post_init__(self):
         for name, right, allowed in (
@@ -42,6 +44,7 @@ class ServeConfig:
             ("queue", self.queue >= 0, "0 or more"),
             ("allowed_origins", all(map(_is_origin, self.allowed_origins)), "such as https://example.org or http://localhost:3000; or *"),
             ("grace", 0 <= self.grace < math.inf, "a number of seconds from 0 up"),
+            ("cache_gb", self.cache_gb is None or 0 < self.cache_gb < math.inf, "a number of gigabytes above 0"),
         ):
             if not right:
                 value = getattr(self, name)

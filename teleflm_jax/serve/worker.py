@@ -7,9 +7,12 @@ requests begin together and end each in its own time.
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import queue
 import threading
+import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from teleflm_jax.errors import UserError
@@ -19,6 +22,8 @@ from teleflm_jax.generate.request import Piece, Request
 LOG = logging.getLogger(__name__)
 END_SECONDS = 10.0
 """For the step under way when the thread is asked to end."""
+PAUSE_SECONDS = 5.0
+"""After an engine failed that had replaced a failed one, before the next is tried."""
 
 
 class Full(Exception):
@@ -67,7 +72,11 @@ class Job:
 
 
 class Worker:
-    """One engine at a time; another takes its place when it failed."""
+    """One engine at a time; another takes its place when it failed.
+
+    The new engine goes on with the texts of the old one. If it fails before it has written anything, they are answered with an error, and
+    after a pause the next request has another engine made.
+    """
 
     def __init__(self, make_engine: Callable[[], Engine], *, capacity: int):
         """Make the engine; `start` begins to run it.
@@ -79,18 +88,20 @@ class Worker:
         self.capacity = capacity
         self.failures = 0
         self.last_failure = ""
-        self.broken = False
-        """Whether the engine failed again before it had done a step."""
         self.empty = asyncio.Event()
         self.empty.set()
         self._make_engine = make_engine
-        self._engine = make_engine()
+        self._engine: Engine | None = make_engine()
+        """None: it failed, and the next request has one made."""
+        self._resting_until = 0.0
+        """On the monotonic clock."""
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: set[Job] = set()
         """That somebody waits for; the event loop's, as `empty` is."""
         self._tickets: dict[int, tuple[Job, int]] = {}
         """The thread's, as all below."""
         self._suspect = False
+        """Whether the engine replaces a failed one, and has written nothing yet."""
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -102,7 +113,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether requests are answered."""
-        return self._thread.is_alive() and not self.broken
+        return self._thread.is_alive() and time.monotonic() >= self._resting_until
 
     @property
     def ended(self) -> bool:
@@ -112,7 +123,8 @@ class Worker:
     @property
     def waiting(self) -> int:
         """Requests without a slot."""
-        return self._engine.waiting
+        engine = self._engine
+        return engine.waiting if engine else 0
 
     def start(self) -> None:
         """Begin to answer."""
@@ -160,7 +172,7 @@ class Worker:
 
     @property
     def _at_rest(self) -> bool:
-        return self.broken or self._engine.idle
+        return self._engine is None or self._engine.idle
 
     def _obey(self) -> None:
         """Carry out the orders that are there; with nothing else to do, wait for one."""
@@ -171,10 +183,12 @@ class Worker:
                 order = self._orders.get_nowait()
 
     def _begin(self, job: Job) -> None:
-        if self.broken:
+        if not self.alive:
             job.tell(Failed(self.last_failure))
             return
         try:
+            if self._engine is None:
+                self._engine = self._make_engine()
             for request in job.requests:
                 self._engine.refuse(request)
             for number, request in enumerate(job.requests):
@@ -197,7 +211,7 @@ class Worker:
         except Exception as error:
             self._fail(error)
             return
-        self._suspect = False
+        self._suspect = self._suspect and not pieces
         for ticket, piece in pieces.items():
             if ticket in self._tickets:
                 job, number = self._tickets[ticket]
@@ -206,21 +220,36 @@ class Worker:
                 job.tell((number, piece))
 
     def _fail(self, error: Exception) -> None:
-        """End all jobs, and go on with a new engine unless this one was new itself."""
-        LOG.error("the engine failed; its requests are answered with 500", exc_info=error)
+        """Go on with a new engine and the texts of this one, unless this one was new itself; then end all jobs and rest."""
+        LOG.error("the engine failed", exc_info=error)
         self.failures += 1
         self.last_failure = " ".join(f"{type(error).__name__}: {error}".split())
+        texts = self._engine.texts if self._engine else []
+        self._engine = None
+        _release(error)
+        if not self._suspect:
+            self._suspect = True
+            try:
+                self._engine = self._make_engine()
+                self._engine.resume(texts)
+                return
+            except Exception as again:
+                LOG.error("no new engine could be made", exc_info=again)
+                self._engine = None
+                _release(again)
+        LOG.error("its requests are answered with 500; the next engine is made in %g seconds or later", PAUSE_SECONDS)
+        self._resting_until = time.monotonic() + PAUSE_SECONDS
         for job in dict.fromkeys(job for job, _ in self._tickets.values()):
             job.tell(Failed(self.last_failure))
         self._tickets.clear()
-        try:
-            self.broken = self._suspect
-            if not self.broken:
-                self._engine = self._make_engine()
-        except Exception as again:
-            LOG.error("no new engine could be made", exc_info=again)
-            self.broken = True
-        self._suspect = True
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _release(error: BaseException | None) -> None:
+    """Let go of the memory that the frames of an exception hold, so that a new engine finds it free."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__, error = None, error.__cause__ or error.__context__
+    gc.collect()

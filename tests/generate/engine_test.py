@@ -226,15 +226,32 @@ def test_a_prompts_tokens_are_told_with_what_a_full_forward_says_of_them(alone, 
     assert [token.id for token in same[0].tokens] == [token.id for token in found[2].tokens]
 
 
+def test_a_text_that_was_put_back_goes_on_with_what_it_has_written(alone, tokenizer):
+    requests = [ask(prompt, sampling=MIXED[5], logprobs=1, tell_prompt=True) for prompt in PROMPTS]
+    wanted = engine.run(engine.Engine(alone, tokenizer, slots=4), requests)
+    running, found = engine.Engine(alone, tokenizer, slots=4, chunk=4), {}
+    tickets = [running.add(request) for request in requests]
+    for number in range(50):
+        for ticket, piece in running.step().items():
+            found.setdefault(ticket, []).append(piece)
+        if number == 1:
+            running._put_back(0)
+    assert running.idle
+    for ticket, whole in zip(tickets, wanted, strict=True):
+        assert [token.id for piece in found[ticket] for token in piece.tokens] == [token.id for token in whole.tokens]
+        assert [len(piece.prompt) for piece in found[ticket]] == [len(whole.prompt)] + [0] * (len(found[ticket]) - 1)
+
+
 def test_the_penalty_forbids_repetition_when_it_is_strong(complete):
     (text,) = complete([ask([1, 2, 3], max_tokens=30, sampling=Sampling(temperature=0.0, repetition_penalty=1e6))])
     assert len({1, 2, 3, *text}) == 33
 
 
-def test_lengths_and_settings_share_compiled_programs(complete):
+def test_lengths_and_settings_share_compiled_programs(alone, tokenizer):
     def compiled(length, how):
-        complete([ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
-        return rows.begin._cache_size(), rows.extend._cache_size()
+        running = engine.Engine(alone, tokenizer, slots=4)
+        engine.run(running, [ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
+        return set(running._programs)
 
     assert compiled(4, GREEDY) == compiled(2, WARM) == compiled(8, MIXED[2]) == compiled(11, MIXED[3])
 

@@ -1,10 +1,12 @@
 """Queues, clients that leave, engines that fail, and the end; the engine does what the test says."""
 
 import threading
+import weakref
 
 import openai
 import pytest
 
+from teleflm_jax.serve import worker
 from tests.serve import servers
 from tests.serve.refusals_test import RIGHT, TALK, send
 
@@ -66,46 +68,93 @@ def test_a_client_that_does_not_wait_for_its_answer_frees_its_slot(by_hand):
     assert by_hand.engine.dropped.get(timeout=servers.SECONDS) == 1 and by_hand.engine.idle
 
 
-def test_an_engine_that_fails_is_told_and_another_takes_its_place(served, caplog):
-    engines = []
+@pytest.fixture
+def failing(served):
+    """A server, and the engines that it has made; each fails in its first steps as often as `failures` says."""
+
+    class Failing:
+        engines, failures = [], [0]
+
+        def make(self):
+            self.engines.append(servers.ByHand())
+            if self.failures[0]:
+                self.failures[0] -= 1
+                self.engines[-1].orders.put(RuntimeError("no"))
+            return self.engines[-1]
+
+    made = Failing()
+    made.engines, made.failures = [], [0]
+    with servers.running(served, made.make, slots=2) as running, running.client() as running.openai:
+        running.made = made
+        yield running
+
+
+def test_an_engine_that_fails_is_replaced_and_its_texts_go_on(failing, caplog):
+    results, engines = [], failing.made.engines
+    asked = begin(failing, results, max_tokens=3)
+    stream = failing.openai.chat.completions.create(**TALK | {"max_tokens": 2}, stream=True)
+    servers.until(lambda: failing.service.worker.load == 2 and len(engines[0].texts) == 2)
+    engines[0].orders.put("step")
+    engines[0].orders.put(RuntimeError("out of memory\nat 0x1"))
+    servers.until(lambda: len(engines) == 2)
+    engines[1].orders.put("step"), engines[1].orders.put("step")
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "0 1 "
+    asked.join(servers.SECONDS)
+    assert results == ["0 1 2 "]
+    servers.until(lambda: failing.service.worker.load == 0)
+    status, _, told = send(failing, None, "/health", "GET")
+    assert (status, told["status"], told["engine_failures"], told["texts"]) == (200, "ok", 1, 0)
+    assert told["last_failure"] == "RuntimeError: out of memory at 0x1" and "Traceback" in caplog.text
+
+
+def test_texts_at_which_two_engines_fail_are_told_and_the_server_rests(failing, monkeypatch):
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 3600)
+    failing.made.failures[0] = 1
+    failing.made.engines[0].orders.put(RuntimeError("no"))
+    stream = failing.openai.chat.completions.create(**TALK | {"max_tokens": 2}, stream=True)
+    with pytest.raises(openai.APIError, match="the engine failed .RuntimeError: no."):
+        list(stream)
+    status, _, told = send(failing, RIGHT)
+    assert (status, told["error"]["code"], told["error"]["type"]) == (500, "engine_failed", "server_error")
+    status, _, told = send(failing, None, "/health", "GET")
+    assert (status, told["status"], told["engine_failures"]) == (503, "broken", 2) and len(failing.made.engines) == 2
+
+
+@pytest.mark.parametrize("failures", [2, 5])
+def test_after_a_rest_the_next_request_has_a_new_engine(failing, monkeypatch, failures):
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0)
+    failing.made.failures[0] = failures - 1
+    failing.made.engines[0].orders.put(RuntimeError("no"))
+    assert [send(failing, RIGHT)[0] for _ in range(failures - 1)] == [500] * (failures - 1)  # the first of them had two engines
+    results = []
+    asked = begin(failing, results)
+    servers.until(lambda: len(failing.made.engines) == failures + 1)
+    failing.made.engines[-1].orders.put("step")
+    asked.join(servers.SECONDS)
+    assert results == ["0 "] and send(failing, None, "/health", "GET")[2]["engine_failures"] == failures
+
+
+def test_a_failed_engine_and_what_its_frames_held_are_gone_before_the_next_is_made(served):
+    found, engines = [], []
+
+    class Large:
+        """As arrays on a device."""
+
+    class Engine(servers.ByHand):
+        def step(self):
+            large = Large()
+            found.append(weakref.ref(large))
+            raise RuntimeError("no") from ValueError("why")
 
     def make():
-        engines.append(servers.ByHand())
-        return engines[-1]
-
-    with servers.running(served, make, slots=2) as running, running.client() as running.openai:
-        results = []
-        asked = begin(running, results, max_tokens=9)
-        stream = running.openai.chat.completions.create(**TALK | {"max_tokens": 9}, stream=True)
-        servers.until(lambda: running.service.worker.load == 2)
-        engines[0].orders.put("step")
-        engines[0].orders.put(RuntimeError("out of memory\nat 0x1"))
-        with pytest.raises(openai.APIError, match="the engine failed .RuntimeError: out of memory at 0x1."):
-            list(stream)
-        asked.join(servers.SECONDS)
-        (error,) = results
-        assert error.status_code == 500 and error.code == "engine_failed" and error.body["type"] == "server_error"
-        servers.until(lambda: running.service.worker.load == 0)
-        status, _, told = send(running, None, "/health", "GET")
-        assert (status, told["status"], told["engine_failures"], told["texts"]) == (200, "ok", 1, 0)
-        assert told["last_failure"] == "RuntimeError: out of memory at 0x1"
-        engines[1].orders.put("step")
-        assert running.openai.completions.create(**RIGHT).choices[0].text == "0 "
-    assert "Traceback" in caplog.text
-
-
-def test_an_engine_that_fails_at_its_first_step_after_a_failure_is_given_up(served):
-    engines = []
-
-    def make():
-        engines.append(servers.ByHand())
-        engines[-1].orders.put(RuntimeError("no"))
-        return engines[-1]
+        found.append(all(one() is None for one in [*found, *engines] if isinstance(one, weakref.ref)))
+        engine = Engine()
+        engines.append(weakref.ref(engine))
+        return engine
 
     with servers.running(served, make, slots=2) as running:
-        assert [send(running, RIGHT)[0] for _ in range(3)] == [500] * 3
-        status, _, told = send(running, None, "/health", "GET")
-        assert (status, told["status"], told["engine_failures"]) == (503, "broken", 2) and len(engines) == 2
+        assert send(running, RIGHT)[0] == 500
+    assert [one for one in found if isinstance(one, bool)] == [True, True]
 
 
 def test_the_end_refuses_new_requests_and_finishes_what_is_under_way(served):

@@ -117,6 +117,10 @@ class ByHand:
         self.texts[self.tickets] = (request, 0)
         return self.tickets
 
+    def resume(self, texts: dict[int, tuple[Request, int]]) -> None:
+        self.texts |= texts
+        self.tickets = max(self.texts, default=0)
+
     def drop(self, ticket: int) -> None:
         self.texts.pop(ticket, None)
         self.dropped.put(ticket)

@@ -1,0 +1,169 @@
+"""The programs that continue texts, compiled for their sizes before they are called: at once, or beside the texts that go on.
+
+A call never compiles: what is called has been asked for with `ready`.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from teleflm_jax.generate import rows
+from teleflm_jax.generate.decoder import Decoder
+from teleflm_jax.model import cache as kv
+
+Program = tuple
+"""(Name of a function in `rows`, its sizes): a method of `_Lowered`, and its arguments."""
+WAIT_SECONDS = 0.05
+"""That an engine with nothing else to do waits for a program, before it looks for other orders."""
+
+
+def extend(count: int, slots: int, alternatives: int | None) -> Program:
+    """Continues texts."""
+    return ("extend", count, slots, alternatives)
+
+
+def read(prompts: int, length: int) -> Program:
+    """Reads prompts."""
+    return ("read", prompts, length)
+
+
+def begin(count: int, slots: int, prompts: int, length: int, new: int, told: int | None) -> tuple[Program, ...]:
+    """Read prompts, telling so many alternatives to their tokens, and put new texts among `count` rows."""
+    reading = read(prompts, length) if told is None else ("told", prompts, length, told)
+    return (reading, ("written", count, slots, prompts, length, new), ("begun", count, prompts, length, new))
+
+
+def move(old: tuple[int, int] | None, new: tuple[int, int]) -> tuple[Program, ...]:
+    """Make rows of another number and length, from none or from old ones."""
+    if old is None:
+        return (("empty", *new),)
+    return () if old == new else (("moved", *old, *new), ("moved_of", old[0], new[0]))
+
+
+class Programs:
+    """Compiled programs by sizes; one caller."""
+
+    def __init__(self, decoder: Decoder, *, chunk: int, beside: bool = False):
+        """Make the collection, with nothing in it.
+
+        Args:
+            decoder: whose programs they are.
+            chunk: of `rows.extend`.
+            beside: compile in a thread of its own, while the caller goes on with what it has; what the caller sees then depends on the
+                time, so that it is not for runs of several processes.
+        """
+        self._lowered = _Lowered(decoder=decoder, chunk=chunk)
+        self._compiled: dict[Program, jax.stages.Compiled] = {}
+        self._under_way: dict[Program, concurrent.futures.Future] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile") if beside else None
+
+    @property
+    def compiling(self) -> bool:
+        """Whether a program is being compiled beside; may be called from any thread."""
+        return any(not future.done() for future in list(self._under_way.values()))
+
+    def ready(self, *programs: Program, optional: bool = False) -> bool:
+        """Whether all of these can be called; those that are missing are compiled, beside the caller if that is how it was made.
+
+        Beside, one set is compiled at a time, so that what is not wanted any more does not keep others waiting.
+
+        Args:
+            programs: the set.
+            optional: the caller can do without them: they are only compiled beside.
+
+        Raises:
+            Exception: of the compiler.
+        """
+        self._collect()
+        missing = [program for program in programs if program not in self._compiled]
+        if missing and self._pool and not self._under_way:
+            self._under_way = {program: self._pool.submit(self._compile, program) for program in missing}
+        elif missing and not self._pool and not optional:
+            self._compiled |= {program: self._compile(program) for program in missing}
+            return True
+        return not missing
+
+    def compile(self, program: Program) -> None:
+        """Compile one now, before texts come."""
+        self._compiled[program] = self._compile(program)
+
+    def wait(self) -> None:
+        """Pass a moment, at most until what is compiled beside is ready."""
+        concurrent.futures.wait(self._under_way.values(), timeout=WAIT_SECONDS)
+
+    def end(self) -> None:
+        """Compile no more; what is under way goes on."""
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __getitem__(self, program: Program) -> Callable[..., Any]:
+        """One that is ready."""
+        return self._compiled[program]
+
+    def __iter__(self) -> Iterator[Program]:
+        """Those that are ready."""
+        return iter(self._compiled)
+
+    def _compile(self, program: Program) -> jax.stages.Compiled:
+        name, *sizes = program
+        return getattr(self._lowered, name)(*sizes).compile()
+
+    def _collect(self) -> None:
+        for program, future in list(self._under_way.items()):
+            if future.done():
+                del self._under_way[program]
+                self._compiled[program] = future.result()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Lowered:
+    """Programs as JAX hands them to the compiler, by the shapes and places of what they will be called with."""
+
+    decoder: Decoder
+    chunk: int
+
+    def extend(self, count: int, slots: int, alternatives: int | None) -> jax.stages.Lowered:
+        mask = jax.ShapeDtypeStruct((count,), bool)
+        found = self._rows(count, slots)
+        return rows.extend.lower(self.decoder, found, mask, mask, _ints(), chunk=self.chunk, alternatives=alternatives)
+
+    def empty(self, count: int, slots: int) -> jax.stages.Lowered:
+        return rows.empty.lower(self.decoder, count=count, slots=slots)
+
+    def read(self, prompts: int, length: int) -> jax.stages.Lowered:
+        return rows.read.lower(self.decoder, _ints(prompts, length))
+
+    def told(self, prompts: int, length: int, alternatives: int) -> jax.stages.Lowered:
+        return rows.told.lower(self.decoder, _ints(prompts, length), alternatives=alternatives)
+
+    def written(self, count: int, slots: int, prompts: int, length: int, new: int) -> jax.stages.Lowered:
+        old, read = rows.cached(self.decoder, count, slots), rows.cached(self.decoder, prompts, length)
+        return rows.written.lower(old, read, _ints(new), _ints(new), layout=self.decoder.layout)
+
+    def begun(self, count: int, prompts: int, length: int, new: int) -> jax.stages.Lowered:
+        settings = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in rows.settings([rows.NOBODY], [0], new).items()}
+        sizes = _ints(prompts, length), _ints(prompts), _ints(new), _ints(new)
+        return rows.begun.lower(self._of(count), *sizes, settings, layout=self.decoder.layout)
+
+    def moved(self, count: int, slots: int, new_count: int, new_slots: int) -> jax.stages.Lowered:
+        return rows.moved.lower(rows.cached(self.decoder, count, slots), _ints(new_count), slots=new_slots, layout=self.decoder.layout)
+
+    def moved_of(self, count: int, new_count: int) -> jax.stages.Lowered:
+        return rows.moved_of.lower(self._of(count), _ints(new_count), layout=self.decoder.layout)
+
+    def _of(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+        where = self.decoder.layout.replicated()
+        shapes = jax.eval_shape(lambda: rows.empty(self.decoder, count=count, slots=1).of)
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for name, x in shapes.items()}
+
+    def _rows(self, count: int, slots: int) -> rows.Rows:
+        layers = (rows.cached(self.decoder, count, slots),) * self.decoder.model.config.num_layers
+        return rows.Rows(cache=kv.Cache(keys=layers, values=layers), of=self._of(count))
+
+
+def _ints(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.int32)

@@ -178,16 +178,17 @@ class Engine:
         taken = []
         for text in itertools.islice(self._waiting.values(), self.slots - len(self._under_way)):
             more = [*taken, text]
-            prompts = len(more), self._longest(more)
-            if (taken and prompts[0] * prompts[1] > PREFILL_TOKENS) or not self._room.fits(self._with(more), prompts):
+            prompts, (count, slots) = (len(more), self._longest(more)), self._with(more)
+            soon = count, max(slots, self._slots([*self._under_way.values(), *more]))  # what is there may be about to grow
+            if (taken and prompts[0] * prompts[1] > PREFILL_TOKENS) or not self._room.fits(soon, prompts):
                 break
             taken = more
         return taken
 
     def _with(self, more: Sequence[Text]) -> tuple[int, int]:
         """Rows and slots that there are with more texts."""
-        used = self._under_way.values()
-        count, slots = device.bucket(len(used) + len(more), self.slots, 1), self._slots([*used, *more])
+        used = len(self._under_way)
+        count, slots = device.bucket(used + len(more), self.slots, 1), self._slots(more)
         return (max(count, self._sizes[0]), max(slots, self._sizes[1])) if used else (count, slots)
 
     def _longest(self, texts: Sequence[Text]) -> int:

@@ -237,7 +237,7 @@ class Engine:
             sizes = (device.bucket(len(keep), self.slots, 1), max(slots, self._slots(under_way[row] for row in keep)))
         asked = _asked(under_way.values())
         programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, asked)]
-        if self._programs.ready(*programs, optional=needed <= slots):
+        if self._programs.ready(*programs, optional=needed <= slots, urgent=needed > slots):
             for row in under_way.keys() - set(keep):
                 self._put_back(row)
             self._move(sizes, keep)
@@ -245,13 +245,12 @@ class Engine:
         self._foresee()
 
     def _foresee(self) -> None:
-        """Have the next length compiled beside, when a text has half of what there is and may become longer."""
+        """Have the next length compiled beside, when a text may become longer than what there is."""
         count, slots = self._sizes
-        longer = [text for text in self._under_way.values() if text.limit > slots and self._need(text) * 2 > slots]
         sizes = count, min(slots * 2, self.context_length)
-        if longer and self._room.fits(sizes):
+        if any(text.limit > slots for text in self._under_way.values()) and self._room.fits(sizes):
             programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, _asked(self._under_way.values()))]
-            self._programs.ready(*programs, optional=True)
+            self._programs.ready(*programs, optional=True, urgent=True)
 
     def _move(self, sizes: tuple[int, int], keep: Sequence[int]) -> None:
         """Make rows of these sizes, with the texts of the rows `keep` in the first ones; one array of the cache exists twice at a time."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from teleflm_jax.errors import UserError
 
 CACHE_DIR = "JAX_COMPILATION_CACHE_DIR"
+ROOT = 0
+"""The user that may write anywhere in any case."""
 CACHE_SECONDS = 0.1
 """Programs that take longer to compile are kept."""
 
@@ -70,7 +72,7 @@ def keep_programs(environment: Mapping[str, str]) -> pathlib.Path | None:
         status = folder.stat()
     except (OSError, RuntimeError) as error:
         raise UserError(f"got {folder} for compiled programs ({error}); allowed: a folder of your own; set {CACHE_DIR}") from error
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022 or not os.access(folder, os.W_OK):
+    if status.st_uid not in (os.geteuid(), ROOT) or status.st_mode & 0o022 or not os.access(folder, os.W_OK):
         raise UserError(
             f"got {folder} for compiled programs, which others may write to or you may not; allowed: a folder of your own (chmod 700); "
             f"change that, or set {CACHE_DIR} to another (empty: none)"

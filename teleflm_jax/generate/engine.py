@@ -180,16 +180,17 @@ class Engine:
         taken = []
         for text in itertools.islice(self._waiting.values(), self.slots - len(self._under_way)):
             more = [*taken, text]
-            prompts = len(more), self._longest(more)
-            if (taken and prompts[0] * prompts[1] > PREFILL_TOKENS) or not self._room.fits(self._with(more), prompts):
+            prompts, (count, slots) = (len(more), self._longest(more)), self._with(more)
+            soon = count, max(slots, self._slots([*self._under_way.values(), *more]))  # what is there may be about to grow
+            if (taken and prompts[0] * prompts[1] > PREFILL_TOKENS) or not self._room.fits(soon, prompts):
                 break
             taken = more
         return taken
 
     def _with(self, more: Sequence[Text]) -> tuple[int, int]:
         """Rows and slots that there are with more texts."""
-        used = self._under_way.values()
-        count, slots = device.bucket(len(used) + len(more), self.slots, 1), self._slots([*used, *more])
+        used = len(self._under_way)
+        count, slots = device.bucket(used + len(more), self.slots, 1), self._slots(more)
         return (max(count, self._sizes[0]), max(slots, self._sizes[1])) if used else (count, slots)
 
     def _longest(self, texts: Sequence[Text]) -> int:
@@ -244,7 +245,7 @@ class Engine:
             sizes = (device.bucket(len(keep), self.slots, 1), max(slots, self._slots(under_way[row] for row in keep)))
         asked = _asked(under_way.values())
         programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, asked)]
-        if self._programs.ready(*programs, optional=needed <= slots):
+        if self._programs.ready(*programs, optional=needed <= slots, urgent=needed > slots):
             for row in under_way.keys() - set(keep):
                 self._put_back(row)
             self._move(sizes, keep)
@@ -252,13 +253,12 @@ class Engine:
         self._foresee()
 
     def _foresee(self) -> None:
-        """Have the next length compiled beside, when a text has half of what there is and may become longer."""
+        """Have the next length compiled beside, when a text may become longer than what there is."""
         count, slots = self._sizes
-        longer = [text for text in self._under_way.values() if text.limit > slots and self._need(text) * 2 > slots]
         sizes = count, min(slots * 2, self.context_length)
-        if longer and self._room.fits(sizes):
+        if any(text.limit > slots for text in self._under_way.values()) and self._room.fits(sizes):
             programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, _asked(self._under_way.values()))]
-            self._programs.ready(*programs, optional=True)
+            self._programs.ready(*programs, optional=True, urgent=True)
 
     def _move(self, sizes: tuple[int, int], keep: Sequence[int]) -> None:
         """Make rows of these sizes, with the texts of the rows `keep` in the first ones; one array of the cache exists twice at a time."""

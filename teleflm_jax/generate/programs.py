@@ -17,6 +17,8 @@ from teleflm_jax.model import cache as kv
 
 Program = tuple
 """(Name of a function in `rows`, its sizes): a method of `_Lowered`, and its arguments."""
+THREADS = 2
+"""That compile beside: one for new texts, one for those under way."""
 WAIT_SECONDS = 0.05
 """That an engine with nothing else to do waits for a program, before it looks for other orders."""
 
@@ -59,29 +61,34 @@ class Programs:
         self._lowered = _Lowered(decoder=decoder, chunk=chunk)
         self._compiled: dict[Program, jax.stages.Compiled] = {}
         self._under_way: dict[Program, concurrent.futures.Future] = {}
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "compile") if beside else None
+        self._patient: set[Program] = set()
+        """The last set that was not urgent."""
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, "compile") if beside else None
 
     @property
     def compiling(self) -> bool:
         """Whether a program is being compiled beside; may be called from any thread."""
         return any(not future.done() for future in list(self._under_way.values()))
 
-    def ready(self, *programs: Program, optional: bool = False) -> bool:
+    def ready(self, *programs: Program, optional: bool = False, urgent: bool = False) -> bool:
         """Whether all of these can be called; those that are missing are compiled, beside the caller if that is how it was made.
 
-        Beside, one set is compiled at a time, so that what is not wanted any more does not keep others waiting.
+        Beside, one set is compiled at a time, so that what is not wanted any more does not keep others waiting; and those that are urgent.
 
         Args:
             programs: the set.
             optional: the caller can do without them: they are only compiled beside.
+            urgent: texts under way need them or soon will.
 
         Raises:
             Exception: of the compiler.
         """
         self._collect()
         missing = [program for program in programs if program not in self._compiled]
-        if missing and self._pool and not self._under_way:
-            self._under_way = {program: self._pool.submit(self._compile, program) for program in missing}
+        if missing and self._pool and (urgent or not self._patient & self._under_way.keys()):
+            new = [program for program in missing if program not in self._under_way]
+            self._under_way |= {program: self._pool.submit(self._compile, program) for program in new}
+            self._patient = self._patient if urgent else set(new)
         elif missing and not self._pool and not optional:
             self._compiled |= {program: self._compile(program) for program in missing}
             return True

@@ -166,7 +166,8 @@ def load_sections(
         files = [str(folder / SAVED_CONFIG)]
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
-    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional))
+    saved = str(folder / SAVED_CONFIG) if folder else None
+    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional, saved))
 
 
 def absolute(found: Mapping[str, object]) -> dict[str, object]:

@@ -71,7 +71,8 @@ def read(name: str) -> Run:
     """
     folder = pathlib.Path(name)
     options.refuse_no_run(folder)
-    found = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "model", "train"))
+    saved = str(folder / options.SAVED_CONFIG)
+    found = config.parse([saved], [], options.SECTIONS, ("data", "model", "train"), saved)
     if not ("model" in found and "train" in found):
         raise UserError(f"got {folder / options.SAVED_CONFIG} without model.* and train.*; allowed: a run's folder; change the folder")
     if not any((folder / file).exists() for file in (METRICS, EVENTS)):

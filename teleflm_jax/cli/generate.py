@@ -26,7 +26,14 @@ def arguments(parser: argparse.ArgumentParser):
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --prompt 'Once upon a time'"
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; repeatable")
-    parser.add_argument("--prompt_file", action="append", default=[], metavar="FILE", help="a UTF-8 file, all of it one prompt; repeatable")
+    parser.add_argument(
+        "--prompt_file",
+        action="append",
+        default=[],
+        type=options.path,
+        metavar="FILE",
+        help="a UTF-8 file, all of it one prompt; repeatable",
+    )
     parser.add_argument("--max_tokens", type=int, default=128, help="new tokens per prompt (%(default)s)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the text before this; repeatable")
     parser.add_argument("--slots", type=int, default=16, help="prompts that are continued at one time (%(default)s)")

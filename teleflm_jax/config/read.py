@@ -251,6 +251,7 @@ def _include(own: dict[str, Binding], included: Mapping[str, Binding], place: Pl
 
 def _find_include(name: str, including: pathlib.Path, chain: tuple[pathlib.Path, ...], place: Place) -> pathlib.Path:
     """The file that an include means: from the including file's folder, the current one, or the repository."""
+    name = os.path.expanduser(name)
     candidates = [including.parent / name, pathlib.Path(name), REPOSITORY / name]
     path = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
     if path is None:

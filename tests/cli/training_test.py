@@ -7,7 +7,7 @@ import time
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import evaluate, options, training
+from teleflm_jax.cli import evaluate, options, run_folder, training
 from teleflm_jax.train import run_log
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
@@ -94,3 +94,23 @@ def test_without_checkpoints_of_its_own_a_run_needs_its_parent(project, tmp_path
     assert train("--gin_file", "run.gin", "--workdir", tmp_path / "run", "--gin_param", "train.init_from = 'gone@10'") == 2
     assert f"(train.init_from='{project}/gone@10')" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    folder = tmp_path / "run"
+    shutil.copytree(project / "runs/half", folder)
+    other, leave = ("--gin_param", "data.proportions = {'web': 2.0}"), ("--gin_param", "data.change_proportions = True")
+    assert train("--workdir", folder, *other) == 2
+    assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
+    assert train("--workdir", folder, *other, *leave) == 0
+    saved = run_folder.configuration(folder).data
+    assert (saved.proportions, saved.change_proportions) == ({"web": 2.0}, False)
+    assert checkpoint.read(folder / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
+    rows, arrays = exact_rows(folder), sums(folder, 4)
+    shutil.rmtree(folder / "checkpoints/4")  # as though it was killed before it saved a checkpoint under the other mixture
+    assert train("--workdir", folder) == 0
+    assert checkpoint.read(folder / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
+    assert (exact_rows(folder), sums(folder, 4)) == (rows, arrays)
+    assert train("--workdir", folder, "--gin_param", "data.proportions = {'web': 3.0}") == 2
+    assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err

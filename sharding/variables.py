@@ -4,6 +4,7 @@ With `JAX_ENABLE_X64` numbers become float64 that a program states no dtype for;
 same seed gives other weights and samples; and jax's strict modes refuse sums that mean what they say.
 """
 
+import os
 import sys
 from collections.abc import MutableMapping
 
@@ -27,6 +28,14 @@ def settle(environment: MutableMapping[str, str]) -> list[str]:
         for name in found:
             jax.config.update(name, OURS[name])
     return [f"{name.upper()}={value}" for name, value in found.items() if value.lower() not in _spellings(OURS[name])]
+
+
+def finds_no_device(error: BaseException) -> bool:
+    """Whether an error is that jax has no device of the platforms that `JAX_PLATFORMS` names, which it tells as one of several types."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    return "JAX_PLATFORMS" in os.environ and where is not None and where.tb_frame.f_globals.get("__name__") == "jax._src.xla_bridge"
 
 
 def _spellings(value: bool | int | str) -> set[str]:

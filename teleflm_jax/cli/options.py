@@ -288,7 +288,8 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     Returns:
         The process's exit code.
     """
-    if sys.stdout.errors == "strict":  # a name on the disk may hold what the terminal's encoding has no sign for
+    # a name on the disk may hold what the terminal's encoding has no sign for; the C locale's stdout has `surrogateescape`
+    if sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
     for variable in variables.settle(os.environ):
         print(f"{foreign.printable(variable)} is set; this computes as without it", file=sys.stderr)
@@ -299,6 +300,13 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
         return code
     except UserError as error:
         message = str(error)
+    except (RuntimeError, AssertionError) as error:
+        if not variables.finds_no_device(error):
+            raise
+        message = (
+            f"got JAX_PLATFORMS={os.environ['JAX_PLATFORMS']!r}, of which jax has no device here; allowed: cpu, or cuda where its plugin "
+            "and a GPU are; change or unset it"
+        )
     except KeyboardInterrupt:
         print("interrupted; nothing half-written stands in place of a result", file=sys.stderr)
         return INTERRUPTED

@@ -64,7 +64,13 @@ def main(args: argparse.Namespace):
     console = make_console()
     for table in tables:
         show(console, table)
-    report_page.write(page, printable(f"Report of {', '.join(args.runs)}"), tables, figures(runs))
+    try:
+        report_page.write(page, printable(f"Report of {', '.join(args.runs)}"), tables, figures(runs))
+    except OSError as error:
+        raise UserError(
+            f"got {page.parent}, where the page {page.name} cannot be written ({error.strerror}); allowed: a folder that this user may "
+            "write, with room left; add or change --out FILE.html"
+        ) from error
     console.print(f"Drawn in {printable(str(page))}", markup=False)
 
 

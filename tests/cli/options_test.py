@@ -249,3 +249,20 @@ def test_jax_s_variables_change_nothing(tmp_path):
     assert {out for out, _ in found} == {found[0][0]}
     told = "".join(f"{name}={value} is set; this computes as without it\n" for name, value in wrong.items())
     assert [err for _, err in found] == ["", told, told]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_without_devices_is_a_line(platform):
+    script = "import sys, jax\nfrom teleflm_jax.cli import options\nsys.exit(options.run_command(lambda: print(jax.process_index())))"
+    environment = {**job.BARE, "JAX_PLATFORMS": platform}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert f"error: got JAX_PLATFORMS='{platform}', of which jax has no device here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_output_that_is_ascii_shows_other_letters_as_escapes(variables):
+    script = "import sys\nfrom teleflm_jax.cli import options\nsys.exit(options.run_command(lambda: print('\\u4f60\\xb7')))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env={**job.BARE, **variables})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u4f60\\xb7\n", b"")

@@ -1,5 +1,6 @@
 """`report`: tables and one page from a run's logs, without jax, and with nothing in it that a log or a name smuggled in."""
 
+import errno
 import html.parser
 import json
 import os
@@ -104,6 +105,16 @@ def test_tokens_in_the_loss_epochs_and_the_schedule_s_end(report, tmp_path):
     _, out, _ = report(write(tmp_path / "old"))
     assert ["of these in the loss", "unknown"] in [[cell.strip() for cell in line] for line in cells(out)]
     assert "Epochs by domain" not in out
+
+
+def test_a_folder_that_cannot_be_written_still_has_its_tables_shown(report, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system", "x")
+
+    monkeypatch.setattr(report_page, "write", refuse)
+    code, out, err = report(write(tmp_path / "run"))
+    assert code == 2 and "goodput" in out
+    assert f"got {tmp_path / 'run'}, where the page report.html cannot be written (Read-only file system)" in err and "--out" in err
 
 
 def test_several_runs_stand_side_by_side_and_the_page_goes_to_the_first(report, tmp_path):

@@ -1,6 +1,7 @@
 """`chat`: a conversation with a trained model, in the terminal or through pipes."""
 
 import argparse
+import codecs
 import contextlib
 import dataclasses
 import itertools
@@ -81,8 +82,9 @@ def talk(speaker: Speaker, before: tuple[Message, ...], *, here: bool) -> None:
         before: what the history begins with.
         here: whether somebody sits at the terminal, to be prompted.
     """
-    sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
-    sys.stdin.reconfigure(errors="replace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
+    is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"  # what was typed is more than that
+    sys.stdin.reconfigure(encoding="utf-8" if is_ascii else sys.stdin.encoding, errors="replace")
     if here:
         _say("Ctrl-C stops an answer; " + "; ".join(f"{name}: {what}" for name, what in COMMANDS.items()))
     history, numbers = before, itertools.count()

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from teleflm_jax.cli import options
 from teleflm_jax.cli.tables import Table, make_console, show
 from teleflm_jax.errors import UserError
 from teleflm_jax.train.run_log import bits_per_byte
@@ -15,7 +16,7 @@ UNSOUND = 1
 
 def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder")
+    parser.add_argument("run", type=options.path, metavar="RUN", help="a run's folder")
     parser.add_argument(
         "--verify", action="store_true", help="read every array and compare it with the checksum that was taken when it was saved"
     )

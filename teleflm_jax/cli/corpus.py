@@ -41,9 +41,14 @@ def arguments(parser: argparse.ArgumentParser):
     options.add_arguments(parser)
     parser.add_argument("--master", default="local[*]", help="Spark's: local[N] on this machine (default: all cores), or spark://HOST:PORT")
     parser.add_argument("--force", action="store_true", help="replace WORKDIR/tokenizer.json, though it was made from other documents")
-    parser.add_argument("--train_quality", metavar="MODEL", help="train a classifier for quality.model and stop; with --good and --random")
-    parser.add_argument("--good", metavar="PLACE", help="folder or file of texts that are worth training on")
-    parser.add_argument("--random", metavar="PLACE", help="the same of texts as they come")
+    parser.add_argument(
+        "--train_quality",
+        type=options.path,
+        metavar="MODEL",
+        help="train a classifier for quality.model and stop; with --good and --random",
+    )
+    parser.add_argument("--good", type=options.path, metavar="PLACE", help="folder or file of texts that are worth training on")
+    parser.add_argument("--random", type=options.path, metavar="PLACE", help="the same of texts as they come")
     parser.add_argument("--rules", action="store_true", help="list the rules that documents can be held against, and stop")
 
 
@@ -68,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     spark.refuse_missing()
     spark.refuse_master(args.master)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / options.SAVED_CONFIG).write_text(config.dump(found))
+    (workdir / options.SAVED_CONFIG).write_text(config.dump(found), encoding="utf-8")
     for domain in names.without_source(own.corpus, own.mix):
         print(f"WARNING: mix.proportions has {domain}, of which there is no source; the other domains share its weight")
     drawn = bar if sys.stderr.isatty() else lines
@@ -90,7 +95,9 @@ def main(args: argparse.Namespace) -> int:
             max_epochs=epochs,
         )
         mixture = workdir / MIXTURE
-        mixture.write_text(config.dump(options.absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})))
+        mixture.write_text(
+            config.dump(options.absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})), encoding="utf-8"
+        )
         if not own.mix.tokenizer:
             close()
             show, close = drawn("pieces")

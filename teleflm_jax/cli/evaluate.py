@@ -147,7 +147,7 @@ def read_texts(arguments: Sequence[str]) -> dict[str, str]:
         if name in texts:
             raise UserError(f"got --text {name}=… twice; allowed: each name once; change one of the two names")
         try:
-            texts[name] = pathlib.Path(path).read_bytes().decode()
+            texts[name] = pathlib.Path(options.path(path)).read_bytes().decode()
         except UnicodeDecodeError as error:
             raise UserError(
                 f"got {path}, which is not UTF-8 (byte {error.start:,}); allowed: UTF-8 text; change --text {name}=…"

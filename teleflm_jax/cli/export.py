@@ -35,7 +35,13 @@ def arguments(parser: argparse.ArgumentParser):
         help="llama: multipliers are multiplied into embedding and head, so that any Llama code serves it; teleflm: they stay apart, as in "
         "the released models; gguf: one file for llama.cpp, multiplied as llama's (%(default)s)",
     )
-    parser.add_argument("--out", required=True, metavar="PATH", help="a folder that is not there yet; with --format gguf a file, FILE.gguf")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=options.path,
+        metavar="PATH",
+        help="a folder that is not there yet; with --format gguf a file, FILE.gguf",
+    )
     parser.add_argument("--dtype", default="bfloat16", choices=exports.DTYPES, help="of the weights; float16 with gguf only (%(default)s)")
     parser.add_argument("--shard_bytes", type=int, help=f"largest file of a folder ({SHARD_BYTES})")
 

@@ -26,7 +26,14 @@ def arguments(parser: argparse.ArgumentParser):
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --prompt 'Once upon a time'"
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; repeatable")
-    parser.add_argument("--prompt_file", action="append", default=[], metavar="FILE", help="a UTF-8 file, all of it one prompt; repeatable")
+    parser.add_argument(
+        "--prompt_file",
+        action="append",
+        default=[],
+        type=options.path,
+        metavar="FILE",
+        help="a UTF-8 file, all of it one prompt; repeatable",
+    )
     parser.add_argument("--max_tokens", type=int, default=128, help="new tokens per prompt (%(default)s)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the text before this; repeatable")
     parser.add_argument("--slots", type=int, default=16, help="prompts that are continued at one time (%(default)s)")
@@ -92,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     for request in requests:  # before the weights, which may take minutes
         request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     running = engine.Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=args.slots)
-    sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
     if len(prompts) == 1 and not args.json:
         return _print_stream(prompts[0], running, requests[0])
     found = engine.run(running, requests)

@@ -29,9 +29,11 @@ NEEDS = ("data", "train")
 def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     parser.epilog = f"example: {parser.prog} --from downloads/some-model --workdir runs/some-model"
-    parser.add_argument("--from", dest="source", required=True, metavar="FOLDER", help="config.json, safetensors, tokenizer.json")
-    parser.add_argument("--workdir", required=True, metavar="FOLDER", help="a folder that is not there yet")
-    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, if the folder has none")
+    parser.add_argument(
+        "--from", dest="source", required=True, type=options.path, metavar="FOLDER", help="config.json, safetensors, tokenizer.json"
+    )
+    parser.add_argument("--workdir", required=True, type=options.path, metavar="FOLDER", help="a folder that is not there yet")
+    parser.add_argument("--tokenizer", type=options.path, metavar="FILE", help="a tokenizer.json, if the folder has none")
     options.add_process_arguments(parser)
 
 

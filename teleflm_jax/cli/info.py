@@ -103,6 +103,8 @@ def _training(run: options.Run) -> dict:
         "steps": run.train.steps,
         "tokens": tokens,
         "flops": tokens * size.flops_per_token(run.model)["causal"],
+        "decay_step": schedule.decay_step(run.optimizer, tokens_per_step),
+        "schedule": schedule.end(run.optimizer, tokens_per_step, run.train.steps),
         "steps_to": {budget: -(-budget // tokens_per_step) for budget in BUDGETS_TOKENS},
     }
 
@@ -201,7 +203,7 @@ def _print_training(console: rich.console.Console, facts: dict):
         ("this run", f"{training['steps']:,}", f"{training['tokens']:,}"),
         *((f"to {budget / 1e12:g}T tokens", f"{steps:,}", f"{steps * per_step:,}") for budget, steps in training["steps_to"].items()),
     ]
-    note = f"This run takes {training['flops']:.3g} FLOPs (causal)."
+    note = f"This run takes {training['flops']:.3g} FLOPs (causal); {training['schedule']}."
     print_table(console, "Training", ("", "steps", "tokens"), rows, note)
 
 

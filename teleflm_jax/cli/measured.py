@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--steps", metavar="all|N,N,…", help="several checkpoints of the run, one row each")
     parser.add_argument(
-        "--beside", action="append", default=[], metavar="RUN[@STEP]", help="measure another run's checkpoint as well; repeatable"
+        "--beside",
+        action="append",
+        default=[],
+        type=options.path,
+        metavar="RUN[@STEP]",
+        help="measure another run's checkpoint as well; repeatable",
     )
 
 

@@ -16,7 +16,7 @@ import traceback
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from sharding import processes
+from sharding import processes, variables
 from sharding.config import MeshConfig
 from teleflm_jax import config, foreign, open_files
 from teleflm_jax.corpus.config import PackConfig
@@ -46,7 +46,15 @@ SECTIONS = {
 }
 """Section of a configuration -> its dataclass."""
 
-PATHS = {"data": ("tokenizer", "packed", "sources"), "train": ("init_from",), "suite": ("data", "include")}
+PATHS = {
+    "data": ("tokenizer", "packed", "sources"),
+    "train": ("init_from",),
+    "suite": ("data", "include"),
+    "corpus": ("sources", "earlier"),
+    "decontaminate": ("benchmarks", "ignored"),
+    "mix": ("tokenizer",),
+    "quality": ("model",),
+}
 """Fields that name files and folders; a relative path begins at the current folder, and is made absolute as soon as it is read."""
 
 SAVED_CONFIG = "config.gin"
@@ -129,14 +137,16 @@ def make_parser(prog: str, description: str, example: str = "--gin_file configs/
 
 def add_arguments(parser: argparse.ArgumentParser):
     """Add what names a run: `--gin_file`, `--gin_param`, `--workdir`, or its folder or gin file as a plain argument."""
-    parser.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, whose config.gin is read, or a gin file")
+    parser.add_argument("run", nargs="?", type=path, metavar="RUN", help="a run's folder, whose config.gin is read, or a gin file")
     parser.add_argument(
-        "--gin_file", action="append", default=[], metavar="FILE", help="configuration; a later file overrides an earlier one"
+        "--gin_file", action="append", default=[], type=path, metavar="FILE", help="configuration; a later file overrides an earlier one"
     )
     parser.add_argument(
         "--gin_param", action="append", default=[], metavar="'SECTION.FIELD = VALUE'", help="override one value; repeatable"
     )
-    parser.add_argument("--workdir", metavar="FOLDER", help="the run's folder; its config.gin is read where no --gin_file is given")
+    parser.add_argument(
+        "--workdir", type=path, metavar="FOLDER", help="the run's folder; its config.gin is read where no --gin_file is given"
+    )
 
 
 def add_process_arguments(parser: argparse.ArgumentParser):
@@ -202,7 +212,8 @@ def load_sections(
         files = [str(folder / SAVED_CONFIG)]
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
-    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional, withhold))
+    saved = str(folder / SAVED_CONFIG) if folder else None
+    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional, withhold, saved))
 
 
 def absolute(found: Mapping[str, object]) -> dict[str, object]:
@@ -222,13 +233,18 @@ def without_paths(found: Mapping[str, object]) -> dict[str, dict]:
     }
 
 
+def path(text: str) -> str:
+    """A path of the command line or a configuration; `~` begins it where no shell has replaced that, as in `--workdir=~/run`."""
+    return os.path.expanduser(text)
+
+
 def _absolute(value: str | tuple | dict | None) -> str | tuple | dict | None:
     """A path, or paths; `..` stays, as the folder before it may be a symbolic link."""
     if isinstance(value, dict):
         return {key: _absolute(path) for key, path in value.items()}
     if isinstance(value, tuple):
         return tuple(map(_absolute, value))
-    return str(pathlib.Path(value).absolute()) if value else value
+    return str(pathlib.Path(path(value)).absolute()) if value else value
 
 
 def load_trained(args: argparse.Namespace, before: Sequence[str] = ()) -> tuple[Run, pathlib.Path]:
@@ -308,8 +324,11 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     Returns:
         The process's exit code.
     """
-    if sys.stdout.errors == "strict":  # a name on the disk may hold what the terminal's encoding has no sign for
+    # a name on the disk may hold what the terminal's encoding has no sign for; the C locale's stdout has `surrogateescape`
+    if sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    for variable in variables.settle(os.environ):
+        print(f"{foreign.printable(variable)} is set; this computes as without it", file=sys.stderr)
     open_files.raise_limit()
     try:
         code = main() or 0
@@ -317,6 +336,13 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
         return code
     except UserError as error:
         message = str(error)
+    except (RuntimeError, AssertionError) as error:
+        if not variables.finds_no_device(error):
+            raise
+        message = (
+            f"got JAX_PLATFORMS={os.environ['JAX_PLATFORMS']!r}, of which jax has no device here; allowed: cpu, or cuda where its plugin "
+            "and a GPU are; change or unset it"
+        )
     except KeyboardInterrupt:
         print("interrupted; nothing half-written stands in place of a result", file=sys.stderr)
         return INTERRUPTED

@@ -9,11 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from teleflm_jax import config
 from teleflm_jax.cli import options, report_page
 from teleflm_jax.cli.tables import Table, make_console, show
 from teleflm_jax.errors import UserError
 from teleflm_jax.foreign import printable
+from teleflm_jax.optim import schedule
 from teleflm_jax.train import curves, ledger
 from teleflm_jax.train.progress import duration
 from teleflm_jax.train.run_log import EVALS, EVENTS, METRICS, rows
@@ -38,13 +41,15 @@ class Run:
     evals: Sequence[Mapping[str, Any]]
     planned_steps: int
     planned_tokens: int
+    schedule: str
+    """Where the decay of the learning rate ends."""
 
 
 def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     parser.epilog = f"example: {parser.prog} runs/quickstart"
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder; it may be in training")
-    parser.add_argument("--out", metavar="FILE.html", help=f"the page; default: {PAGE} in the first run's folder")
+    parser.add_argument("runs", nargs="+", type=options.path, metavar="RUN", help="a run's folder; it may be in training")
+    parser.add_argument("--out", type=options.path, metavar="FILE.html", help=f"the page; default: {PAGE} in the first run's folder")
 
 
 def main(args: argparse.Namespace):
@@ -59,7 +64,13 @@ def main(args: argparse.Namespace):
     console = make_console()
     for table in tables:
         show(console, table)
-    report_page.write(page, printable(f"Report of {', '.join(args.runs)}"), tables, figures(runs))
+    try:
+        report_page.write(page, printable(f"Report of {', '.join(args.runs)}"), tables, figures(runs))
+    except OSError as error:
+        raise UserError(
+            f"got {page.parent}, where the page {page.name} cannot be written ({error.strerror}); allowed: a folder that this user may "
+            "write, with room left; add or change --out FILE.html"
+        ) from error
     console.print(f"Drawn in {printable(str(page))}", markup=False)
 
 
@@ -71,7 +82,8 @@ def read(name: str) -> Run:
     """
     folder = pathlib.Path(name)
     options.refuse_no_run(folder)
-    found = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "model", "train"))
+    saved = str(folder / options.SAVED_CONFIG)
+    found = config.parse([saved], [], options.SECTIONS, ("data", "model", "train"), saved)
     if not ("model" in found and "train" in found):
         raise UserError(f"got {folder / options.SAVED_CONFIG} without model.* and train.*; allowed: a run's folder; change the folder")
     if not any((folder / file).exists() for file in (METRICS, EVENTS)):
@@ -83,6 +95,7 @@ def read(name: str) -> Run:
         evals=list(rows(folder / EVALS)),
         planned_steps=train.steps,
         planned_tokens=train.steps * train.batch_size * found["model"].context_length,
+        schedule=schedule.end(found["optimizer"], train.batch_size * found["model"].context_length, train.steps),
     )
 
 
@@ -100,12 +113,17 @@ def figures(runs: Sequence[Run]) -> list:
 def describe(runs: Sequence[Run], now: float) -> list[Table]:
     """The report's tables; `now` is the wall clock."""
     names = tuple(printable(run.name) for run in runs)
-    return [_summary(runs, names, now), _seconds(runs, names), *(_events(run, name) for run, name in zip(runs, names, strict=True))]
+    return [
+        _summary(runs, names, now),
+        *_epochs(runs, names),
+        _seconds(runs, names),
+        *(_events(run, name) for run, name in zip(runs, names, strict=True)),
+    ]
 
 
 def _summary(runs: Sequence[Run], names: Sequence[str], now: float) -> Table:
     facts = [_facts(run, now) for run in runs]
-    remarks = [f"{name}: {remark}" for run, name in zip(runs, names, strict=True) for remark in run.ledger.remarks]
+    remarks = [f"{name}: {remark}" for run, name in zip(runs, names, strict=True) for remark in (f"{run.schedule}.", *run.ledger.remarks)]
     note = "Goodput is the share of the wall time, from the first start on, that went into steps that are kept."
     return Table(
         "Run" if len(runs) == 1 else "Runs",
@@ -123,6 +141,7 @@ def _facts(run: Run, now: float) -> dict[str, str]:
         "state": _state(book, now),
         "steps": f"{book.step:,} of {run.planned_steps:,}",
         "tokens drawn": f"{book.tokens:,} of {run.planned_tokens:,} ({book.tokens / run.planned_tokens:.1%})",
+        "of these in the loss": _counted(book),
         "devices": _devices(start),
         "sessions": f"{len(book.sessions):,}",
         "wall time": duration(book.total),
@@ -133,6 +152,23 @@ def _facts(run: Run, now: float) -> dict[str, str]:
         "to the end, at this speed": _left(left, book.recent_speed),
         "to the end, at this speed x goodput": _left(left, book.recent_speed * book.goodput),
     }
+
+
+def _counted(book: ledger.Ledger) -> str:
+    """Targets that count, of the steps that are kept and whose log says it."""
+    targets, positions = book.history["targets"], book.history["positions"]
+    known = np.isfinite(targets) & np.isfinite(positions)
+    counted, drawn = float(targets[known].sum()), float(positions[known].sum())
+    return f"{counted:,.0f} ({counted / drawn:.1%}; the rest is padding and borders of documents)" if drawn > 0 else "unknown"
+
+
+def _epochs(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
+    """How often each domain was passed, as far as the last event that says so; no table where none does."""
+    last = [next((e["epochs"] for e in reversed(run.ledger.events) if isinstance(e.get("epochs"), dict)), {}) for run in runs]
+    domains = sorted({domain for epochs in last for domain in epochs})
+    rows = [(printable(domain), *(f"{ledger.number(epochs.get(domain)):.2f}" for epochs in last)) for domain in domains]
+    note = "How often the run has drawn each domain's records, at its last save or start."
+    return [Table("Epochs by domain", ("domain", *names), rows, note)] if domains else []
 
 
 def _state(book: ledger.Ledger, now: float) -> str:
@@ -177,7 +213,7 @@ def _events(run: Run, name: str) -> Table:
 
 
 def _event(event: ledger.Event) -> tuple[str, ...]:
-    fields = {key: value for key, value in event.items() if key not in ("event", "time", "elapsed", "step") and value is not None}
+    fields = {key: value for key, value in event.items() if key not in ("event", "time", "elapsed", "step", "epochs") and value is not None}
     what = "  ".join(f"{key}={f'{value:.6g}' if isinstance(value, float) else value}" for key, value in fields.items())
     return _clock(event), str(event.get("step", "")), printable(event["event"]), printable(what)
 

@@ -35,7 +35,8 @@ def configuration(folder: pathlib.Path) -> options.Run:
     Raises:
         UserError: the saved configuration is damaged.
     """
-    found = config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, ("data", "train"), options.WITHHOLD)
+    saved = str(folder / options.SAVED_CONFIG)
+    found = config.parse([saved], [], options.SECTIONS, ("data", "train"), options.WITHHOLD, saved)
     return options.Run(**options.absolute(found))
 
 

@@ -41,7 +41,9 @@ def arguments(parser: argparse.ArgumentParser):
     example = "--gin_file configs/runs/quickstart.gin --text english=book.txt --beside other/tokenizer.json --published"
     report = _sub_command(commands, "report", "tokens per UTF-8 byte by domain, beside other tokenizers", example)
     report.add_argument("--text", action="append", default=[], metavar="DOMAIN=FILE", help="text to measure on; repeatable")
-    report.add_argument("--beside", action="append", default=[], metavar="FILE", help="tokenizer.json, *.tiktoken or *.model; repeatable")
+    report.add_argument(
+        "--beside", action="append", default=[], type=options.path, metavar="FILE", help="tokenizer.json, *.tiktoken or *.model; repeatable"
+    )
     report.add_argument("--published", action="store_true", help="show the technical report's table 3 below, for reference")
     report.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -228,7 +230,7 @@ def _named(text: str) -> tuple[str, str]:
     domain, _, path = text.partition("=")
     if not domain or not path:
         raise UserError(f"got --text {text}; allowed: DOMAIN=FILE; change --text")
-    return domain, path
+    return domain, options.path(path)
 
 
 def _all(source: str) -> Iterator[str]:

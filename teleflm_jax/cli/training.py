@@ -22,7 +22,7 @@ from teleflm_jax.cli import evaluators, options, planning, run_folder
 from teleflm_jax.data import loader, mixture
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.attention import refuse_absent
-from teleflm_jax.optim import optimizer
+from teleflm_jax.optim import optimizer, schedule
 from teleflm_jax.plan.config import SECTIONS as PLANNING
 from teleflm_jax.train import guard, loop, start, step, watchdog
 
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, began: float) -> int:
 
 def _dry_run(args: argparse.Namespace) -> None:
     """Print what `plan` says for the devices that are here, and whether the data is ready; nothing is kept."""
-    with tempfile.NamedTemporaryFile("w", suffix=".gin") as file:  # read first, so that the user's own bindings win
+    with tempfile.NamedTemporaryFile("w", suffix=".gin", encoding="utf-8") as file:  # read first, so that the user's own bindings win
         file.write(config.dump(planning.here()))
         file.flush()
         found = options.load_sections(args, options.SECTIONS | PLANNING, before=[file.name])
@@ -57,6 +57,7 @@ def _dry_run(args: argparse.Namespace) -> None:
     if jax.process_index() == 0:
         planning.show(facts)
         print(f"\nData: {_readiness(run)}")
+        print(f"Schedule: {schedule.end(run.optimizer, run.train.batch_size * run.model.context_length, run.train.steps)}")
     planning.refuse_what_does_not_fit(facts)
 
 
@@ -86,7 +87,7 @@ def _train(given: options.Run, folder: pathlib.Path, began: float) -> int:
     with watchdog.watching(folder, jax.process_index(), began) as dog:
         dog.expect("opening the data", guard.hang_limit(given.guard, []))
         goes_on = _goes_on(folder)
-        run = _with_own_tokenizer(given, folder) if goes_on else given
+        run = _with_agreed_mixture(_with_own_tokenizer(given, folder), folder) if goes_on else given
         data = _open_data(run, _mixture_so_far(run, folder))
         evaluate = evaluators.of_run(run, layout, folder)
         _refuse_what_cannot_train(run, width, layout, goes_on)
@@ -106,10 +107,11 @@ def _train(given: options.Run, folder: pathlib.Path, began: float) -> int:
         batches=lambda step, history: data.under(history).iterate(step, process=part, num_processes=parts),
         mixture=functools.partial(mixture.go_on, weights=run.data.proportions, change=run.data.change_proportions),
         records=lambda step, history: data.under(history).origins(step),
+        epochs=lambda step, history: data.under(history).epochs(step),
         evaluate=evaluate,
         identity=identity,
         began=began,
-        prepare=functools.partial(_prepare, folder, given, pathlib.Path(run.data.tokenizer).read_bytes()),
+        prepare=functools.partial(_prepare, folder, _without_consent(given), pathlib.Path(run.data.tokenizer).read_bytes()),
     )
     first = jax.process_index() == 0
     with _naming(folder), _alone_in(folder) if first else contextlib.nullcontext():
@@ -130,6 +132,18 @@ def _with_own_tokenizer(run: options.Run, folder: pathlib.Path) -> options.Run:
     if not pathlib.Path(run.data.tokenizer).is_file() and not (saved and saved.tokenizer == run.data.tokenizer):
         return run
     return dataclasses.replace(run, data=dataclasses.replace(run.data, tokenizer=str(folder / run_folder.TOKENIZER)))
+
+
+def _with_agreed_mixture(run: options.Run, folder: pathlib.Path) -> options.Run:
+    """The run with a change of proportions allowed that an earlier start was given and did not live to save a checkpoint under."""
+    saved = run_folder.configuration(folder).data
+    agreed = run.data.change_proportions or (saved is not None and saved.proportions == run.data.proportions)
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(start.agreed(agreed))))
+
+
+def _without_consent(run: options.Run) -> options.Run:
+    """What the run's folder keeps: the proportions as they are from now on, and no leave to change them again."""
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=False))
 
 
 def _prepare(folder: pathlib.Path, run: options.Run, tokenizer: bytes) -> None:

@@ -15,7 +15,8 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from teleflm_jax.config.read import REQUIRED, Binding, Macro, Place, Reader, advice, field_names, leaves, nearest
+from teleflm_jax import foreign
+from teleflm_jax.config.read import LARGEST, REQUIRED, Binding, Macro, Place, Reader, advice, field_names, leaves, nearest
 from teleflm_jax.config.values import MismatchError, convert, describe, literal, short
 from teleflm_jax.errors import UserError
 
@@ -26,6 +27,7 @@ def parse(
     sections: Mapping[str, type],
     optional: Collection[str] = (),
     withhold: Mapping[str, Collection[str]] = types.MappingProxyType({}),
+    saved: str | None = None,
 ) -> dict[str, object]:
     """Read gin files, then single bindings, into one dataclass per section.
 
@@ -35,6 +37,7 @@ def parse(
         sections: Section name -> dataclass; a field without a default must be bound.
         optional: Sections that may be left out altogether; where a field of theirs is required they are then absent from the result.
         withhold: Name of a file, without its folder -> bindings that are not taken from files of that name, nor from what they include.
+        saved: Which of the files is a run's own, as `dump` wrote it, and may be a stranger's: it may include nothing.
 
     Returns:
         Section name -> instance, in the order of `sections`.
@@ -45,7 +48,7 @@ def parse(
     reader = Reader(sections, withhold)
     bound: dict[str, Binding] = {}
     for file in files:
-        bound |= reader.read_file(pathlib.Path(file))
+        bound |= reader.read_file(pathlib.Path(file), alone=file == saved)
     bound |= reader.read_parameters(bindings)
     _check_macros(bound, reader.macro_uses, sections)
     touched = {_section(name) for name in bound}
@@ -79,13 +82,44 @@ def _check_macros(bound: Mapping[str, Binding], uses: Iterable[tuple[str, Place]
             raise UserError(
                 f"got the macro {name} ({binding.place}), which nothing uses; allowed: section.field = value, or a macro in use; {change}"
             )
-        reached, ahead = set(), [name]
-        while ahead:
-            inside = {leaf.name for leaf in leaves(bound[ahead.pop()].value) if isinstance(leaf, Macro)} & macros.keys()
+    _refuse_large(bound, macros)
+
+
+def _refuse_large(bound: Mapping[str, Binding], macros: Mapping[str, Binding]):
+    """Refuse what is too large once every macro is replaced, by arithmetic: nine macros of ten values each stand for a billion."""
+    known: dict[str, tuple[int, int]] = {}
+
+    def measure(value: object, binding: Binding, inside: tuple[str, ...], level: int) -> tuple[int, int]:
+        """Items and characters of a value, and how many values and macros stand inside each other."""
+        if level > foreign.DEEPEST:
+            raise too_large(binding, f"more than {foreign.DEEPEST} values and macros inside each other")
+        if isinstance(value, Macro) and value.name in macros:
+            name, macro = value.name, macros[value.name]
             if name in inside:
-                raise UserError(f"got the macro {name} ({binding.place}), which stands for itself; allowed: a value; change {name}")
-            ahead += inside - reached
-            reached |= inside
+                raise UserError(f"got the macro {name} ({macro.place}), which stands for itself; allowed: a value; change {name}")
+            if name not in known:
+                known[name] = measure(macro.value, macro, (*inside, name), level + 1)
+            size, depth = known[name][0], 1 + known[name][1]
+        elif isinstance(value, dict | tuple | list):
+            items = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+            sizes = [measure(item, binding, inside, level + 1) for item in items]
+            size, depth = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
+        else:
+            size, depth = 1 + (len(value) if isinstance(value, str) else 0), 0
+        if size > LARGEST or level + depth > foreign.DEEPEST:
+            raise too_large(binding, f"{size:,} items and characters, {level + depth} deep, with its macros replaced")
+        return size, depth
+
+    def too_large(binding: Binding, how: str) -> UserError:
+        return UserError(
+            f"got {binding.name} ({binding.place}) of {how}; allowed: {LARGEST:,}, {foreign.DEEPEST} deep; change {binding.name}"
+        )
+
+    total = 0
+    for binding in bound.values():
+        total += measure(binding.value, binding, (binding.name,) if binding.name in macros else (), 0)[0]
+        if total > LARGEST:
+            raise too_large(binding, f"{total:,} items and characters, together with the bindings before it and with macros replaced")
 
 
 def _check_complete(bound: Mapping[str, Binding], wanted: Mapping[str, type], files: Sequence[str]):

@@ -1,7 +1,10 @@
 """Gin files and `--gin_param` texts to bindings with their places: names, duplicates, includes and syntax are checked here."""
 
+import ast
 import dataclasses
 import difflib
+import itertools
+import os
 import pathlib
 import re
 import tokenize
@@ -10,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from gin import config_parser
 
+from teleflm_jax import foreign
 from teleflm_jax.config.values import short
 from teleflm_jax.errors import UserError
 
@@ -18,6 +22,21 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 REQUIRED = "gin.REQUIRED"
 """The macro that stands for a value which an including file or `--gin_param` has to give."""
+
+LARGEST = 1 << 19
+"""Bytes of a file, and characters of all files that one file includes; the configuration of a thousand domains has a third of it."""
+MOST_FILES = 256
+"""Files that one configuration reads, each as often as it is included."""
+DEEPEST_INCLUDES = 16
+"""Files that include each other in a row."""
+LONGEST_LINE = 1 << 14
+"""Characters of a line, which Python 3.12 copies for each of its tokens; longer values go over several lines."""
+LONGEST_NUMBER = 100
+"""Characters of a number, which are as many digits as Python prints of any whole number without being asked."""
+LONGEST_NAME = 200
+"""Characters of a name; similarity of long names takes long to find."""
+MOST_NAMES = 1_000
+"""Names that are searched for the one that was meant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +62,45 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 class _Parser(config_parser.ConfigParser):
-    """Gin's parser, which by itself lets the last of two equal dict keys win; a macro as a key could hide such a pair."""
+    """Gin's parser with limits, and without what it lets pass.
+
+    By itself it lets the last of two equal dict keys win (a macro as a key could hide such a pair), nests values as deep as the stack
+    allows, and parses a text of n adjacent strings n times.
+    """
 
     _keys: set | None = None
+    _level = 0
 
     def _maybe_parse_container(self):
         outer, self._keys = self._keys, set()
+        self._level += 1
+        if self._level > foreign.DEEPEST + 1:
+            self._raise_syntax_error(f"more than {foreign.DEEPEST} values inside each other")
         try:
             return super()._maybe_parse_container()
         finally:
             self._keys = outer
+            self._level -= 1
+
+    def _maybe_parse_basic_type(self):
+        if self._current_token.type != tokenize.STRING:
+            return super()._maybe_parse_basic_type()
+        location, parts = self._current_location(), []
+        while self._current_token.type == tokenize.STRING:
+            parts.append(self._current_token.string)
+            self._advance()
+        try:
+            return True, ast.literal_eval(f"({' '.join(parts)})")
+        except (SyntaxError, ValueError) as error:
+            self._raise_syntax_error(str(error.args[0]), location)
+
+    def _advance_one_token(self):
+        super()._advance_one_token()
+        token = self._current_token
+        if token.type == tokenize.NUMBER and len(token.string) > LONGEST_NUMBER:
+            self._raise_syntax_error(f"a number of more than {LONGEST_NUMBER} characters")
+        if token.type == tokenize.NAME and len(token.string) > LONGEST_NAME:
+            self._raise_syntax_error(f"a name of more than {LONGEST_NAME} characters")
 
     def _parse_dict_item(self):
         key, value = super()._parse_dict_item()
@@ -95,13 +143,27 @@ class Reader:
     def __init__(self, sections: Mapping[str, type], withhold: Mapping[str, Collection[str]]):
         self.sections, self.withhold = sections, withhold
         self.macro_uses: list[tuple[str, Place]] = []
+        self._characters = self._files = 0
 
-    def read_file(self, path: pathlib.Path, chain: tuple[pathlib.Path, ...] = ()) -> dict[str, Binding]:
-        """Everything that a file and its includes bind; `chain` holds the files that include this one."""
+    def read_file(self, path: pathlib.Path, chain: tuple[pathlib.Path, ...] = (), *, alone: bool = False) -> dict[str, Binding]:
+        """Everything that a file and its includes bind.
+
+        Args:
+            path: of the file.
+            chain: the files that include this one. What an error shows of an included file is where the mistake stands and never the
+                text: a file may include what its author cannot read.
+            alone: whether the file may include nothing.
+        """
         text, source = _read_text(path), path.resolve()
+        self._count(text, path, chain)
         own: dict[str, Binding] = {}
-        for statement, place in _statements(text, source, lambda line: f"{path}:{line}"):
+        for statement, place in _statements(text, source, lambda line: f"{path}:{line}", quote=not chain):
             if isinstance(statement, config_parser.IncludeStatement):
+                if alone:
+                    raise UserError(
+                        f"got include {statement.filename!r} ({place}); allowed: no includes in a run's folder, which holds every setting; "
+                        f"remove it, or read the file by --gin_file {path}"
+                    )
                 included = _find_include(statement.filename, path, (*chain, source), place)
                 _include(own, self.read_file(included, (*chain, source)), place)
             else:
@@ -123,6 +185,15 @@ class Reader:
                     )
                 _add(own, self._binding(statement, place))
         return own
+
+    def _count(self, text: str, path: pathlib.Path, chain: Sequence[pathlib.Path]):
+        """Refuse a file whose includes have become too many."""
+        self._characters, self._files = self._characters + len(text), self._files + 1
+        if self._characters > LARGEST or self._files > MOST_FILES or len(chain) > DEEPEST_INCLUDES:
+            raise UserError(
+                f"got {path} as file {self._files} of a configuration of {self._characters:,} characters so far, {len(chain)} includes "
+                f"deep; allowed: {MOST_FILES} files of together {LARGEST:,} characters, {DEEPEST_INCLUDES} deep; include fewer files"
+            )
 
     def _binding(self, statement, place: Place) -> Binding:
         """A binding whose section and field exist, or a macro's definition."""
@@ -181,8 +252,9 @@ def _include(own: dict[str, Binding], included: Mapping[str, Binding], place: Pl
 
 def _find_include(name: str, including: pathlib.Path, chain: tuple[pathlib.Path, ...], place: Place) -> pathlib.Path:
     """The file that an include means: from the including file's folder, the current one, or the repository."""
+    name = os.path.expanduser(name)
     candidates = [including.parent / name, pathlib.Path(name), REPOSITORY / name]
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    path = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
     if path is None:
         raise _not_there(f"include {name!r} ({place})", candidates)
     if path.resolve() in chain:
@@ -191,15 +263,22 @@ def _find_include(name: str, including: pathlib.Path, chain: tuple[pathlib.Path,
 
 
 def _not_there(asked: str, candidates: Sequence[pathlib.Path]) -> UserError:
-    near = next((path.parent / n for path in candidates if (n := nearest(path.name, [p.name for p in path.parent.glob("*.gin")]))), None)
+    near = next((path.parent / n for path in candidates if (n := nearest(path.name, _gin_files(path.parent)))), None)
     looked = ", ".join(dict.fromkeys(str(path.absolute()) for path in candidates))
     change = f"change the path{f' to {near}' if near else ''}"
     return UserError(f"got {asked}, which is not there; allowed: an existing gin file (looked for: {looked}); {change}")
 
 
+def _gin_files(folder: pathlib.Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".gin")]
+    except (OSError, ValueError):
+        return []
+
+
 def _read_text(path: pathlib.Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return foreign.read(path, LARGEST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise _not_there(f"--gin_file {path}", [path]) from None
     except OSError as error:
@@ -212,24 +291,39 @@ def _read_text(path: pathlib.Path) -> str:
         ) from None
 
 
-def _statements(text: str, source: object, locate: Callable[[int], str]) -> Iterator[tuple[typing.Any, Place]]:
-    """Bindings, includes and imports of a text with their places; whatever gin's parser raises becomes one line."""
+def _statements(text: str, source: object, locate: Callable[[int], str], *, quote: bool = True) -> Iterator[tuple[typing.Any, Place]]:
+    """Bindings, includes and imports of a text with their places.
+
+    Whatever gin's parser raises becomes one line, which may quote the text if `quote` says so.
+    """
     try:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if len(line) > LONGEST_LINE:
+                raise SyntaxError(f"a line of more than {LONGEST_LINE:,} characters", (None, number, None, None))
         for statement in _Parser(text, _Delegate()):
             if not isinstance(statement, config_parser.BlockDeclaration):
                 line = statement.location.line_num
                 yield statement, Place(source, line, locate(line))
-    except (SyntaxError, tokenize.TokenError, ValueError, TypeError, RecursionError) as error:
-        raise _syntax_error(error, text, locate) from None
+    except (
+        SyntaxError,
+        tokenize.TokenError,
+        ValueError,
+        TypeError,
+        RecursionError,
+        SystemError,
+    ) as error:  # the last is 3.12.1's own tokenizer
+        raise _syntax_error(error, text, locate, quote) from None
 
 
-def _syntax_error(error: Exception, text: str, locate: Callable[[int], str]) -> UserError:
+def _syntax_error(error: Exception, text: str, locate: Callable[[int], str], quote: bool) -> UserError:
     lines = text.split("\n")
     line = error.args[1][0] if isinstance(error, tokenize.TokenError) else getattr(error, "lineno", None) or 1
     line = min(line, len(lines))
     unquoted = re.search(r"Failed to parse token '(.*)'", str(error))
     reason = f"{unquoted[1]} is neither a number nor in quotes" if unquoted else str(error.args[0]).split("\n")[0].rstrip(". ")
     allowed = "section.field = value with numbers, 'text', True, False, None, (tuples), [lists], {dicts}, %macros"
+    if not quote:
+        return UserError(f"got a line that is not gin ({locate(line)}, an included file); allowed: {allowed}; change that line")
     return UserError(f"got {short(lines[line - 1].strip())} ({locate(line)}), not gin: {reason}; allowed: {allowed}; change that line")
 
 
@@ -245,8 +339,8 @@ def leaves(value: object) -> Iterator[object]:
 
 
 def nearest(wrong: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant."""
-    return next(iter(difflib.get_close_matches(wrong, list(names), n=1)), None)
+    """The name that was probably meant, among the first MOST_NAMES."""
+    return next(iter(difflib.get_close_matches(wrong, list(itertools.islice(names, MOST_NAMES)), n=1)), None)
 
 
 def advice(right: str | None) -> str:

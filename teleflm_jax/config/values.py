@@ -6,6 +6,11 @@ import typing
 
 LARGEST_EXACT = 2**53
 """Above it a float no longer says which whole number was meant."""
+LARGEST_INT = 2**63 - 1
+"""Arrays and files have no place for a larger one."""
+
+WIDTH = 1_000
+"""Characters of a tuple in one line; lines have a limit (`read.LONGEST_LINE`)."""
 
 
 class MismatchError(Exception):
@@ -15,6 +20,8 @@ class MismatchError(Exception):
         self.name, self.value, self.wanted = name, value, describe(annotation)
         if annotation is int and type(value) is float and value.is_integer():
             self.wanted += ", above 2^53 with all its digits"
+        if type(value) is int and abs(value) > LARGEST_INT:
+            self.wanted += ", below 2^63"
 
 
 def convert(value: object, annotation: typing.Any, name: str) -> object:
@@ -37,7 +44,7 @@ def convert(value: object, annotation: typing.Any, name: str) -> object:
         return int(value)
     elif annotation is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    elif annotation is type(value):
+    elif annotation is type(value) and not (annotation is int and abs(value) > LARGEST_INT):
         return value
     raise MismatchError(name, value, annotation)
 
@@ -70,7 +77,8 @@ def literal(value: object) -> str:
             raise ValueError("gin has no way to write not-a-number")
         return repr(value).replace("inf", "1e999")
     if type(value) is tuple:
-        return f"({''.join(literal(item) + ', ' for item in value).rstrip()})"
+        items = [literal(item) + "," for item in value]
+        return f"({' '.join(items)})" if sum(map(len, items)) <= WIDTH else "(" + "".join(f"\n    {item}" for item in items) + "\n)"
     if type(value) is dict:
         return "{" + "".join(f"\n    {literal(key)}: {literal(item)}," for key, item in value.items()) + ("\n}" if value else "}")
     if value is None or type(value) in (bool, int, str):

@@ -116,6 +116,9 @@ def pack(
             documents.refuse_unknown(work, config.max_malformed_fraction, setting)
             fingerprint = base | {"text column": column, "source files": documents.identity(work)}
             job = Job(domain=domain, units=work, packed=pathlib.Path(packed), tokenizer=tokenizer, fingerprint=fingerprint, config=config)
+            if not force and _stands(job):
+                say(f"{domain}: already packed")
+                continue
             stack.enter_context(_locked(job))
             if _prepare(job, force=force):
                 jobs.append(job)
@@ -156,6 +159,13 @@ def _scan(unit: documents.Unit, path: str, *, seed: int, fraction: float) -> Non
 
 def _collect(unit: documents.Unit, path: str, *, keys: frozenset[int], seed: int) -> None:
     shards.write_json(path, {"texts": heldout.collect(unit, keys, seed=seed)})
+
+
+def _stands(job: Job) -> bool:
+    """Whether the domain is packed from these inputs and nothing is left over; finished data may be read-only, so this writes nothing."""
+    manifest = job.final / "manifest.json"
+    leftover = job.partial.exists() or job.former.exists()
+    return not leftover and manifest.exists() and shards.read_json(str(manifest)).get("fingerprint") == job.fingerprint
 
 
 def _prepare(job: Job, *, force: bool) -> bool:

@@ -55,5 +55,5 @@ class DataConfig:
                 f"got data.packed={self.packed!r}; allowed: a path in UTF-8, as readers of records take no other; rename the folder"
             ) from None
         for domain in self.proportions:
-            if not domain or "/" in domain or domain.startswith("."):
+            if not domain.isprintable() or not domain or "/" in domain or domain.startswith("."):
                 raise UserError(f"got the domain {domain!r} in data.proportions; allowed: a plain folder name; rename it")

@@ -50,6 +50,11 @@ class Loader:
         parts = {domain: known.train for domain, known in self.manifests.items()}
         return {f"data/{domain}": f"{part.records} records of {part.num_bytes} bytes of text" for domain, part in parts.items()}
 
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often the batches before `step` have passed through each domain that the run still has."""
+        drawn = self.order.counts(step * self.batch_size)
+        return {domain: round(drawn.get(domain, 0) / known.train.records, 4) for domain, known in self.manifests.items()}
+
     def origins(self, step: int) -> list[dict[str, int | str]]:
         """Where each row of the batch of `step` comes from: domain, epoch, shard and record in it."""
         chosen, positions = self.order.locate(step, range(self.batch_size))

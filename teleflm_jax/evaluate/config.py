@@ -51,6 +51,8 @@ class SuiteConfig:
         refuse_outside("suite", self, batch_size=1, max_tokens=0, code_samples=5)
         refuse_seed("suite", self.seed)
         for task, shots in self.tasks.items():
+            if not task.isprintable():
+                raise UserError(f"got the task {task!r} in suite.tasks; allowed: a name that can be printed; rename it")
             if not 0 <= shots <= 100:
                 raise UserError(f"got suite.tasks[{task!r}]={shots}; allowed: 0 to 100 examples; change suite.tasks")
         for task, share in self.fractions.items():

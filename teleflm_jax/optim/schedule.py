@@ -10,6 +10,22 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.optim.config import OptimizerConfig
 
 
+def decay_step(config: OptimizerConfig, tokens_per_step: int) -> int:
+    """Return the number of updates after which the learning rate has come down to its minimum."""
+    return -(-config.decay_tokens // tokens_per_step)
+
+
+def end(config: OptimizerConfig, tokens_per_step: int, steps: int) -> str:
+    """Say in a sentence where the decay ends against a run's last step."""
+    last = decay_step(config, tokens_per_step)
+    drawn = f"optimizer.decay_tokens is {config.decay_tokens:,}, and the run draws {steps * tokens_per_step:,} tokens"
+    if last == steps:
+        return f"the learning rate reaches its minimum at step {steps:,}, the last one"
+    if last < steps:
+        return f"the learning rate reaches its minimum at step {last:,} of {steps:,} and stays there ({drawn})"
+    return f"the run ends at step {steps:,}, before the learning rate reaches its minimum at step {last:,} ({drawn})"
+
+
 def cosine(peak: float, minimum: float, *, tokens: int, tokens_per_step: int, config: OptimizerConfig) -> float:
     """Learning rate of the update that starts after `tokens`: linear warm-up, half a cosine to `minimum` at `decay_tokens`, then that.
 

@@ -163,7 +163,7 @@ class Attempt:
         began = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - began
-        tokens = plan.train.batch_size * batch["tokens"].shape[1]
+        tokens = plan.tokens_per_step
         rates = [
             # the schedule counts updates, so that a skipped one leaves it where it was
             update_rule.rates(plan.optimizer, plan.mup, tokens=(known.updates + i) * tokens, tokens_per_step=tokens)
@@ -194,14 +194,7 @@ class Attempt:
             self.log.event("compile", step=known.updates, seconds=now - began + summed)
             self.mark = now - waited + summed
         self.drawn += 1
-        asked = {
-            "checked": bool(orders.check),
-            "batch": placed,
-            "base": known.updates,
-            "rates": rates,
-            "step_tokens": tokens,
-            "data_wait_seconds": waited,
-        }
+        asked = {"checked": bool(orders.check), "batch": placed, "base": known.updates, "rates": rates, "data_wait_seconds": waited}
         return state, figures | asked
 
     def _settle(self, pending: dict | None, state: TrainState) -> bool:
@@ -215,7 +208,7 @@ class Attempt:
         finite, targets = math.isfinite(loss) and math.isfinite(norm), float(pending["targets"])
         updated = finite and targets != 0
         self.counters = Counters(
-            updates=known.updates + updated, data_step=known.data_step + 1, tokens=known.tokens + pending["step_tokens"]
+            updates=known.updates + updated, data_step=known.data_step + 1, tokens=known.tokens + self.plan.tokens_per_step
         )
         if pending["checked"]:
             self._refuse_odd_copies(np.asarray(pending["copies"]))
@@ -226,11 +219,13 @@ class Attempt:
         self.waited, self.waits = self.waited + words[:, 1], self.waits + 1
         self.taken = [*self.taken, seconds][-RECENT:]
         rates = pending["rates"][known.updates - pending["base"]]
-        speed = self.plan.train.batch_size * self.plan.model.context_length / seconds
+        speed = self.plan.tokens_per_step / seconds
         peak = self.parts.peak.flops * jax.device_count()
         row = {
             "step": self.counters.updates,
             "tokens": self.counters.tokens,
+            "positions": self.plan.tokens_per_step,
+            "targets": int(targets),
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rates[VECTOR],
@@ -355,7 +350,8 @@ class Attempt:
             self.log.event("interrupted", step=step, seconds=time.monotonic() - began)
             self.parts.say(f"a signal ended the evaluation after step {step}; it is done when the run goes on")
             return False, True
-        self.log.evaluation({"step": step, "tokens": self.counters.tokens, **figures})
+        epochs = {f"epochs/{domain}": passed for domain, passed in self.plan.epochs(self.counters.data_step, self.history).items()}
+        self.log.evaluation({"step": step, "tokens": self.counters.tokens, **figures, **epochs})
         self.draw()
         taken.append(time.monotonic() - began)
         del taken[:-RECENT]
@@ -380,7 +376,8 @@ class Attempt:
         record = checkpoint.Record(counters=dataclasses.asdict(self.counters), mixture=self.history, identity=self.plan.identity)
         self.checkpoints.save(step, arrays, record, sums)
         self.saved = True
-        self.log.event("save", step=step, seconds=taken + time.monotonic() - began)
+        epochs = dict(self.plan.epochs(self.counters.data_step, self.history))
+        self.log.event("save", step=step, seconds=taken + time.monotonic() - began, epochs=epochs)
 
     def _finish(self) -> None:
         """Wait for the last save, draw the curves, close the ledger."""

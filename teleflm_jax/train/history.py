@@ -15,7 +15,19 @@ from teleflm_jax.train.run_log import EVALS, METRICS
 History = Mapping[str, np.ndarray]
 """Column of metrics.jsonl -> a number a row; NaN where an older trainer wrote none."""
 
-COLUMNS = ("step", "tokens", "loss", "grad_norm", "data_wait_seconds", "step_seconds", "tokens_per_second", "mfu", "elapsed")
+COLUMNS = (
+    "step",
+    "tokens",
+    "positions",
+    "targets",
+    "loss",
+    "grad_norm",
+    "data_wait_seconds",
+    "step_seconds",
+    "tokens_per_second",
+    "mfu",
+    "elapsed",
+)
 POINTS = 4_000
 """Of a drawn curve: more than a screen has columns, and few enough to draw at once."""
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -12,11 +12,13 @@ from jax.experimental import multihost_utils
 
 from teleflm_jax import checkpoint
 from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim import schedule
 from teleflm_jax.train import curves, diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.attempt import Attempt
 from teleflm_jax.train.history import Growing
 from teleflm_jax.train.parts import DIVERGED, DONE, STOPPED, Evaluator, GaveUp, Parts, Plan, Rewind
+from teleflm_jax.train.state import Counters
 
 __all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
 
@@ -59,6 +61,7 @@ def train(plan: Plan) -> int:
         )
         said = f"{jax.device_count()} device(s), each {parts.peak.flops / 1e12:.3g} TFLOP/s at best ({parts.peak.source})"
         say(f"{said}; MFU counts causal FLOPs")
+        say(schedule.end(plan.optimizer, plan.tokens_per_step, settings.steps))
         rewound = False
         while True:
             dog.expect("restoring or initialising the state", guard.hang_limit(plan.guard, []))
@@ -103,7 +106,11 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
                 devices=jax.device_count(),
                 peak_flops=parts.peak.flops,
                 peak_source=parts.peak.source,
+                steps=settings.steps,
+                decay_step=schedule.decay_step(plan.optimizer, plan.tokens_per_step),
+                epochs=plan.epochs(counters.data_step, history),
             )
+            _tell_of_epochs(plan, counters, history, parts.say)
         for step, reason in beginning.set_aside:
             log.event("damaged", step=step, reason=reason)
             parts.say(
@@ -120,6 +127,14 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
         # under another mixture other losses are usual
         memory = guard.Memory() if changed else _remembered(plan.folder)
         yield Attempt(plan=plan, parts=parts, log=log, checkpoints=checkpoints, memory=memory, **known), batches
+
+
+def _tell_of_epochs(plan: Plan, counters: Counters, history: tuple, say: Callable[[str], None]) -> None:
+    """Say how often each domain was passed so far, and will have been if no update is skipped."""
+    ahead = plan.epochs(counters.data_step + max(0, plan.train.steps - counters.updates), history)
+    passed = [f"{name} {epochs:.2f} to {ahead[name]:.2f}" for name, epochs in plan.epochs(counters.data_step, history).items()]
+    if passed:
+        say(f"epochs by domain, from step {counters.updates:,} to {plan.train.steps:,}: {', '.join(passed)}")
 
 
 def _remembered(folder: pathlib.Path) -> guard.Memory:

@@ -56,6 +56,8 @@ class Plan:
     """The history to go on with from a data step, of a checkpoint's history (empty: a fresh run)."""
     records: Callable[[int, History], list] = lambda data_step, history: []
     """Where each row of batch(data_step) comes from, as JSON."""
+    epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
+    """How often the batches before data_step have passed through each domain, under a mixture history."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
     """Called by every process once it is known what to go on from, before anything is written."""
@@ -63,6 +65,11 @@ class Plan:
     """What checkpoints belong to: the model's shape, the tokenizer, the data."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the process did, by the monotonic clock."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of all processes, padding included."""
+        return self.train.batch_size * self.model.context_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,11 +30,17 @@ def shown(total: int, *, quiet: bool = False) -> Iterator[tuple[Report, Callable
         return
     console = Console(stderr=True)
     if console.is_terminal:
-        text = TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s")
+        text = TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tokens/s ({task.fields[count]:.1%} count)")
         with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), console=console) as bar:
-            task = bar.add_task("", total=total, loss=float("nan"), speed=0.0)
+            task = bar.add_task("", total=total, loss=float("nan"), speed=0.0, count=1.0)
             yield (
-                lambda row: bar.update(task, completed=row["step"], loss=row["loss"], speed=row["tokens_per_second"]),
+                lambda row: bar.update(
+                    task,
+                    completed=row["step"],
+                    loss=row["loss"],
+                    speed=row["tokens_per_second"],
+                    count=row["targets"] / row["positions"],
+                ),
                 lambda message: bar.console.print(message, markup=False),
             )
     else:
@@ -52,7 +58,7 @@ def _lines(total: int) -> Report:
         left = duration((total - row["step"]) * row["step_seconds"])
         print(
             f"step {row['step']}/{total}  loss {row['loss']:.4f}  grad norm {row['grad_norm']:.3f}  "
-            f"{row['tokens_per_second']:,.0f} tokens/s  MFU {row['mfu']:.1%}  left {left}",
+            f"{row['tokens_per_second']:,.0f} tokens/s ({row['targets'] / row['positions']:.1%} count)  MFU {row['mfu']:.1%}  left {left}",
             file=sys.stderr,
             flush=True,
         )

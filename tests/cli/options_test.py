@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from teleflm_jax import config
 from teleflm_jax.cli import main, options
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate.config import SuiteConfig
+from tests import job
 
 SIZES = {"num_layers": 1, "d_model": 8, "num_heads": 2, "num_kv_heads": 2, "d_ff": 8, "vocab_size": 9, "context_length": 4}
 SHAPE = "".join(f"model.{name} = {size}\n" for name, size in SIZES.items())
@@ -204,3 +206,68 @@ def test_commands_that_need_no_jax_do_not_import_it(argv):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "example: " in done.stdout
+
+
+def test_a_tilde_begins_a_path_wherever_one_is_given(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    (here / "more.gin").write_text("include '~/shape.gin'\nmodel.norm_epsilon = 0.125\n")
+    assert load("--gin_file=~/more.gin").model.norm_epsilon == 0.125
+    assert load("--workdir=~/run").model.norm_epsilon == load("~/run").model.norm_epsilon == 0.5
+    assert options.workdir(parse("--workdir=~/run")) == here / "run"
+    values = {"data.tokenizer": "~/t.json", "data.packed": "~/packed", "data.sources": {"web": "~/web"}, "data.proportions": {"web": 1.0}}
+    values |= {"train.steps": 1, "train.batch_size": 1, "train.init_from": "~/base@1", "suite.include": ("~", "~~")}
+    found = load("shape.gin", *(argument for name, value in values.items() for argument in ("--gin_param", f"{name} = {value!r}")))
+    assert (found.data.tokenizer, found.data.packed, found.data.sources) == (f"{here}/t.json", f"{here}/packed", {"web": f"{here}/web"})
+    assert (found.train.init_from, found.suite.include) == (f"{here}/base@1", (str(here), f"{here}/~~"))
+
+
+def test_every_option_that_names_a_path_takes_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    for command, module in main.COMMANDS.items():
+        parser = options.make_parser(command, "")
+        importlib.import_module(module).arguments(parser)
+        for action in parser._actions:
+            if action.metavar in ("FILE", "FOLDER", "PATH", "RUN", "FILE.html", "PLACE", "RUN[@STEP]"):
+                assert action.type and action.type("~/x") == "/home/of/mine/x", (command, action.dest)
+
+
+def test_jax_s_variables_change_nothing(tmp_path):
+    """Bits of weights, and a sum that the strict modes refuse, with jax read before and after the command begins."""
+    script = (
+        "import sys\nif sys.argv[1] == 'before': import jax\n"
+        "from teleflm_jax.cli import options\n"
+        "def main():\n"
+        "    import jax, jax.numpy as jnp\n"
+        "    x = jax.random.normal(jax.random.key(3), (4,)) + jnp.arange(4)[None]\n"
+        "    print(x.dtype, jax.device_get(x).tobytes().hex(), jnp.asarray(1.5).dtype)\n"
+        "sys.exit(options.run_command(main))\n"
+    )
+    wrong = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0", "JAX_RANDOM_SEED_OFFSET": "7"}
+    wrong |= {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    found = []
+    for when, variables in (("after", {"JAX_ENABLE_X64": "0"}), ("before", wrong), ("after", wrong)):
+        environment = {**job.BARE, "JAX_PLATFORMS": "cpu", **variables}
+        done = subprocess.run([sys.executable, "-c", script, when], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        found.append((done.stdout, done.stderr))
+    assert found[0][0].startswith("float32 ") and found[0][0].endswith(" float32\n")
+    assert {out for out, _ in found} == {found[0][0]}
+    told = "".join(f"{name}={value} is set; this computes as without it\n" for name, value in wrong.items())
+    assert [err for _, err in found] == ["", told, told]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_without_devices_is_a_line(platform):
+    script = "import sys, jax\nfrom teleflm_jax.cli import options\nsys.exit(options.run_command(lambda: print(jax.process_index())))"
+    environment = {**job.BARE, "JAX_PLATFORMS": platform}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert f"error: got JAX_PLATFORMS='{platform}', of which jax has no device here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_output_that_is_ascii_shows_other_letters_as_escapes(variables):
+    script = "import sys\nfrom teleflm_jax.cli import options\nsys.exit(options.run_command(lambda: print('\\u4f60\\xb7')))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env={**job.BARE, **variables})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u4f60\\xb7\n", b"")

@@ -1,5 +1,6 @@
 """`report`: tables and one page from a run's logs, without jax, and with nothing in it that a log or a name smuggled in."""
 
+import errno
 import html.parser
 import json
 import os
@@ -88,6 +89,32 @@ def test_the_figures_of_a_run(report, tmp_path):
         assert line in lines, line
     assert "still running, or was killed; last sign" in out
     assert max(map(len, out.splitlines())) <= 120
+
+
+def test_tokens_in_the_loss_epochs_and_the_schedule_s_end(report, tmp_path):
+    rows = [row | {"positions": 32, "targets": 30 - i} for i, row in enumerate(ROWS)]
+    events = [EVENTS[0], *({**event, "epochs": {"en\x1b[2J": 0.5, "zh": i}} for i, event in enumerate(EVENTS[1:]))]
+    code, out, _ = report(write(tmp_path / "run", events=events, rows=rows))
+    assert code == 0
+    lines = [[cell.strip() for cell in line] for line in cells(out)]
+    assert ["of these in the loss", "140 (87.5%; the rest is padding and borders of documents)"] in lines
+    assert [r"en\u001b[2J", "0.50"] in lines and ["zh", "4.00"] in lines
+    decay = "2,500,000,000,000"
+    said = " ".join(out.split())
+    assert "the run ends at step 10, before the learning rate reaches its minimum at step 78,125,000,000" in said and decay in said
+    _, out, _ = report(write(tmp_path / "old"))
+    assert ["of these in the loss", "unknown"] in [[cell.strip() for cell in line] for line in cells(out)]
+    assert "Epochs by domain" not in out
+
+
+def test_a_folder_that_cannot_be_written_still_has_its_tables_shown(report, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system", "x")
+
+    monkeypatch.setattr(report_page, "write", refuse)
+    code, out, err = report(write(tmp_path / "run"))
+    assert code == 2 and "goodput" in out
+    assert f"got {tmp_path / 'run'}, where the page report.html cannot be written (Read-only file system)" in err and "--out" in err
 
 
 def test_several_runs_stand_side_by_side_and_the_page_goes_to_the_first(report, tmp_path):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import evaluate, options, training
+from teleflm_jax.cli import evaluate, options, run_folder, training
 from teleflm_jax.errors import UserError
 from teleflm_jax.train import run_log
 
@@ -111,3 +111,23 @@ def test_a_folder_with_what_leads_out_of_it_is_not_written_to(tmp_path, name, ki
     with pytest.raises(UserError, match="no plain file"), training._alone_in(folder):
         raise AssertionError
     assert outside.read_text() == "kept" and [path.name for path in folder.iterdir()] == [name] and not (tmp_path / "none").exists()
+
+
+def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    folder = tmp_path / "run"
+    shutil.copytree(project / "runs/half", folder)
+    other, leave = ("--gin_param", "data.proportions = {'web': 2.0}"), ("--gin_param", "data.change_proportions = True")
+    assert train("--workdir", folder, *other) == 2
+    assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
+    assert train("--workdir", folder, *other, *leave) == 0
+    saved = run_folder.configuration(folder).data
+    assert (saved.proportions, saved.change_proportions) == ({"web": 2.0}, False)
+    assert checkpoint.read(folder / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
+    rows, arrays = exact_rows(folder), sums(folder, 4)
+    shutil.rmtree(folder / "checkpoints/4")  # as though it was killed before it saved a checkpoint under the other mixture
+    assert train("--workdir", folder) == 0
+    assert checkpoint.read(folder / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
+    assert (exact_rows(folder), sums(folder, 4)) == (rows, arrays)
+    assert train("--workdir", folder, "--gin_param", "data.proportions = {'web': 3.0}") == 2
+    assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err

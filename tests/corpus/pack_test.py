@@ -91,6 +91,9 @@ def test_bytes_do_not_depend_on_processes_and_a_finished_set_is_left_alone(place
     capsys.readouterr()
     pack.pack(**place)
     assert capsys.readouterr().out == "web: already packed\n"
+    before = os.stat(tmp_path / "packed").st_mtime_ns
+    pack.pack(**place)
+    assert os.stat(tmp_path / "packed").st_mtime_ns == before, "finished data may be on a disk that cannot be written"
     assert changed == {path: os.stat(tmp_path / "packed" / path).st_mtime_ns for path in first}
     place["config"] = dataclasses.replace(CONFIG, processes=2)
     pack.pack(**place, force=True)

@@ -197,3 +197,14 @@ def test_unfinished_and_damaged_data_are_refused(copy, tmp_path):
     shard.write_bytes(whole)
     path.unlink()
     refused(r"no packed data in .*web.*run `python -m teleflm_jax pack`")
+
+
+def test_epochs_are_what_was_drawn_of_each_domain_s_records(packed):
+    run = open_run(packed)
+    assert run.epochs(0) == {"code": 0.0, "web": 0.0}
+    drawn = collections.Counter(origin["domain"] for step in range(STEPS) for origin in run.origins(step))
+    sizes = {domain: known.train.records for domain, known in run.manifests.items()}
+    assert run.epochs(STEPS) == {domain: round(drawn[domain] / sizes[domain], 4) for domain in ("code", "web")}
+    assert run.epochs(STEPS)["web"] > 1
+    changed = run.under(((0, {"web": 1.0}), (STEPS, {"web": 1.0, "code": 1.0})))
+    assert changed.epochs(STEPS) == {"code": 0.0, "web": round(STEPS * 8 / sizes["web"], 4)}

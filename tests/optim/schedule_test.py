@@ -63,3 +63,16 @@ def test_tokens_do_not_wrap_at_32_bits():
 def test_a_warmup_as_long_as_the_schedule_is_refused():
     with pytest.raises(UserError, match=r"got optimizer.warmup_steps=10 .*optimizer.decay_tokens=40; allowed.*change"):
         rate(0, OptimizerConfig(warmup_steps=10, decay_tokens=40), tokens_per_step=4)
+
+
+def test_where_the_decay_ends_against_the_run_s_last_step():
+    config = OptimizerConfig(warmup_steps=1, decay_tokens=1_000)
+    assert [schedule.decay_step(config, n) for n in (1, 10, 11, 999, 1_000, 1_001)] == [1_000, 100, 91, 2, 1, 1]
+    assert schedule.end(config, 10, 100) == "the learning rate reaches its minimum at step 100, the last one"
+    drawn = "(optimizer.decay_tokens is 1,000, and the run draws {} tokens)"
+    assert schedule.end(config, 11, 200) == (
+        "the learning rate reaches its minimum at step 91 of 200 and stays there " + drawn.format("2,200")
+    )
+    assert schedule.end(config, 10, 40) == (
+        "the run ends at step 40, before the learning rate reaches its minimum at step 100 " + drawn.format("400")
+    )

@@ -332,3 +332,26 @@ def test_a_checkpoint_of_another_identity_is_refused_with_the_first_ten_differen
         loop.train(dataclasses.replace(plan(folder), identity=identity | {"model.num_heads": 8, "tokenizer": "abd"}))
     with pytest.raises(UserError, match=r"x0 is 0 there and 1 here.*x7 is 7 there and 8 here and 2 more"):
         loop.train(dataclasses.replace(plan(folder), identity=identity | {f"x{i}": i + 1 for i in range(12)}))
+
+
+def test_tokens_that_count_epochs_and_the_schedule_s_end_are_logged_and_told(tmp_path, capfd):
+    folder = tmp_path / "run"
+
+    def pad(step, batch):
+        weights = batch["weights"].copy()
+        weights[0, : 1 + step] = 0
+        return batch | {"weights": weights}
+
+    given = plan(folder, steps=3, checkpoint_every=2, eval_every=3, evaluate=lambda step, model, pause: {"bpb": 1.0})
+    given = dataclasses.replace(with_batches(given, pad), epochs=lambda step, history: {"web": step / 8})
+    assert loop.train(given) == loop.DONE
+    rows = list(run_log.rows(folder / run_log.METRICS))
+    assert [(row["positions"], row["targets"], row["tokens"]) for row in rows] == [(64, 63, 64), (64, 62, 128), (64, 61, 192)]
+    (start,) = events(folder, "start")
+    assert (start["steps"], start["decay_step"], start["epochs"]) == (3, given.optimizer.decay_tokens // TOKENS, {"web": 0.0})
+    assert [(event["step"], event["epochs"]) for event in events(folder, "save")] == [(2, {"web": 0.25}), (3, {"web": 0.375})]
+    assert [row["epochs/web"] for row in run_log.rows(folder / run_log.EVALS)] == [0.375]
+    told = capfd.readouterr().err
+    assert f"the run ends at step 3, before the learning rate reaches its minimum at step {start['decay_step']} " in told
+    assert "epochs by domain, from step 0 to 3: web 0.00 to 0.38" in told
+    assert "tokens/s (95.3% count)" in told

@@ -36,9 +36,10 @@ def test_curves_of_one_step_can_be_drawn(tmp_path):
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
     with progress.shown(2) as (report, say):
-        report({"step": 2, "loss": 1.5, "grad_norm": 0.1, "tokens_per_second": 1000.0, "mfu": 0.5, "step_seconds": 2.0})
+        row = {"step": 2, "positions": 64, "targets": 48, "loss": 1.5, "grad_norm": 0.1}
+        report(row | {"tokens_per_second": 1000.0, "mfu": 0.5, "step_seconds": 2.0})
         say("saved")
-    assert "step 2/2  loss 1.5000" in capsys.readouterr().err
+    assert "step 2/2  loss 1.5000  grad norm 0.100  1,000 tokens/s (75.0% count)" in capsys.readouterr().err
     assert progress.duration(3723.9) == "1:02:03"
 
 

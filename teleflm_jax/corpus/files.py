@@ -42,10 +42,10 @@ _MAGIC = re.compile(
 )
 """How files begin. Unknown to us: zip, 7z, RAR, lzip, Arrow, Avro, HDF5, SQLite, tar."""
 _ROOT = re.compile(
-    rb"(?:<\?xml[^>]*>|<!--.*?-->|\s)*<(?:(?P<wikipedia>mediawiki)|(?P<stackexchange>posts)|(?P<html>html|!doctype\s+html))[\s>]",
+    rb"(?:<\?xml[^>]*+>|(?><!--.*?-->)|\s++)*+<(?:(?P<wikipedia>mediawiki)|(?P<stackexchange>posts)|(?P<html>html|!doctype\s+html))[\s>]",
     re.DOTALL | re.IGNORECASE,
 )
-"""The element that all of a file is in."""
+"""The element that all of a file is in. Each comment ends at its first end, else what comes before has as many readings as a power of two."""
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _CUT_ROW = re.compile(rb"\{\s*\"")
 

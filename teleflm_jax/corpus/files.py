@@ -45,7 +45,7 @@ _ROOT = re.compile(
     rb"(?:<\?xml[^>]*+>|(?><!--.*?-->)|\s++)*+<(?:(?P<wikipedia>mediawiki)|(?P<stackexchange>posts)|(?P<html>html|!doctype\s+html))[\s>]",
     re.DOTALL | re.IGNORECASE,
 )
-"""The element that all of a file is in. Each comment ends at its first end, else what comes before has as many readings as a power of two."""
+"""The element that all of a file is in. A comment ends at its first end; else n of them would have 2^n readings."""
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _CUT_ROW = re.compile(rb"\{\s*\"")
 

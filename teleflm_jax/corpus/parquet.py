@@ -98,11 +98,11 @@ def _of_group(
         left = max(1, group.num_rows - done)
         tally.drop(reason, origin, "", group.total_byte_size * left // max(1, group.num_rows), left)
 
-    count = _at_a_time(raw, group, names)
-    if not count:
-        rest(f"dictionary longer than {HELD >> 20} MiB")
-        return
     try:
+        count = _at_a_time(raw, file.metadata.schema, group, names)
+        if not count:
+            rest(f"dictionary longer than {HELD >> 20} MiB")
+            return
         for batch in file.iter_batches(count, row_groups=[number], columns=names, use_threads=False):
             lengths = _lengths(batch.column(0))
             if not budget.has(batch.num_rows, max(batch.nbytes, sum(filter(None, lengths)))):
@@ -110,14 +110,13 @@ def _of_group(
                 return
             yield from _texts(batch, lengths, names, origin, longest, tally)
             done += batch.num_rows
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError, OverflowError):
         rest(streams.DAMAGED)
 
 
-def _at_a_time(raw: BinaryIO, group: pq.RowGroupMetaData, names: list[str]) -> int:
+def _at_a_time(raw: BinaryIO, schema: pq.ParquetSchema, group: pq.RowGroupMetaData, names: list[str]) -> int:
     """Say how many rows of a group may be read together; 0 if even one may be too long."""
-    columns = [group.column(i) for i in range(group.num_columns)]
-    sizes = [_dictionary_bytes(raw, column) for column in columns if column.path_in_schema in names]
+    sizes = [_dictionary_bytes(raw, group.column(i)) for i in range(group.num_columns) if schema.column(i).path in names]
     if max(sizes) > HELD:
         return 0
     return max(1, min(MOST_ROWS if min(sizes) else ROWS, HELD // max(1, *sizes)))

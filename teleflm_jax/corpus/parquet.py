@@ -26,6 +26,7 @@ UNFOLDED = 1000
 MINIMUM_BYTES, MINIMUM_ROWS = 1 << 30, 1 << 20
 UNFOLDS = "rows that unfold too far"
 NO_STRING = "text is not a string"
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 _HEADER = 8
 """Bytes of a page's header up to its unpacked size, at most."""
 
@@ -62,7 +63,7 @@ def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, lo
             is_string = text in names and not pa.types.is_integer(_kind(file.schema_arrow, text))
             has_text = text in file.schema_arrow.names
             metadata = file.metadata
-    except (pa.ArrowException, OSError):
+    except _DAMAGE:
         tally.drop(streams.DAMAGED, origin, "", size)
         return
     if not is_string:
@@ -110,7 +111,7 @@ def _of_group(
                 return
             yield from _texts(batch, lengths, names, origin, longest, tally)
             done += batch.num_rows
-    except (pa.ArrowException, OSError, ValueError, OverflowError):
+    except _DAMAGE:
         rest(streams.DAMAGED)
 
 

@@ -107,7 +107,7 @@ def objection(html: str) -> str:
     reason = _of_nesting(page, at) if may_be_deep else ""
     if not reason and _has_too_many_attributes(page, at):
         reason = f"more than {MAX_ATTRIBUTES} attributes"
-    return reason or (f"more than {MAX_OPTIONS:,} options" if page.lower().count(b"<option") > MAX_OPTIONS else "")
+    return reason or (f"more than {MAX_OPTIONS:,} options" if tags > MAX_OPTIONS < page.lower().count(b"<option") else "")
 
 
 def _of_nesting(page: bytes, at: np.ndarray) -> str:

@@ -1,5 +1,5 @@
 # make quickstart · corpus-demo · test · test-core · test-pythons · test-versions · test-slow · test-distributed · test-faults · test-corpus ·
-# test-gguf · test-plan-gpu · fuzz-server · soak · audit · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
+# test-gguf · test-plan-gpu · fuzz · fuzz-server · soak · audit · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
 # test-versions in .venv-VERSION; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py co
 LONG := -o faulthandler_timeout=3600
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz-server soak audit lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
 
 setup: $(VENV)/runtime
 setup-dev: $(VENV)/dev
@@ -79,6 +79,15 @@ $(VENV)/llama-cpp: requirements-llama-cpp.txt $(VENV)/dev
 
 test-gguf: $(VENV)/llama-cpp
 	$(BIN)/python -m pytest $(LONG) -q -m llama_cpp $(or $(TESTS),tests/huggingface)
+
+# Seconds of all entries together; ENTRIES names some of them. Readers, records and others: tests/fuzz/.
+SECONDS ?= 600
+fuzz: $(VENV)/fuzz
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ENTRIES)
+
+$(VENV)/fuzz: requirements-fuzz.txt $(VENV)/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
+	@touch $@
 
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu

@@ -109,6 +109,8 @@ def files(deb: str | os.PathLike, wanted: Callable[[str], object]) -> Iterator[t
         with _data(archive) as data, tarfile.open(fileobj=data, mode="r|", bufsize=1 << 20) as tar:
             for member in tar:
                 path = member.name.removeprefix("./")
+                if path.startswith("/") or ".." in path.split("/"):
+                    raise ValueError(f"the path {path!r}, which leads out of it")
                 if member.isfile() and wanted(path):
                     yield path, tar.extractfile(member).read()
 

@@ -1,5 +1,6 @@
 """Text made uniform, its language named, boilerplate lines and personal data taken out, and documents dropped that a rule objects to."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,11 @@ _CODE_FORMS = dict.fromkeys(_LINE_ENDS, "\n") | {space: space for space in _SPAC
 _FORMS = _CODE_FORMS | dict.fromkeys(_SPACES, " ")
 _ODD = re.compile(f"\r\n?|[{_NOTHING}\x80-\x9f\xad\u2028\u2029{''.join(_SPACES)}]")
 """What has another form, and what has none and goes; bytes of wrongly decoded characters are among it, so these are mended first."""
+MAX_MARKS = 30
+"""Combining marks in a row; to put more into one order takes the square of their number. Source: UAX 15, stream-safe text format."""
+JOINER = "\u034f"
+"""Stands behind so many, so that those that follow are put in order by themselves."""
+JOINED = f"runs of more than {MAX_MARKS} combining marks divided"
 _BLANKS = " \t\u3000"
 _UNEVEN = rf"{_ODD.pattern}|[\xc2-\xf4][{_SECOND}]|[{_BLANKS}](?:\n|\z)"
 """For Arrow: all that `uniform` looks for, but for gaps and characters in parts; most texts have nothing of it."""
@@ -44,6 +50,9 @@ def clean(batches: Iterable[pa.RecordBatch], tally: Tally, *, config: CleanConfi
         origins, domains = batch["origin"].to_pylist(), batch["domain"].to_pylist()
         named = batch["language"].to_pylist()
         texts: list[str | None] = [*uniform_texts(batch["text"], [language == CODE for language in named])]
+        for i, text in enumerate(texts):
+            if JOINER in text and (count := text.count(JOINER) - batch["text"][i].as_py().count(JOINER)) > 0:
+                tally.changed[JOINED].add(count, count * len(JOINER.encode()))
         prose = [i for i, language in enumerate(named) if language != CODE]
         for i, language in zip(prose, languages.languages([texts[i] for i in prose]), strict=True):
             named[i] = language
@@ -76,10 +85,16 @@ def uniform(text: str, *, is_code: bool = False) -> str:
     if is_code:
         return text.strip("\n") + "\n"
     if not unicodedata.is_normalized("NFC", text):
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", _too_many_marks().sub(rf"\g<0>{JOINER}", text))
     if any(f"{blank}\n" in text or text.endswith(blank) for blank in _BLANKS):
         text = "\n".join(line.rstrip(_BLANKS) for line in text.split("\n"))
     return _without_gaps(text)
+
+
+@functools.cache
+def _too_many_marks() -> re.Pattern[str]:
+    marks = "".join(filter(unicodedata.combining, map(chr, range(0x110000))))
+    return re.compile(f"[{marks}]{{{MAX_MARKS}}}(?=[{marks}])")
 
 
 def _is_decoded_wrongly(text: str) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from teleflm_jax.corpus import clean, documents, files, json_rows, rows, streams, tokens
+from teleflm_jax.corpus import clean, documents, files, json_rows, parquet, rows, streams, tokens
 from teleflm_jax.corpus.config import DecontaminateConfig
 from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.errors import UserError
@@ -261,7 +261,7 @@ def _values(path: str, piece: documents.Piece) -> Iterator[object]:
 def _parquet(path: str) -> Iterator[object]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(documents.PARQUET_ROWS, use_threads=False):
+            for batch in file.iter_batches(parquet.ROWS, use_threads=False):
                 yield batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError):
         yield streams.Gap(0)

@@ -16,15 +16,13 @@ from collections.abc import Iterator, Sequence
 import pyarrow
 import pyarrow.parquet
 
-from teleflm_jax.corpus import files, json_rows, streams
+from teleflm_jax.corpus import files, json_rows, parquet, streams
 from teleflm_jax.corpus.streams import Gap
 from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.errors import UserError
 
 LONGEST_DOCUMENT = 64 << 20
 """Bytes of one line, plain file or Parquet value; more is counted as malformed, because it would have to be held in memory at once."""
-PARQUET_ROWS = 32
-"""Rows in memory at one time; a dictionary page can make each as long as LONGEST_DOCUMENT at no cost on disk."""
 END_BYTES = 1 << 16
 """Bytes of a file's beginning and end that tell it from another of the same name and size."""
 TEXT = "text"
@@ -210,7 +208,7 @@ def _pieces(root: str, path: str, skipped: str, unit_bytes: int, text_column: st
 def _checked(text: object, piece: Piece, tally: Tally) -> tuple[str, object]:
     """Return why this is no document, or an empty reason; and the text, without what costs no more than itself."""
     if not isinstance(text, str):
-        return "text is not a string", text
+        return parquet.NO_STRING, text
     if len(text) > LONGEST_DOCUMENT:
         return json_rows.TOO_LONG, text
     if not text or text.isspace():
@@ -255,44 +253,8 @@ def _parquet(path: str, piece: Piece, tally: Tally) -> Iterator[tuple[object, st
         tally.drop(f"Parquet inside of {piece.compression}", piece.path, "", piece.num_bytes)
         return
     with streams.open_file(path) as raw:
-        try:
-            file = pyarrow.parquet.ParquetFile(raw, page_checksum_verification=True)
-        except (pyarrow.ArrowException, OSError):
-            tally.drop(streams.DAMAGED, piece.path, "", os.path.getsize(path))
-            return
-        with file:
-            names = [name for name in (piece.text_column, "family", "source") if name in file.schema_arrow.names]
-            for group in range(piece.start, file.num_row_groups if piece.stop is None else piece.stop):
-                if piece.text_column in names:
-                    yield from _row_group(file, group, names, piece, tally)
-                else:
-                    metadata = file.metadata.row_group(group)
-                    tally.drop(f"no {piece.text_column}", piece.path, "", metadata.total_byte_size, metadata.num_rows)
-
-
-def _row_group(file: pyarrow.parquet.ParquetFile, group: int, names: list[str], piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
-    """Yield the rows of a group; behind damage, the group's rest is counted: its pages have no borders that can be found."""
-    metadata, done = file.metadata.row_group(group), 0
-    try:
-        for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=names, use_threads=False):
-            for index in range(batch.num_rows):
-                yield from _row(batch, index, piece, tally)
-            done += batch.num_rows
-    except (pyarrow.ArrowException, OSError):
-        left = max(1, metadata.num_rows - done)
-        tally.drop(streams.DAMAGED, piece.path, "", metadata.total_byte_size * left // max(1, metadata.num_rows), left)
-
-
-def _row(batch: pyarrow.RecordBatch, index: int, piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:
-    try:
-        row = {name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-    except UnicodeDecodeError:
-        tally.drop("not UTF-8", piece.path, "", batch.nbytes // batch.num_rows)
-        return
-    if row[piece.text_column] is None:
-        tally.drop(f"no {piece.text_column}", piece.path, "")
-    else:
-        yield row[piece.text_column], _name(row.get("family")) or _name(row.get("source"))
+        for row in parquet.rows(raw, piece.path, piece.text_column, piece.start, piece.stop, LONGEST_DOCUMENT, tally):
+            yield row[piece.text_column], _name(row.get("family")) or _name(row.get("source"))
 
 
 def _archive(path: str, piece: Piece, tally: Tally) -> Iterator[tuple[object, str]]:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,23 @@ MAX_NESTING = 1000
 MAX_TAGS = 500_000
 """Of a page, beginnings and ends; a tree of more takes gigabytes and minutes. The longest page of the kernel's has 200,000."""
 MAX_ATTRIBUTES = 1000
-"""Of one element; reading them takes the square of it."""
+"""Of one element; reading them takes the square of it. All beginnings of `html` or of `body` are one element."""
+MAX_OPTIONS = 10_000
+"""Of a page; the parser looks at all options of a selection for each."""
+MAX_DEPTHS = 50_000_000
+"""Sum of the depths at which the tags of a page stand; extraction asks all ancestors of each. The kernel's longest page has 2,000,000."""
+MAX_REOPENED = 1_000_000
+"""Formatting elements that are open at the tags of a page, summed up. Where an end takes them off, the parser makes all of them anew."""
+MAX_ALIKE = 3
+"""Open formatting elements with the same attributes; the parser forgets the others."""
 _UNCOUNTED = (
     b"area base br col embed hr img input link meta param source track wbr p li dt dd tr td th tbody tfoot colgroup option "
     b"thead html head body path circle rect line polyline polygon ellipse use stop image".split()
 )
 """Elements without an end, those whose end may be left out, and pictures' shapes, which end themselves."""
+_FORMATTING = b"a b big code em font i nobr s small strike strong tt u".split()
+"""Elements that go on behind the end of a block that they begin in. Source: HTML's standard, "the list of active formatting elements"."""
+_FORMAT_TAG = re.compile(rb"<(/?)(%s)((?:[\s/][^>]*)?)>" % b"|".join(_FORMATTING), re.IGNORECASE)
 _NAME = 16
 """Letters of an element's name that are compared; of longer ones no end counts, so that they seem the deeper."""
 _LETTERS = bytes(i if chr(i).isalnum() else 0 for i in range(128)).lower() + bytes(128)
@@ -32,7 +43,14 @@ _LETTERS = bytes(i if chr(i).isalnum() else 0 for i in range(128)).lower() + byt
 _ONES = np.uint64(0x0101010101010101)
 _LONG_TAG = 20 * MAX_ATTRIBUTES
 """Bytes; below, or in a page of so many characters, whatever stands in a tag takes no time."""
-_QUOTED, _ATTRIBUTE = re.compile(rb"\"[^\"]*\"|'[^']*'"), re.compile(rb"[^\s/\"'=]+")
+_READINGS = 4
+"""How often a page's length may be read for tags that are one in another, which none of a whole page are."""
+_TAG_NAME = re.compile(rb"</?[A-Za-z][^\s/>]*")
+_ROOT = re.compile(rb"<(?:body|html)(?=[\s/>])", re.IGNORECASE)
+_ROOT_LETTERS = np.frombuffer(b"bBhH", np.uint8), np.frombuffer(b"oOtT", np.uint8)
+"""The first two of its name: a search by them takes less time than one by the pattern."""
+_ATTRIBUTE = re.compile(rb"[\s/]*[^\s/>][^\s/>=]*(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s>\"'][^\s>]*)?)?")
+"""One of a tag, with its value, as HTML's standard reads it."""
 
 
 def extract(
@@ -80,41 +98,107 @@ def objection(html: str) -> str:
     tags = html.count("<")
     if tags > MAX_TAGS:
         return f"more than {MAX_TAGS:,} tags"
-    may_be_deep = tags > MAX_NESTING and tags - html.count("</") > MAX_NESTING
+    beginnings = tags - html.count("</")
+    may_be_deep = beginnings > MAX_NESTING or beginnings * tags > MAX_DEPTHS
     if not may_be_deep and len(html) <= _LONG_TAG:
         return ""
     page = html.encode("utf-8", "surrogatepass") + bytes(2 * _NAME)
     at = np.flatnonzero(np.frombuffer(page, np.uint8) == ord("<"))
-    if may_be_deep and _is_too_nested(page, at):
-        return f"nested deeper than {MAX_NESTING}"
-    return f"more than {MAX_ATTRIBUTES} attributes" if _has_too_many_attributes(page, at) else ""
+    reason = _of_nesting(page, at) if may_be_deep else ""
+    if not reason and _has_too_many_attributes(page, at):
+        reason = f"more than {MAX_ATTRIBUTES} attributes"
+    return reason or (f"more than {MAX_OPTIONS:,} options" if tags > MAX_OPTIONS < page.lower().count(b"<option") else "")
 
 
-def _is_too_nested(page: bytes, at: np.ndarray) -> bool:
-    """Whether the elements that begin or end at places of a page stand in one another deeper than any person would write them."""
+def _of_nesting(page: bytes, at: np.ndarray) -> str:
+    """Say why the elements that begin or end at places of a page stand in one another as no person would write them; or nothing."""
     is_end = np.frombuffer(page, np.uint8)[at + 1] == ord("/")
     names, is_long = _names(page, at + 1 + is_end)
     # sorted by name, in a name as they stand in the page
     order, first = tokens.ordered(names)
     groups = np.cumsum(first)
-    uncounted, own = _uncounted(), names[order[first]]  # looked up by hand, since np.isin takes as long as the sort
-    counted = (uncounted[np.searchsorted(uncounted[:-1], own)] != own)[groups - 1]
+    uncounted, formatting = _uncounted()
+    own = names[order[first]]
+    counted = ~_are_in(own, uncounted)[groups - 1]
     steps = np.where(is_end[order], -1 * ~is_long[order], 1) * counted
     # of each name, how many are open, and the least that would have been so far: where that falls, an end ends nothing and is no step
     sums = np.cumsum(steps)
     least = np.minimum(0, sums - (sums - steps)[first][groups - 1]) - groups * (len(at) + 1)
     least = np.minimum.accumulate(least) + groups * (len(at) + 1)
     steps[least < np.where(first, 0, np.append(0, least[:-1]))] = 0
-    depths = np.empty_like(steps)
-    depths[order] = steps
-    return bool(np.cumsum(depths).max() > MAX_NESTING)
+    depths = _running(steps, order)
+    if depths.max() > MAX_NESTING:
+        return f"nested deeper than {MAX_NESTING}"
+    if depths.sum() > MAX_DEPTHS:
+        return "tags nested deeply"
+    may_reopen = _running(steps * _are_in(own, formatting)[groups - 1], order).sum() > MAX_REOPENED
+    return "formatting elements without end" if may_reopen and _reopened(page) > MAX_REOPENED else ""
+
+
+def _running(steps: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Sum steps up in the order of the page."""
+    found = np.empty_like(steps)
+    found[order] = steps
+    return np.cumsum(found)
+
+
+def _are_in(values: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Look values up in sorted ones; np.isin takes as long as the sort of all names."""
+    return some[np.searchsorted(some[:-1], values)] == values
+
+
+def _reopened(page: bytes) -> int:
+    """Sum up, over the tags of a page, how many formatting elements are open there; exactly, but for cells of tables, which hide them."""
+    opened: dict[bytes, list[bytes]] = {name: [] for name in _FORMATTING}  # name -> attributes of those that are open
+    count = total = position = 0
+    for tag in _FORMAT_TAG.finditer(page):
+        total += count * page.count(b"<", position, tag.start())
+        position = tag.start()
+        name, attributes = tag[2].lower(), tag[3]
+        own = opened[name]
+        if not tag[1]:
+            if name in (b"a", b"nobr") and own:  # whose beginning ends one before it
+                count -= len(own)
+                own.clear()
+            if own[-MAX_NESTING:].count(attributes) < MAX_ALIKE:
+                own.append(attributes)
+                count += 1
+        elif own:
+            own.pop()
+            count -= 1
+        if total > MAX_REOPENED:
+            break
+    return total + count * page.count(b"<", position)
 
 
 def _has_too_many_attributes(page: bytes, at: np.ndarray) -> bool:
     """Whether an element has more attributes than any person would write; long values, as of pictures, are none."""
-    at = np.append(at, len(page))
-    tags = (page[at[i] + 1 : at[i + 1]] for i in np.flatnonzero(np.diff(at) > _LONG_TAG))
-    return any(tag[:1].isalpha() and len(_ATTRIBUTE.findall(_QUOTED.sub(b'"', tag).partition(b">")[0])) > MAX_ATTRIBUTES for tag in tags)
+    letters = np.frombuffer(page, np.uint8)
+    ends = np.append(np.flatnonzero(letters == ord(">")), len(page))
+    # a tag may have both signs in its values, so it may go on to the farther of them
+    lengths = np.maximum(ends[np.searchsorted(ends, at)], np.append(at[1:], len(page))) - at
+    spent = of_roots = 0
+    for start in at[lengths > _LONG_TAG].tolist():
+        tag = _TAG_NAME.match(page, start)
+        count, end = _attributes(page, tag.end()) if tag else (0, start)
+        spent += end - start
+        if count > MAX_ATTRIBUTES or spent > _READINGS * len(page):
+            return True
+    may_be_root = np.isin(letters[at + 1], _ROOT_LETTERS[0]) & np.isin(letters[at + 2], _ROOT_LETTERS[1])
+    for start in at[may_be_root].tolist():
+        root = _ROOT.match(page, start)
+        of_roots += _attributes(page, root.end())[0] if root else 0
+        if of_roots > MAX_ATTRIBUTES:
+            return True
+    return False
+
+
+def _attributes(page: bytes, start: int) -> tuple[int, int]:
+    """Count the attributes behind a tag's name, up to one more than there may be; with the place behind the last."""
+    count = 0
+    while count <= MAX_ATTRIBUTES and (found := _ATTRIBUTE.match(page, start)):
+        count, start = count + 1, found.end()
+    return count, start
 
 
 def _names(page: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,10 +224,14 @@ def _names(page: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _uncounted() -> np.ndarray:
-    """Hashes of what does not count, in order."""
-    page = b"".join(name.ljust(_NAME + 1, b"\0") for name in (b"", *_UNCOUNTED)) + bytes(_NAME)
-    return np.sort(_names(page, (_NAME + 1) * np.arange(len(_UNCOUNTED) + 1))[0])
+def _uncounted() -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of what does not count, and of formatting elements, each in order."""
+    return _hashes((b"", *_UNCOUNTED)), _hashes(_FORMATTING)
+
+
+def _hashes(names: Sequence[bytes]) -> np.ndarray:
+    page = b"".join(name.ljust(_NAME + 1, b"\0") for name in names) + bytes(_NAME)
+    return np.sort(_names(page, (_NAME + 1) * np.arange(len(names)))[0])
 
 
 def extracted_text(html: str) -> str:

@@ -42,10 +42,10 @@ _MAGIC = re.compile(
 )
 """How files begin. Unknown to us: zip, 7z, RAR, lzip, Arrow, Avro, HDF5, SQLite, tar."""
 _ROOT = re.compile(
-    rb"(?:<\?xml[^>]*>|<!--.*?-->|\s)*<(?:(?P<wikipedia>mediawiki)|(?P<stackexchange>posts)|(?P<html>html|!doctype\s+html))[\s>]",
+    rb"(?:<\?xml[^>]*+>|(?><!--.*?-->)|\s++)*+<(?:(?P<wikipedia>mediawiki)|(?P<stackexchange>posts)|(?P<html>html|!doctype\s+html))[\s>]",
     re.DOTALL | re.IGNORECASE,
 )
-"""The element that all of a file is in."""
+"""The element that all of a file is in. A comment ends at its first end; else n of them would have 2^n readings."""
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 _CUT_ROW = re.compile(rb"\{\s*\"")
 

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -46,6 +48,23 @@ def text_of(text, **settings):
 )
 def test_uniform_by_hand(text, wanted):
     assert clean.uniform(text) == wanted
+
+
+@pytest.mark.parametrize("marks", ["\u0323\u0301", "\u0316\u0301", "\u05b0\u05b1", "\u0f71\u0f72"])
+def test_long_runs_of_marks_are_divided_as_uax_15_divides_them(marks):
+    """In order, which takes the square of a run's length, and so minutes for these."""
+    text = clean.uniform("ab€" + marks[::-1] * 200_000 + "c")
+    parts = text[3:-1].split(clean.JOINER)
+    assert (text[:3], text[-1]) == ("ab€", "c") and {len(part) for part in parts[:-1]} == {30} and len(parts) == 13_334
+    assert parts[0] == marks[0] * 15 + marks[1] * 15 and parts[-1] == marks[0] * 5 + marks[1] * 5
+    assert unicodedata.is_normalized("NFC", text) and clean.uniform(text) == text
+
+
+def test_divided_runs_are_counted_and_short_ones_stay():
+    short, long = (f"{ENGLISH}€" + "\u0323\u0301" * pairs for pairs in (15, 16))
+    texts, _, tally = cleaned((short, "", "web"), (long, "", "web"), (f"{long}\u034f", "", "web"), **BARE)
+    assert [text.count("\u034f") for text in texts] == [0, 1, 2]
+    assert tally.changed == {clean.JOINED: Amount(2, 4)}
 
 
 MENDED = [

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleflm_jax.corpus import documents, files, streams
+from teleflm_jax.corpus import documents, files, parquet, streams
 from teleflm_jax.corpus.streams import DAMAGED
 from teleflm_jax.corpus.tally import Amount, Tally
 from teleflm_jax.errors import UserError
@@ -300,3 +300,42 @@ def test_what_is_passed_over_is_counted_in_bytes(tmp_path):
         "binary": Amount(1, 7),
         "web archive, which `corpus` reads": Amount(1, 13),
     }
+
+
+def _named(value, times):
+    """A column that names one value of its dictionary so often."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array([value]))
+
+
+@pytest.mark.parametrize("keeps_schema", [True, False], ids=["as a dictionary", "as strings"])
+@pytest.mark.parametrize(
+    "columns, documents_, reasons",
+    [
+        ({"text": _named("a" * 2_000_000, 4)}, 0, {"longer than 1 MiB": Amount(4, 8_000_000)}),
+        ({"text": _named("a" * 5_000_000, 32)}, 0, {"dictionary longer than 4 MiB": Amount(32, 5_000_052)}),
+        ({"text": _named("a" * 1_000_000, 300)}, 8, {"rows that unfold too far": 292}),
+        ({"text": _named("", 20_000)}, 0, {"empty": 8_192, "rows that unfold too far": 11_808}),
+        ({"text": _named("", 9_000)}, 0, {"empty": 9_000}),
+        ({"text": pa.array([[["a" * 100] * 1000]] * 1000)}, 0, {"text is not a string": 1000}),
+        ({"text": ["a", None], "family": _named("f" * 3_000_000, 2)}, 1, {"no text": 1}),
+        ({"text": ["a"], "family": pa.array([[1]])}, 1, {}),
+    ],
+    ids=["long", "too long", "many", "rows", "empty", "nested", "family", "family of numbers"],
+)
+def test_parquet_unfolds_within_bounds(tmp_path, monkeypatch, columns, documents_, reasons, keeps_schema):
+    """The bounds are 64 times as large in use."""
+    monkeypatch.setattr(documents, "LONGEST_DOCUMENT", 1 << 20)
+    monkeypatch.setattr(parquet, "HELD", 4 << 20)
+    monkeypatch.setattr(parquet, "MINIMUM_BYTES", 8_100_000)
+    monkeypatch.setattr(parquet, "MINIMUM_ROWS", 9_000)
+    monkeypatch.setattr(parquet, "UNFOLDED", 1)
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "a.parquet", compression="zstd", store_schema=keeps_schema)
+    tally, pool = Tally(), pa.default_memory_pool()
+    del columns
+    before, most, count = pool.bytes_allocated(), 0, 0
+    for unit in documents.units(str(tmp_path), 1 << 30):
+        for _ in documents.read(unit, tally):
+            count, most = count + 1, max(most, pool.bytes_allocated() - before)
+    assert count == documents_ and most <= 16 << 20
+    dropped = {reason: amount if isinstance(reasons.get(reason), Amount) else amount.documents for reason, amount in tally.dropped.items()}
+    assert dropped == reasons

@@ -151,7 +151,45 @@ HOSTILE = {
     "links of names": b'<a href="#a">' + b'<section id="a">\n<span >' * 400 + b"<span ></span>" * 10_000,
     "entities": b"&#65;&amp;&none;" * 100_000,
     "open attributes": b'<a b="' * 100_000,
+    "attributes of an end": b"</p " + b" ".join(b"a%d=1" % i for i in range(300_000)) + b">",
+    "attributes among signs": b"<p " + b"".join(b"<" * (i % 4000 == 0) + b"a%d " % i for i in range(300_000)) + b">x",
+    "attributes behind a sign in a value": b"<p a='>' " + b"".join(b"a%d " % i for i in range(300_000)) + b">x",
+    "attributes between apostrophes": b"<p x' " + b"".join(b"a%d " % i for i in range(300_000)) + b"'>x",
+    "formatting elements without end": b"<p>" + b"".join(b"<b a=%d>" % i for i in range(900)) + b"</p><p>x" * 50_000,
+    "few formatting elements without end": b"<p>" + b"".join(b"<FONT size=%d>" % i for i in range(200)) + b"</p><p>x" * 200_000,
+    "options": b"<select>" + b"<option>a" * 200_000,
+    "beginnings of the body": b"".join(b"<body a%d=1>" % i for i in range(200_000)),
+    "ends of paragraphs, deep": b"<div>" * 900 + b"</p>" * 490_000,
+    "text, deep": b"<div>" * 900 + b"x<br>" * 490_000,
 }
+
+
+def test_formatting_elements_that_are_reopened_are_counted():
+    opened = "<p>" + "".join(f"<i id={i}>" for i in range(500))
+    page = opened + "</p><p>x" * 1_500  # 15 kB that make 750,000 elements
+    assert extract.objection(page) == "formatting elements without end"
+    assert extract.objection("<b>x</b>" * 20_000) == ""
+    assert extract.objection("<p>" + "<b>" * 900 + "</p><p>x" * 1_500) == ""  # of those that are alike three stay
+    assert extract.objection("<p>" + "<a href=x>y" * 900 + "</p><p>x" * 1_500) == ""  # a link ends the one before it
+    closed = opened + "</i>" * 500 + "</p><p>x" * 1_500
+    assert extract.objection(closed) == ""
+
+
+@pytest.mark.parametrize(
+    "page, reason",
+    [
+        ("<div>" * 900 + "x<br>" * 60_000, "tags nested deeply"),
+        ("<div>" * 900 + "</p>" * 60_000, "tags nested deeply"),
+        ("<div>" * 90 + "x<br>" * 60_000, ""),
+        ("<select>" + "<OPTION>a" * 10_001, "more than 10,000 options"),
+        ("<select>" + "<option>a" * 10_000, ""),
+        ("<p>a" * 9_000 + "".join(f"<BODY a{i}>" for i in range(1_001)), "more than 1000 attributes"),
+        ("<p>a" * 9_000 + "".join(f"<body a{i}>" for i in range(1_000)), ""),
+        ("<p>a" * 9_000 + "</p " + "a=1 " * 10_000 + ">", "more than 1000 attributes"),
+    ],
+)
+def test_pages_that_would_take_the_square_are_refused_with_a_reason(page, reason):
+    assert extract.objection(page) == reason
 
 
 @pytest.mark.parametrize("extractor", WITH_MARKS)

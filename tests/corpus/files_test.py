@@ -149,3 +149,10 @@ def test_links_that_leave_a_snapshots_repository_are_counted(tmp_path):
     blobs.rename(tmp_path / "elsewhere")
     blobs.symlink_to(tmp_path / "elsewhere")
     assert read(other) == ([], {"symbolic link": 1})
+
+
+def test_comments_before_the_root_are_read_once(tmp_path):
+    """Sixty of them had more readings than there is time for."""
+    (tmp_path / "a").write_bytes(b"<?xml version='1.0'?>" + b"<!---->\n" * 60 + b"<nothing>")
+    (tmp_path / "b").write_bytes(b"<?xml version='1.0'?>" + b"<!-- a -- b -->\n" * 60 + b"<mediawiki>")
+    assert [files.kind_of(str(tmp_path / name)) for name in "ab"] == [("plain", ""), ("wikipedia", "")]

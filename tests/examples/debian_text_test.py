@@ -51,6 +51,13 @@ def test_damaged_package_is_named(tmp_path, damage):
         list(debian_packages.files(path, bool))
 
 
+@pytest.mark.parametrize("name", ["../a", "usr/../../a", "/etc/a"])
+def test_package_whose_paths_lead_out_of_it_is_refused(tmp_path, name):
+    path = deb(tmp_path / "a_1_all.deb", {name: LONG})
+    with pytest.raises(debian_packages.PackageError, match="a_1_all.deb is no whole package.*leads out of it"):
+        list(debian_packages.files(path, bool))
+
+
 def test_cached_package_needs_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     cached = tmp_path / "python3.11-doc_3.11_all.deb"

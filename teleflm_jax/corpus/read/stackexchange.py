@@ -124,7 +124,7 @@ def _rows(path: str, piece: documents.Piece, tally: Tally) -> Iterator[dict[str,
     for batch in _batches(elements):
         # a parser for each would take as long as the parsing
         try:
-            rows = parse(b"<posts>%s</posts>" % b"".join(batch))[1:]
+            rows = parse(b"<posts>%s</posts>" % b"".join(batch), most=len(batch) + 1)[1:]
         except (expat.ExpatError, ValueError, LookupError):
             rows = []
         if len(rows) != len(batch):
@@ -143,11 +143,21 @@ def _batches(elements: Iterator[bytes]) -> Iterator[list[bytes]]:
     yield held
 
 
-def _attributes(elements: bytes, encoding: str | None) -> list[dict[str, str]]:
-    """Parse elements inside one another, or one after another in one; return their attributes."""
+def _attributes(elements: bytes, encoding: str | None, most: int = xml.MAX_DEPTH) -> list[dict[str, str]]:
+    """Parse elements inside one another, or one after another in one; return their attributes.
+
+    Raises:
+        ExpatError, ValueError: they are damaged, or more than `most`; a row has none in it.
+    """
     found: list[dict[str, str]] = []
+
+    def start(_: str, attributes: dict[str, str]) -> None:
+        found.append(attributes)
+        if len(found) > most:
+            raise ValueError("elements in a row")
+
     parser = expat.ParserCreate(encoding)
-    parser.StartElementHandler = lambda _, attributes: found.append(attributes)
+    parser.StartElementHandler, parser.StartDoctypeDeclHandler = start, xml.refuse
     parser.Parse(elements, True)
     return found
 

@@ -19,7 +19,14 @@ MAX_NESTING = 40
 """Of templates, links and tables in one article; deeper ones are not written by people, and parsing them takes long."""
 MAX_UNCLOSED = 300
 """Tags and brackets without an end; for each the parser reads the article to its end and comes back."""
-_DEEP_LIST = re.compile(r"^[:;*#]{100}", re.MULTILINE)
+MAX_READ_AGAIN = 5_000_000
+"""Characters that the parser reads for all that has no end."""
+MAX_ROWS = 10_000
+"""Of tables; the parser takes the square of them."""
+_DEEP_LIST = re.compile(r"[:;*#]{100}|^(?:=++[^=\n]*+){100}", re.MULTILINE)
+"""Levels of lists, also within rules of languages, and of headings in a line; the parser's own stack ends at some thousands of them."""
+_ADDRESS = re.compile(r"\s{0,20}(?:[A-Za-z][A-Za-z+.-]{0,20}:|//)")
+"""Behind a bracket; without one it is no link, and is not read to its end."""
 _OPENERS = re.compile(r"\{\{|\[\[|\{\||\}\}|\]\]|\|\}")
 _OPEN_OR_CLOSED = re.compile(r"\[|\]|<(/?)([A-Za-z]+)([^<>]*>)?")
 _NEVER_CLOSED = frozenset(("br", "hr", "img", "li", "dd", "dt", "td", "th", "tr", "wbr"))
@@ -82,25 +89,30 @@ def _page(element: bytes, encoding: str | None) -> dict:
 
     parser = expat.ParserCreate(encoding)
     parser.buffer_text, parser.buffer_size = True, 1 << 16
-    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, xml.refuse
     parser.CharacterDataHandler = lambda data: parts[field].append(data) if field else None
     parser.Parse(element, True)
     return {"redirect": is_redirect} | {name: "".join(found) for name, found in parts.items()}
 
 
 def _too_nested(text: str) -> bool:
-    if _DEEP_LIST.search(text):
+    if _DEEP_LIST.search(text) or text.count("\n|-") > MAX_ROWS:
         return True
-    depth = 0
+    opened: list[int] = []
     for mark in _OPENERS.finditer(text):
-        depth = max(0, depth + (1 if mark[0] in ("{{", "[[", "{|") else -1))
-        if depth > MAX_NESTING:
+        if mark[0] in ("{{", "[[", "{|"):
+            opened.append(mark.start())
+        elif opened:
+            opened.pop()
+        if len(opened) > MAX_NESTING:
             return True
-    unclosed: collections.Counter[str] = collections.Counter()
+    unclosed: dict[str, list[int]] = collections.defaultdict(list)
     for mark in _OPEN_OR_CLOSED.finditer(text):
         name = (mark[2] or "[").lower()
         if mark[1] or mark[0] == "]":
-            unclosed[name] = max(0, unclosed[name] - 1)
+            if unclosed[name]:
+                unclosed[name].pop()
         elif not mark[0].endswith("/>") and not (mark[3] and name in _NEVER_CLOSED):
-            unclosed[name] += 1
-    return unclosed.total() > MAX_UNCLOSED
+            unclosed[name].append(mark.start())
+    again = opened + [place for name, places in unclosed.items() for place in places if name != "[" or _ADDRESS.match(text, place + 1)]
+    return sum(map(len, unclosed.values())) > MAX_UNCLOSED or len(text) * len(again) - sum(again) > MAX_READ_AGAIN

@@ -60,6 +60,15 @@ def encoding_of(head: bytes) -> str | None:
     return found[1].decode() if found and not found[1].lower().startswith(b"utf") else None
 
 
+def refuse(*_: object) -> None:
+    """Refuse declarations, which may give attributes values of any length and entities that unfold.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("a declaration in an element")
+
+
 def parsed(element: bytes, parse: Callable[[bytes], _Parsed], path: str, tally: Tally) -> _Parsed | None:
     """Parse an element; None if it is damaged, which is counted.
 

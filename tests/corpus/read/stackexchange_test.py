@@ -277,3 +277,10 @@ def test_a_compressed_dump_is_told_by_its_content_and_damage_costs_the_rows_of_i
     whole = [start + len(one.strip()) <= 4 * step or start >= 5 * step for start, one in zip(starts, rows, strict=True)]
     assert numbers(found) == [i for i in range(1, 44, 2) if whole[i - 1] and whole[i]] and 15 < len(found) < 22
     assert reasons[DAMAGED] == 1
+
+
+def test_elements_in_a_row_are_counted_and_not_held(gather):
+    nested = b"<row>" + b"<a b='c'>" * 100_000 + b"</a>" * 100_000 + b"</row>"
+    declared = b'<row><!DOCTYPE row [<!ATTLIST row Body CDATA "x">]></row>'
+    found, reasons = gather({"Posts.xml": b"<posts>" + nested + declared + b"</posts>"}, "stackexchange")
+    assert not found and reasons == {DAMAGED: 2}

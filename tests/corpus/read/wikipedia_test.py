@@ -146,6 +146,13 @@ def test_an_article_of_20_megabytes_is_counted(gather):
         "<a b=" * 20_000,
         "[http://a " * 20_000,
         ":;*#" * 20_000,
+        "==a" * 200_000,
+        "-{" + ";" * 200_000 + "}-",
+        "{|\n" + "|-\n|a\n" * 50_000 + "|}",
+        "<b>a " * 290 + "[[a]] {{b}} " * 50_000,
+        "[http://a " * 290 + "[[a]] {{b}} " * 50_000,
+        "{{a|" * 39 + "[[a]] {{b}} " * 50_000,
+        '<b a="' * 290 + "a " * 50_000,
     ],
 )
 def test_nesting_without_end_is_counted(gather, text):

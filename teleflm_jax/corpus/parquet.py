@@ -1,0 +1,164 @@
+"""Rows of text in Parquet files, in memory and time that the file's size on disk bounds.
+
+A value of a dictionary is stored once and named as often as a file likes, and a run of equal values takes a few bytes, so neither the size
+of a file nor that of its pages says what it unfolds to.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from teleflm_jax.corpus import streams
+from teleflm_jax.corpus.tally import Tally
+
+ROWS = 32
+"""Rows in memory at one time where their lengths are not known beforehand."""
+MOST_ROWS = 1 << 13
+"""The same where they are."""
+HELD = 256 << 20
+"""Bytes that a dictionary may take, and rows in memory where a dictionary is what makes them long."""
+UNFOLDED = 1000
+"""Bytes, or rows, that each byte of a file may unfold to, as with the best compression of other formats; MINIMUM in any case."""
+MINIMUM_BYTES, MINIMUM_ROWS = 1 << 30, 1 << 20
+UNFOLDS = "rows that unfold too far"
+NO_STRING = "text is not a string"
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
+_HEADER = 8
+"""Bytes of a page's header up to its unpacked size, at most."""
+
+
+class _Budget:
+    """What a file may still unfold to."""
+
+    def __init__(self, size: int):
+        self.bytes, self.rows = max(MINIMUM_BYTES, UNFOLDED * size), max(MINIMUM_ROWS, UNFOLDED * size)
+
+    def has(self, rows: int, num_bytes: int) -> bool:
+        """Take so much off; False if it is more than is left."""
+        self.rows, self.bytes = self.rows - rows, self.bytes - num_bytes
+        return min(self.rows, self.bytes) >= 0
+
+
+def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, longest: int, tally: Tally) -> Iterator[dict]:
+    """Yield the rows of row groups [start, stop) that have a text, with their `family` and `source` where these are strings or numbers.
+
+    Args:
+        raw: the file.
+        origin: what it is called.
+        text: the column of texts.
+        start: the first row group.
+        stop: the one behind the last; None: there is none.
+        longest: bytes of a text; longer ones are counted.
+        tally: counts what is no text.
+    """
+    size = os.fstat(raw.fileno()).st_size
+    try:
+        with pq.ParquetFile(raw, page_checksum_verification=True) as file:
+            groups = range(start, file.num_row_groups if stop is None else stop)
+            names = [name for name in dict.fromkeys((text, "family", "source")) if _is_scalar(file.schema_arrow, name)]
+            is_string = text in names and not pa.types.is_integer(_kind(file.schema_arrow, text))
+            has_text = text in file.schema_arrow.names
+            metadata = file.metadata
+    except _DAMAGE:
+        tally.drop(streams.DAMAGED, origin, "", size)
+        return
+    if not is_string:
+        for group in map(metadata.row_group, groups):
+            tally.drop(NO_STRING if has_text else f"no {text}", origin, "", group.total_byte_size, group.num_rows)
+        return
+    budget = _Budget(size)
+    with pq.ParquetFile(raw, metadata=metadata, page_checksum_verification=True) as file:
+        for group in groups:
+            yield from _of_group(file, raw, group, names, origin, longest, budget, tally)
+
+
+def _is_scalar(schema: pa.Schema, name: str) -> bool:
+    """Whether there is one column of this name, of strings or of whole numbers."""
+    if schema.get_field_index(name) < 0:
+        return False
+    kind = _kind(schema, name)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)
+
+
+def _kind(schema: pa.Schema, name: str) -> pa.DataType:
+    kind = schema.field(name).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _of_group(
+    file: pq.ParquetFile, raw: BinaryIO, number: int, names: list[str], origin: str, longest: int, budget: _Budget, tally: Tally
+) -> Iterator[dict]:
+    """Yield the rows of a group; behind damage, the group's rest is counted: its pages have no borders that can be found."""
+    group, done = file.metadata.row_group(number), 0
+
+    def rest(reason: str) -> None:
+        left = max(1, group.num_rows - done)
+        tally.drop(reason, origin, "", group.total_byte_size * left // max(1, group.num_rows), left)
+
+    try:
+        count = _at_a_time(raw, file.metadata.schema, group, names)
+        if not count:
+            rest(f"dictionary longer than {HELD >> 20} MiB")
+            return
+        for batch in file.iter_batches(count, row_groups=[number], columns=names, use_threads=False):
+            lengths = _lengths(batch.column(0))
+            if not budget.has(batch.num_rows, max(batch.nbytes, sum(filter(None, lengths)))):
+                rest(UNFOLDS)
+                return
+            yield from _texts(batch, lengths, names, origin, longest, tally)
+            done += batch.num_rows
+    except _DAMAGE:
+        rest(streams.DAMAGED)
+
+
+def _at_a_time(raw: BinaryIO, schema: pq.ParquetSchema, group: pq.RowGroupMetaData, names: list[str]) -> int:
+    """Say how many rows of a group may be read together; 0 if even one may be too long."""
+    sizes = [_dictionary_bytes(raw, group.column(i)) for i in range(group.num_columns) if schema.column(i).path in names]
+    if max(sizes) > HELD:
+        return 0
+    return max(1, min(MOST_ROWS if min(sizes) else ROWS, HELD // max(1, *sizes)))
+
+
+def _dictionary_bytes(raw: BinaryIO, column: pq.ColumnChunkMetaData) -> int:
+    """Return a dictionary's size, unpacked, as its page's header says; the library reads no more than that. 0: there is none.
+
+    Source: Parquet's `PageHeader` in Thrift's compact protocol: two fields of 32 bits, the page's type and its unpacked size.
+    """
+    raw.seek(column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset)
+    header = raw.read(_HEADER)
+    if not header.startswith(b"\x15\x04\x15"):
+        return column.total_uncompressed_size if {"PLAIN_DICTIONARY", "RLE_DICTIONARY"} & set(column.encodings) else 0
+    value = 0
+    for place, byte in enumerate(header[3:]):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            break
+    return value >> 1
+
+
+def _lengths(texts: pa.Array) -> list[int | None]:
+    """Bytes of each text; None where there is none."""
+    if pa.types.is_null(texts.type):
+        return [None] * len(texts)
+    if pa.types.is_dictionary(texts.type):
+        return pc.take(pc.binary_length(texts.dictionary), texts.indices).to_pylist()
+    return pc.binary_length(texts).to_pylist()
+
+
+def _texts(batch: pa.RecordBatch, lengths: list[int | None], names: list[str], origin: str, longest: int, tally: Tally) -> Iterator[dict]:
+    if missing := lengths.count(None):
+        tally.drop(f"no {names[0]}", origin, "", count=missing)
+    for index, length in enumerate(lengths):
+        if length is None:
+            continue
+        if length > longest:
+            tally.drop(f"longer than {longest >> 20} MiB", origin, "", length)
+            continue
+        try:
+            yield {name: column[index].as_py() for name, column in zip(names, batch.columns, strict=True)}
+        except UnicodeDecodeError:
+            tally.drop("not UTF-8", origin, "", length)

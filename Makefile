@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # What a tested Python version is tested by where the whole suite would take too long: everything but corpus, plan, serving and Hugging Face.
 CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py losses_test.py mup_test.py passes_test.py \
 	records_test.py data generate model optim tokenizer train)
+# Of fuzzing and of the soak.
+SECONDS ?= 3600
 # A test of these may last so many seconds; in the rest of the suite it is what pyproject.toml says.
 LONG := -o faulthandler_timeout=3600
 TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
@@ -80,15 +82,6 @@ $(VENV)/llama-cpp: requirements-llama-cpp.txt $(VENV)/dev
 test-gguf: $(VENV)/llama-cpp
 	$(BIN)/python -m pytest $(LONG) -q -m llama_cpp $(or $(TESTS),tests/huggingface)
 
-# Seconds of all entries together; ENTRIES names some of them. Readers, records and others: tests/fuzz/.
-SECONDS ?= 600
-fuzz: $(VENV)/fuzz
-	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ENTRIES)
-
-$(VENV)/fuzz: requirements-fuzz.txt $(VENV)/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
-	@touch $@
-
 .venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt -r requirements-dev.txt --editable .
@@ -101,12 +94,15 @@ $(VENV)/fuzz: requirements-fuzz.txt $(VENV)/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
 	@touch $@
 
-# What the server's own description allows and forbids, sent to it; a quarter of an hour.
+# Hostile input, guided by coverage, for so many seconds in all; ENTRIES names some of the entries in tests/fuzz/.
+fuzz: $(VENV)/fuzz
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ENTRIES)
+
+# What the server's own description allows and forbids, sent to it.
 fuzz-server: $(VENV)/fuzz
-	$(BIN)/python tests/fuzz/server.py $(FUZZ)
+	$(BIN)/python tests/fuzz/server.py --seconds $(SECONDS)
 
 # Good, bad, slow and vanishing clients at once, for an hour: make soak SECONDS=3600
-SECONDS ?= 3600
 soak: setup-dev
 	$(BIN)/python tests/soak/server.py --seconds $(SECONDS)
 

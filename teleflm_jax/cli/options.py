@@ -213,7 +213,7 @@ def load_sections(
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
     saved = str(folder / SAVED_CONFIG) if folder else None
-    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional, withhold, saved))
+    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional, withhold=withhold, saved=saved))
 
 
 def absolute(found: Mapping[str, object]) -> dict[str, object]:

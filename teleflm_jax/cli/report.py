@@ -83,7 +83,7 @@ def read(name: str) -> Run:
     folder = pathlib.Path(name)
     options.refuse_no_run(folder)
     saved = str(folder / options.SAVED_CONFIG)
-    found = config.parse([saved], [], options.SECTIONS, ("data", "model", "train"), saved)
+    found = config.parse([saved], [], options.SECTIONS, ("data", "model", "train"), saved=saved)
     if not ("model" in found and "train" in found):
         raise UserError(f"got {folder / options.SAVED_CONFIG} without model.* and train.*; allowed: a run's folder; change the folder")
     if not any((folder / file).exists() for file in (METRICS, EVENTS)):

@@ -36,7 +36,7 @@ def configuration(folder: pathlib.Path) -> options.Run:
         UserError: the saved configuration is damaged.
     """
     saved = str(folder / options.SAVED_CONFIG)
-    found = config.parse([saved], [], options.SECTIONS, ("data", "train"), options.WITHHOLD, saved)
+    found = config.parse([saved], [], options.SECTIONS, ("data", "train"), withhold=options.WITHHOLD, saved=saved)
     return options.Run(**options.absolute(found))
 
 

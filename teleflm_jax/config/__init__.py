@@ -26,6 +26,7 @@ def parse(
     bindings: Sequence[str],
     sections: Mapping[str, type],
     optional: Collection[str] = (),
+    *,
     withhold: Mapping[str, Collection[str]] = types.MappingProxyType({}),
     saved: str | None = None,
 ) -> dict[str, object]:

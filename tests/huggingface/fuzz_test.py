@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import importing
+from tests.fuzz import entries, importing
 
+SEEDS = {name: [path.read_bytes() for path in sorted((entries.SEEDS / name).iterdir())] for name in importing.ENTRIES}
 PARTS = [
     b"",
     b"0",
@@ -25,20 +26,20 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("name", importing.TARGETS)
+@pytest.mark.parametrize("name", importing.ENTRIES)
 def test_seeds_are_whole_files(name, monkeypatch):
     monkeypatch.setattr(importing, "UserError", ZeroDivisionError)  # what would be refused is raised
-    for seed in importing.SEEDS[name]:
-        importing.load.parse(seed.decode()) if name == "tokenizer" else importing.TARGETS[name](seed)
+    for seed in SEEDS[name]:
+        importing.load.parse(seed.decode()) if name == "tokenizer" else importing.ENTRIES[name](seed)
 
 
 @settings(deadline=None, max_examples=100)
-@pytest.mark.parametrize("name", importing.TARGETS)
+@pytest.mark.parametrize("name", importing.ENTRIES)
 @given(st.data())
 def test_whatever_is_damaged_is_refused_or_taken(name, data):
-    content = data.draw(st.sampled_from(importing.SEEDS[name]))
+    content = data.draw(st.sampled_from(SEEDS[name]))
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(content)))
         end = min(len(content), start + data.draw(st.integers(0, 9)))
         content = content[:start] + data.draw(st.sampled_from(PARTS) | st.binary(max_size=2)) + content[end:]
-    importing.TARGETS[name](content)
+    importing.ENTRIES[name](content)

@@ -149,7 +149,7 @@ class Connection:
     def answered(self) -> None:
         """Count its end, from which on the next one is waited for."""
         self.requests -= 1
-        self.heard = False
+        self.heard = bool(self.inner.conn.trailing_data[0])  # the next head may have begun in the same packet
         self._wait()
         if self in self.pool.open:  # behind those that have waited longer
             self.pool.open[self] = self.pool.open.pop(self)

@@ -149,7 +149,7 @@ def preflight(running, headers):
 def test_metrics_have_a_label_for_each_route_and_one_for_all_else(by_hand):
     for path in ("/a", "/b/c", "/v1/models/x", "/v1/models/y/z", "/v1/completions/"):
         send(by_hand, None, path, "GET")
-    send(by_hand, RIGHT | {"max_tokens": 0})
+    send(by_hand, RIGHT | {"max_tokens": -1})
     servers.until(lambda: by_hand.service.metrics.requests.labels("/v1/completions", 400)._value.get() == 1)
     text = by_hand.service.metrics.text().decode()
     rows = {

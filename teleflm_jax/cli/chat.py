@@ -50,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> int:
     """Read lines and answer them until the input ends. Returns the exit code."""
+    generate.refuse_no_tokens(args)
     choosing, variables = generate.sampling(args), _variables(args.template_kwargs)
     run, folder = options.load_trained(args)
     step = run_folder.choose_step(folder, args.step)

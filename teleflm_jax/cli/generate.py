@@ -54,6 +54,12 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (%(default)s)")
 
 
+def refuse_no_tokens(args: argparse.Namespace) -> None:
+    """Raise a `UserError` where nothing new is asked for."""
+    if args.max_tokens < 1:
+        raise UserError(f"got max_tokens {args.max_tokens}; allowed: 1 or more; change --max_tokens")
+
+
 def sampling(args: argparse.Namespace) -> Sampling:
     """What `add_sampling`'s options say; raises a `UserError` for numbers out of range."""
     return Sampling(
@@ -77,8 +83,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(
             "got --logprobs without --json; allowed: both, as plain text has no place for them; add --json or remove --logprobs"
         )
-    if args.max_tokens < 1:
-        raise UserError(f"got max_tokens {args.max_tokens}; allowed: 1 or more; change --max_tokens")
+    refuse_no_tokens(args)
     if args.slots < 1:
         raise UserError(f"got --slots {args.slots}; allowed: 1 or more; change --slots")
     run, folder = options.load_trained(args)

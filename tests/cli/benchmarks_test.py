@@ -126,9 +126,6 @@ def ways(folder, settings, tmp_path):
     yield ["--workdir", folder, "--gin_file", tmp_path / "mine.gin"]
     (tmp_path / "link.gin").symlink_to(folder / "config.gin")
     yield ["--workdir", folder, "--gin_file", tmp_path / "link.gin"]
-    (folder / "config.gin").rename(folder / "rest.gin")
-    (folder / "config.gin").write_text("include 'rest.gin'\n")
-    yield ["--workdir", folder]
     named = {f"N{i}": value for i, value in enumerate(settings.values())}
     (folder / "config.gin").write_text(whole)
     bind(folder, {name: f"%{macro}" for name, macro in zip(settings, named, strict=True)} | named)

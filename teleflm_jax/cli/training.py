@@ -159,6 +159,8 @@ def _mixture_so_far(run: options.Run, folder: pathlib.Path) -> mixture.History:
     for number in reversed(checkpoint.steps(folder / checkpoint.FOLDER)):
         with contextlib.suppress(checkpoint.Damaged):
             record = checkpoint.read(folder / checkpoint.FOLDER, number)
+            if "data_step" not in record.counters:  # the start passes over such a checkpoint, and says so
+                continue
             saved = tuple((since, dict(weights)) for since, weights in record.mixture)
             return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
     return ()

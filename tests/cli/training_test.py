@@ -131,3 +131,11 @@ def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, 
     assert (exact_rows(folder), sums(folder, 4)) == (rows, arrays)
     assert train("--workdir", folder, "--gin_param", "data.proportions = {'web': 3.0}") == 2
     assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
+
+
+def test_a_record_without_the_counter_of_data_is_refused_in_a_line(project, tmp_path, capsys):
+    shutil.copytree(project / "runs/parent", tmp_path / "run")
+    command = [f"data.packed = '{project / 'packed'}'", f"data.tokenizer = '{project / 'tokenizer.json'}'"]
+    capsys.readouterr()
+    assert train("--workdir", tmp_path / "run", "--gin_param", command[0], "--gin_param", command[1]) == 2
+    assert "which holds an imported model" in capsys.readouterr().err

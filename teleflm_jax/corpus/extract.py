@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from resiliparse.extract.html2text import extract_plain_text
 
 from teleflm_jax.corpus import files, markup, rows, tokens
@@ -39,7 +40,8 @@ _FORMATTING = b"a b big code em font i nobr s small strike strong tt u".split()
 _FORMAT_TAG = re.compile(rb"<(/?)(%s)(?=[\s/>])" % b"|".join(_FORMATTING), re.IGNORECASE)
 _ALIKE_BYTES = 200
 """Of attributes that are compared; longer ones are taken to be unlike all others."""
-_HIDING = re.compile(rb"<(?:!(--)?|\?|/[^a-z]|(script|style|textarea|title|xmp|iframe|noembed|noframes|noscript|plaintext)(?=[\s/>]))")
+_RAW = b"script style textarea title xmp iframe noembed noframes noscript plaintext".split()
+_HIDING = re.compile(rb"<(?:!(--)?|\?|/|(%s)(?=[\s/>]))" % b"|".join(_RAW))
 """Comments, declarations and raw text: an end of an element in them ends nothing."""
 _NAME = 16
 """Letters of an element's name that are compared; of longer ones no end counts, so that they seem the deeper."""
@@ -48,6 +50,8 @@ _LETTERS = bytes(i if chr(i).isalnum() else 0 for i in range(128)).lower() + byt
 _ONES = np.uint64(0x0101010101010101)
 _LONG_TAG = 20 * MAX_ATTRIBUTES
 """Bytes; below, or in a page of so many characters, whatever stands in a tag takes no time."""
+_VALUE_WITH_SIGN = r"=\s*(?:\"[^\">]*>|'[^'>]*>)"
+"""For Arrow, in half the time: most pages have none."""
 _BLANKS = 64
 """Bytes before a quotation mark that are looked at for what it stands behind."""
 _READINGS = 4
@@ -127,7 +131,7 @@ def _of_nesting(page: bytes, at: np.ndarray, is_end: np.ndarray, in_values: np.n
     # sorted by name, in a name as they stand in the page
     order, first = tokens.ordered(names)
     groups = np.cumsum(first)
-    uncounted, formatting = _uncounted()
+    uncounted, formatting, raw = _uncounted()
     own = names[order[first]]
     counted = ~_are_in(own, uncounted)[groups - 1]
     steps = np.where(is_end[order], -1 * ~is_long[order], 1) * counted
@@ -145,7 +149,12 @@ def _of_nesting(page: bytes, at: np.ndarray, is_end: np.ndarray, in_values: np.n
     if np.count_nonzero(of_formatting & ~is_end[order]) * len(at) <= MAX_REOPENED:
         return ""
     places = np.flatnonzero(is_end & _in_order(of_formatting, order))
-    hidden = _hidden(page, in_values)
+    letters = np.frombuffer(page, np.uint8)
+    is_open = (letters[at + 1 + is_end] | 0x20) - ord("a") > ord("z") - ord("a")  # no letter: of bytes, so that none is below 0
+    hides = is_open & (is_end | np.isin(letters[at + 1], np.frombuffer(b"!?", np.uint8))) | ~is_end & _in_order(
+        _are_in(own, raw)[groups - 1], order
+    )
+    hidden = _hidden(page, at[hides], in_values)
     unseen = np.count_nonzero(_is_unseen(page, at, places, hidden))
     may_reopen = _running(steps * of_formatting, order).sum() + unseen * len(at) > MAX_REOPENED
     return "formatting elements without end" if may_reopen and _reopened(page, hidden) > MAX_REOPENED else ""
@@ -206,12 +215,12 @@ def _reopened(page: bytes, hidden: list[tuple[int, int]]) -> int:
     return total + count * page.count(b"<", position)
 
 
-def _hidden(page: bytes, in_values: np.ndarray) -> list[tuple[int, int]]:
+def _hidden(page: bytes, openings: np.ndarray, in_values: np.ndarray) -> list[tuple[int, int]]:
     """Return parts of a page, apart and in order, in which ends of elements may be none."""
     lower = page.lower()
     nearest: dict[bytes, int] = {}  # what ends a part -> where it next stands
     parts = [(place, page.find(page[quote : quote + 1], place) % (len(page) + 1)) for place, quote in in_values.tolist()]
-    for opening in _HIDING.finditer(lower):
+    for opening in filter(None, (_HIDING.match(lower, start) for start in openings.tolist())):
         mark = b"</" + opening[2] if opening[2] else b"-->" if opening[1] else b">"
         if nearest.get(mark, 0) < opening.end():
             nearest[mark] = lower.find(mark, opening.end()) % (len(page) + 1)  # none: to the page's end
@@ -227,13 +236,11 @@ def _hidden(page: bytes, in_values: np.ndarray) -> list[tuple[int, int]]:
 
 def _in_values(page: bytes) -> np.ndarray:
     """Find signs of a tag's end that may stand in an attribute's value, each with the quotation mark before it: [n, 2], in order."""
+    if not pc.match_substring_regex(pa.array([page]), _VALUE_WITH_SIGN)[0].as_py():
+        return np.empty((0, 2), int)
     letters = np.frombuffer(page, np.uint8)
     found = []
     for mark in b"\"'":
-        if bytes((ord("="), mark)) not in page:
-            before = letters[np.flatnonzero(letters == mark) - 1]
-            if not (before <= ord(" ")).any():
-                continue
         events = np.flatnonzero((letters == mark) | (letters == ord(">")))
         is_mark = letters[events] == mark
         places = np.flatnonzero(is_mark[:-1] & ~is_mark[1:])
@@ -243,7 +250,7 @@ def _in_values(page: bytes) -> np.ndarray:
             may_begin[i] = _stands_behind_equals(page, events[places[i]])
         places = places[may_begin]
         found.append(np.stack([events[places + 1], events[places]], 1))
-    both = np.concatenate(found) if found else np.empty((0, 2), int)
+    both = np.concatenate(found)
     return both[np.argsort(both[:, 0])]
 
 
@@ -324,9 +331,9 @@ def _names(page: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _uncounted() -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of what does not count, and of formatting elements, each in order."""
-    return _hashes((b"", *_UNCOUNTED)), _hashes(_FORMATTING)
+def _uncounted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hashes of what does not count, of formatting elements, and of raw text's, each in order."""
+    return _hashes((b"", *_UNCOUNTED)), _hashes(_FORMATTING), _hashes(_RAW)
 
 
 def _hashes(names: Sequence[bytes]) -> np.ndarray:

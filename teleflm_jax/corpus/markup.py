@@ -40,18 +40,43 @@ _RAISED_DIGITS = {"sup": str.maketrans(_DIGITS, "⁰¹²³⁴⁵⁶⁷⁸⁹⁺�
 _SHALLOW = "body > ul, body > * > ul, body > * > * > ul"
 """Lists that resiliparse takes for navigation, whatever they hold."""
 _TEX = 'annotation[encoding="application/x-tex"]'
+_SOME_LEVELS = 50
+"""Levels that hardly a page has; to look for more takes a while, however few there are."""
+_ROOT_LEVELS = 2
+"""Of `html` and `body`."""
 _DEEPEST_FORMULA = 50
 """Levels of a formula that are written out; below, only its characters."""
 
 
-def mended(page: str) -> HTMLTree:
-    """Parse a page, changed so that resiliparse extracts all of its text; `MARK` may stand in it."""
+class TooDeep(Exception):
+    """A page's elements stand inside one another so deep that to walk them ends the process."""
+
+
+def parsed(page: str, deepest: int) -> HTMLTree:
+    """Parse a page.
+
+    Raises:
+        TooDeep: it has more levels than `deepest`; asked of the tree, since ends in comments, values and scripts end nothing.
+    """
+    tree = HTMLTree.parse(page)
+    may_be_deep = page.count("<") > deepest
+    if may_be_deep and all(tree.document.query_selector(_levels(count)) for count in (_SOME_LEVELS, deepest + _ROOT_LEVELS + 1)):
+        raise TooDeep
+    return tree
+
+
+def mended(page: str, deepest: int) -> HTMLTree:
+    """Parse a page, changed so that resiliparse extracts all of its text; `MARK` may stand in it.
+
+    Raises:
+        TooDeep: it has more levels than `deepest`.
+    """
     rare = {name.lower() for name in _RARE.findall(page)}
     if rare & {"sup", "sub"}:
         page = _RAISED.sub(lambda found: found[2].translate(_RAISED_DIGITS[found[1].lower()]), page)
     if _XHTML.search(page, 0, _XHTML_WITHIN):
         page = _EMPTY.sub("", page)
-    tree = HTMLTree.parse(_LINK.sub("<span", _without_ids(_with_marks(page))))
+    tree = parsed(_LINK.sub("<span", _without_ids(_with_marks(page))), deepest)
     if tree.body:
         for name in sorted(rare & _CHANGES.keys()):
             selector, change = _CHANGES[name]
@@ -60,6 +85,12 @@ def mended(page: str) -> HTMLTree:
         for element in tree.body.query_selector_all(_SHALLOW).values():
             _deepen(tree, element)
     return tree
+
+
+@functools.cache
+def _levels(count: int) -> str:
+    """Return a selector of elements with so many, itself among them, above it."""
+    return ">".join("*" * count)
 
 
 def _with_marks(page: str) -> str:

@@ -135,7 +135,38 @@ def test_pages_without_text_are_dropped_and_counted():
     assert tally.samples["binary"][0]["origin"] == "origin 3"
 
 
+HIDDEN = {
+    "a value": "{} a='{}'>",
+    "a tag": "{} {}",
+    "a comment": "{}><!--{}-->",
+    "a declaration": "{}><!{}>",
+    "a script": "{}><SCRIPT>{}</script>",
+    "a title": "{}><textarea>{}</textarea>",
+}
+"""Where an end ends nothing."""
+
+
+@pytest.mark.parametrize("place", HIDDEN.values(), ids=HIDDEN)
+def test_ends_that_the_parser_does_not_see_end_nothing(place):
+    deep = place.format("<div", "</div>") * 20_000
+    assert extracted(("html", deep.encode()))[1].dropped.keys() == {NESTED}
+    opened = "".join(place.format(f"<b id={i}", "</b>") for i in range(800))
+    assert extract.objection(opened + "</p><p>x" * 1_500) == "formatting elements without end"
+    assert extract.objection(opened[: len(opened) // 20] + "</p><p>x" * 1_500) == ""
+
+
+def test_depth_is_the_trees_own():
+    barred = b"<div><applet></div></applet>" * 20_000  # an applet keeps the end from its beginning
+    assert extracted(("html", barred))[1].dropped.keys() == {NESTED}
+    levels = extract.MAX_NESTING - 10
+    [row], _ = extracted(("html", b"<div><applet></div></applet>" * levels + MAIN.encode()))
+    assert RUSSIAN in row["text"]
+
+
 HOSTILE = {
+    "attributes whose values hold signs": b"<p " + b" ".join(b"a%d='<>'" % i for i in range(200_000)) + b">x",
+    "attributes whose values hold signs in turn": b"<p " + b" ".join(b"a%d = '%c'" % (i, b"><"[i % 2]) for i in range(200_000)) + b">x",
+    "formatting elements without a sign of the end": b"".join(b"<b id=%d>" % i for i in range(100)) + b"<a </a " * 200_000,
     "deep": b"<div>" * 100_000 + b"x",
     "deep, with ends of nothing": b"<div></foo>" * 100_000 + b"x",
     "deep, of ruby": b"<rt>" * 100_000,

@@ -21,8 +21,8 @@ from xml.parsers import expat
 
 from resiliparse.extract.html2text import extract_plain_text
 
-from teleflm_jax.corpus import documents, streams
-from teleflm_jax.corpus.extract import objection
+from teleflm_jax.corpus import documents, markup, streams
+from teleflm_jax.corpus.extract import MAX_NESTING, TOO_DEEP, objection
 from teleflm_jax.corpus.read import Found, xml
 from teleflm_jax.corpus.tally import Tally
 
@@ -85,8 +85,14 @@ def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
 
 
 def plain(html: str) -> str:
-    """Turn a post's HTML into text."""
-    return extract_plain_text(html, preserve_formatting=True, main_content=False, links=False, alt_texts=False).strip()
+    """Turn a post's HTML into text.
+
+    Raises:
+        markup.TooDeep: of elements.
+    """
+    return extract_plain_text(
+        markup.parsed(html, MAX_NESTING), preserve_formatting=True, main_content=False, links=False, alt_texts=False
+    ).strip()
 
 
 def _bucket(folder: pathlib.Path, number: int) -> pathlib.Path:
@@ -242,7 +248,11 @@ def _text(file: BinaryIO, post: Post, origin: str, tally: Tally) -> tuple[str, s
     if reason := objection(body):
         tally.drop(reason, origin, body)
         return title, "", date
-    text = plain(body)
+    try:
+        text = plain(body)
+    except markup.TooDeep:
+        tally.drop(TOO_DEEP, origin, body)
+        return title, "", date
     if not text:
         tally.drop("post without text", origin, body)
     return title, text, date

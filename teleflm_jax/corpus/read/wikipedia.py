@@ -23,6 +23,8 @@ MAX_READ_AGAIN = 5_000_000
 """Characters that the parser reads for all that has no end."""
 MAX_ROWS = 10_000
 """Of tables; the parser takes the square of them."""
+MAX_BARS = 50_000
+"""Between parameters of templates and cells of tables; the parser takes the square of those of one template or table."""
 _DEEP_LIST = re.compile(r"[:;*#]{100}|^(?:=++[^=\n]*+){100}", re.MULTILINE)
 """Levels of lists, also within rules of languages, and of headings in a line; the parser's own stack ends at some thousands of them."""
 _ADDRESS = re.compile(r"\s{0,20}(?:[A-Za-z][A-Za-z+.-]{0,20}:|//)")
@@ -96,7 +98,7 @@ def _page(element: bytes, encoding: str | None) -> dict:
 
 
 def _too_nested(text: str) -> bool:
-    if _DEEP_LIST.search(text) or text.count("\n|-") > MAX_ROWS:
+    if _DEEP_LIST.search(text) or text.count("\n|-") > MAX_ROWS or text.count("|") + text.count("\n!") > MAX_BARS:
         return True
     opened: list[int] = []
     for mark in _OPENERS.finditer(text):

@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import html
 import random
 import time
 import tracemalloc
@@ -284,3 +285,10 @@ def test_elements_in_a_row_are_counted_and_not_held(gather):
     declared = b'<row><!DOCTYPE row [<!ATTLIST row Body CDATA "x">]></row>'
     found, reasons = gather({"Posts.xml": b"<posts>" + nested + declared + b"</posts>"}, "stackexchange")
     assert not found and reasons == {DAMAGED: 2}
+
+
+def test_a_posts_depth_is_its_trees(gather):
+    body = html.escape("<div><!--</div>-->" * 20_000)
+    rows = f'<row Id="1" PostTypeId="1" Title="T" Body="{body}"/><row Id="2" PostTypeId="2" ParentId="1" Score="1" Body="a"/>'
+    found, reasons = gather({"Posts.xml": f"<posts>{rows}</posts>".encode()}, "stackexchange")
+    assert not found and reasons == {"nested deeper than 1000": 1, "answer without a question": 1}

@@ -153,6 +153,9 @@ def test_an_article_of_20_megabytes_is_counted(gather):
         "[http://a " * 290 + "[[a]] {{b}} " * 50_000,
         "{{a|" * 39 + "[[a]] {{b}} " * 50_000,
         '<b a="' * 290 + "a " * 50_000,
+        "{{a" + "|b=c" * 80_000 + "}}",
+        "{|\n" + "|a\n" * 80_000 + "|}",
+        "{|\n|" + "a||" * 80_000 + "\n|}",
     ],
 )
 def test_nesting_without_end_is_counted(gather, text):

@@ -1,4 +1,5 @@
 import time
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -346,3 +347,10 @@ def test_markup_made_to_be_slow_is_not(text):
 def test_any_wikitext_becomes_text_without_marks(bits, language):
     text = plain("".join(bits), language)
     assert holes.HOLE not in text and "\1" not in text and text == text.strip()
+
+
+@pytest.mark.parametrize("joined", ["<!<!---->-- ", "<!-{}--- "])
+def test_comments_that_taking_out_markup_makes_do_not_reach_the_parser(joined):
+    with mock.patch.object(wikitext.mwparserfromhell, "parse", wraps=wikitext.mwparserfromhell.parse) as parse:
+        text = plain(joined * 3 + "words", "zh")
+    assert "<!--" not in parse.call_args[0][0] and text.endswith("words")

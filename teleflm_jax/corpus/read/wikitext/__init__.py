@@ -74,7 +74,9 @@ def plain(wikitext: str, language: str, media: frozenset[str] = names.EVERYWHERE
     page = _Page(language, media | names.EVERYWHERE | frozenset(names.MEDIA.get(language, "").split()))
     wikitext = _COMMENT.sub("", wikitext).replace(HOLE, "").replace(APOSTROPHE, "")
     wikitext = headings.before_references(variants.choose(wikitext, language), language)
-    code = mwparserfromhell.parse(_REFERENCE.sub(HOLE, wikitext), skip_style_tags=True)
+    # where markup was taken out between the signs of a comment's beginning, one is left; the parser would look for the end of each
+    wikitext = _REFERENCE.sub(HOLE, wikitext).replace("<!--", "&lt;!--")
+    code = mwparserfromhell.parse(wikitext, skip_style_tags=True)
     text = styles.strip(holes.close(_render(code, page, is_bare=True)))
     text = _LEFT_OVER.sub("", _HEADING.sub(lambda heading: headings.title(heading[0]), text))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip(" \t") for line in text.split("\n"))).strip()

@@ -123,7 +123,7 @@ def test_texts_that_outgrow_the_memory_wait_for_older_ones_and_become_the_same(m
 
 
 def test_what_does_not_fit_now_waits_and_harms_nobody(make, alone):
-    running, most, texts = make(room=Tokens(600, 256)), [], {}
+    running, most, texts = make(room=Tokens(200, 256)), [], {}
     for number in range(4):
         running.add(ask(number, max_tokens=40))
     finish(running, texts, lambda: most.append(len(running._under_way)))

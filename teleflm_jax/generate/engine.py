@@ -5,7 +5,6 @@ under way needs for its next chunk, not as it may become. Where the memory does 
 and waits until its tokens can be read again. Not safe for threads; in a run of several processes, all make the same calls.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
@@ -17,11 +16,13 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.generate import programs as compiled
 from teleflm_jax.generate import room as memory
 from teleflm_jax.generate import rows as device
+from teleflm_jax.generate import under_way as host
 from teleflm_jax.generate.decoder import Decoder
 from teleflm_jax.generate.programs import Program, Programs
-from teleflm_jax.generate.request import MAX_LOGPROBS, Piece, Request, Token
+from teleflm_jax.generate.request import Piece, Request
 from teleflm_jax.generate.room import Room
 from teleflm_jax.generate.text import Transcript
+from teleflm_jax.generate.under_way import Text
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
 CHUNK = 16
@@ -30,31 +31,6 @@ PREFILL_TOKENS = 16_384
 """Of the prompts that are read at one time, padding included, unless one alone has more; bounds the memory that reading takes."""
 SHRINKS = 4
 """Rows become fewer or shorter when so many times less would do; at 2 they would grow again soon."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class Text:
-    """A request under way or waiting, as the host knows it: what is needed to go on with it on any device."""
-
-    ticket: int
-    request: Request
-    limit: int
-    """Tokens that it may have in all."""
-    written: Transcript
-    ids: list[int] = dataclasses.field(default_factory=list)
-    """New tokens."""
-    prompt: tuple[Token, ...] = ()
-    """What its next piece tells of the prompt."""
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """All of them."""
-        return (*self.request.prompt, *self.ids) if self.ids else self.request.prompt
-
-    @property
-    def length(self) -> int:
-        """Tokens in all."""
-        return len(self.request.prompt) + len(self.ids)
 
 
 class Engine:
@@ -171,7 +147,7 @@ class Engine:
         self._move(self._with(taken), list(self._under_way))
         for text in taken:
             del self._waiting[text.ticket]
-        self._alternatives = _asked([*self._under_way.values(), *taken])
+        self._alternatives = host.asked([*self._under_way.values(), *taken])
         self._read(taken)
         return True
 
@@ -199,10 +175,11 @@ class Engine:
 
     def _needed(self, more: Sequence[Text]) -> list[Program]:
         """Programs to begin texts and go on with them."""
-        sizes, asked = self._with(more), _asked([*self._under_way.values(), *more])
+        sizes, asked = self._with(more), host.asked([*self._under_way.values(), *more])
         old = self._sizes if self._under_way or self._sizes == sizes else None
         prompts = device.bucket(len({text.tokens for text in more}), self.slots, 1)
-        reading = compiled.begin(*sizes, prompts, self._longest(more), device.bucket(len(more), self.slots, 1), _asked(_telling(more)))
+        told = host.asked(host.telling(more))
+        reading = compiled.begin(*sizes, prompts, self._longest(more), device.bucket(len(more), self.slots, 1), told)
         return [*reading, *compiled.move(old, sizes), compiled.extend(*sizes, asked)]
 
     def _read(self, texts: Sequence[Text]) -> None:
@@ -219,14 +196,14 @@ class Engine:
             rows_R[number], source_R[number] = row, prompts.index(text.tokens)
             self._texts[row] = text
             self._left.discard(row)
-        told = _asked(_telling(texts))
+        told = host.asked(host.telling(texts))
         read, written, begun = (self._programs[program] for program in compiled.begin(*self._sizes, *sizes, count, told))
         found = read(self.decoder, tokens_UT)
         if told is not None:
             found, figures = found[0], jax.device_get(found[1])
-            for text in _telling(texts):
+            for text in host.telling(texts):
                 number = prompts.index(text.tokens)
-                text.prompt = _prompt(text.request, {name: x[number] for name, x in figures.items()})
+                text.prompt = host.prompt(text.request, {name: x[number] for name, x in figures.items()})
         cache = jax.tree.map(lambda old, new: written(old, new, source_R, rows_R), self._rows.cache, found)
         new = device.settings([text.request for text in texts], [text.limit for text in texts], count)
         self._rows = device.Rows(cache=cache, of=begun(self._rows.of, tokens_UT, lengths_U, source_R, rows_R, new))
@@ -243,7 +220,7 @@ class Engine:
         while needed > slots and not self._room.fits(sizes):
             keep = keep[:-1]
             sizes = (device.bucket(len(keep), self.slots, 1), max(slots, self._slots(under_way[row] for row in keep)))
-        asked = _asked(under_way.values())
+        asked = host.asked(under_way.values())
         programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, asked)]
         if self._programs.ready(*programs, optional=needed <= slots, urgent=needed > slots):
             for row in under_way.keys() - set(keep):
@@ -257,7 +234,7 @@ class Engine:
         count, slots = self._sizes
         sizes = count, min(slots * 2, self.context_length)
         if any(text.limit > slots for text in self._under_way.values()) and self._room.fits(sizes):
-            programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, _asked(self._under_way.values()))]
+            programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, host.asked(self._under_way.values()))]
             self._programs.ready(*programs, optional=True, urgent=True)
 
     def _move(self, sizes: tuple[int, int], keep: Sequence[int]) -> None:
@@ -298,17 +275,17 @@ class Engine:
         told, pieces = jax.device_get(told), {}
         for row, text in self._under_way.items():
             if row not in held:
-                pieces[text.ticket] = piece = _piece(text, {name: x[row] for name, x in told.items()})
+                pieces[text.ticket] = piece = host.piece(text, {name: x[row] for name, x in told.items()})
                 if piece.finish:
                     self._leave(row)
         return pieces
 
     def _need(self, text: Text) -> int:
-        """Slots for its next chunk."""
-        return min(text.length + self.chunk, text.limit)
+        """Slots for its next chunk, and from the beginning all of a text that stays short."""
+        return min(max(text.length + self.chunk, memory.SHORTEST), text.limit)
 
     def _slots(self, texts: Iterable[Text]) -> int:
-        return device.bucket(max(map(self._need, texts)), self.context_length, memory.SHORTEST)
+        return device.bucket(max(map(self._need, texts)), self.context_length)
 
     def _leave(self, row: int) -> None:
         self._texts[row] = None
@@ -321,55 +298,9 @@ def sizes(room: Room, slots: int) -> list[Program]:
     powers = lambda most, least: sorted({device.bucket(2**n, most, least) for n in range(most.bit_length() + 1)})  # noqa: E731
     counts, lengths = powers(slots, 1), powers(context, device.SHORTEST)
     reading = [(n, length) for length in lengths for n in counts if n == 1 or n * length <= PREFILL_TOKENS]
-    going_on = [(n, length) for length in powers(context, memory.SHORTEST) for n in counts]
-    found = [compiled.read(*size) for size in reading if room.fits((1, memory.SHORTEST), size)]
+    going_on = [(n, length) for length in lengths for n in counts]
+    found = [compiled.read(*size) for size in reading if room.fits((1, size[1]), size)]
     return found + [compiled.extend(*size, None) for size in going_on if room.fits(size)]
-
-
-def _asked(texts: Iterable[Text]) -> int | None:
-    """Alternatives that texts ask for, in steps, since each number is a program."""
-    asked = [text.request.logprobs for text in texts if text.request.logprobs is not None]
-    return next(step for step in (0, 5, MAX_LOGPROBS) if step >= max(asked)) if asked else None
-
-
-def _telling(texts: Iterable[Text]) -> list[Text]:
-    """Those whose prompts are told when they are read, which happens again to a text that was put back."""
-    return [text for text in texts if text.request.tell_prompt and not text.ids]
-
-
-def _piece(text: Text, told: dict[str, np.ndarray]) -> Piece:
-    """What the device says of a text, which is one piece longer then."""
-    tokens, parts, finish = [], [], None
-    for place, index in enumerate(told["token"].tolist()):
-        if index == device.NOTHING or not text.request.max_tokens:
-            break
-        tokens.append(_token(text.request, index, told, place))
-        text.ids.append(index)
-        ends = index in text.request.stop_ids
-        parts.append("" if ends else text.written.add(index))
-        if ends or text.written.stopped:
-            finish = "stop"
-            break
-    if not finish and text.length >= text.limit:
-        finish = "length"
-    if finish and not text.written.stopped:
-        parts.append(text.written.end())
-        finish = "stop" if text.written.stopped else finish
-    prompt, text.prompt = text.prompt, ()
-    return Piece(text="".join(parts), tokens=tuple(tokens), finish=finish, prompt=prompt)
-
-
-def _token(request: Request, index: int, told: dict[str, np.ndarray], place: int) -> Token:
-    if request.logprobs is None:
-        return Token(id=index)
-    ids, logprobs = (told[name][place, : request.logprobs].tolist() for name in ("ids", "logprobs"))
-    return Token(id=index, logprob=float(told["logprob"][place]), alternatives=tuple(zip(ids, logprobs, strict=True)))
-
-
-def _prompt(request: Request, told: dict[str, np.ndarray]) -> tuple[Token, ...]:
-    """The prompt's tokens; nothing stands before the first, so it has no log-probability."""
-    first, *others = request.prompt
-    return Token(id=first), *(_token(request, index, told, place) for place, index in enumerate(others))
 
 
 def complete(

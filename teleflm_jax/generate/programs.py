@@ -164,8 +164,8 @@ class _Lowered:
 
     def _of(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
         where = self.decoder.layout.replicated()
-        shapes = jax.eval_shape(lambda: rows.empty(self.decoder, count=count, slots=1).of)
-        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for name, x in shapes.items()}
+        found = rows.state(self.decoder.vocab_size, count)
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for name, x in found.items()}
 
     def _rows(self, count: int, slots: int) -> rows.Rows:
         layers = (rows.cached(self.decoder, count, slots),) * self.decoder.model.config.num_layers

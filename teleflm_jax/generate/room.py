@@ -18,7 +18,7 @@ from teleflm_jax.generate.decoder import Decoder
 from teleflm_jax.model.attention import QUERY_BLOCK
 
 SHORTEST = 256
-"""Slots of the shortest cache: below it a step costs the same."""
+"""Slots of the cache in which a text begins, fewer if it ends before: each growth is another program."""
 SHARE = 0.8
 """Of the memory that is free at start; the rest is for compiling and for what else runs."""
 CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
@@ -60,12 +60,20 @@ class Room:
         (count, slots), (read, length) = sizes, prompts
         cache = self._cache(count, slots)
         # on CPUs XLA may keep the cache once more while it goes on with texts, and computes in float32
-        going_on = cache * (1 + (4 / size if on_cpu else 1 / config.num_layers)) + count * config.vocab_size * 4 * 8
+        going_on = (
+            cache * (1 + (4 / size if on_cpu else 1 / config.num_layers)) + count * config.vocab_size * 4 * 8 + 2 * self._state(count)
+        )
         scores = config.num_heads * length * (max(length, QUERY_BLOCK) if on_cpu else QUERY_BLOCK)
         widths = 4 * config.d_model + 4 * config.d_ff + 4 * config.num_heads * config.head_size
-        reading = cache + 2 * self._cache(read, length) + 4 * read * (scores + length * widths)
+        reading = (
+            cache + 2 * self._cache(read, length) + 4 * read * (scores + length * widths) + 2 * (self._state(count) + self._state(read))
+        )
         weights = sum(x.size for x in jax.tree.leaves(self.decoder.model)) * 4 if on_cpu and size < 4 else 0
         return weights + max(going_on, reading)
+
+    def _state(self, count: int) -> float:
+        """Bytes of what rows keep beside the cache, on each device whole; it exists twice while rows move or new texts join them."""
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in rows.state(self.decoder.vocab_size, count).values())
 
     def _cache(self, count: int, slots: int) -> float:
         """Bytes on a device."""

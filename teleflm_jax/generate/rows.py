@@ -70,14 +70,21 @@ def cached(decoder: Decoder, count: int, slots: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((count, config.num_kv_heads, slots, config.head_size), config.compute_dtype, sharding=where)
 
 
+def state(vocab_size: int, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What is known of so many rows beside their cache."""
+    shapes = {name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype) for name, x in settings([NOBODY], [0], 1).items()}
+    of_each = {"token": np.int32, "position": np.int32, "done": bool}
+    of_ids = {"seen": bool, "counts": np.int32}
+    shapes |= {name: jax.ShapeDtypeStruct((count,), kind) for name, kind in of_each.items()}
+    return shapes | {name: jax.ShapeDtypeStruct((count, vocab_size), kind) for name, kind in of_ids.items()}
+
+
 @functools.partial(jax.jit, static_argnames=("count", "slots"))
 def empty(decoder: Decoder, *, count: int, slots: int) -> Rows:
     """Rows that have ended, with room for texts of `slots` tokens."""
-    of = {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in settings([NOBODY], [0], 1).items()}
-    of |= {"token": jnp.zeros(count, jnp.int32), "position": jnp.zeros(count, jnp.int32), "done": jnp.ones(count, bool)}
-    of |= {"seen": jnp.zeros((count, decoder.vocab_size), bool), "counts": jnp.zeros((count, decoder.vocab_size), jnp.int32)}
+    of = {name: jnp.zeros(x.shape, x.dtype) for name, x in state(decoder.vocab_size, count).items()} | {"done": jnp.ones(count, bool)}
     cache = decoding.placed_cache(decoder.layout, kv.init(decoder.model.config, count, slots))
-    return Rows(cache=cache, of=decoding.everywhere(decoder.layout, of | {"temperature": jnp.zeros(count)}))
+    return Rows(cache=cache, of=decoding.everywhere(decoder.layout, of))
 
 
 @functools.partial(jax.jit, static_argnames=("slots", "layout"))

@@ -77,6 +77,13 @@ def test_rows_are_as_long_as_the_text_and_not_as_its_limit(make, alone):
     assert changes == [256, 512, 1024]
 
 
+def test_a_text_that_stays_short_has_its_slots_at_once(make, alone):
+    running, seen, texts = make(), set(), {}
+    running.add(ask(0, max_tokens=40))
+    finish(running, texts, lambda: seen.add(running._sizes))
+    assert seen == {None, (1, 64)} and texts[0] == alone(0, 40)
+
+
 def test_greedy_tokens_are_the_likeliest_after_a_full_forward_in_a_cache_that_grew(alone):
     model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=CONTEXT, num_layers=1))
     whole = np.array([[*ask(0).prompt, *alone(0)]], np.int32)
@@ -123,7 +130,7 @@ def test_texts_that_outgrow_the_memory_wait_for_older_ones_and_become_the_same(m
 
 
 def test_what_does_not_fit_now_waits_and_harms_nobody(make, alone):
-    running, most, texts = make(room=Tokens(600, 256)), [], {}
+    running, most, texts = make(room=Tokens(200, 256)), [], {}
     for number in range(4):
         running.add(ask(number, max_tokens=40))
     finish(running, texts, lambda: most.append(len(running._under_way)))

@@ -6,7 +6,7 @@ import pytest
 
 from sharding import rules
 from sharding.config import MeshConfig
-from teleflm_jax.generate import decoder, programs, room
+from teleflm_jax.generate import decoder, programs, room, rows
 from teleflm_jax.generate.room import Room
 from tests import tiny
 
@@ -22,6 +22,12 @@ def test_a_cache_is_counted_on_each_device():
     assert one._cache(4, 256) == 2 * 2 * 4 * 4 * 256 * 8 * 4  # keys and values of 2 layers, 4 rows, 4 heads, slots, head size, float32
     split = Room(decoder=on(MeshConfig(data=2, tensor=4)))
     assert split._cache(4, 256) * 8 == one._cache(4, 256) and split._cache(1, 256) * 4 == one._cache(1, 256)
+
+
+def test_what_rows_keep_beside_the_cache_is_counted():
+    found = on(MeshConfig(data=1))
+    kept = rows.empty(found, count=4, slots=16).of
+    assert {"seen", "counts", "biases"} <= kept.keys() and Room(decoder=found)._state(4) == sum(x.nbytes for x in kept.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

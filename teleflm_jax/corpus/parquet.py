@@ -4,6 +4,7 @@ A value of a dictionary is stored once and named as often as a file likes, and a
 of a file nor that of its pages says what it unfolds to.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from teleflm_jax.corpus import streams
+from teleflm_jax.corpus import streams, thrift
 from teleflm_jax.corpus.tally import Tally
 
 ROWS = 32
@@ -27,8 +28,38 @@ MINIMUM_BYTES, MINIMUM_ROWS = 1 << 30, 1 << 20
 UNFOLDS = "rows that unfold too far"
 NO_STRING = "text is not a string"
 _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
+LARGEST_FOOTER = 16 << 20
+"""Bytes; files of texts have kilobytes."""
+_GROUPS, _COLUMNS, _METADATA = 4, 1, 3
+"""Fields of a footer, of a row group, and of a column."""
 _HEADER = 8
 """Bytes of a page's header up to its unpacked size, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """What a footer says of a column's part in a row group."""
+
+    FIELDS = (2, 3, 6, 9, 11)
+    """Encodings, path, unpacked size, place of the data, and of the dictionary."""
+    path: str
+    unpacked: int
+    data_page: int
+    dictionary_page: int
+    """0: it names none."""
+    has_dictionary: bool
+
+    @classmethod
+    def of(cls, found: object) -> "_Column":
+        """Raise a ValueError where it is not what a column has."""
+        if not isinstance(found, dict):
+            raise ValueError("a column without its metadata")
+        encodings, path, unpacked, data_page, dictionary_page = (found.get(field, 0) for field in cls.FIELDS)
+        lists = isinstance(encodings, list) and isinstance(path, list) and all(isinstance(part, bytes) for part in path)
+        if not lists or not all(type(number) is int and 0 <= number < 1 << 62 for number in (unpacked, data_page, dictionary_page)):
+            raise ValueError("a column without its metadata")
+        has_dictionary = any(encoding in (2, 8) for encoding in encodings)
+        return cls(".".join(part.decode() for part in path), unpacked, data_page, dictionary_page, has_dictionary)
 
 
 class _Budget:
@@ -62,7 +93,9 @@ def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, lo
             names = [name for name in dict.fromkeys((text, "family", "source")) if _is_scalar(file.schema_arrow, name)]
             is_string = text in names and not pa.types.is_integer(_kind(file.schema_arrow, text))
             has_text = text in file.schema_arrow.names
-            metadata = file.metadata
+            metadata, columns = file.metadata, _columns(raw)
+            if len(columns) != metadata.num_row_groups:
+                raise ValueError("a footer that reads in two ways")
     except _DAMAGE:
         tally.drop(streams.DAMAGED, origin, "", size)
         return
@@ -73,7 +106,7 @@ def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, lo
     budget = _Budget(size)
     with pq.ParquetFile(raw, metadata=metadata, page_checksum_verification=True) as file:
         for group in groups:
-            yield from _of_group(file, raw, group, names, origin, longest, budget, tally)
+            yield from _of_group(file, raw, group, columns[group], names, origin, longest, budget, tally)
 
 
 def _is_scalar(schema: pa.Schema, name: str) -> bool:
@@ -90,7 +123,15 @@ def _kind(schema: pa.Schema, name: str) -> pa.DataType:
 
 
 def _of_group(
-    file: pq.ParquetFile, raw: BinaryIO, number: int, names: list[str], origin: str, longest: int, budget: _Budget, tally: Tally
+    file: pq.ParquetFile,
+    raw: BinaryIO,
+    number: int,
+    columns: list[_Column],
+    names: list[str],
+    origin: str,
+    longest: int,
+    budget: _Budget,
+    tally: Tally,
 ) -> Iterator[dict]:
     """Yield the rows of a group; behind damage, the group's rest is counted: its pages have no borders that can be found."""
     group, done = file.metadata.row_group(number), 0
@@ -100,7 +141,7 @@ def _of_group(
         tally.drop(reason, origin, "", group.total_byte_size * left // max(1, group.num_rows), left)
 
     try:
-        count = _at_a_time(raw, file.metadata.schema, group, names)
+        count = _at_a_time(raw, columns, names)
         if not count:
             rest(f"dictionary longer than {HELD >> 20} MiB")
             return
@@ -115,23 +156,47 @@ def _of_group(
         rest(streams.DAMAGED)
 
 
-def _at_a_time(raw: BinaryIO, schema: pq.ParquetSchema, group: pq.RowGroupMetaData, names: list[str]) -> int:
+def _at_a_time(raw: BinaryIO, columns: list[_Column], names: list[str]) -> int:
     """Say how many rows of a group may be read together; 0 if even one may be too long."""
-    sizes = [_dictionary_bytes(raw, group.column(i)) for i in range(group.num_columns) if schema.column(i).path in names]
+    sizes = [_dictionary_bytes(raw, column) for column in columns if column.path in names]
     if max(sizes) > HELD:
         return 0
     return max(1, min(MOST_ROWS if min(sizes) else ROWS, HELD // max(1, *sizes)))
 
 
-def _dictionary_bytes(raw: BinaryIO, column: pq.ColumnChunkMetaData) -> int:
+def _columns(raw: BinaryIO) -> list[list[_Column]]:
+    """Return the columns of each row group, as the footer says; pyarrow ends the process over some of which it does not.
+
+    Source: Parquet's `FileMetaData`, `RowGroup`, `ColumnChunk` and `ColumnMetaData`.
+
+    Raises:
+        ValueError: the footer is damaged, or larger than that of any file of texts.
+    """
+    end = raw.seek(-8, os.SEEK_END)
+    size = int.from_bytes(raw.read(4), "little")
+    if size > min(end, LARGEST_FOOTER):
+        raise ValueError(f"a footer of {size:,} bytes")
+    raw.seek(end - size)
+    found, _ = thrift.struct(raw.read(size), 0, {_GROUPS: {_COLUMNS: {_METADATA: dict.fromkeys(_Column.FIELDS)}}})
+    return [[_Column.of(column.get(_METADATA)) for column in _structs(group, _COLUMNS)] for group in _structs(found, _GROUPS)]
+
+
+def _structs(parent: dict, field: int) -> list[dict]:
+    found = parent.get(field, [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ValueError("a footer with fields of other types")
+    return found
+
+
+def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
     """Return a dictionary's size, unpacked, as its page's header says; the library reads no more than that. 0: there is none.
 
-    Source: Parquet's `PageHeader` in Thrift's compact protocol: two fields of 32 bits, the page's type and its unpacked size.
+    Source: Parquet's `PageHeader`, whose first fields are the page's type, 2 for a dictionary, and its unpacked size.
     """
-    raw.seek(column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset)
+    raw.seek(column.dictionary_page or column.data_page)
     header = raw.read(_HEADER)
     if not header.startswith(b"\x15\x04\x15"):
-        return column.total_uncompressed_size if {"PLAIN_DICTIONARY", "RLE_DICTIONARY"} & set(column.encodings) else 0
+        return column.unpacked if column.has_dictionary else 0
     value = 0
     for place, byte in enumerate(header[3:]):
         value |= (byte & 0x7F) << 7 * place

@@ -1,0 +1,110 @@
+"""Structures in Thrift's compact protocol, as Parquet's footers and page headers have them: fields that are asked for, the rest skipped.
+
+pyarrow ends the process where a column's metadata contradict themselves, so what is asked of them is read here. Source: Apache Thrift's
+specification of the compact protocol.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
+DEEPEST = 32
+"""Structures inside each other; Parquet has six."""
+LONGEST_INTEGER = 10
+"""Bytes of a number of 64 bits."""
+
+Wanted = Mapping[int, "Wanted | None"]
+"""Field's number -> of a structure, or of the structures of a list, the fields that are wanted; None: the value as it is."""
+
+
+def struct(data: bytes, place: int, wanted: Wanted, depth: int = 0) -> tuple[dict[int, Any], int]:
+    """Read a structure.
+
+    Returns:
+        Field's number -> value, of those that are wanted and there, and the place behind the structure.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if depth > DEEPEST:
+        raise ValueError("structures too deep")
+    found, field = {}, 0
+    while head := _byte(data, place):
+        place += 1
+        if head >> 4:
+            field += head >> 4
+        else:
+            field, place = _integer(data, place)
+        kind = head & 15
+        if kind in (TRUE, FALSE):
+            value = kind == TRUE
+        else:
+            value, place = _value(data, place, kind, wanted.get(field, {}), depth)
+        if field in wanted:
+            found[field] = value
+    return found, place + 1
+
+
+def _value(data: bytes, place: int, kind: int, wanted: Wanted | None, depth: int) -> tuple[Any, int]:
+    if kind == STRUCT:
+        return struct(data, place, wanted or {}, depth + 1)
+    if kind in (LIST, SET):
+        return _list(data, place, wanted, depth)
+    if kind == MAP:
+        return _map(data, place, depth)
+    if kind == BINARY:
+        size, place = _varint(data, place)
+        if size > len(data) - place:
+            raise ValueError("text beyond the end")
+        return data[place : place + size], place + size
+    if kind == DOUBLE:
+        return data[place : place + 8], place + 8
+    if kind in (TRUE, FALSE, BYTE):  # elements of a list
+        return _byte(data, place), place + 1
+    if kind > DOUBLE:
+        raise ValueError(f"an unknown type {kind}")
+    return _integer(data, place)
+
+
+def _list(data: bytes, place: int, wanted: Wanted | None, depth: int) -> tuple[list | None, int]:
+    head, place = _byte(data, place), place + 1
+    count, kind = head >> 4, head & 15
+    if count == 15:
+        count, place = _varint(data, place)
+    values = [] if wanted != {} else None  # one that is not wanted takes no memory
+    for _ in range(count):
+        value, place = _value(data, place, kind, wanted, depth + 1)
+        if values is not None:
+            values.append(value)
+    return values, place
+
+
+def _map(data: bytes, place: int, depth: int) -> tuple[None, int]:
+    count, place = _varint(data, place)
+    kinds = _byte(data, place) if count else 0
+    place += count > 0
+    for _ in range(count):
+        _, place = _value(data, place, kinds >> 4, {}, depth + 1)
+        _, place = _value(data, place, kinds & 15, {}, depth + 1)
+    return None, place
+
+
+def _integer(data: bytes, place: int) -> tuple[int, int]:
+    value, place = _varint(data, place)
+    return value >> 1 ^ -(value & 1), place
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    value = 0
+    for number in range(LONGEST_INTEGER):
+        byte = _byte(data, place + number)
+        value |= (byte & 0x7F) << 7 * number
+        if byte < 0x80:
+            return value, place + number + 1
+    raise ValueError("a number without an end")
+
+
+def _byte(data: bytes, place: int) -> int:
+    if place >= len(data):
+        raise ValueError("an end too early")
+    return data[place]

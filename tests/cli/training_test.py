@@ -116,7 +116,8 @@ def test_a_folder_with_what_leads_out_of_it_is_not_written_to(tmp_path, name, ki
 def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(project)
     folder = tmp_path / "run"
-    shutil.copytree(project / "runs/half", folder)
+    shutil.copytree(project / "runs/whole", folder)
+    shutil.rmtree(folder / "checkpoints/4")
     other, leave = ("--gin_param", "data.proportions = {'web': 2.0}"), ("--gin_param", "data.change_proportions = True")
     assert train("--workdir", folder, *other) == 2
     assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err

@@ -32,8 +32,10 @@ LARGEST_FOOTER = 16 << 20
 """Bytes; files of texts have kilobytes."""
 _GROUPS, _COLUMNS, _METADATA = 4, 1, 3
 """Fields of a footer, of a row group, and of a column."""
-_HEADER = 8
-"""Bytes of a page's header up to its unpacked size, at most."""
+_TYPE, _UNPACKED, _DICTIONARY = 1, 2, 2
+"""First fields of a page's header, and the type of a dictionary's page."""
+_HEADER = 32
+"""Bytes of a page's header up to its unpacked size, at most; what follows may be as long as texts are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,18 +193,24 @@ def _structs(parent: dict, field: int) -> list[dict]:
 def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
     """Return a dictionary's size, unpacked, as its page's header says; the library reads no more than that. 0: there is none.
 
-    Source: Parquet's `PageHeader`, whose first fields are the page's type, 2 for a dictionary, and its unpacked size.
+    Source: Parquet's `PageHeader`.
+
+    Raises:
+        ValueError: the numbers are not of 32 bits, of which the library would read the last 32.
     """
     raw.seek(column.dictionary_page or column.data_page)
     header = raw.read(_HEADER)
-    if not header.startswith(b"\x15\x04\x15"):
-        return column.unpacked if column.has_dictionary else 0
-    value = 0
-    for place, byte in enumerate(header[3:]):
-        value |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            break
-    return value >> 1
+    otherwise = column.unpacked if column.has_dictionary else 0
+    try:
+        first, kind, place = thrift.field(header, 0, 0, {})
+        second, size, _ = thrift.field(header, place, first, {})
+    except ValueError:  # the library refuses it, or reads nothing as the group is empty
+        return otherwise
+    if (first, second) != (_TYPE, _UNPACKED):
+        return otherwise
+    if not all(type(number) is int and 0 <= number < 1 << 31 for number in (kind, size)):
+        raise ValueError("a page's header with numbers that are none")
+    return size if kind == _DICTIONARY else otherwise
 
 
 def _lengths(texts: pa.Array) -> list[int | None]:

@@ -28,21 +28,31 @@ def struct(data: bytes, place: int, wanted: Wanted, depth: int = 0) -> tuple[dic
     """
     if depth > DEEPEST:
         raise ValueError("structures too deep")
-    found, field = {}, 0
-    while head := _byte(data, place):
-        place += 1
-        if head >> 4:
-            field += head >> 4
-        else:
-            field, place = _integer(data, place)
-        kind = head & 15
-        if kind in (TRUE, FALSE):
-            value = kind == TRUE
-        else:
-            value, place = _value(data, place, kind, wanted.get(field, {}), depth)
-        if field in wanted:
-            found[field] = value
+    found, number = {}, 0
+    while _byte(data, place):
+        number, value, place = field(data, place, number, wanted, depth)
+        if number in wanted:
+            found[number] = value
     return found, place + 1
+
+
+def field(data: bytes, place: int, before: int, wanted: Wanted, depth: int = 0) -> tuple[int, Any, int]:
+    """Read one field of a structure; `before` is the number of the field before it, or 0.
+
+    Returns:
+        Number, value, and the place behind the field.
+
+    Raises:
+        ValueError: there is none.
+    """
+    head, place = _byte(data, place), place + 1
+    number, kind = before + (head >> 4), head & 15
+    if number == before:
+        number, place = _integer(data, place)
+    if kind in (TRUE, FALSE):
+        return number, kind == TRUE, place
+    value, place = _value(data, place, kind, wanted.get(number, {}), depth)
+    return number, value, place
 
 
 def _value(data: bytes, place: int, kind: int, wanted: Wanted | None, depth: int) -> tuple[Any, int]:

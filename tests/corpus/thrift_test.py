@@ -32,6 +32,49 @@ def test_columns_are_those_of_the_library(settings):
             assert ours.has_dictionary == bool({"PLAIN_DICTIONARY", "RLE_DICTIONARY"} & set(column.encodings))
 
 
+def varint(value):
+    parts = [value >> 7 * i & 0x7F for i in range(max(1, -(-value.bit_length() // 7)))]
+    return bytes([*(part | 0x80 for part in parts[:-1]), parts[-1]])
+
+
+LARGE = varint(2 * 5_000_004)
+COLUMN = parquet._Column("text", unpacked=7, data_page=0, dictionary_page=0, has_dictionary=True)
+
+
+@pytest.mark.parametrize(
+    "header, size",
+    [
+        (b"\x15\x04\x15" + LARGE + b"\x15", 5_000_004),
+        (b"\x15\x04\x15" + LARGE, 5_000_004),  # cut behind the size
+        (b"\x05\x02\x04\x05\x04" + LARGE, 5_000_004),  # the fields' numbers written out
+        (b"\x15\x04\x15" + varint(2 * (2**31 - 1)), 2**31 - 1),
+        (b"\x15\0\x15" + LARGE + b"\x15", 7),  # a page of data
+        (b"\x25" + LARGE + b"\x15\x04", 7),
+        (b"\x15\x04\x15\x80", 7),
+        (b"PAR1\x15\0\x15\x16", 7),  # where a group is empty
+        (b"", 7),
+    ],
+)
+def test_a_dictionary_is_as_long_as_its_header_says(header, size):
+    assert parquet._dictionary_bytes(io.BytesIO(header), COLUMN) == size
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x15\x04\x15" + varint(2 * 2**31),
+        b"\x15\x04\x15\x01",
+        b"\x15\x04\x15" + varint(2 * (2**32 + 5)),
+        b"\x15" + varint(4 + 2**33) + b"\x15\x02",
+        b"\x15\x04\x11",
+        b"\x15\x04\x18\x02ab",
+    ],
+)
+def test_numbers_that_the_library_would_cut_are_refused(header):
+    with pytest.raises(ValueError, match="numbers that are none"):
+        parquet._dictionary_bytes(io.BytesIO(header), COLUMN)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_damaged_footer_is_refused_or_read(data):

@@ -198,7 +198,8 @@ def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
     Raises:
         ValueError: the numbers are not of 32 bits, of which the library would read the last 32.
     """
-    raw.seek(column.dictionary_page or column.data_page)
+    is_before = 0 < column.dictionary_page < column.data_page  # elsewhere the library does not look for it
+    raw.seek(column.dictionary_page if is_before else column.data_page)
     header = raw.read(_HEADER)
     otherwise = column.unpacked if column.has_dictionary else 0
     try:

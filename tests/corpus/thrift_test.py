@@ -1,5 +1,6 @@
 """Footers of Parquet files say the same here as to pyarrow; what is damaged is refused."""
 
+import dataclasses
 import io
 
 import pyarrow as pa
@@ -57,6 +58,26 @@ COLUMN = parquet._Column("text", unpacked=7, data_page=0, dictionary_page=0, has
 )
 def test_a_dictionary_is_as_long_as_its_header_says(header, size):
     assert parquet._dictionary_bytes(io.BytesIO(header), COLUMN) == size
+
+
+@pytest.mark.parametrize("place", [0, 1, 40, 1 << 40])
+def test_a_dictionary_that_is_not_before_the_data_is_looked_for_where_the_library_does(place):
+    raw = written()
+    for [text, *_] in parquet._columns(raw):
+        assert text.dictionary_page < text.data_page and parquet._dictionary_bytes(raw, text) == 11  # "a", "bb" and their lengths
+        swapped = dataclasses.replace(text, data_page=text.dictionary_page, dictionary_page=place and text.data_page + place)
+        assert parquet._dictionary_bytes(raw, swapped) == 11
+
+
+def test_the_library_reads_a_dictionary_where_the_data_are_said_to_begin():
+    raw = written(store_schema=False)
+    [last, *_] = parquet._columns(raw)[-1]
+    places = [varint(2 * last.data_page), varint(2 * last.dictionary_page)]
+    before, _, after = raw.getvalue().rpartition(b"\x26".join(places))
+    raw = io.BytesIO(before + b"\x26".join(reversed(places)) + after)
+    [swapped, *_] = parquet._columns(raw)[-1]
+    assert (swapped.data_page, swapped.dictionary_page) == (last.dictionary_page, last.data_page)
+    assert pq.read_table(raw)["text"].to_pylist() == ["a", "bb", "a"] * 9
 
 
 @pytest.mark.parametrize(

@@ -90,23 +90,22 @@ def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, lo
     """
     size = os.fstat(raw.fileno()).st_size
     try:
-        with pq.ParquetFile(raw, page_checksum_verification=True) as file:
-            groups = range(start, file.num_row_groups if stop is None else stop)
-            names = [name for name in dict.fromkeys((text, "family", "source")) if _is_scalar(file.schema_arrow, name)]
-            is_string = text in names and not pa.types.is_integer(_kind(file.schema_arrow, text))
-            has_text = text in file.schema_arrow.names
-            metadata, columns = file.metadata, _columns(raw)
-            if len(columns) != metadata.num_row_groups:
-                raise ValueError("a footer that reads in two ways")
+        file = pq.ParquetFile(raw, page_checksum_verification=True)
+        schema, columns = file.schema_arrow, _columns(raw)
+        groups = range(start, file.num_row_groups if stop is None else stop)
+        names = [name for name in dict.fromkeys((text, "family", "source")) if _is_scalar(schema, name)]
+        is_string = text in names and not pa.types.is_integer(_kind(schema, text))
+        if len(columns) != file.num_row_groups:
+            raise ValueError("a footer that reads in two ways")
     except _DAMAGE:
         tally.drop(streams.DAMAGED, origin, "", size)
         return
     if not is_string:
-        for group in map(metadata.row_group, groups):
-            tally.drop(NO_STRING if has_text else f"no {text}", origin, "", group.total_byte_size, group.num_rows)
+        for group in map(file.metadata.row_group, groups):
+            tally.drop(NO_STRING if text in schema.names else f"no {text}", origin, "", group.total_byte_size, group.num_rows)
         return
     budget = _Budget(size)
-    with pq.ParquetFile(raw, metadata=metadata, page_checksum_verification=True) as file:
+    with file:
         for group in groups:
             yield from _of_group(file, raw, group, columns[group], names, origin, longest, budget, tally)
 

@@ -227,10 +227,6 @@ def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
     return found
 
 
-def _read(path: pathlib.Path) -> str:
-    return foreign.read_text(path, LARGEST_SETTINGS)
-
-
 def _text(content: dict) -> str:
     """JSON as `tokenizer train` writes it."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))

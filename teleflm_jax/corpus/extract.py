@@ -119,10 +119,14 @@ def objection(html: str) -> str:
     is_end = second == ord("/")
     beginnings = tags - int(np.count_nonzero(is_end))
     in_values = _in_values(page)
-    reason = _of_nesting(page, at, is_end, in_values) if beginnings > MAX_NESTING or beginnings * tags > MAX_DEPTHS else ""
-    if not reason and _has_too_many_attributes(page, at, second | 0x20, in_values):
-        reason = f"more than {MAX_ATTRIBUTES} attributes"
-    return reason or (f"more than {MAX_OPTIONS:,} options" if tags > MAX_OPTIONS < page.lower().count(b"<option") else "")
+    may_be_nested = beginnings > MAX_NESTING or beginnings * tags > MAX_DEPTHS
+    if may_be_nested and (reason := _of_nesting(page, at, is_end, in_values)):
+        return reason
+    if _has_too_many_attributes(page, at, second | 0x20, in_values):
+        return f"more than {MAX_ATTRIBUTES} attributes"
+    if tags > MAX_OPTIONS and page.lower().count(b"<option") > MAX_OPTIONS:
+        return f"more than {MAX_OPTIONS:,} options"
+    return ""
 
 
 def _of_nesting(page: bytes, at: np.ndarray, is_end: np.ndarray, in_values: np.ndarray) -> str:
@@ -131,7 +135,7 @@ def _of_nesting(page: bytes, at: np.ndarray, is_end: np.ndarray, in_values: np.n
     # sorted by name, in a name as they stand in the page
     order, first = tokens.ordered(names)
     groups = np.cumsum(first)
-    uncounted, formatting, raw = _uncounted()
+    uncounted, formatting, raw = _known_hashes()
     own = names[order[first]]
     counted = ~_are_in(own, uncounted)[groups - 1]
     steps = np.where(is_end[order], -1 * ~is_long[order], 1) * counted
@@ -331,7 +335,7 @@ def _names(page: bytes, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _uncounted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _known_hashes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hashes of what does not count, of formatting elements, and of raw text's, each in order."""
     return _hashes((b"", *_UNCOUNTED)), _hashes(_FORMATTING), _hashes(_RAW)
 

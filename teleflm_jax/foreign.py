@@ -129,7 +129,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _children(value: Any) -> list[Any]:
-    """What stands in a value; a string with half a character in it raises."""
+    """List the names and values in a value; raises for a string with half a character in it."""
     if isinstance(value, dict):
         return [*value, *value.values()]
     if isinstance(value, str) and not value.isascii():

@@ -23,7 +23,7 @@ VERSION = 1
 LARGEST = 1 << 26
 """Bytes of a record; one of a trillion weights has some 20 kB."""
 MOST_DIMENSIONS = 32
-"""Of an array; TensorStore's own limit."""
+"""Dimensions of an array; TensorStore's own limit."""
 COMPRESSED = 64
 """Times its files' bytes that a checkpoint's arrays may have; those that are saved now are not compressed, older ones are."""
 _KIND = re.compile(r"\w{1,16}\[(?:[0-9]{1,15}(?:, [0-9]{1,15})*)?\]", re.ASCII)
@@ -78,7 +78,7 @@ def read(folder: pathlib.Path, step: int) -> Record:
 
 
 def is_history(value: Any) -> bool:
-    """Whether a JSON value is a `data.mixture.History`."""
+    """Tell if a JSON value is a `data.mixture.History`."""
     return isinstance(value, list | tuple) and all(
         isinstance(phase, list | tuple)
         and len(phase) == 2

@@ -103,7 +103,7 @@ def _divided(text: str) -> str:
 
 @functools.cache
 def _marks() -> np.ndarray:
-    """Of every character, 1 if it is a combining mark; an expression takes ten times as long as this table."""
+    """Make a table of all characters, 1 for a combining mark; an expression takes ten times as long as this table."""
     return np.fromiter((unicodedata.combining(chr(code)) > 0 for code in range(0x110000)), np.uint8, 0x110000)
 
 

@@ -21,9 +21,9 @@ TOO_DEEP = f"nested deeper than {MAX_NESTING}"
 MAX_TAGS = 500_000
 """Of a page, beginnings and ends; a tree of more takes gigabytes and minutes. The longest page of the kernel's has 200,000."""
 MAX_ATTRIBUTES = 1000
-"""Of one element; reading them takes the square of it. All beginnings of `html` or of `body` are one element."""
+"""Attributes of one element; reading them takes the square of it. All beginnings of `html` or of `body` are one element."""
 MAX_OPTIONS = 10_000
-"""Of a page; the parser looks at all options of a selection for each."""
+"""Options of a page; for each of them the parser looks at all of its selection."""
 MAX_DEPTHS = 50_000_000
 """Sum of the depths at which the tags of a page stand; extraction asks all ancestors of each. The kernel's longest page has 2,000,000."""
 MAX_REOPENED = 1_000_000
@@ -39,7 +39,7 @@ _FORMATTING = b"a b big code em font i nobr s small strike strong tt u".split()
 """Elements that go on behind the end of a block that they begin in. Source: HTML's standard, "the list of active formatting elements"."""
 _FORMAT_TAG = re.compile(rb"<(/?)(%s)(?=[\s/>])" % b"|".join(_FORMATTING), re.IGNORECASE)
 _ALIKE_BYTES = 200
-"""Of attributes that are compared; longer ones are taken to be unlike all others."""
+"""Bytes of attributes that are compared; longer ones are taken to be unlike all others."""
 _RAW = b"script style textarea title xmp iframe noembed noframes noscript plaintext".split()
 _HIDING = re.compile(rb"<(?:!(--)?|\?|/|(%s)(?=[\s/>]))" % b"|".join(_RAW))
 """Comments, declarations and raw text: an end of an element in them ends nothing."""
@@ -55,7 +55,7 @@ _VALUE_WITH_SIGN = r"=\s*(?:\"[^\">]*>|'[^'>]*>)"
 _BLANKS = 64
 """Bytes before a quotation mark that are looked at for what it stands behind."""
 _READINGS = 4
-"""How often a page's length may be read for tags that are one in another, which none of a whole page are."""
+"""Times a page's length that may be read for tags that are one in another, which none of a whole page are."""
 _TAG_NAME = re.compile(rb"</?[A-Za-z][^\s/>]*")
 _ROOT = re.compile(rb"<(?:body|html)(?=[\s/>])", re.IGNORECASE)
 _ATTRIBUTE = re.compile(rb"[\s/]*[^\s/>][^\s/>=]*(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s>\"'][^\s>]*)?)?")
@@ -259,12 +259,12 @@ def _in_values(page: bytes) -> np.ndarray:
 
 
 def _stands_behind_equals(page: bytes, quote: int) -> bool:
-    """Whether a quotation mark may begin a value; so many blanks as no person writes are taken to hide it."""
+    """Tell if a quotation mark may begin a value; so many blanks as no person writes are taken to hide it."""
     return page[max(0, quote - _BLANKS) : quote].rstrip()[-1:] in (b"=", b"")
 
 
 def _has_too_many_attributes(page: bytes, at: np.ndarray, second: np.ndarray, in_values: np.ndarray) -> bool:
-    """Whether an element has more attributes than any person would write; long values, as of pictures, are none.
+    """Tell if an element has more attributes than any person would write; long values, as of pictures, are none.
 
     Args:
         page: the page.
@@ -293,7 +293,7 @@ def _has_too_many_attributes(page: bytes, at: np.ndarray, second: np.ndarray, in
 
 
 def _far_ends(page: bytes) -> list[int]:
-    """Where `>` stands, or the page ends, so far behind the one before it that a tag between them may be long."""
+    """Find each `>`, or the page's end, that is so far behind the one before it that a tag between them may be long."""
     found, position = [], 0
     while len(page) - position > _LONG_TAG:
         last = page.rfind(b">", position, position + _LONG_TAG)

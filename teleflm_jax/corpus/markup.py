@@ -43,7 +43,7 @@ _TEX = 'annotation[encoding="application/x-tex"]'
 _SOME_LEVELS = 50
 """Levels that hardly a page has; to look for more takes a while, however few there are."""
 _ROOT_LEVELS = 2
-"""Of `html` and `body`."""
+"""Levels of `html` and `body`."""
 _DEEPEST_FORMULA = 50
 """Levels of a formula that are written out; below, only its characters."""
 

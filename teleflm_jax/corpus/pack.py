@@ -162,7 +162,7 @@ def _collect(unit: documents.Unit, path: str, *, keys: frozenset[int], seed: int
 
 
 def _stands(job: Job) -> bool:
-    """Whether the domain is packed from these inputs and nothing is left over; finished data may be read-only, so this writes nothing."""
+    """Tell if the domain is packed from these inputs and nothing is left over; finished data may be read-only, so this writes nothing."""
     manifest = job.final / "manifest.json"
     leftover = job.partial.exists() or job.former.exists()
     return not leftover and manifest.exists() and shards.read_json(str(manifest)).get("fingerprint") == job.fingerprint

@@ -40,7 +40,7 @@ _HEADER = 32
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """What a footer says of a column's part in a row group."""
+    """A column's part in a row group, as the footer describes it."""
 
     FIELDS = (2, 3, 6, 9, 11)
     """Encodings, path, unpacked size, place of the data, and of the dictionary."""
@@ -65,7 +65,7 @@ class _Column:
 
 
 class _Budget:
-    """What a file may still unfold to."""
+    """Bytes and rows that a file may still unfold to."""
 
     def __init__(self, size: int):
         self.bytes, self.rows = max(MINIMUM_BYTES, UNFOLDED * size), max(MINIMUM_ROWS, UNFOLDED * size)
@@ -111,7 +111,7 @@ def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, lo
 
 
 def _is_scalar(schema: pa.Schema, name: str) -> bool:
-    """Whether there is one column of this name, of strings or of whole numbers."""
+    """Tell if there is one column of this name, of strings or of whole numbers."""
     if schema.get_field_index(name) < 0:
         return False
     kind = _kind(schema, name)

@@ -288,7 +288,7 @@ def _generation(keys: _Keys) -> _Keys:
 
 
 def _ids(keys: _Keys) -> dict[str, tuple[int, ...]]:
-    """Of both files, without those that the model has no row for; `_notes` names them."""
+    """Collect the special ids of both files, without those that the model has no row for; `_notes` names them."""
     size = keys.count("vocab_size")
     found = {f"{each.path.stem}.{key}": ids for each in (keys, _generation(keys)) for key, ids in each.ids().items()}
     return {name: kept for name, ids in found.items() if (kept := tuple(index for index in ids if index < size))}

@@ -22,7 +22,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_HEADER = 100_000_000
 """Bytes; the format's own limit."""
 MOST_DIMENSIONS = 64
-"""Of a tensor; NumPy's own limit."""
+"""Dimensions of a tensor; NumPy's own limit."""
 ALIGNMENT = 8
 """Headers are filled up with spaces to a multiple of this, so that tensors are aligned in a mapped file."""
 BLOCK_BYTES = 16 << 20

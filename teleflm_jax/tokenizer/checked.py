@@ -1,4 +1,4 @@
-"""What a tokenizer.json may hold: components that are known, and whose time and memory grow with the text and not faster.
+"""Check of a tokenizer.json: its components must be known, and their time and memory grow with the text and not faster.
 
 The library takes any file that fits its types. Some of them make it panic, some take gigabytes, and some patterns take minutes for a short
 text. Source: the components and their fields are those of the tokenizers library 0.23.
@@ -20,9 +20,9 @@ MOST_ADDED = 1 << 15
 LONGEST_PIECE = 1_024
 """Characters."""
 MOST_COMPONENTS = 64
-"""Of a file, those inside of sequences included."""
+"""Components of a file, those inside of sequences included."""
 MOST_ENTRIES = 64
-"""Of a template, and ids of one of its special tokens."""
+"""Entries of a template, and ids of one of its special tokens."""
 MOST_GROWTH = 64
 """Times a text's length that replacements may write, all together, in UTF-8; the library needs some 17 bytes for each of them."""
 LONGEST_MAPPED = 256
@@ -131,7 +131,7 @@ def _pattern(component: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _growth(component: Mapping[str, Any]) -> float:
-    """How many times as long a text may become."""
+    """Return how many times as long a text may become."""
     if component["type"] == "Prepend":
         written, found = component.get("prepend"), "x"
     elif component["type"] == "Replace":

@@ -42,7 +42,7 @@ class _Item:
     """A part of an alternative."""
 
     text: str
-    """Of what is repeated."""
+    """The part of the expression that is repeated."""
     least: int
     most: int | None
     """None: more than a few."""
@@ -79,7 +79,7 @@ def _failing(items: list[_Item]) -> _Item | None:
 
 
 def _is_taken(run: _Item, alternatives: list[list[_Item]]) -> bool:
-    """Whether, when the first of some alternatives fails after a run, one behind it takes the whole run, and none before that a part."""
+    """Tell if, when the first of some alternatives fails after a run, one behind it takes the whole run, and none before that a part."""
     for items in alternatives:
         first = next((place for place, item in enumerate(items) if item.most is None), None)
         if first is None or items[first].text != run.text or any(item.may_fail for item in items[:first]):

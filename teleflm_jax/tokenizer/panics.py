@@ -1,4 +1,4 @@
-"""What the tokenizers library raises, as one class of errors."""
+"""Errors and panics of the tokenizers library, as one class of errors."""
 
 import contextlib
 from collections.abc import Iterator

@@ -41,7 +41,7 @@ def piece_bytes(tokenizer: tokenizers.Tokenizer) -> list[bytes]:
 
 
 def longest(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """How many bytes of a text one token stands for at most; None where something leaves parts of texts out, so that there is no bound."""
+    """Bound the bytes of a text that one token stands for; None where something leaves parts of texts out, so that there is no bound."""
     state, found = json.loads(tokenizer.to_str()), piece_bytes(tokenizer)
     shrink = _shrink(state["normalizer"])
     whole = shrink is not None and _keeps(state["pre_tokenizer"]) and {bytes([byte]) for byte in UTF8} <= set(found)

@@ -107,7 +107,7 @@ def encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def encoding(tokenizer: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
-    """What the library makes of a text; raises a `UserError` if it cannot.
+    """Encode a text by the library; raises a `UserError` if it cannot.
 
     Other threads go on meanwhile, which `encode` keeps from it.
     """

@@ -143,7 +143,7 @@ HIDDEN = {
     "a script": "{}><SCRIPT>{}</script>",
     "a title": "{}><textarea>{}</textarea>",
 }
-"""Where an end ends nothing."""
+"""Places in which an end of an element ends nothing."""
 
 
 @pytest.mark.parametrize("place", HIDDEN.values(), ids=HIDDEN)

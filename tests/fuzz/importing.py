@@ -1,4 +1,4 @@
-"""What a fuzzer calls with bytes that stand for a file of a stranger's model; anything raised is a fault."""
+"""Entries of a stranger's model: bytes stand for one of its files; anything raised is a fault."""
 
 import pathlib
 import tempfile

@@ -22,7 +22,7 @@ MAX_UNCLOSED = 300
 MAX_READ_AGAIN = 5_000_000
 """Characters that the parser reads for all that has no end."""
 MAX_ROWS = 10_000
-"""Of tables; the parser takes the square of them."""
+"""Rows of tables; the parser takes the square of them."""
 MAX_BARS = 50_000
 """Between parameters of templates and cells of tables; the parser takes the square of those of one template or table."""
 _DEEP_LIST = re.compile(r"[:;*#]{100}|^(?:=++[^=\n]*+){100}", re.MULTILINE)

@@ -8,7 +8,6 @@ import math
 import os
 import pathlib
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,13 +102,12 @@ def _refuse_wrong_types(record: Record) -> None:
 
 
 def _refuse_small(path: pathlib.Path, record: Record) -> None:
-    """Hold what a checkpoint says of its arrays against its files, before memory is taken for them; look for what would never be read."""
+    """Hold a checkpoint's arrays, as its record has them, against its files, all plain, before memory is taken for them."""
     held = 0
     for where, folders, files in os.walk(path):
         for entry in folders + files:
             found = pathlib.Path(where, entry)
-            mode = (found.lstat() if entry in folders else found.stat()).st_mode if found.exists() else 0
-            if not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and entry in folders)):
+            if not (found.is_file() or (found.is_dir() and not found.is_symlink())):
                 raise Damaged(path, f"{found.relative_to(path)} is no plain file")
             held += found.stat().st_size
     shapes = [described["is"].partition("[")[2] for described in record.arrays.values()]

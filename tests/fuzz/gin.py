@@ -2,9 +2,11 @@
 
 import tempfile
 
-from teleflm_jax import config
+from teleflm_jax import config, foreign
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
+
+SECTIONS = ("model", "data", "train")
 
 
 def one_input(data: bytes) -> None:
@@ -12,20 +14,15 @@ def one_input(data: bytes) -> None:
     with tempfile.NamedTemporaryFile(suffix=".gin") as file:
         file.write(data)
         file.flush()
-        read_file(file.name)
-
-
-def read_file(path: str) -> None:
-    """`one_input`, of a file."""
-    try:
-        found = config.parse([path], [], options.SECTIONS, ("model", "data", "train"))
-    except UserError as error:
-        options.foreign.printable(str(error)).encode()
-        return
+        try:
+            found = config.parse([file.name], [], options.SECTIONS, SECTIONS)
+        except UserError as error:
+            foreign.printable(str(error)).encode()
+            return
     with tempfile.NamedTemporaryFile("w", suffix=".gin", encoding="utf-8") as file:
         file.write(config.dump(found))
         file.flush()
-        assert config.parse([file.name], [], options.SECTIONS, ("model", "data", "train"), saved=file.name) == found
+        assert config.parse([file.name], [], options.SECTIONS, SECTIONS, saved=file.name) == found
 
 
 ENTRIES = {"gin": one_input}

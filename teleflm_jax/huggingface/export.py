@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import tensorstore
 
-from teleflm_jax import checkpoint, checksum, mup
+from teleflm_jax import checkpoint, checksum, foreign, mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import config as settings
 from teleflm_jax.huggingface import names, tensors
@@ -164,8 +164,8 @@ def _begun(partial: pathlib.Path, job: Job) -> dict:
     if not partial.exists():
         return fresh
     try:
-        state = json.loads((partial / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = foreign.read_json(partial / STATE)
+    except (OSError, UserError):
         state = {}
     if not isinstance(state, dict) or state.get("of") != fresh["of"]:
         raise UserError(

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from teleflm_jax import mup
+from teleflm_jax.huggingface import export as exporting
 from teleflm_jax.huggingface import tensors
 from teleflm_jax.model.transformer import Transformer
 from tests.huggingface import folders
@@ -74,6 +75,18 @@ def test_an_export_that_was_stopped_goes_on_and_gives_the_same_files(export, tmp
     again = [name for name in written if name]
     assert len(again) == len(set(again)), "no file is written twice"
     assert contents(tmp_path / "out") == whole and not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a deep file", "none"])
+def test_a_beginning_that_is_no_plain_json_is_refused(export, tmp_path, kind):
+    (tmp_path / "out.partial").mkdir()
+    state = tmp_path / "out.partial" / exporting.STATE
+    if kind == "a FIFO":
+        os.mkfifo(state)
+    elif kind == "a deep file":
+        state.write_text("[" * 1_000_000)
+    code, told = export()
+    assert code == 2 and "no beginning of this export" in told.splitlines()[-1] and not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_leaves_nothing_under_the_name(trained, tmp_path):

@@ -159,11 +159,6 @@ def keep_only(nothing: int, *descriptors: int) -> None:
         os.closerange(low + 1, high)
 
 
-def silence() -> None:
-    """Let what is read on stdin end here."""
-    os.close(0)
-
-
 def limit(seconds: float, memory_bytes: int) -> None:
     """Set this process's limits, and filter its system calls; raises an `OSError` where the kernel does not."""
     for kind, value in (

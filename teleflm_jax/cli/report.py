@@ -89,13 +89,14 @@ def read(name: str) -> Run:
     if not any((folder / file).exists() for file in (METRICS, EVENTS)):
         raise UserError(f"got {folder} without {METRICS} and {EVENTS}; allowed: a run that has begun; wait for it, or change the folder")
     train = found["train"]
+    tokens_per_step = train.batch_size * found["model"].context_length
     return Run(
         name=name,
         ledger=ledger.read(folder),
         evals=list(rows(folder / EVALS)),
         planned_steps=train.steps,
-        planned_tokens=train.steps * train.batch_size * found["model"].context_length,
-        schedule=schedule.end(found["optimizer"], train.batch_size * found["model"].context_length, train.steps),
+        planned_tokens=train.steps * tokens_per_step,
+        schedule=schedule.end(found["optimizer"], tokens_per_step, train.steps),
     )
 
 

@@ -39,7 +39,7 @@ def placed_cache(layout: Layout, tree: Any) -> Any:
 
 
 def cache_placement(layout: Layout, count: int, num_kv_heads: int) -> NamedSharding:
-    """Where `placed_cache` puts an array of so many rows and heads."""
+    """Return the sharding that `placed_cache` gives an array of so many rows and heads."""
     return NamedSharding(layout.mesh, P(_rows(layout, count), _ways(layout, "kv_heads", num_kv_heads)))
 
 

@@ -142,7 +142,7 @@ def join(place: Place | None) -> None:
 
 
 def bind_address(coordinator: str, environment: Mapping[str, str]) -> str:
-    """Where process 0 listens, HOST:PORT: on no other addresses of its host than the others need.
+    """Return HOST:PORT for process 0 to listen at: no other addresses of its host than the others need.
 
     A name may stand for other addresses elsewhere than on its own host, where it is often a loopback address: except for `localhost`,
     it means all of them.

@@ -27,10 +27,10 @@ REPORT_SECONDS = 30.0
 MARGIN_SECONDS = 10.0
 """A process that has reached the coordinator leaves the end of the wait to it, and so much longer."""
 TRY_SECONDS = 5.0
-"""For a connection, and for the first line of whoever answers."""
+"""Limit for a connection, and for the first line of whoever answers."""
 RETRY_SECONDS = 0.2
 GREETING_SECONDS = 10.0
-"""That a visitor has for its line."""
+"""Time that a visitor has for its line."""
 STRANGERS = 64
 """Connections beside those of the run's own processes; beyond that, the oldest that has not said its line is closed."""
 LONGEST_LINE = 2_000
@@ -92,7 +92,7 @@ class _Visitor:
 
 @dataclasses.dataclass(kw_only=True)
 class _Hall:
-    """Where process 0 waits: who has come, and who has not yet said who it is."""
+    """State of process 0 while it waits: processes that have come, and visitors that have not yet said who they are."""
 
     count: int
     secret: str

@@ -31,7 +31,7 @@ def settle(environment: MutableMapping[str, str]) -> list[str]:
 
 
 def finds_no_device(error: BaseException) -> bool:
-    """Whether an error is that jax has no device of the platforms that `JAX_PLATFORMS` names, which it tells as one of several types."""
+    """Tell if jax raised an error for want of a device of the platforms in `JAX_PLATFORMS`; the error has one of several types."""
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next

@@ -83,7 +83,6 @@ def talk(speaker: Speaker, before: tuple[Message, ...], *, here: bool) -> None:
         before: what the history begins with.
         here: whether somebody sits at the terminal, to be prompted.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
     is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"  # what was typed is more than that
     sys.stdin.reconfigure(encoding="utf-8" if is_ascii else sys.stdin.encoding, errors="replace")
     if here:

@@ -4,7 +4,6 @@ import argparse
 import json
 import pathlib
 import signal
-import sys
 from collections.abc import Sequence
 
 from teleflm_jax.cli import options, run_folder
@@ -104,7 +103,6 @@ def main(args: argparse.Namespace) -> int:
     for request in requests:  # before the weights, which may take minutes
         request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     running = engine.Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=args.slots)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
     if len(prompts) == 1 and not args.json:
         return _print_stream(prompts[0], running, requests[0])
     found = engine.run(running, requests)

@@ -156,21 +156,17 @@ def add_process_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--process_id", type=int, metavar="I", help="of this process, from 0")
 
 
-def load(args: argparse.Namespace, optional: Collection[str] = ()) -> Run:
-    """Read the configuration that `add_arguments`' options name.
+def load(args: argparse.Namespace, optional: Collection[str] = (), before: Sequence[str] = ()) -> Run:
+    """Read the configuration that `add_arguments`' options name, and find what a run's own one sets beside it.
 
     Args:
         args: Parsed arguments.
         optional: Sections that the command can do without.
+        before: gin files that are read first.
 
     Raises:
         UserError: On any mistake in it, or when nothing names a configuration.
     """
-    return _run(args, optional)
-
-
-def _run(args: argparse.Namespace, optional: Collection[str], before: Sequence[str] = ()) -> Run:
-    """Read the configuration, and find what a run's own one sets beside it."""
     found, whole = (load_sections(args, SECTIONS, optional, before=before, withhold=names) for names in (WITHHOLD, {}))
     withheld = (
         f"{section}.{field}"
@@ -259,7 +255,7 @@ def load_trained(args: argparse.Namespace, before: Sequence[str] = ()) -> tuple[
     """
     folder = workdir(args)
     refuse_no_run(folder)
-    return _run(args, ("data", "train"), before), folder
+    return load(args, ("data", "train"), before), folder
 
 
 def refuse_no_run(folder: pathlib.Path) -> None:

@@ -42,7 +42,7 @@ class Run:
     planned_steps: int
     planned_tokens: int
     schedule: str
-    """Where the decay of the learning rate ends."""
+    """Sentence that says at which step the decay of the learning rate ends."""
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -89,13 +89,14 @@ def read(name: str) -> Run:
     if not any((folder / file).exists() for file in (METRICS, EVENTS)):
         raise UserError(f"got {folder} without {METRICS} and {EVENTS}; allowed: a run that has begun; wait for it, or change the folder")
     train = found["train"]
+    tokens_per_step = train.batch_size * found["model"].context_length
     return Run(
         name=name,
         ledger=ledger.read(folder),
         evals=list(rows(folder / EVALS)),
         planned_steps=train.steps,
-        planned_tokens=train.steps * train.batch_size * found["model"].context_length,
-        schedule=schedule.end(found["optimizer"], train.batch_size * found["model"].context_length, train.steps),
+        planned_tokens=train.steps * tokens_per_step,
+        schedule=schedule.end(found["optimizer"], tokens_per_step, train.steps),
     )
 
 
@@ -163,7 +164,7 @@ def _counted(book: ledger.Ledger) -> str:
 
 
 def _epochs(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
-    """How often each domain was passed, as far as the last event that says so; no table where none does."""
+    """Make the table of passes through each domain, from the last event that has them; no table where none has."""
     last = [next((e["epochs"] for e in reversed(run.ledger.events) if isinstance(e.get("epochs"), dict)), {}) for run in runs]
     domains = sorted({domain for epochs in last for domain in epochs})
     rows = [(printable(domain), *(f"{ledger.number(epochs.get(domain)):.2f}" for epochs in last)) for domain in domains]

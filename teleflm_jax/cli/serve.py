@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import dataclasses
+import functools
 import importlib.util
 import os
 import socket
@@ -82,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     served = dataclasses.replace(served, context_length=most.context_length)
     if args.warm:
         _warm(compiled, engine.sizes(most, config.slots))
-    make = lambda: engine.Engine(decoder, tokenizer, slots=config.slots, room=most, programs=compiled)  # noqa: E731
+    make = functools.partial(engine.Engine, decoder, tokenizer, slots=config.slots, room=most, programs=compiled)
     running = worker.Worker(make, capacity=config.slots + config.queue)
     running.start()
     service = app.Service(

@@ -135,14 +135,14 @@ def _with_own_tokenizer(run: options.Run, folder: pathlib.Path) -> options.Run:
 
 
 def _with_agreed_mixture(run: options.Run, folder: pathlib.Path) -> options.Run:
-    """The run with a change of proportions allowed that an earlier start was given and did not live to save a checkpoint under."""
+    """Return the run with its change of proportions allowed if an earlier start was allowed it and saved no checkpoint under it."""
     saved = run_folder.configuration(folder).data
     agreed = run.data.change_proportions or (saved is not None and saved.proportions == run.data.proportions)
     return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(start.agreed(agreed))))
 
 
 def _without_consent(run: options.Run) -> options.Run:
-    """What the run's folder keeps: the proportions as they are from now on, and no leave to change them again."""
+    """Return the run as its folder keeps it: with the proportions from now on, and without permission to change them again."""
     return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=False))
 
 

@@ -304,14 +304,8 @@ def _statements(text: str, source: object, locate: Callable[[int], str], *, quot
             if not isinstance(statement, config_parser.BlockDeclaration):
                 line = statement.location.line_num
                 yield statement, Place(source, line, locate(line))
-    except (
-        SyntaxError,
-        tokenize.TokenError,
-        ValueError,
-        TypeError,
-        RecursionError,
-        SystemError,
-    ) as error:  # the last is 3.12.1's own tokenizer
+    # 3.12.1's own tokenizer raises SystemError
+    except (SyntaxError, tokenize.TokenError, ValueError, TypeError, RecursionError, SystemError) as error:
         raise _syntax_error(error, text, locate, quote) from None
 
 

@@ -51,7 +51,7 @@ class Loader:
         return {f"data/{domain}": f"{part.records} records of {part.num_bytes} bytes of text" for domain, part in parts.items()}
 
     def epochs(self, step: int) -> dict[str, float]:
-        """How often the batches before `step` have passed through each domain that the run still has."""
+        """Return the passes of the batches before `step` through each domain that the run still has."""
         drawn = self.order.counts(step * self.batch_size)
         return {domain: round(drawn.get(domain, 0) / known.train.records, 4) for domain, known in self.manifests.items()}
 

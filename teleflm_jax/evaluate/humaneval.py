@@ -42,7 +42,7 @@ class Problem:
     """Defines `check(function)`."""
 
     def task(self, completion: str) -> sandbox.Task:
-        """What is to be judged."""
+        """Return the program and its test for the sandbox."""
         return sandbox.Task(program=self.prompt + completion, entry_point=self.entry_point, prompt=self.prompt, test=self.test)
 
 

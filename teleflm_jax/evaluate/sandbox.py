@@ -26,7 +26,7 @@ class Task:
     """A program, and what it is to do."""
 
     program: str
-    """Nobody has read it."""
+    """Source text that nobody has read."""
     entry_point: str
     """The function that it defines."""
     prompt: str
@@ -37,7 +37,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What was found of a program."""
+    """The result of judging a program."""
 
     passed: bool
     """The test ran to its end without an exception."""

@@ -34,7 +34,7 @@ class Run:
 
 def draw(logs: history.Growing) -> pathlib.Path:
     """Draw curves.png into the folder of a run from its logs; returns its path."""
-    run = Run(label="", history=logs.read(), evals=logs.evals)
+    run = Run(label="", history=logs.history(), evals=logs.evals())
     path = logs.folder / "curves.png"
     figure = losses([run])
     figure.savefig(path, dpi=110)

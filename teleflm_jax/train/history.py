@@ -4,7 +4,7 @@ import array
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,31 +39,37 @@ class Growing:
     """The logs of a run that goes on: each row is read once, and the file's beginning never again."""
 
     folder: pathlib.Path
-    evals: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """The rows of evals.jsonl."""
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """The rows of evals.jsonl that have been read."""
     columns: dict[str, array.array] = dataclasses.field(default_factory=lambda: {name: array.array("d") for name in COLUMNS})
     known: dict[str, int] = dataclasses.field(default_factory=lambda: {METRICS: 0, EVALS: 0})
     """Bytes that have been read of each."""
 
-    def read(self) -> History:
-        """Read what is new in both logs; returns the columns of metrics.jsonl, empty ones where there is no file.
+    def history(self) -> History:
+        """Return the columns of metrics.jsonl, empty ones where there is no file.
 
         Raises:
             UserError: a line is no row of this log.
         """
-        for end, row in run_log.read_on(self.folder / METRICS, self.known[METRICS]):
+        for row in self._new(METRICS):
             for name, column in self.columns.items():
                 column.append(number(row.get(name)))
-            self.known[METRICS] = end
-        for end, row in run_log.read_on(self.folder / EVALS, self.known[EVALS]):
-            self.evals.append(row)
-            self.known[EVALS] = end
         return {name: np.array(column, np.float64) for name, column in self.columns.items()}
+
+    def evals(self) -> list[dict[str, Any]]:
+        """Return the rows of evals.jsonl; errors as of `history`."""
+        self.rows.extend(self._new(EVALS))
+        return self.rows
+
+    def _new(self, name: str) -> Iterator[dict[str, Any]]:
+        for end, row in run_log.read_on(self.folder / name, self.known[name]):
+            yield row
+            self.known[name] = end
 
 
 def read(folder: pathlib.Path) -> History:
-    """The columns of a folder's metrics.jsonl; errors as of `Growing.read`."""
-    return Growing(folder=folder).read()
+    """The columns of a folder's metrics.jsonl; errors as of `Growing.history`."""
+    return Growing(folder=folder).history()
 
 
 def number(value: object) -> float:

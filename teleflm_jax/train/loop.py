@@ -121,7 +121,7 @@ def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool,
             parts.say(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
         logs = Growing(folder=plan.folder)
         if first := jax.process_index() == 0:
-            logs.read()  # a line that is no row is told before the first step
+            logs.history(), logs.evals()  # a line that is no row is told before the first step
         draw = functools.partial(curves.draw, logs) if first else lambda: None
         known = {"draw": draw, "beginning": beginning, "history": history, "counters": counters, "compiled": rewound}
         # under another mixture other losses are usual

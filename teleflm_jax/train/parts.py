@@ -57,7 +57,7 @@ class Plan:
     records: Callable[[int, History], list] = lambda data_step, history: []
     """Where each row of batch(data_step) comes from, as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
-    """How often the batches before data_step have passed through each domain, under a mixture history."""
+    """Passes of the batches before data_step through each domain, under a mixture history."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
     """Called by every process once it is known what to go on from, before anything is written."""
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def tokens_per_step(self) -> int:
-        """Of all processes, padding included."""
+        """Tokens of one step over all processes, padding included."""
         return self.train.batch_size * self.model.context_length
 
 

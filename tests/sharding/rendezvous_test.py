@@ -22,7 +22,7 @@ def free_port() -> int:
 
 
 def meet(indices, count, seconds, port=None):
-    """What `rendezvous.meet` answers these processes of `count`."""
+    """Return the answers of `rendezvous.meet` to these processes of `count`."""
     address = f"localhost:{port or free_port()}"
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(lambda index: rendezvous.meet(address, count, index, seconds, print, secret=SECRET), indices))
@@ -34,6 +34,16 @@ def connect(port):
         with contextlib.suppress(ConnectionRefusedError):
             return socket.create_connection(("localhost", port), timeout=10)
         time.sleep(0.02)
+
+
+def nonce(connection):
+    """The number that process 0 says first."""
+    return connection.makefile("rb").readline().decode().strip()
+
+
+def greeting(count, index, nonce):
+    """The line of a process that knows the secret."""
+    return f"{count} {index} {'0' * 32} {rendezvous._code(SECRET, 'come', nonce, '0' * 32, count, index)}\n".encode()
 
 
 @contextlib.contextmanager
@@ -59,17 +69,12 @@ def test_process_0_names_who_is_missing_and_tells_those_who_came(monkeypatch, ca
 
 
 def test_a_process_that_leaves_again_is_missing_and_strangers_do_not_count():
-    port = free_port()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        first = pool.submit(rendezvous.meet, f"localhost:{port}", 3, 0, 2, print)
+    with waiting(3, 2) as (port, first):
+        with connect(port) as process:
+            process.sendall(greeting(3, 1, nonce(process)))
+            time.sleep(0.1)
         for said in (b"3 1\n", b"GET / HTTP/1.1\r\n", b"5 2\n"):
-            while True:
-                try:
-                    stranger = socket.create_connection(("localhost", port))
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.05)
-            with stranger:
+            with connect(port) as stranger:
                 stranger.sendall(said)
                 time.sleep(0.1)
         assert "got 1 of 3" in first.result() and "processes 1 and 2" in first.result()
@@ -102,10 +107,10 @@ def test_a_stranger_does_not_take_the_place_of_a_process():
         assert [first.result(), real.result(), last.result()] == [None] * 3
 
 
-def test_a_greeting_that_was_overheard_is_of_no_use(monkeypatch):
+def test_a_greeting_that_was_overheard_is_of_no_use():
     with waiting(3, 2) as (port, first), connect(port) as one, connect(port) as two:
-        nonces = [connection.makefile("rb").readline().decode().strip() for connection in (one, two)]
-        said = f"3 1 {'0' * 32} {rendezvous._code(SECRET, 'come', nonces[0], '0' * 32, 3, 1)}\n".encode()
+        said = greeting(3, 1, nonce(one))
+        nonce(two)
         two.sendall(said)
         assert two.recv(100) == b""  # closed
         one.sendall(said)

@@ -40,17 +40,18 @@ def test_rows_are_read_once_as_they_come(tmp_path, monkeypatch):
     read = []
     parse = run_log._row
     monkeypatch.setattr(run_log, "_row", lambda path, line, end: read.append(line) or parse(path, line, end))
-    assert len(logs.read()["step"]) == 0
+    assert len(logs.history()["step"]) == 0 and logs.evals() == []
     for step in range(1, 8):
         run_log.append(tmp_path / run_log.METRICS, {"step": step, "loss": float(step)})
         if step % 3 == 0:
             run_log.append(tmp_path / run_log.EVALS, {"step": step, "bpb": 1.0})
-            assert logs.read()["loss"].tolist() == [float(number) for number in range(1, step + 1)]
+            assert logs.history()["loss"].tolist() == [float(number) for number in range(1, step + 1)]
+            assert [row["step"] for row in logs.evals()] == list(range(3, step + 1, 3))
     with (tmp_path / run_log.METRICS).open("a") as file:
         file.write('{"step": 8, "lo')  # being written
         file.flush()
-        assert logs.read()["step"].tolist() == list(range(1, 8))
+        assert logs.history()["step"].tolist() == list(range(1, 8))
         file.write('ss": 8.0}\n')
-    assert logs.read()["step"].tolist() == list(range(1, 9)) == history.read(tmp_path)["step"].tolist()
-    assert [row["step"] for row in logs.evals] == [3, 6]
-    assert len(read) == 8 + 2 + 8 + 2  # each once, and once by the other reader
+    assert logs.history()["step"].tolist() == list(range(1, 9)) == history.read(tmp_path)["step"].tolist()
+    assert [row["step"] for row in logs.evals()] == [3, 6]
+    assert len(read) == 8 + 2 + 8  # each once, and those of metrics.jsonl once by the other reader

@@ -7,7 +7,6 @@ import builtins
 import json
 import os
 
-import kernel
 import values
 
 PASSED = "passed"
@@ -63,9 +62,8 @@ class Candidate:
 def work(ask: int, answered: int, tell: int) -> None:
     """Read a problem on stdin, test, and tell; never returns by an exception."""
     try:
-        with os.fdopen(0, "rb", closefd=False) as stdin:
+        with os.fdopen(0, "rb") as stdin:  # closed before the tests run
             problem = json.load(stdin)
-        kernel.silence()
         why = verdict(problem, Candidate(ask, answered))
         os.write(tell, why.encode(errors="replace")[:LONGEST])
     finally:

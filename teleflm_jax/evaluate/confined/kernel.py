@@ -23,13 +23,13 @@ MOST_OPEN = 1 << 10
 """Descriptors from here on nobody has opened: whoever starts this passes three."""
 FILE_BYTES = 1 << 20
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
-"""What modules of Python's own may need beside Python's folder."""
+"""Folders and files that Python's own modules may need beside Python's folder."""
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x08000000, 0x10000000, 0x20000000, 0x40000000
 NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 PRIVATE = ("/proc", "/sys", "/home", "/root", "/tmp", "/var", "/run", "/mnt", "/media", "/srv")
-"""Where users' files and the kernel's lie: hidden under empty folders where mounts can be made, as not every kernel has Landlock."""
+"""Folders of users' files and the kernel's: hidden under empty ones where mounts can be made, as not every kernel has Landlock."""
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 CAPABILITY_VERSION_3 = 0x20080522
@@ -157,11 +157,6 @@ def keep_only(nothing: int, *descriptors: int) -> None:
     kept = sorted({0, 1, 2, *descriptors})
     for low, high in zip(kept, [*kept[1:], MOST_OPEN], strict=True):
         os.closerange(low + 1, high)
-
-
-def silence() -> None:
-    """Let what is read on stdin end here."""
-    os.close(0)
 
 
 def limit(seconds: float, memory_bytes: int) -> None:

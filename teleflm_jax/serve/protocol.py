@@ -91,7 +91,10 @@ class Served:
 
 
 def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, context_length: int, vocab_size: int) -> Served:
-    """The model of a run's folder; without a chat template that works it serves completions alone."""
+    """The model of a run's folder; without a chat template that works it serves completions alone.
+
+    Its name, which a folder may give it, is Unicode: a lone surrogate becomes a question mark, as in the answers that tell it.
+    """
     format, no_chat = None, ""
     try:
         format = chat.load(folder, tokenizer)
@@ -99,7 +102,7 @@ def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, 
         no_chat = str(error)
     sizes = {"context_length": context_length, "vocab_size": vocab_size}
     return Served(
-        name=name,
+        name=name.encode(errors="replace").decode(),
         tokenizer=tokenizer,
         ends=specials.of(tokenizer).ends,
         format=format,

@@ -55,14 +55,14 @@ class Service:
         return [about | {"max_model_len": self.served.context_length}]
 
 
-def app(service: Service) -> Starlette:
+def app(service: Service) -> ASGIApp:
     """The ASGI application."""
 
     async def completions(request: Request) -> Answer:
-        return await _answer(service, request, protocol.completion)
+        return await _answer(service, request, protocol.completion, contextlib.nullcontext())
 
     async def chat_completions(request: Request) -> Answer:
-        return await _answer(service, request, protocol.conversation)
+        return await _answer(service, request, protocol.conversation, service.chats)
 
     async def models(request: Request) -> Response:
         _admit(service, request)
@@ -202,12 +202,11 @@ class Answer:
         metrics.whole_seconds.observe(time.perf_counter() - self.begun)
 
 
-async def _answer(service: Service, request: Request, read: Callable[..., Call]) -> Answer:
-    """Begin to answer a request; what is wrong with it is raised as a `Refusal`."""
+async def _answer(service: Service, request: Request, read: Callable[..., Call], turn: contextlib.AbstractAsyncContextManager) -> Answer:
+    """Begin to answer a request, whose body is read in its turn; what is wrong with it is raised as a `Refusal`."""
     begun = time.perf_counter()
     _admit(service, request)
     gate.refuse_type(gate.headers(request.scope))
-    turn = service.chats if read is protocol.conversation else contextlib.nullcontext()
     async with service.bodies.body(request, turn) as content:
         call = await asyncio.to_thread(lambda: read(protocol.parse(content), service.served, most=service.worker.capacity))  # takes a while
     async with contextlib.AsyncExitStack() as stack:

@@ -6,6 +6,7 @@ queries after the other, are not measured.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -68,12 +69,20 @@ class Room:
         reading = (
             cache + 2 * self._cache(read, length) + 4 * read * (scores + length * widths) + 2 * (self._state(count) + self._state(read))
         )
-        weights = sum(x.size for x in jax.tree.leaves(self.decoder.model)) * 4 if on_cpu and size < 4 else 0
+        weights = self._parameters * 4 if on_cpu and size < 4 else 0
         return weights + max(going_on, reading)
+
+    @functools.cached_property
+    def _parameters(self) -> int:
+        return sum(x.size for x in jax.tree.leaves(self.decoder.model))
 
     def _state(self, count: int) -> float:
         """Bytes of what rows keep beside the cache, on each device whole; it exists twice while rows move or new texts join them."""
-        return sum(math.prod(x.shape) * x.dtype.itemsize for x in rows.state(self.decoder.vocab_size, count).values())
+        return count * self._row_bytes
+
+    @functools.cached_property
+    def _row_bytes(self) -> int:
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in rows.state(self.decoder.vocab_size, 1).values())
 
     def _cache(self, count: int, slots: int) -> float:
         """Bytes on a device."""

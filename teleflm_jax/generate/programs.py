@@ -5,7 +5,7 @@ A call never compiles: what is called has been asked for with `ready`.
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -110,10 +110,6 @@ class Programs:
     def __getitem__(self, program: Program) -> Callable[..., Any]:
         """One that is ready."""
         return self._compiled[program]
-
-    def __iter__(self) -> Iterator[Program]:
-        """Those that are ready."""
-        return iter(self._compiled)
 
     def _compile(self, program: Program) -> jax.stages.Compiled:
         name, *sizes = program

@@ -251,7 +251,7 @@ def test_lengths_and_settings_share_compiled_programs(alone, tokenizer):
     def compiled(length, how):
         running = engine.Engine(alone, tokenizer, slots=4)
         engine.run(running, [ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
-        return set(running._programs)
+        return set(running._programs._compiled)
 
     assert compiled(4, GREEDY) == compiled(2, WARM) == compiled(8, MIXED[2]) == compiled(11, MIXED[3])
 

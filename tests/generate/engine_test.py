@@ -4,14 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.generate import decoder, engine, rows
+from teleflm_jax.generate import engine, rows
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.sampling import GREEDY, Sampling
 from teleflm_jax.generate.text import decode
-from teleflm_jax.tokenizer import load, train
 from teleflm_jax.tokenizer.pieces import piece_bytes
 from tests import tiny
 
@@ -31,21 +29,12 @@ MIXED = [
 
 def on(mesh, **changes):
     """A decoder of the tiny model on a mesh of so many devices."""
-    config = tiny.config(vocab_size=VOCABULARY, context_length=64, **changes)
-    layout = rules.layout(mesh, config.d_model, jax.devices()[: mesh.data * mesh.pipe * mesh.tensor])
-    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
+    return tiny.decoder(tiny.config(vocab_size=VOCABULARY, context_length=64, **changes), mesh)
 
 
 @pytest.fixture(scope="module")
 def alone():
     return on(MeshConfig(data=1))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), VOCABULARY), encoding="utf-8")
-    return load.load(path)
 
 
 @pytest.fixture

@@ -65,13 +65,13 @@ class Engine:
         self._pieces = piece_bytes(tokenizer)
         self._next_ticket = 0
         self._waiting: dict[int, Text] = {}
-        """By ticket, in its order."""
+        """Texts that wait, by ticket, in its order."""
         self._texts: list[Text | None] = []
         self._left: set[int] = set()
         """Rows whose text was dropped, put back or met a stop string, which the device does not know yet."""
         self._rows: device.Rows | None = None
         self._alternatives: int | None = None
-        """What the program in use tells with each token, at least what the rows ask for."""
+        """Alternatives that the program in use tells with each token, at least as many as the rows ask for."""
 
     @property
     def idle(self) -> bool:
@@ -129,7 +129,7 @@ class Engine:
 
     @property
     def _under_way(self) -> dict[int, Text]:
-        """By row."""
+        """The texts that have a row, by row."""
         return {row: text for row, text in enumerate(self._texts) if text}
 
     @property

@@ -18,9 +18,9 @@ from teleflm_jax.model import cache as kv
 Program = tuple
 """(Name of a function in `rows`, its sizes): a method of `_Lowered`, and its arguments."""
 THREADS = 2
-"""That compile beside: one for new texts, one for those under way."""
+"""Threads that compile beside: one for new texts, one for those under way."""
 WAIT_SECONDS = 0.05
-"""That an engine with nothing else to do waits for a program, before it looks for other orders."""
+"""Seconds that an engine with nothing else to do waits for a program, before it looks for other orders."""
 
 
 def extend(count: int, slots: int, alternatives: int | None) -> Program:

@@ -148,7 +148,7 @@ class Answer:
     """Ends the job."""
     begun: float
     state: dict[str, Any]
-    """Of the ASGI scope; its `outcome` is counted."""
+    """State of the ASGI scope, whose `outcome` is counted."""
     head: dict[str, object]
 
     async def __call__(self, scope, receive, send) -> None:

@@ -28,7 +28,7 @@ MAX_TOKENS = 16
 """Of a completion that names none, as with OpenAI; a chat's answer may fill the context."""
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1000
-"""Of one stop string; all together may have four times as many. Looking for them costs up to a millisecond a token."""
+"""Longest stop string; all together may have four times as many. Looking for them costs up to a millisecond a token."""
 LARGEST_NUMBER = 1e9
 """Largest absolute value of a setting that need not be whole."""
 MAX_PROMPT_LOGPROBS = 1 << 18
@@ -90,7 +90,7 @@ class Served:
     """None: it has no chat template, for the reason below."""
     no_chat: str = ""
     longest: int | None = None
-    """Of `pieces.longest`."""
+    """Bytes of text that one token stands for at most (`pieces.longest`); None: there is no bound."""
 
 
 def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, context_length: int, vocab_size: int) -> Served:

@@ -6,7 +6,10 @@ import functools
 import jax
 from flax import nnx
 
+from sharding import rules
+from sharding.config import MeshConfig
 from teleflm_jax import mup
+from teleflm_jax.generate import decoder as decoding
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 
@@ -23,6 +26,9 @@ CONFIG = ModelConfig(
 )
 WIDE = mup.MupConfig(base_width=32, std=0.3, matrix_std=0.2, learning_rate=1e-2, matrix_learning_rate=1e-2)
 """Weights large enough that every part of the model matters to its logits."""
+
+ALONE = MeshConfig(data=1)
+"""One device."""
 
 
 def config(**changes) -> ModelConfig:
@@ -44,6 +50,12 @@ def _model(changed: ModelConfig, seed: int) -> Transformer:
 def model(changed: ModelConfig = CONFIG, seed: int = 0) -> Transformer:
     """A model with random weights."""
     return nnx.clone(_model(changed, seed))
+
+
+def decoder(changed: ModelConfig, mesh: MeshConfig = ALONE) -> decoding.Decoder:
+    """A model with random weights, laid out for decoding over a mesh of the first devices."""
+    layout = rules.layout(mesh, changed.d_model, jax.devices()[: mesh.data * mesh.pipe * mesh.tensor])
+    return decoding.decoder(jax.device_put(model(changed), layout.replicated()), layout)
 
 
 def tokens(batch: int, length: int, vocab_size: int = CONFIG.vocab_size, seed: int = 0) -> jax.Array:

@@ -28,11 +28,11 @@ OURS = pathlib.Path(__file__).parents[1] / "tokenizer" / TEMPLATE
 """Where the tokenizer is ours: `<s>`, then turns of `<_user>Q<_bot>A</s><_end>`, after an optional `<_system>`. Source: TeleChat's."""
 ROLES = ("system", "user", "assistant")
 MAX_TEMPLATE_BYTES = 1 << 20
-"""Of a template's file; those of the models that we know have tens of kB at most."""
+"""Largest file of a template; those of the models that we know have tens of kB at most."""
 MAX_VARIABLES = 16_384
 """Characters of `given`'s variables as JSON."""
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,63}")
-"""Of such a variable."""
+"""The name that such a variable may have."""
 LONGEST_REASON = 300
 """Characters of what a template says that an error shows."""
 SET_HERE = ("messages", "add_generation_prompt", "tools", "documents", "strftime_now", "raise_exception", *specials.NAMES)
@@ -47,7 +47,7 @@ class Message:
     """One of ROLES."""
     content: str
     name: str | None = None
-    """Of who said it; None: the template gets no name."""
+    """Name of who said it; None: the template gets no name."""
 
 
 PROBE = (Message(role="user", content="question"), Message(role="assistant", content="answer"))
@@ -70,7 +70,7 @@ class Format:
     ends: tuple[int, ...]
     """Ids that end a text."""
     probe: str = ""
-    """What the template writes for PROBE."""
+    """The template's text for PROBE."""
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further ones for the template; from `given`."""
 

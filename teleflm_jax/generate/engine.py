@@ -65,13 +65,13 @@ class Engine:
         self._pieces = piece_bytes(tokenizer)
         self._next_ticket = 0
         self._waiting: dict[int, Text] = {}
-        """By ticket, in its order."""
+        """Texts that wait, by ticket, in its order."""
         self._texts: list[Text | None] = []
         self._left: set[int] = set()
         """Rows whose text was dropped, put back or met a stop string, which the device does not know yet."""
         self._rows: device.Rows | None = None
         self._alternatives: int | None = None
-        """What the program in use tells with each token, at least what the rows ask for."""
+        """Alternatives that the program in use tells with each token, at least as many as the rows ask for."""
 
     @property
     def idle(self) -> bool:
@@ -129,7 +129,7 @@ class Engine:
 
     @property
     def _under_way(self) -> dict[int, Text]:
-        """By row."""
+        """The texts that have a row, by row."""
         return {row: text for row, text in enumerate(self._texts) if text}
 
     @property
@@ -177,27 +177,27 @@ class Engine:
         """Programs to begin texts and go on with them."""
         sizes, asked = self._with(more), host.asked([*self._under_way.values(), *more])
         old = self._sizes if self._under_way or self._sizes == sizes else None
-        prompts = device.bucket(len({text.tokens for text in more}), self.slots, 1)
-        told = host.asked(host.telling(more))
-        reading = compiled.begin(*sizes, prompts, self._longest(more), device.bucket(len(more), self.slots, 1), told)
-        return [*reading, *compiled.move(old, sizes), compiled.extend(*sizes, asked)]
+        return [*compiled.begin(*sizes, *self._reading(more)), *compiled.move(old, sizes), compiled.extend(*sizes, asked)]
+
+    def _reading(self, texts: Sequence[Text]) -> tuple[int, int, int, int | None]:
+        """Sizes of the programs that read texts: different prompts, tokens of each, texts, and alternatives told of the prompts."""
+        prompts, count = (device.bucket(number, self.slots, 1) for number in (len({text.tokens for text in texts}), len(texts)))
+        return prompts, self._longest(texts), count, host.asked(host.telling(texts))
 
     def _read(self, texts: Sequence[Text]) -> None:
         """Read the tokens of texts into free rows."""
         prompts = list(dict.fromkeys(text.tokens for text in texts))  # several continuations of one prompt read it once
-        sizes = device.bucket(len(prompts), self.slots, 1), self._longest(texts)
-        tokens_UT, lengths_U = np.zeros(sizes, np.int32), np.ones(sizes[0], np.int32)
+        u, t, count, told = sizes = self._reading(texts)
+        tokens_UT, lengths_U = np.zeros((u, t), np.int32), np.ones(u, np.int32)
         for number, prompt in enumerate(prompts):
             tokens_UT[number, : len(prompt)], lengths_U[number] = prompt, len(prompt)
-        count = device.bucket(len(texts), self.slots, 1)
         rows_R, source_R = np.full(count, len(self._texts), np.int32), np.zeros(count, np.int32)
         free = [row for row, text in enumerate(self._texts) if not text]
         for number, (row, text) in enumerate(zip(free, texts, strict=False)):
             rows_R[number], source_R[number] = row, prompts.index(text.tokens)
             self._texts[row] = text
             self._left.discard(row)
-        told = host.asked(host.telling(texts))
-        read, written, begun = (self._programs[program] for program in compiled.begin(*self._sizes, *sizes, count, told))
+        read, written, begun = (self._programs[program] for program in compiled.begin(*self._sizes, *sizes))
         found = read(self.decoder, tokens_UT)
         if told is not None:
             found, figures = found[0], jax.device_get(found[1])

@@ -5,7 +5,7 @@ A call never compiles: what is called has been asked for with `ready`.
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,9 +18,9 @@ from teleflm_jax.model import cache as kv
 Program = tuple
 """(Name of a function in `rows`, its sizes): a method of `_Lowered`, and its arguments."""
 THREADS = 2
-"""That compile beside: one for new texts, one for those under way."""
+"""Threads that compile beside: one for new texts, one for those under way."""
 WAIT_SECONDS = 0.05
-"""That an engine with nothing else to do waits for a program, before it looks for other orders."""
+"""Seconds that an engine with nothing else to do waits for a program, before it looks for other orders."""
 
 
 def extend(count: int, slots: int, alternatives: int | None) -> Program:
@@ -110,10 +110,6 @@ class Programs:
     def __getitem__(self, program: Program) -> Callable[..., Any]:
         """One that is ready."""
         return self._compiled[program]
-
-    def __iter__(self) -> Iterator[Program]:
-        """Those that are ready."""
-        return iter(self._compiled)
 
     def _compile(self, program: Program) -> jax.stages.Compiled:
         name, *sizes = program

@@ -30,9 +30,9 @@ for _name in ("html", "pprint", "textwrap", "unicodedata", "jinja2.constants", "
     importlib.import_module(_name)
 
 MEMORY_BYTES = 256 << 20
-"""Of address space: 25 MB before a template comes, and up to 130 MB for a conversation of the server's largest body."""
+"""Largest address space: 25 MB before a template comes, and up to 130 MB for a conversation of the server's largest body."""
 MAX_CHARACTERS = 8 << 20
-"""That a template may write for one request."""
+"""Most characters that a template may write for one request."""
 LINE = 1000
 """Characters of an error that are told."""
 
@@ -97,7 +97,7 @@ def _render(template: jinja2.Template, request: dict[str, Any]) -> list[str]:
 
 
 def _environment() -> jinja2.Environment:
-    """As templates of this kind expect it (source: transformers' documentation of chat templates)."""
+    """Make the environment that templates of this kind expect (source: transformers' documentation of chat templates)."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
     )
@@ -131,7 +131,7 @@ def _receive() -> Any:
 
 
 def _read(size: int) -> bytes:
-    """So many bytes; fewer where the other side has gone."""
+    """Read so many bytes; fewer where the other side has gone."""
     found = bytearray()
     while len(found) < size and (part := os.read(0, size - len(found))):
         found += part

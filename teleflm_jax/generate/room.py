@@ -1,4 +1,4 @@
-"""How long and how many texts the memory has room for, known before anything is allocated.
+"""A bound on the length and number of texts by the memory that they take, known before anything is allocated.
 
 What XLA takes beside caches follows no simple law. The forms here lie above what it says of compiled programs on CPUs
 (`Compiled.memory_analysis`; tests hold them against it); those of other devices, which compute in the cache's own type and one block of
@@ -6,6 +6,7 @@ queries after the other, are not measured.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -20,7 +21,7 @@ from teleflm_jax.model.attention import QUERY_BLOCK
 SHORTEST = 256
 """Slots of the cache in which a text begins, fewer if it ends before: each growth is another program."""
 SHARE = 0.8
-"""Of the memory that is free at start; the rest is for compiling and for what else runs."""
+"""Share that texts may take of the memory that is free at start; the rest is for compiling and for what else runs."""
 CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 """Limit and usage, below /sys/fs/cgroup: version 2, version 1."""
 
@@ -68,12 +69,20 @@ class Room:
         reading = (
             cache + 2 * self._cache(read, length) + 4 * read * (scores + length * widths) + 2 * (self._state(count) + self._state(read))
         )
-        weights = sum(x.size for x in jax.tree.leaves(self.decoder.model)) * 4 if on_cpu and size < 4 else 0
+        weights = self._parameters * 4 if on_cpu and size < 4 else 0
         return weights + max(going_on, reading)
+
+    @functools.cached_property
+    def _parameters(self) -> int:
+        return sum(x.size for x in jax.tree.leaves(self.decoder.model))
 
     def _state(self, count: int) -> float:
         """Bytes of what rows keep beside the cache, on each device whole; it exists twice while rows move or new texts join them."""
-        return sum(math.prod(x.shape) * x.dtype.itemsize for x in rows.state(self.decoder.vocab_size, count).values())
+        return count * self._row_bytes
+
+    @functools.cached_property
+    def _row_bytes(self) -> int:
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in rows.state(self.decoder.vocab_size, 1).values())
 
     def _cache(self, count: int, slots: int) -> float:
         """Bytes on a device."""
@@ -100,13 +109,13 @@ def _free_of_machine() -> float:
 
 
 def _free_of_cgroup(limit: str, usage: str) -> float:
-    """Of the process's own group where it is seen as the root, as in containers."""
+    """Return what the process's own group leaves free, where it is seen as the root, as in containers."""
     (most, *_), (now, *_) = (_lines(f"/sys/fs/cgroup/{name}") or ["max"] for name in (limit, usage))
     return math.inf if "max" in (most.strip(), now.strip()) else int(most) - int(now)
 
 
 def _free_of_process() -> float:
-    """Of what `ulimit -v` allows."""
+    """Return what is left of the address space that `ulimit -v` allows."""
     import resource  # not on every system
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)

@@ -24,7 +24,7 @@ SHORTEST = 16
 NOTHING = -1
 """In a chunk: this row had ended. Among stop ids: none. Among rows: a free one."""
 NOBODY = Request(prompt=(), max_tokens=1)
-"""Of rows that are free."""
+"""The request of rows that are free."""
 
 
 @jax.tree_util.register_dataclass
@@ -71,7 +71,7 @@ def cached(decoder: Decoder, count: int, slots: int) -> jax.ShapeDtypeStruct:
 
 
 def state(vocab_size: int, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What is known of so many rows beside their cache."""
+    """Return the shapes and types of what is known of so many rows beside their cache, by name."""
     shapes = {name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype) for name, x in settings([NOBODY], [0], 1).items()}
     of_each = {"token": np.int32, "position": np.int32, "done": bool}
     of_ids = {"seen": bool, "counts": np.int32}
@@ -103,7 +103,7 @@ def moved_of(of: dict, source_R: jax.Array, *, layout) -> dict:
 
 @jax.jit
 def read(decoder: Decoder, prompts_UT: jax.Array) -> kv.Cache:
-    """What the cache keeps of different prompts, padded on the right."""
+    """Read different prompts, padded on the right, into a cache."""
     return passes.read(decoder, prompts_UT)[1]
 
 
@@ -124,7 +124,7 @@ def written(old_BKSH: jax.Array, read_UKTH: jax.Array, source_R: jax.Array, rows
 
 @functools.partial(jax.jit, static_argnames="layout", donate_argnames="of")
 def begun(of: dict, prompts_UT, lengths_U, source_R, rows_R, new: dict, *, layout) -> dict:
-    """What is known of rows beside the cache, with new texts among the others: the last token of each prompt is its newest.
+    """Put new texts among what is known of rows beside the cache: the last token of each prompt is its newest.
 
     Args:
         of: of the others.

@@ -17,7 +17,7 @@ GREEDY_BELOW = 1e-6
 """Temperatures below it choose the likeliest token: float32 could not divide by them."""
 LARGEST = 2**31 - 1
 MAX_BIASES = 1024
-"""Of a text; OpenAI allows 300."""
+"""Most biases of a text; OpenAI allows 300."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ from typing import Any
 from teleflm_jax import foreign
 
 SECONDS = 5.0
-"""Of wall time for compiling, and for all conversations of a request. A hundred messages take milliseconds, but a machine may be busy."""
+"""Wall time for compiling, and for all conversations of a request. A hundred messages take milliseconds, but a machine may be busy."""
 START_SECONDS = 60.0
-"""For starting Python and importing jinja2, perhaps from a slow disk, before there is a template."""
+"""Wall time for starting Python and importing jinja2, perhaps from a slow disk, before there is a template."""
 MAX_BYTES = 64 << 20
-"""Of an answer; more than `rendering.MAX_CHARACTERS` are in JSON."""
+"""Largest answer; more than `rendering.MAX_CHARACTERS` are in JSON."""
 _RENDERING = pathlib.Path(__file__).with_name("rendering.py")
 
 

@@ -42,12 +42,12 @@ def asked(texts: Iterable[Text]) -> int | None:
 
 
 def telling(texts: Iterable[Text]) -> list[Text]:
-    """Those whose prompts are told when they are read, which happens again to a text that was put back."""
+    """Return the texts whose prompts are told when they are read, which happens again to a text that was put back."""
     return [text for text in texts if text.request.tell_prompt and not text.ids]
 
 
 def piece(text: Text, told: dict[str, np.ndarray]) -> Piece:
-    """What the device says of a text, which is one piece longer then."""
+    """Add what the device says to a text, and return its next piece."""
     tokens, parts, finish = [], [], None
     for place, index in enumerate(told["token"].tolist()):
         if index == rows.NOTHING or not text.request.max_tokens:

@@ -67,7 +67,7 @@ class Choice:
         return piece.text, [token for token in piece.tokens if not self.call.chat or token.id not in request.stop_ids]
 
     def logprobs(self, tokens: Sequence[Token], prompt: Sequence[Token] = ()) -> dict[str, object] | None:
-        """Of some tokens, after all before them and the prompt's; None if the call asks for none."""
+        """Describe some tokens, after all before them and the prompt's; None if the call asks for no log-probabilities."""
         if self.call.requests[self.index].logprobs is None:
             return None
         if self.call.chat:
@@ -170,7 +170,7 @@ def _chunk(call: Call, head: dict[str, object], choice: Choice, said: dict[str, 
 
 
 def to_json(value: object) -> bytes:
-    """As it goes over the wire; a lone surrogate, which no UTF-8 has, becomes a question mark."""
+    """Encode a value as it goes over the wire; a lone surrogate, which no UTF-8 has, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
 
 

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
@@ -55,24 +55,24 @@ class Service:
         return [about | {"max_model_len": self.served.context_length}]
 
 
-def app(service: Service) -> Starlette:
+def app(service: Service) -> ASGIApp:
     """The ASGI application."""
 
     async def completions(request: Request) -> Answer:
-        return await _answer(service, request, protocol.completion)
+        return await _answer(service, request, protocol.completion, contextlib.nullcontext())
 
     async def chat_completions(request: Request) -> Answer:
-        return await _answer(service, request, protocol.conversation)
+        return await _answer(service, request, protocol.conversation, service.chats)
 
     async def models(request: Request) -> Response:
         _admit(service, request)
-        return JSONResponse({"object": "list", "data": service.models()})
+        return _json({"object": "list", "data": service.models()})
 
     async def model(request: Request) -> Response:
         _admit(service, request)
         if request.path_params["name"] != service.served.name:
             raise Refusal(f"got an unknown model; allowed: {service.served.name!r}; change the path", status=404, code="model_not_found")
-        return JSONResponse(service.models()[0])
+        return _json(service.models()[0])
 
     async def health(_) -> Response:
         return _health(service)
@@ -81,7 +81,7 @@ def app(service: Service) -> Starlette:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     async def described(_) -> Response:
-        return JSONResponse(description)
+        return _json(description)
 
     description = openapi.describe(service.served, service.worker.capacity)
     routes = [
@@ -148,7 +148,7 @@ class Answer:
     """Ends the job."""
     begun: float
     state: dict[str, Any]
-    """Of the ASGI scope; its `outcome` is counted."""
+    """State of the ASGI scope, whose `outcome` is counted."""
     head: dict[str, object]
 
     async def __call__(self, scope, receive, send) -> None:
@@ -170,7 +170,7 @@ class Answer:
         except (Failed, Stopped) as error:
             return _response(_of_worker(error))
         choices = answers.choices(self.call, self.service.vocabulary)
-        return Response(answers.to_json(answers.whole(self.call, self.head, choices, parts)), media_type="application/json")
+        return _json(answers.whole(self.call, self.head, choices, parts))
 
     async def _stream(self) -> AsyncIterator[bytes]:
         choices, outcome = answers.choices(self.call, self.service.vocabulary), "disconnected"
@@ -202,12 +202,11 @@ class Answer:
         metrics.whole_seconds.observe(time.perf_counter() - self.begun)
 
 
-async def _answer(service: Service, request: Request, read: Callable[..., Call]) -> Answer:
-    """Begin to answer a request; what is wrong with it is raised as a `Refusal`."""
+async def _answer(service: Service, request: Request, read: Callable[..., Call], turn: contextlib.AbstractAsyncContextManager) -> Answer:
+    """Begin to answer a request, whose body is read in its turn; what is wrong with it is raised as a `Refusal`."""
     begun = time.perf_counter()
     _admit(service, request)
     gate.refuse_type(gate.headers(request.scope))
-    turn = service.chats if read is protocol.conversation else contextlib.nullcontext()
     async with service.bodies.body(request, turn) as content:
         call = await asyncio.to_thread(lambda: read(protocol.parse(content), service.served, most=service.worker.capacity))  # takes a while
     async with contextlib.AsyncExitStack() as stack:
@@ -272,7 +271,7 @@ def _health(service: Service) -> Response:
     worker = service.worker
     state = "stopping" if service.stopping else "ok" if worker.alive else "broken"
     told = {"status": state, "texts": worker.load, "engine_failures": worker.failures, "last_failure": worker.last_failure or None}
-    return JSONResponse(told, status_code=200 if state == "ok" else 503)
+    return _json(told, 200 if state == "ok" else 503)
 
 
 async def _refused(_, refusal: Refusal) -> Response:
@@ -294,9 +293,8 @@ async def _bug(*_) -> Response:
 def _response(refusal: Refusal, headers: dict[str, str] | None = None) -> Response:
     wait = {"Retry-After": RETRY_SECONDS} if refusal.status in (429, 503) else {}
     challenge = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
-    return Response(
-        answers.to_json(refusal.body()),
-        status_code=refusal.status,
-        media_type="application/json",
-        headers=(headers or {}) | wait | challenge,
-    )
+    return _json(refusal.body(), refusal.status, (headers or {}) | wait | challenge)
+
+
+def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(answers.to_json(value), status_code=status, media_type="application/json", headers=headers)

@@ -11,9 +11,9 @@ from teleflm_jax.serve.config import BODY_SECONDS, MAX_BODY_BYTES
 from teleflm_jax.serve.protocol import Refusal
 
 ALL_BYTES = 64 << 20
-"""Of all bodies that have come, wholly or in part, and are not yet read."""
+"""Most bytes of all bodies that have come, wholly or in part, and are not yet read."""
 FREE_BYTES = 64 << 10
-"""Of each body, which do not count: whoever holds back large bodies keeps no small one out."""
+"""Bytes of each body that do not count: whoever holds back large bodies keeps no small one out."""
 READERS = 2
 """Bodies that are parsed and encoded at one time; a parsed one may take 25 times its bytes."""
 MOST_MARKS = 1 << 18
@@ -22,7 +22,7 @@ MOST_MARKS = 1 << 18
 
 @dataclasses.dataclass(kw_only=True)
 class Bodies:
-    """What bodies take of a server's memory and time."""
+    """A bound on what bodies take of a server's memory and time."""
 
     held: int = 0
     """Bytes that count."""

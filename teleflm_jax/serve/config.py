@@ -15,7 +15,7 @@ API_KEY = "TELEFLM_API_KEY"
 LARGEST_PORT = 65_535
 ANY = "*"
 ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-"""As a browser sends it."""
+"""An origin as a browser sends it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class ServeConfig:
     allowed_origins: tuple[str, ...] = ()
     """Origins whose pages may send requests from a browser; `*`: all."""
     cache_gb: float | None = None
-    """Of memory that texts may take on each device, weights apart; None: most of what is free at start."""
+    """Memory that texts may take on each device, weights apart; None: most of what is free at start."""
 
     def __post_init__(self):
         for name, right, allowed in (

@@ -20,9 +20,9 @@ BACKLOG = 128
 OTHER_FILES = 128
 """Files for all else than connections."""
 HEAD_SECONDS = 20.0
-"""From the opening of a connection, or its last answer, until the next request's head is whole."""
+"""Time from the opening of a connection, or its last answer, until the next request's head is whole."""
 WRITE_SECONDS = 20.0
-"""In which a client must take LEAST_BYTES of an answer that waits to be sent."""
+"""Time in which a client must take LEAST_BYTES of an answer that waits to be sent."""
 LEAST_BYTES = 16 << 10
 READ_BYTES = 32 << 10
 """Taken from a connection in one turn of the event loop; h11 needs 60 ms for as many bytes in chunks of one."""
@@ -34,7 +34,7 @@ FULL = (
 
 
 def most() -> int:
-    """How many connections the limit of open files leaves room for, at most MOST."""
+    """Return the number of connections that the limit of open files leaves room for, at most MOST."""
     return max(8, min(MOST, open_files.limit() - BACKLOG - OTHER_FILES))
 
 

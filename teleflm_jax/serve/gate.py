@@ -1,4 +1,4 @@
-"""Which requests are let in: by key, Host, Origin and content type.
+"""Admission of requests by key, Host, Origin and content type.
 
 A page of another site, opened in a browser on a machine that reaches the server, can send requests to it. A name that its owner points at
 the server's address (DNS rebinding) makes them requests to the page's own origin, so without a key only names that no stranger owns are
@@ -20,18 +20,18 @@ DEFAULT_PORT = re.compile(r":(?:80|443)$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What a server lets in."""
+    """The keys, names and origins that a server lets in."""
 
     key: str | None = None
-    """That requests to /v1 must bear."""
+    """The key that requests to /v1 must bear; None: none."""
     names: tuple[str, ...] = ()
-    """Of the server, beside its addresses and `localhost`."""
+    """Names of the server, beside its addresses and `localhost`."""
     origins: tuple[str, ...] = ()
-    """Whose pages may ask; `*`: all."""
+    """Origins whose pages may send requests; `*`: all."""
 
 
 def headers(scope: Mapping) -> dict[str, str]:
-    """Of a request, the last of each name."""
+    """Return a request's headers, the last of each name."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
@@ -73,7 +73,7 @@ def refuse_type(found: Mapping[str, str]) -> None:
 
 
 def _name(host: str) -> str:
-    """Of a Host without its port."""
+    """Return a Host's name without its port."""
     name = host.lower()
     return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
 
@@ -89,5 +89,5 @@ def _is_own(name: str, names: tuple[str, ...]) -> bool:
 
 
 def _without_port(origin: str) -> str:
-    """What is after an origin's scheme; a port that its scheme implies is left out."""
+    """Return what is after an origin's scheme, without a port that a scheme implies."""
     return DEFAULT_PORT.sub("", origin.lower().partition("//")[2])

@@ -6,10 +6,19 @@ from typing import Any
 from teleflm_jax.generate import chat
 from teleflm_jax.generate.request import LARGEST_SEED, MAX_LOGPROBS, SMALLEST_SEED
 from teleflm_jax.generate.sampling import LARGEST, MAX_BIASES
-from teleflm_jax.serve.protocol import CHAT, COMPLETION, MAX_STOP_CHARACTERS, MAX_STOPS, NEUTRAL, ROLES, WITHOUT_EFFECT, Served
+from teleflm_jax.serve.protocol import (
+    CHAT,
+    COMPLETION,
+    LARGEST_NUMBER,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+    NEUTRAL,
+    ROLES,
+    WITHOUT_EFFECT,
+    Served,
+)
 
 Schema = dict[str, Any]
-LARGEST_NUMBER = 1e9
 ERRORS = {
     "400": "the request is wrong; the message says what is allowed",
     "401": "the server has a key that the request does not bear",

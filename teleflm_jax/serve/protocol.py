@@ -5,6 +5,7 @@ A whole number may be written as 16.0, as in JSON Schema.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -27,7 +28,9 @@ MAX_TOKENS = 16
 """Of a completion that names none, as with OpenAI; a chat's answer may fill the context."""
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1000
-"""Of one stop string; all together may have four times as many. Looking for them costs up to a millisecond a token."""
+"""Longest stop string; all together may have four times as many. Looking for them costs up to a millisecond a token."""
+LARGEST_NUMBER = 1e9
+"""Largest absolute value of a setting that need not be whole."""
 MAX_PROMPT_LOGPROBS = 1 << 18
 """Log-probabilities of prompts in one answer, which cost the client next to nothing to ask for."""
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -87,11 +90,14 @@ class Served:
     """None: it has no chat template, for the reason below."""
     no_chat: str = ""
     longest: int | None = None
-    """Of `pieces.longest`."""
+    """Bytes of text that one token stands for at most (`pieces.longest`); None: there is no bound."""
 
 
 def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, context_length: int, vocab_size: int) -> Served:
-    """The model of a run's folder; without a chat template that works it serves completions alone."""
+    """The model of a run's folder; without a chat template that works it serves completions alone.
+
+    Its name, which a folder may give it, is Unicode: a lone surrogate becomes a question mark, as in the answers that tell it.
+    """
     format, no_chat = None, ""
     try:
         format = chat.load(folder, tokenizer)
@@ -99,7 +105,7 @@ def served(name: str, folder: pathlib.Path, tokenizer: tokenizers.Tokenizer, *, 
         no_chat = str(error)
     sizes = {"context_length": context_length, "vocab_size": vocab_size}
     return Served(
-        name=name,
+        name=name.encode(errors="replace").decode(),
         tokenizer=tokenizer,
         ends=specials.of(tokenizer).ends,
         format=format,
@@ -177,7 +183,7 @@ def conversation(body: Mapping[str, Any], served: Served, *, most: int) -> Call:
     format, variables = served.format, body.get("chat_template_kwargs")
     if variables is not None:
         format = _plain("chat_template_kwargs", lambda: chat.given(served.format, variables))
-    fits = lambda text: _fits(text, served)  # noqa: E731
+    fits = functools.partial(_fits, served=served, param="messages")
     prompt = _plain("messages", lambda: chat.encode(format, [_message(number, each) for number, each in enumerate(messages)], check=fits))
     top = _whole(body, "top_logprobs", None, 0, MAX_LOGPROBS)
     if top and not _flag(body, "logprobs"):
@@ -202,19 +208,18 @@ def _call(body, served, prompts, *, n, most, max_tokens, logprobs, stop_ids, ech
     if n * len(prompts) > most:
         raise Refusal(f"got {len(prompts)} prompts with n {n}; allowed: at most {most} choices in all; send several requests", param="n")
     for prompt in prompts:
-        _refuse_long(f"{len(prompt):,}", len(prompt), served, "messages" if "messages" in body else "prompt")
+        _refuse_long(len(prompt), served, "messages" if "messages" in body else "prompt")
     numbers = {name: _number(body, name, default) for name, default in SAMPLING.items()}
     top_k = max(0, _whole(body, "top_k", 0, -1, LARGEST))  # -1: vLLM's "all"
     sampling = _plain(None, lambda: Sampling(**numbers, top_k=top_k, logit_bias=_bias(body, served)))
     seed = _whole(body, "seed", None, SMALLEST_SEED, LARGEST_SEED)
     seed = secrets.randbelow(LARGEST_SEED + 1) if seed is None else seed
     asked = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "stop": _stop(body), "stop_ids": stop_ids, "logprobs": logprobs}
-    asked["tell_prompt"] = tell_prompt
     options, stream = body.get("stream_options"), _flag(body, "stream")
     if options is not None and not (stream and isinstance(options, dict) and options.keys() <= {"include_usage", "include_obfuscation"}):
         raise Refusal("got stream_options; allowed: with stream true, an object with include_usage; change it", param="stream_options")
     return Call(
-        requests=tuple(numbered(Request(prompt=prompt, **asked) for prompt in prompts for _ in range(n))),
+        requests=tuple(numbered(Request(prompt=prompt, tell_prompt=tell_prompt, **asked) for prompt in prompts for _ in range(n))),
         echo=echo,
         stream=stream,
         usage=_flag(options or {}, "include_usage"),
@@ -251,7 +256,7 @@ def _prompts(body: Mapping[str, Any], served: Served, most: int) -> tuple[list[s
             _fits(each, served, "prompt")
             prompts.append(_plain("prompt", lambda each=each: tuple(specials.prompt(served.tokenizer, each))))
         elif isinstance(each, list) and each and all(_is_whole(x) and 0 <= x < served.vocab_size for x in each):
-            _refuse_long(f"{len(each):,}", len(each), served, "prompt")
+            _refuse_long(len(each), served, "prompt")
             texts.append(served.tokenizer.decode(each, skip_special_tokens=True))
             prompts.append(tuple(each))
         else:
@@ -260,16 +265,16 @@ def _prompts(body: Mapping[str, Any], served: Served, most: int) -> tuple[list[s
     return texts, prompts
 
 
-def _fits(text: str, served: Served, param: str = "messages") -> None:
+def _fits(text: str, served: Served, param: str) -> None:
     """Refuse a text that cannot fit the context before it is encoded, which takes seconds for one of megabytes."""
     least = -(-len(text.encode()) // served.longest) if served.longest else 0
-    _refuse_long(f"{least:,} or more", least, served, param)
+    _refuse_long(least, served, param, " or more")
 
 
-def _refuse_long(told: str, tokens: int, served: Served, param: str) -> None:
+def _refuse_long(tokens: int, served: Served, param: str, more: str = "") -> None:
     if tokens >= served.context_length:
         raise Refusal(
-            f"got a prompt of {told} tokens for a context of {served.context_length:,}; "
+            f"got a prompt of {tokens:,}{more} tokens for a context of {served.context_length:,}; "
             f"allowed: at most {served.context_length - 1:,}; shorten it",
             param=param,
             code="context_length_exceeded",
@@ -344,7 +349,7 @@ def _number(body: Mapping[str, Any], name: str, default: float) -> float:
     value = body.get(name)
     if value is None:
         return default
-    if not _is_number(value) or not abs(value) <= 1e9:
+    if not _is_number(value) or not abs(value) <= LARGEST_NUMBER:
         raise Refusal(f"got {name} that is {_kind(value)}; allowed: a number, at most 1e9; change it", param=name)
     return float(value)
 

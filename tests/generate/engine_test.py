@@ -4,14 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.generate import decoder, engine, rows
+from teleflm_jax.generate import engine, rows
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.sampling import GREEDY, Sampling
 from teleflm_jax.generate.text import decode
-from teleflm_jax.tokenizer import load, train
 from teleflm_jax.tokenizer.pieces import piece_bytes
 from tests import tiny
 
@@ -31,21 +29,12 @@ MIXED = [
 
 def on(mesh, **changes):
     """A decoder of the tiny model on a mesh of so many devices."""
-    config = tiny.config(vocab_size=VOCABULARY, context_length=64, **changes)
-    layout = rules.layout(mesh, config.d_model, jax.devices()[: mesh.data * mesh.pipe * mesh.tensor])
-    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
+    return tiny.decoder(tiny.config(vocab_size=VOCABULARY, context_length=64, **changes), mesh)
 
 
 @pytest.fixture(scope="module")
 def alone():
     return on(MeshConfig(data=1))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), VOCABULARY), encoding="utf-8")
-    return load.load(path)
 
 
 @pytest.fixture
@@ -251,7 +240,7 @@ def test_lengths_and_settings_share_compiled_programs(alone, tokenizer):
     def compiled(length, how):
         running = engine.Engine(alone, tokenizer, slots=4)
         engine.run(running, [ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
-        return set(running._programs)
+        return set(running._programs._compiled)
 
     assert compiled(4, GREEDY) == compiled(2, WARM) == compiled(8, MIXED[2]) == compiled(11, MIXED[3])
 

@@ -7,14 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from sharding import rules
-from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.generate import decoder, engine, programs
+from teleflm_jax.generate import engine, programs
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.room import Room
 from teleflm_jax.generate.sampling import GREEDY, Sampling
-from teleflm_jax.tokenizer import load, train
 from tests import tiny
 
 VOCABULARY, CONTEXT = 390, 1024
@@ -24,16 +21,7 @@ SETTINGS = (GREEDY, Sampling(temperature=1.0, top_p=1.0), Sampling(temperature=0
 @pytest.fixture(scope="module")
 def long():
     """A decoder with a long context."""
-    config = tiny.config(vocab_size=VOCABULARY, context_length=CONTEXT, num_layers=1)
-    layout = rules.layout(MeshConfig(data=1), config.d_model, jax.devices()[:1])
-    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), VOCABULARY), encoding="utf-8")
-    return load.load(path)
+    return tiny.decoder(tiny.config(vocab_size=VOCABULARY, context_length=CONTEXT, num_layers=1))
 
 
 @pytest.fixture
@@ -46,12 +34,19 @@ def ask(number, max_tokens=CONTEXT, **changes):
     return Request(prompt=(1, 20 + number, 30), max_tokens=max_tokens, sampling=SETTINGS[number % 3], seed=number, **changes)
 
 
+def step(running, texts):
+    """Take a step; tokens by ticket are added to `texts`. Returns the tickets."""
+    pieces = running.step()
+    for ticket, piece in pieces.items():
+        texts.setdefault(ticket, []).extend(token.id for token in piece.tokens)
+    return set(pieces)
+
+
 def finish(running, texts, look=lambda: None):
     """Step to the end; tokens by ticket are added to `texts`."""
     while not running.idle:
         look()
-        for ticket, piece in running.step().items():
-            texts.setdefault(ticket, []).extend(token.id for token in piece.tokens)
+        step(running, texts)
     return [texts[ticket] for ticket in sorted(texts)]
 
 
@@ -94,8 +89,7 @@ def test_rows_shrink_when_the_long_text_leaves_and_the_others_do_not_notice(make
     running, sizes, texts = make(chunk=8), [], {}
     long_text, *others = (running.add(ask(number)) for number in range(3))
     while running._texts == [] or running._sizes[1] < CONTEXT:
-        for ticket, piece in running.step().items():
-            texts.setdefault(ticket, []).extend(token.id for token in piece.tokens)
+        step(running, texts)
     running.drop(long_text), running.drop(others[0])
     others[0] = running.add(ask(1, max_tokens=300))
     running.drop(others[1])
@@ -183,15 +177,11 @@ def test_a_text_that_needs_a_longer_row_is_held_until_there_is_one(make, alone, 
     running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
     old = running.add(ask(0, max_tokens=400))
     while len(texts.get(old, ())) < 60:
-        for ticket, piece in running.step().items():
-            texts.setdefault(ticket, []).extend(token.id for token in piece.tokens)
+        step(running, texts)
     young = running.add(ask(1, max_tokens=200))
     go_on = []
     while not running.idle:
-        pieces = running.step()
-        for ticket, piece in pieces.items():
-            texts.setdefault(ticket, []).extend(token.id for token in piece.tokens)
-        go_on.append(set(pieces))
+        go_on.append(step(running, texts))
         if go_on[-3:] == [{young}] * 3:
             break
     assert go_on[-3:] == [{young}] * 3 and len(texts[old]) < 256
@@ -219,8 +209,7 @@ def test_another_engine_goes_on_with_the_texts_of_one_that_failed(make, alone, m
     for number in range(3):
         running.add(ask(number, max_tokens=300))
     for _ in range(5):
-        for ticket, piece in running.step().items():
-            texts.setdefault(ticket, []).extend(token.id for token in piece.tokens)
+        step(running, texts)
     running.add(ask(3, max_tokens=30))
     original = programs.Programs.__getitem__
 

@@ -4,17 +4,14 @@ import resource
 import jax
 import pytest
 
-from sharding import rules
 from sharding.config import MeshConfig
-from teleflm_jax.generate import decoder, programs, room, rows
+from teleflm_jax.generate import programs, room, rows
 from teleflm_jax.generate.room import Room
 from tests import tiny
 
 
 def on(mesh, **changes):
-    config = tiny.config(vocab_size=390, context_length=1024, **changes)
-    layout = rules.layout(mesh, config.d_model, jax.devices()[: mesh.data * mesh.pipe * mesh.tensor])
-    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
+    return tiny.decoder(tiny.config(vocab_size=390, context_length=1024, **changes), mesh)
 
 
 def test_a_cache_is_counted_on_each_device():

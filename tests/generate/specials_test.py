@@ -1,4 +1,4 @@
-"""What people write yields no special id, whatever an imported tokenizer's normalizer makes of it."""
+"""No special id comes from what people write, whatever an imported tokenizer's normalizer makes of it."""
 
 import json
 

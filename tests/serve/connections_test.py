@@ -48,13 +48,20 @@ def rest(connection):
 
 def answer(connection):
     """Status and body of one answer on a connection that stays."""
-    file = connection.makefile("rb")
-    status = int(file.readline().split()[1])
-    length = 0
-    while line := file.readline().strip():
-        if line.lower().startswith(b"content-length:"):
-            length = int(line.split()[1])
-    return status, file.read(length)
+    return answers(connection, 1)[0]
+
+
+def answers(connection, count):
+    """The same of answers that may come in one packet."""
+    file, found = connection.makefile("rb"), []
+    for _ in range(count):
+        status = int(file.readline().split()[1])
+        length = 0
+        while line := file.readline().strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split()[1])
+        found.append((status, file.read(length)))
+    return found
 
 
 def closed(running, reason):
@@ -244,14 +251,7 @@ def test_what_is_no_request_is_refused_and_counted_without_a_line_in_the_log(by_
 
 def test_requests_in_one_packet_are_answered_in_turn(by_hand):
     with opened(by_hand, HEALTH + HEALTH.replace(b"/health", b"/v1/models") + HEALTH.replace(b"/health", b"/no")) as connection:
-        file = connection.makefile("rb")
-        found = []
-        for _ in range(3):
-            found.append(int(file.readline().split()[1]))
-            length = 0
-            while line := file.readline().strip():
-                length = int(line.split()[1]) if line.lower().startswith(b"content-length:") else length
-            file.read(length)
+        found = [status for status, _ in answers(connection, 3)]
     assert found == [200, 200, 404]
 
 

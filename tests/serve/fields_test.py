@@ -1,11 +1,15 @@
 """Fields of OpenAI's interface, each with a value that its clients send."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from teleflm_jax.generate import score
+from teleflm_jax.serve import answers, protocol
+from teleflm_jax.serve.protocol import Refusal
+from tests.serve import servers
 from tests.serve.refusals_test import RIGHT, TALK, send
 
 GREEDY = {"model": "tiny", "temperature": 0.0}
@@ -174,11 +178,23 @@ def test_a_completion_may_have_no_new_token(client):
 
 
 def test_an_error_can_always_be_written(by_hand, served):
-    from teleflm_jax.serve import answers
-    from teleflm_jax.serve.protocol import Refusal
-
     told = json.loads(answers.to_json(Refusal("got \ud800 é", param="\udcff").body()))
     assert told["error"]["message"] == "got ? é" and told["error"]["param"] == "?"
     for body, path in ((RIGHT, "/v1/completions"), (TALK, "/v1/chat/completions")):
         status, _, told = send(by_hand, json.dumps(body | {"a\ud800": 1}).encode(), path)
         assert status == 400 and told["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/openapi.json", "/health"])
+def test_what_is_no_unicode_does_not_keep_an_answer_from_being_written(served, path):
+    with servers.running(dataclasses.replace(served, name="\udcff"), servers.ByHand, slots=1) as running:
+        running.service.worker.last_failure = "\udcff"
+        status, headers, told = send(running, None, path, "GET")
+    assert status == 200 and headers["Content-Type"] == "application/json"
+    assert path != "/v1/models" or [model["id"] for model in told["data"]] == ["?"]
+    assert path != "/health" or told["last_failure"] == "?"
+
+
+def test_a_model_whose_name_is_no_unicode_is_asked_by_the_name_that_it_is_listed_by(served, tmp_path):
+    named = protocol.served("a\udcff", tmp_path, served.tokenizer, context_length=served.context_length, vocab_size=served.vocab_size)
+    assert named.name == "a?" and protocol.completion(RIGHT | {"model": "a?"}, named, most=1).requests

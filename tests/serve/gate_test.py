@@ -1,4 +1,4 @@
-"""Who is let in: by Host, Origin, content type and key."""
+"""Admission by Host, Origin, content type and key."""
 
 import http.client
 

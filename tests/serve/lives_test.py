@@ -73,7 +73,8 @@ def failing(served):
     """A server, and the engines that it has made; each fails in its first steps as often as `failures` says."""
 
     class Failing:
-        engines, failures = [], [0]
+        def __init__(self):
+            self.engines, self.failures = [], [0]
 
         def make(self):
             self.engines.append(servers.ByHand())
@@ -83,7 +84,6 @@ def failing(served):
             return self.engines[-1]
 
     made = Failing()
-    made.engines, made.failures = [], [0]
     with servers.running(served, made.make, slots=2) as running, running.client() as running.openai:
         running.made = made
         yield running

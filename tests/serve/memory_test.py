@@ -2,12 +2,8 @@
 
 import concurrent.futures
 
-import jax
 import pytest
 
-from sharding import rules
-from sharding.config import MeshConfig
-from teleflm_jax.generate import decoder
 from teleflm_jax.generate.engine import Engine
 from teleflm_jax.generate.room import Room
 from tests import tiny
@@ -18,9 +14,8 @@ CONTEXT = 512
 
 def decoder_of_large_caches():
     """A model of one head, whose caches take more than reading a prompt does."""
-    config = tiny.config(vocab_size=servers.VOCABULARY, context_length=CONTEXT, num_layers=4, d_model=64, num_heads=1, num_kv_heads=1)
-    layout = rules.layout(MeshConfig(data=1), config.d_model, jax.devices()[:1])
-    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
+    sizes = {"num_layers": 4, "d_model": 64, "num_heads": 1, "num_kv_heads": 1}
+    return tiny.decoder(tiny.config(vocab_size=servers.VOCABULARY, context_length=CONTEXT, **sizes))
 
 
 @pytest.mark.slow

@@ -9,11 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import jax
 import openai
 
-from sharding import rules
-from sharding.config import MeshConfig
 from teleflm_jax.generate import decoder
 from teleflm_jax.generate.request import Piece, Request, Token
 from teleflm_jax.serve import metrics, protocol, server
@@ -42,9 +39,7 @@ def tiny_served(folder: pathlib.Path, *, context_length: int = CONTEXT) -> Serve
 
 def tiny_weights(*, context_length: int = CONTEXT) -> decoder.Decoder:
     """Its weights."""
-    config = tiny.config(vocab_size=VOCABULARY, context_length=context_length, num_layers=1)
-    layout = rules.layout(MeshConfig(data=1), config.d_model, jax.devices()[:1])
-    return decoder.decoder(jax.device_put(tiny.model(config), layout.replicated()), layout)
+    return tiny.decoder(tiny.config(vocab_size=VOCABULARY, context_length=context_length, num_layers=1))
 
 
 @dataclasses.dataclass(kw_only=True)

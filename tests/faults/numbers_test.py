@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from teleflm_jax.train import ledger, run_log
+from teleflm_jax.observability import ledger, run_log
 from tests.faults import commands
 from tests.job import ROOT
 

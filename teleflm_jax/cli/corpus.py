@@ -14,6 +14,7 @@ from teleflm_jax.corpus.output import mix, report, sample
 from teleflm_jax.corpus.stages import parts
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 HELP = "make a corpus on Spark: read, clean, deduplicate, decontaminate, mix and pack"
@@ -27,7 +28,7 @@ SECTIONS = {
     "decontaminate": sections.DecontaminateConfig,
     "mix": sections.MixConfig,
     "tokenizer": TokenizerConfig,
-    "pack": sections.PackConfig,
+    "pack": PackConfig,
 }
 """Section of a corpus's configuration -> its dataclass."""
 MIXTURE = "mixture.gin"

@@ -9,8 +9,8 @@ import pytest
 from teleflm_jax.distributed import processes, xla
 from teleflm_jax.distributed.processes import Place
 from teleflm_jax.errors import UserError
+from tests.distributed.rendezvous_test import free_port
 from tests.job import ROOT
-from tests.sharding.rendezvous_test import free_port
 
 SLURM = {
     "SLURM_JOB_ID": "70001",

@@ -13,13 +13,13 @@ from teleflm_jax.corpus.config import (
     DuplicateConfig,
     ExtractConfig,
     MixConfig,
-    PackConfig,
     ParagraphConfig,
     QualityConfig,
 )
 from teleflm_jax.corpus.dedup.reference_corpora import Earlier
 from teleflm_jax.corpus.stages import parts
 from teleflm_jax.documents import work_units
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 

@@ -93,7 +93,7 @@ def test_gpu_settings_leave_what_the_user_set_in_force(monkeypatch):
 
 
 def test_a_start_that_never_completes_ends_with_70_and_one_line():
-    script = "import os\nfrom sharding import processes\nprocesses.join(processes.find(os.environ))"
+    script = "import os\nfrom teleflm_jax.distributed import processes\nprocesses.join(processes.find(os.environ))"
     run = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "3", "JAX_PLATFORMS": "cpu"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environments = [os.environ | run | {"JAX_PROCESS_ID": str(index), "TELEFLM_START_TIMEOUT": "3"} for index in (0, 2)]
@@ -147,7 +147,7 @@ def test_the_service_of_a_local_launch_is_not_to_be_reached_from_elsewhere(tmp_p
     script = tmp_path / "listeners.py"
     script.write_text(
         "import os, pathlib\n"
-        "from sharding import processes\n"
+        "from teleflm_jax.distributed import processes\n"
         "place = processes.find(os.environ)\n"
         "assert len(os.environ[processes.SECRET]) == 32\n"
         "processes.join(place)\n"

@@ -13,7 +13,7 @@ from tests.job import BARE
 
 HANG = """
 import pathlib, sys, time
-from teleflm_jax.train import watchdog
+from teleflm_jax.observability import watchdog
 folder = pathlib.Path(sys.argv[1])
 with watchdog.watching(folder, int(sys.argv[2]), time.monotonic()) as dog:
     dog.expect("waiting for the collectives of step 7", 1.0)
@@ -23,8 +23,8 @@ with watchdog.watching(folder, int(sys.argv[2]), time.monotonic()) as dog:
 """
 STOP = """
 import signal, sys, time
-from teleflm_jax.train import stop
-with stop.on_signals() as asked:
+from teleflm_jax.train import signals
+with signals.on_signals() as asked:
     print("ready", flush=True)
     while not asked():
         time.sleep(0.01)

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from sharding import processes, rules
 from sharding.config import MeshConfig
-from teleflm_jax import checkpoint, checksum, config, foreign, mup
+from teleflm_jax import checkpoint, checksum, config, foreign, invocation, mup
 from teleflm_jax.cli import options, run_folder
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import importing, tokenizer
@@ -73,8 +73,8 @@ def _import(args: argparse.Namespace) -> None:
         for note in (*found.notes, *settings.notes, *notes):
             print(f"note: {foreign.printable(note)}", file=sys.stderr)
         print(
-            f"{folder}: step {STEP}; measure it: python eval.py --workdir {folder} --text NAME=FILE; train on from it: a run of its own "
-            f"with --gin_file {folder / options.SAVED_CONFIG} and train.init_from = '{folder}@{STEP}'"
+            f"{folder}: step {STEP}; measure it: {invocation.command('eval')} --workdir {folder} --text NAME=FILE; train on from it: "
+            f"a run of its own with --gin_file {folder / options.SAVED_CONFIG} and train.init_from = '{folder}@{STEP}'"
         )
 
 

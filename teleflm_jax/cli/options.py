@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sharding import processes, variables
 from sharding.config import MeshConfig
-from teleflm_jax import config, foreign, open_files
+from teleflm_jax import config, foreign, invocation, open_files
 from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
@@ -265,7 +265,7 @@ def refuse_no_run(folder: pathlib.Path) -> None:
     what = f" without {SAVED_CONFIG}" if folder.exists() else ", which is not there"
     change = "change the folder"
     if (folder / "config.json").is_file():
-        change = f"import it first, if it is a model in safetensors: python -m teleflm_jax import --from {folder} --workdir runs/NAME"
+        change = f"import it first, if it is a model in safetensors: {invocation.command('import')} --from {folder} --workdir runs/NAME"
     raise UserError(f"got {folder}{what}; allowed: the folder of a run that was trained or imported; {change}")
 
 

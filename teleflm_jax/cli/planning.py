@@ -12,7 +12,7 @@ import rich.console
 
 from sharding import mesh as device_mesh
 from sharding import rules
-from teleflm_jax import config
+from teleflm_jax import config, invocation
 from teleflm_jax.cli import options
 from teleflm_jax.cli.plan import JSON, PICTURE
 from teleflm_jax.cli.tables import make_console, print_table
@@ -32,8 +32,8 @@ NOTES = {
     absent.GPU: "XLA's GPU compiler, for GPUs that are not here, under the flags that launch sets; its memory decides.",
     absent.CPU: "XLA's CPU compiler, for as many virtual devices, with model.attention = 'xla'. It has no flash attention, widens bfloat16 "
     "to float32 (weights, temporaries and traffic in bfloat16 may count double) and has other temporaries than a GPU. State, gradients, "
-    "residuals and products are the real ones; the closed form decides what fits. For all of it: pip install -r requirements-gpu.txt "
-    "(no GPU is needed).",
+    "residuals and products are the real ones; the closed form decides what fits. For all of it (no GPU is "
+    f"needed): {invocation.install('gpu')}.",
     HERE: "the compiler of the devices that this process has; its memory decides.",
 }
 DECISIVE = (absent.GPU, HERE)

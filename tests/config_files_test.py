@@ -4,7 +4,7 @@ import os
 import pathlib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from teleflm_jax import config
@@ -73,6 +73,7 @@ def test_what_is_here_and_cannot_be_read_is_not_replaced_by_the_packages(here):
         parse("optim/teleflm.gin")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(NAMES.map("/".join))
 def test_only_a_name_inside_the_packages_configurations_is_looked_for_there(name):
     given_, *packaged = files.candidates(name)

@@ -9,7 +9,7 @@ import rich.console
 import rich.progress
 
 from teleflm_jax.cli import run_folder
-from teleflm_jax.cli.measured import Chosen, table
+from teleflm_jax.cli.checkpoint_arguments import Chosen, table
 from teleflm_jax.cli.tables import Table
 from teleflm_jax.evaluate import suite
 from teleflm_jax.evaluate.config import SuiteConfig

@@ -9,10 +9,11 @@ import sys
 import jax
 from jax.experimental import multihost_utils
 
-from sharding import processes, rules
+from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint, checksum, config, foreign, invocation, mup
 from teleflm_jax.cli import options, run_folder
+from teleflm_jax.distributed import processes
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import importing, tokenizer
 from teleflm_jax.train.state import Counters, new_model, weights_of

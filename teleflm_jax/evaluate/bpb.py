@@ -18,7 +18,7 @@ from teleflm_jax import passes
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import weights, windows
 from teleflm_jax.model.transformer import Transformer
-from teleflm_jax.records import HeldOut
+from teleflm_jax.packing.records import HeldOut
 
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
 Item = TypeVar("Item")

@@ -8,7 +8,7 @@ import numpy as np
 from teleflm_jax.data import loader
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.records import HeldOut
+from teleflm_jax.packing.records import HeldOut
 
 
 def heldout(

@@ -12,7 +12,7 @@ import pytest
 
 from teleflm_jax import config
 from teleflm_jax.cli import main, options, report_page
-from teleflm_jax.train import ledger, run_log
+from teleflm_jax.observability import ledger, run_log
 from tests import job
 from tests.cli.options_test import SHAPE
 

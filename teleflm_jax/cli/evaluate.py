@@ -113,7 +113,7 @@ def entry(argv: Sequence[str]) -> int:
     return options.run_command(command)
 
 
-def describe(step: int, scores: dict[str, bpb.Score], proportions: dict[str, float]) -> dict:
+def describe(step: int, scores: dict[str, bpb.BitsPerByte], proportions: dict[str, float]) -> dict:
     """All that is measured, as plain values."""
     domains = {
         name: {"bpb": score.bpb, "loss": score.loss, "tokens": score.tokens, "bytes": score.num_bytes} for name, score in scores.items()

@@ -98,7 +98,7 @@ def _write(partial: pathlib.Path, described: importing.Description, text: str, t
         (partial / tokenizer.TEMPLATE).write_text(template, encoding="utf-8")
 
 
-def _save(partial: pathlib.Path, found: importing.Source, layout: rules.Layout) -> None:
+def _save(partial: pathlib.Path, found: importing.ModelFolder, layout: rules.Layout) -> None:
     """The weights, as a checkpoint without an optimizer's state."""
     model = found.description.model
     shapes = jax.eval_shape(lambda: new_model(model, mup.at_width(found.description.mup, model.d_model), seed=0))

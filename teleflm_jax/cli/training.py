@@ -174,7 +174,7 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():  # a link could lead what is written here anywhere, and opening a FIFO waits for ever
         if not path.is_dir() and (path.is_symlink() or not path.is_file()):
-            raise UserError(f"got {path}, which is no plain file; allowed: a run's folder of plain files and folders; remove it")
+            raise UserError(f"got {path}, which is not a plain file; allowed: a run's folder of plain files and folders; remove it")
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -65,11 +65,11 @@ def test_what_is_here_and_cannot_be_read_is_not_replaced_by_the_packages(here):
         parse("optim/teleflm.gin")
     place.unlink()
     os.mkfifo(place)
-    with pytest.raises(UserError, match="which is no plain file"):
+    with pytest.raises(UserError, match="is not a plain file"):
         parse("optim/teleflm.gin")
     place.unlink()
     place.mkdir()
-    with pytest.raises(UserError, match="which is no plain file"):
+    with pytest.raises(UserError, match="is not a plain file"):
         parse("optim/teleflm.gin")
 
 

@@ -13,7 +13,6 @@ import rich.console
 from sharding import mesh as device_mesh
 from sharding import rules
 from teleflm_jax import config
-from teleflm_jax.cli import options
 from teleflm_jax.cli.plan import JSON, PICTURE
 from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.errors import UserError
@@ -22,6 +21,7 @@ from teleflm_jax.plan import compiled, picture, report, target_devices
 from teleflm_jax.plan import search as layouts
 from teleflm_jax.plan.config import CLUSTERS, ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import Job
+from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.train import step as train_step
 
 TRIES = 4
@@ -57,7 +57,7 @@ CONVENTIONS = {"6n": "6N", "causal": "causal", "full": "full"}
 class Ask:
     """What is to be planned."""
 
-    run: options.Run
+    run: RunConfig
     cluster: ClusterConfig
     plan: PlanConfig
     gpus: int

@@ -81,7 +81,7 @@ def one(ask: Ask) -> dict:
         microbatch_size=microbatch,
         accumulation_dtype=ask.run.train.accumulation_dtype,
     )
-    layout = _described(layouts.judge(job, ask.cluster, ask.plan), ask, compiling=True)
+    layout = _described(layouts.assess(job, ask.cluster, ask.plan), ask, compiling=True)
     needy = [] if layout["memory"]["fits"] else report.remedies(job, ask.question)
     return {**_common(ask), "layouts": [layout], "remedies": needy}
 

@@ -106,7 +106,7 @@ def figures(runs: Sequence[RunReport]) -> list:
     drawn = [curves.RunCurves(label=run.name if len(runs) > 1 else "", history=run.ledger.history, evals=run.evals) for run in runs]
     return [
         ("Time line", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
-        ("Loss and gradient norm", curves.losses(drawn)),
+        ("Loss, gradient norm and learning rate", curves.losses(drawn)),
         *curves.evaluations(drawn),
         ("Speed", curves.speeds(drawn)),
     ]

@@ -1,4 +1,4 @@
-"""Figures of runs: losses and gradient norm against tokens, speed against steps. Source of the first: report, figure 2.
+"""Figures of runs: losses, gradient norm and learning rate against tokens, speed against steps. Source of the first: report, figure 2.
 
 Every curve is drawn by at most 4,000 points (`history.extremes`): a run of millions of steps looks the same and is drawn at once.
 """
@@ -43,10 +43,10 @@ def draw(logs: history.Growing) -> pathlib.Path:
 
 
 def losses(runs: Sequence[RunCurves]) -> Figure:
-    """Draw training and validation loss, and gradient norm, against tokens."""
+    """Draw training and validation loss, gradient norm and learning rate against tokens."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(15, 4.2), layout="constrained")
-        training, validation, gradient = figure.subplots(1, 3)
+        figure = Figure(figsize=(20, 4.2), layout="constrained")
+        training, validation, gradient, rate = figure.subplots(1, 4)
     _curves(training, runs, "tokens", "loss", "tab:blue")
     training.set(title="training loss", xlabel="tokens", ylabel="nats per token")
     for i, run in enumerate(runs):
@@ -61,7 +61,9 @@ def losses(runs: Sequence[RunCurves]) -> Figure:
     validation.set(title="validation loss, held-out text", xlabel="tokens", ylabel="nats per token")
     _curves(gradient, runs, "tokens", "grad_norm", "tab:red")
     gradient.set(title="gradient norm before clipping", xlabel="tokens", yscale="log")
-    for axes in (training, validation, gradient) if validation.lines else (training, gradient):
+    _curves(rate, runs, "tokens", "learning_rate", "tab:orange", smooth=False)
+    rate.set(title="learning rate of vector-like weights", xlabel="tokens", ylim=(0, None))
+    for axes in (training, validation, gradient, rate) if validation.lines else (training, gradient, rate):
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
@@ -116,13 +118,15 @@ def plain(label: str) -> str:
     return text.replace("$", r"\$") if not text.startswith("_") else " " + text.replace("$", r"\$")
 
 
-def _curves(axes: Axes, runs: Sequence[RunCurves], x: str, y: str, color: str) -> None:
-    """Plot each run's values, faint, and their running mean; a single run has the given color."""
+def _curves(axes: Axes, runs: Sequence[RunCurves], x: str, y: str, color: str, *, smooth: bool = True) -> None:
+    """Draw every run's values: faint beside their running mean, or alone; a single run has a colour of its own."""
     for i, run in enumerate(runs):
         known = np.isfinite(run.history[x]) & np.isfinite(run.history[y])
         place, values = run.history[x][known], run.history[y][known]
         look = {"color": f"C{i}" if run.label else color}
-        axes.plot(*history.extremes(place, values), linewidth=0.6, alpha=0.35, **look)
-        axes.plot(*history.extremes(place, history.smooth(values)), linewidth=1.5, label=plain(run.label), **look)
+        if smooth:
+            axes.plot(*history.extremes(place, values), linewidth=0.6, alpha=0.35, **look)
+        mean = history.smooth(values) if smooth else values
+        axes.plot(*history.extremes(place, mean), linewidth=1.5, label=plain(run.label), **look)
     if any(run.label for run in runs):
         axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""The picture of a plan: memory of one GPU by kind under the card's capacity, and what a step's time goes to."""
+"""Chart of a plan: memory of one GPU by kind against the card's capacity, and the time of a step by kind."""
 
 import dataclasses
 import pathlib
@@ -14,7 +14,7 @@ KINDS = tuple(field.name for field in dataclasses.fields(Memory))
 
 
 def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
-    """Draw `report.describe`d layouts, one bar each, as a PNG."""
+    """Draw layouts from `report.describe`, one bar each, as a PNG."""
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(15, 2.4 + 0.4 * len(layouts)), layout="constrained")
         memory, time = figure.subplots(1, 2, sharey=True)
@@ -32,7 +32,7 @@ def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
 
 
 def label(layout: dict) -> str:
-    """A layout in one line."""
+    """Return a layout as one line."""
     of = layout["layout"]
     mesh = f"{of['mesh.data']} x {of['mesh.pipe']} x {of['mesh.tensor']}"
     interleave = f", interleave {of['mesh.interleave']}" if of["mesh.interleave"] > 1 else ""

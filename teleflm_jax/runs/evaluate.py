@@ -67,7 +67,7 @@ def benchmarks(
     """Score checkpoints on the benchmark tasks of the first one's configuration.
 
     Returns:
-        For each checkpoint its `run`, `step`, `tokens` of training, and `tasks` (name -> the fields of `suite.Score`).
+        For each checkpoint its `run`, `step`, `tokens` of training, and `tasks` (name -> the fields of `suite.TaskScore`).
     """
     work = suite.load(checkpoints[0].config.suite)
     for remark in work.remarks:
@@ -94,7 +94,7 @@ def encode(tokenizer: tokenizers.Tokenizer, content: str) -> HeldOut:
     return HeldOut(tokens=tokens, num_bytes=len(content.encode()))
 
 
-def describe(step: int, scores: Mapping[str, bpb.Score], proportions: Mapping[str, float]) -> dict[str, Any]:
+def describe(step: int, scores: Mapping[str, bpb.BitsPerByte], proportions: Mapping[str, float]) -> dict[str, Any]:
     """Return scores and their weighted means as plain values."""
     domains = {
         name: {"bpb": score.bpb, "loss": score.loss, "tokens": score.tokens, "bytes": score.num_bytes} for name, score in scores.items()
@@ -119,7 +119,7 @@ def _measure(
     return {"run": str(checkpoint.folder), "tokens": checkpoint.tokens} | found
 
 
-def _ask(work: suite.Suite, checkpoint: Checkpoint, watch: Watch, log: Callable[[str], None]) -> dict[str, suite.Score]:
+def _ask(work: suite.Suite, checkpoint: Checkpoint, watch: Watch, log: Callable[[str], None]) -> dict[str, suite.TaskScore]:
     model = suite_model(checkpoint.name, checkpoint.decoder(), checkpoint.tokenizer(), checkpoint.config.suite, checkpoint.folder)
     scores = suite.measure(work, model, watch)
     for remark in suite.remarks(scores):
@@ -127,6 +127,6 @@ def _ask(work: suite.Suite, checkpoint: Checkpoint, watch: Watch, log: Callable[
     return scores
 
 
-def _describe(checkpoint: Checkpoint, scores: Mapping[str, suite.Score]) -> dict[str, Any]:
+def _describe(checkpoint: Checkpoint, scores: Mapping[str, suite.TaskScore]) -> dict[str, Any]:
     tasks = {name: dataclasses.asdict(score) for name, score in scores.items()}
     return {"run": str(checkpoint.folder), "step": checkpoint.step, "tokens": checkpoint.tokens, "tasks": tasks}

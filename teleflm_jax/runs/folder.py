@@ -48,7 +48,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():  # a link could redirect what is written here, and opening a FIFO blocks
         if not path.is_dir() and (path.is_symlink() or not path.is_file()):
-            raise UserError(f"got {path}, which is no plain file; allowed: a run's folder of plain files and folders; remove it")
+            raise UserError(f"got {path}, which is not a plain file; allowed: a run's folder of plain files and folders; remove it")
     with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The training loop: batches in, updates, logs, evaluations and checkpoints out; the same at every scale."""
+"""The training loop, the same at every scale: open logs, checkpoints and data, and train from restored states until the end."""
 
 import contextlib
 import functools
@@ -77,7 +77,7 @@ def train(plan: Plan) -> TrainResult:
 
 @contextlib.contextmanager
 def _opened(plan: Plan, beginning: restore.Beginning, parts: Parts, rewound: bool, began: float) -> Iterator[tuple[Attempt, Iterator]]:
-    """Open logs, checkpoints and data at the beginning, and tell of it."""
+    """Open logs, checkpoints and data for a restored state, and log the start."""
     settings, counters = plan.train, beginning.counters
     retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)
     history = plan.mixture(beginning.mixture, counters.data_step)
@@ -118,16 +118,16 @@ def _opened(plan: Plan, beginning: restore.Beginning, parts: Parts, rewound: boo
             parts.say(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
         logs = Growing(folder=plan.folder)
         if first := jax.process_index() == 0:
-            logs.history(), logs.evals()  # a line that is no row is told before the first step
+            logs.history(), logs.evals()  # a damaged line raises before the first step
         draw = functools.partial(curves.draw, logs) if first else lambda: None
         known = {"draw": draw, "beginning": beginning, "history": history, "counters": counters, "compiled": rewound}
-        # under another mixture other losses are usual
+        # losses of another mixture are not comparable
         memory = guard.Memory() if changed else _remembered(plan.folder)
         yield Attempt(plan=plan, parts=parts, log=log, checkpoints=checkpoints, memory=memory, **known), batches
 
 
 def _tell_of_epochs(plan: Plan, counters: Counters, history: tuple, say: Callable[[str], None]) -> None:
-    """Say how often each domain was passed so far, and will have been if no update is skipped."""
+    """Log the epochs of each domain so far, and at the end if no update is skipped."""
     ahead = plan.epochs(counters.data_step + max(0, plan.train.steps - counters.updates), history)
     passed = [f"{name} {epochs:.2f} to {ahead[name]:.2f}" for name, epochs in plan.epochs(counters.data_step, history).items()]
     if passed:
@@ -135,7 +135,7 @@ def _tell_of_epochs(plan: Plan, counters: Counters, history: tuple, say: Callabl
 
 
 def _remembered(folder: pathlib.Path) -> guard.Memory:
-    """The figures of the steps before, as the first process's log has them."""
+    """Return loss and gradient norm of the previous steps from the first process's log."""
     rows = run_log.last(folder / run_log.METRICS, guard.WINDOW) if jax.process_index() == 0 else []
     table = np.full((guard.WINDOW, 2), np.nan, np.float32)
     for i, row in enumerate(rows):

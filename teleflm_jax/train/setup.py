@@ -23,9 +23,9 @@ from teleflm_jax.train.config import GuardConfig, TrainConfig
 from teleflm_jax.train.state import TrainState
 
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
-"""(step, model, pause) -> figures by name; the weighted bits per byte under `bpb`.
+"""(step, model, pause) -> values by name; the weighted bits per byte under `bpb`.
 
-It calls `pause` about once a second or more often, as often on each process, and lets through what that raises.
+It calls `pause` about once a second or more often, equally often on each process, and does not catch its exceptions.
 """
 History = tuple
 """`data.mixture.History`."""
@@ -54,11 +54,11 @@ class TrainResult:
 
 
 class Rewind(Exception):
-    """The run goes back to its newest sound checkpoint."""
+    """Raised to make the run go back to its newest sound checkpoint."""
 
 
 class GaveUp(Exception):
-    """Going back has not helped."""
+    """Raised when going back has not helped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,16 +77,16 @@ class Plan:
     batches: Callable[[int, History], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
     """Opens an iterator over this process's rows of batch(first), batch(first + 1), … under a mixture history."""
     mixture: Callable[[History, int], History] = lambda saved, data_step: saved
-    """The history to go on with from a data step, of a checkpoint's history (empty: a fresh run)."""
+    """Return the history from a data step on, given a checkpoint's history (empty: a new run)."""
     records: Callable[[int, History], list] = lambda data_step, history: []
-    """Where each row of batch(data_step) comes from, as JSON."""
+    """Return the origin of each row of batch(data_step), as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
-    """Passes of the batches before data_step through each domain, under a mixture history."""
+    """Return the epochs of each domain that the batches before data_step make, under a mixture history."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
-    """Called by every process once it is known what to go on from, before anything is written."""
+    """Called by every process after the state is restored, before anything is written."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What checkpoints belong to: the model's shape, the tokenizer, the data."""
+    """Identity that checkpoints carry: the model's shape, the tokenizer, the data."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the start of the run began, by the monotonic clock."""
     log: Callable[[str], None] = lambda message: None
@@ -106,11 +106,11 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What is made once, and outlives a rewind."""
+    """Parts that are built once and outlive a rewind."""
 
     step: Callable
     to_logical: Callable[[TrainState], TrainState]
-    """From the form that steps work on to the one that is saved."""
+    """Converts the state from the layout of steps to that of checkpoints."""
     fingerprint: Callable
     diagnose: Callable
     peak: throughput.Peak

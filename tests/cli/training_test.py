@@ -1,16 +1,15 @@
 """`train.py` in its own process: what a run's folder needs from elsewhere, and from where it may be called."""
 
 import json
-import os
 import shutil
 import time
 
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import evaluate, options, run_folder, training
-from teleflm_jax.errors import UserError
+from teleflm_jax.cli import evaluate, options, training
 from teleflm_jax.observability import run_log
+from teleflm_jax.runs.config import saved_config
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 
@@ -98,21 +97,6 @@ def test_without_checkpoints_of_its_own_a_run_needs_its_parent(project, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "metrics.tmp", "anything"])
-@pytest.mark.parametrize("kind", ["link", "fifo", "broken"])
-def test_a_folder_with_what_leads_out_of_it_is_not_written_to(tmp_path, name, kind):
-    folder, outside = tmp_path / "run", tmp_path / "outside"
-    folder.mkdir()
-    outside.write_text("kept")
-    if kind == "fifo":
-        os.mkfifo(folder / name)
-    else:
-        (folder / name).symlink_to("../outside" if kind == "link" else "../none")
-    with pytest.raises(UserError, match="no plain file"), training._alone_in(folder):
-        raise AssertionError
-    assert outside.read_text() == "kept" and [path.name for path in folder.iterdir()] == [name] and not (tmp_path / "none").exists()
-
-
 def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(project)
     folder = tmp_path / "run"
@@ -122,7 +106,7 @@ def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, 
     assert train("--workdir", folder, *other) == 2
     assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
     assert train("--workdir", folder, *other, *leave) == 0
-    saved = run_folder.configuration(folder).data
+    saved = saved_config(folder).data
     assert (saved.proportions, saved.change_proportions) == ({"web": 2.0}, False)
     assert checkpoint.read(folder / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
     rows, arrays = exact_rows(folder), sums(folder, 4)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import tokenizers
@@ -15,6 +15,7 @@ from teleflm_jax.generate import decoder
 from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
+from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.tokenizer import load, specials
 from teleflm_jax.train.state import new_model, weights_of, with_weights
 
@@ -27,6 +28,20 @@ FREE = {
 }
 """Fields that may change when a run goes on (of the tokenizer its path, not its content; proportions if `change_proportions` says so).
 A run goes on with its own copy of the tokenizer."""
+BRANCH_FREE = {
+    **FREE,
+    "optimizer": tuple(field.name for field in dataclasses.fields(OptimizerConfig)),
+    "mup": ("learning_rate", "matrix_learning_rate", "minimum_learning_rate", "matrix_minimum_learning_rate"),
+    "train": (*FREE["train"], "init_from", "init_optimizer", "seed"),
+}
+"""Fields in which a branch (`train.init_optimizer`) may differ from its parent; the seed made the parent's initial weights."""
+NEW_RUN = (
+    "start a new run in another --workdir (train.init_from takes over the weights, and with train.init_optimizer = True a branch goes on "
+    "under other optimizer.* settings)"
+)
+"""Remedy for a setting that may not change in a run's own folder."""
+NO_BRANCH = "remove train.init_optimizer to start with a new optimizer"
+"""Remedy for a setting that may not change in a branch."""
 
 
 def configuration(folder: pathlib.Path) -> options.Run:
@@ -40,24 +55,28 @@ def configuration(folder: pathlib.Path) -> options.Run:
     return options.Run(**options.absolute(found))
 
 
-def refuse_change(folder: pathlib.Path, sections: Mapping[str, object]) -> None:
+def refuse_change(
+    folder: pathlib.Path, sections: Mapping[str, object], free: Mapping[str, Sequence[str]] = FREE, otherwise: str = NEW_RUN
+) -> None:
     """Hold sections of a configuration against those that the run was trained with.
 
     Args:
         folder: the run's folder, with its saved configuration.
         sections: by name; those that say nothing of the numbers, such as `mesh`, are not compared.
+        free: fields that may differ, by section.
+        otherwise: what to do instead of changing the field back.
 
     Raises:
-        UserError: a field differs that is not in `FREE`.
+        UserError: a field differs that is not in `free`.
     """
     saved = configuration(folder)
     for section in sections.keys() & {"model", "mup", "optimizer", "data", "train"}:
         for field in dataclasses.fields(sections[section]):
             old, new = getattr(getattr(saved, section), field.name), getattr(sections[section], field.name)
-            if _compared(field.name, old) != _compared(field.name, new) and field.name not in FREE.get(section, ()):
+            if _compared(field.name, old) != _compared(field.name, new) and field.name not in free.get(section, ()):
                 raise UserError(
                     f"got {section}.{field.name}={new!r}, where the run in {folder} has {old!r}; allowed: the same as it was trained with; "
-                    "change it back, or start a new run in another --workdir (train.init_from takes over the weights)"
+                    f"change it back, or {otherwise}"
                 )
 
 

@@ -89,8 +89,9 @@ def _train(given: options.Run, folder: pathlib.Path, began: float) -> int:
     with watchdog.watching(folder, jax.process_index(), began) as dog:
         dog.expect("opening the data", guard.hang_limit(given.guard, []))
         goes_on = _goes_on(folder)
-        run = _with_agreed_mixture(_with_own_tokenizer(given, folder), folder) if goes_on else given
-        data = _open_data(run, _mixture_so_far(run, folder))
+        run = _with_own_tokenizer(given, folder) if goes_on else given
+        run = _with_agreed_mixture(run, folder) if goes_on or run.train.init_optimizer else run
+        data = _open_data(run, _mixture_so_far(run, folder, goes_on))
         evaluate = evaluators.of_run(run, layout, folder)
         _refuse_what_cannot_train(run, width, layout, goes_on)
         identity = run_folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity()
@@ -138,7 +139,7 @@ def _with_own_tokenizer(run: options.Run, folder: pathlib.Path) -> options.Run:
 
 def _with_agreed_mixture(run: options.Run, folder: pathlib.Path) -> options.Run:
     """Return the run with its change of proportions allowed if an earlier start was allowed it and saved no checkpoint under it."""
-    saved = run_folder.configuration(folder).data
+    saved = run_folder.configuration(folder).data if (folder / options.SAVED_CONFIG).is_file() else None
     agreed = run.data.change_proportions or (saved is not None and saved.proportions == run.data.proportions)
     return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(restore.agreed(agreed))))
 
@@ -156,16 +157,32 @@ def _prepare(folder: pathlib.Path, run: options.Run, tokenizer: bytes) -> None:
     _refuse_another_folder(folder, run)
 
 
-def _mixture_so_far(run: options.Run, folder: pathlib.Path) -> mixture.History:
-    """The history that the newest readable checkpoint leads to, to check the data against before anything is written."""
+def _mixture_so_far(run: options.Run, folder: pathlib.Path, goes_on: bool) -> mixture.History:
+    """Return the history that the newest readable checkpoint, or a branch's parent, leads to: data are checked against it beforehand."""
+    if not goes_on and run.train.init_optimizer:
+        return _history_from(_parent(run), run)
     for number in reversed(checkpoint.steps(folder / checkpoint.FOLDER)):
         with contextlib.suppress(checkpoint.Damaged):
             record = checkpoint.read(folder / checkpoint.FOLDER, number)
             if "data_step" not in record.counters:  # the start passes over such a checkpoint, and says so
                 continue
-            saved = tuple((since, dict(weights)) for since, weights in record.mixture)
-            return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+            return _history_from(record, run)
     return ()
+
+
+def _history_from(record: checkpoint.Record, run: options.Run) -> mixture.History:
+    saved = tuple((since, dict(weights)) for since, weights in record.mixture)
+    return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+
+
+def _parent(run: options.Run) -> checkpoint.Record:
+    """Return the record of the checkpoint that a branch continues; raise a `UserError` if it cannot."""
+    folder, at_step = restore.other_run(run.train.init_from)
+    record = checkpoint.read(folder / checkpoint.FOLDER, at_step)
+    restore.refuse_unfit_parent(record, run.train, run.model)
+    sections = {name: getattr(run, name) for name in options.SECTIONS}
+    run_folder.refuse_change(folder, sections, run_folder.BRANCH_FREE, run_folder.NO_BRANCH)
+    return record
 
 
 @contextlib.contextmanager
@@ -224,6 +241,8 @@ def _refuse_what_cannot_train(run: options.Run, width: mup.Mup, layout: rules.La
     step.microbatch(run.model, run.train, layout)
     if not goes_on:
         _refuse_other_tokenizer(run)
+        if run.train.init_optimizer:
+            _parent(run)
     optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 

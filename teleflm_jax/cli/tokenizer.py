@@ -5,13 +5,13 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
+from teleflm_jax import atomic_write
 from teleflm_jax.cli import options
 from teleflm_jax.cli.pack import bar, lines, refuse_columns
 from teleflm_jax.data.config import DataConfig
@@ -188,17 +188,10 @@ def _provenance(target: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _replacing(target: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file that takes the target's place when it is complete; opened first, so that a folder nobody may write to is known at once."""
+    """Yield a file that replaces the target when it is complete; it is opened at once, so that a read-only folder fails early."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write.replacing(target) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def _report(data: DataConfig, args: argparse.Namespace):

@@ -20,6 +20,7 @@ from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.cli import options, planning
 from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
 
@@ -74,7 +75,7 @@ def main() -> None:
     )
 
 
-def _batch(run: options.Run) -> dict[str, np.ndarray]:
+def _batch(run: RunConfig) -> dict[str, np.ndarray]:
     shape = (run.train.batch_size, run.model.context_length)
     tokens = np.random.default_rng(0).integers(0, run.model.vocab_size, shape, dtype=np.int32)
     ones = np.ones(shape, np.int32)

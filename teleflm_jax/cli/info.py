@@ -13,6 +13,7 @@ from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.model import size
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim import schedule
+from teleflm_jax.runs.config import RunConfig
 
 HELP = "show what a configuration amounts to: parameters, FLOPs, tokens per step, µP's values, learning rates"
 
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace):
         _print(facts)
 
 
-def describe(run: options.Run, at_tokens: Sequence[int] = ()) -> dict:
+def describe(run: RunConfig, at_tokens: Sequence[int] = ()) -> dict:
     """All that `info` says, as plain values; what needs `train.*` is None where the configuration has none."""
     model = run.model
     count = size.parameters(model)
@@ -94,7 +95,7 @@ def printed_size(model: ModelConfig) -> str | None:
     return PRINTED_SIZES.get((model.num_layers, model.num_heads, model.d_model, model.d_ff))
 
 
-def _training(run: options.Run) -> dict:
+def _training(run: RunConfig) -> dict:
     tokens_per_step = run.train.batch_size * run.model.context_length
     tokens = run.train.steps * tokens_per_step
     return {
@@ -110,13 +111,13 @@ def _training(run: options.Run) -> dict:
     }
 
 
-def _milestones(run: options.Run) -> list[int]:
+def _milestones(run: RunConfig) -> list[int]:
     """Return the tokens to show rates at: the start, each phase's end, two and four fifths of the last (1T and 2T of the paper's)."""
     borders = schedule.borders(run.optimizer, run.train.batch_size * run.model.context_length)
     return sorted({0, *borders, borders[-1] * 2 // 5, borders[-1] * 4 // 5})
 
 
-def _rates(run: options.Run, rule: mup.Mup, tokens: int) -> dict:
+def _rates(run: RunConfig, rule: mup.Mup, tokens: int) -> dict:
     tokens_per_step = run.train.batch_size * run.model.context_length
 
     def rate(role):

@@ -10,7 +10,9 @@ from sharding.config import MeshConfig
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan import target_devices
-from teleflm_jax.plan.config import CLUSTERS, SECTIONS, ClusterConfig
+from teleflm_jax.plan.config import CLUSTERS, ClusterConfig
+from teleflm_jax.plan.config import SECTIONS as PLANNING
+from teleflm_jax.runs.config import SECTIONS, RunConfig
 
 HELP = "compile a run for a cluster that is not here: memory, traffic, time, and better layouts"
 
@@ -39,14 +41,14 @@ def arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace):
     """Print the plan; a layout that does not fit is an error."""
     file, out = _cluster_file(args.cluster), _out(args)
-    found = options.load_sections(args, options.SECTIONS | SECTIONS, optional=("data",), after=[file])
+    found = options.load_sections(args, SECTIONS | PLANNING, optional=("data",), after=[file])
     cluster = found["cluster"]
     backend = target_devices.choose(args.backend, cluster)
     count = _gpus(args, found["mesh"], cluster)
     target_devices.prepare(backend, count, os.environ)
     from teleflm_jax.cli import planning  # after the environment is set, as it imports jax
 
-    run = options.Run(**{"data": None} | {name: found[name] for name in options.SECTIONS if name in found})
+    run = RunConfig(**{"data": None} | {name: found[name] for name in SECTIONS if name in found})
     ask = planning.Ask(run=run, cluster=cluster, plan=found["plan"], gpus=count, backend=backend)
     facts = planning.search(ask, args.compile, SHOWN) if args.search else planning.one(ask)
     if out:

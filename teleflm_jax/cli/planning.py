@@ -5,15 +5,13 @@ import itertools
 import json
 import os
 import pathlib
-import tempfile
 
 import jax
 import rich.console
 
 from sharding import mesh as device_mesh
 from sharding import rules
-from teleflm_jax import config
-from teleflm_jax.cli import options
+from teleflm_jax import atomic_write, config
 from teleflm_jax.cli.plan import JSON, PICTURE
 from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.errors import UserError
@@ -22,6 +20,7 @@ from teleflm_jax.plan import compiled, picture, report, target_devices
 from teleflm_jax.plan import search as layouts
 from teleflm_jax.plan.config import CLUSTERS, ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import Job
+from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.train import step as train_step
 
 TRIES = 4
@@ -57,7 +56,7 @@ CONVENTIONS = {"6n": "6N", "causal": "causal", "full": "full"}
 class Ask:
     """What is to be planned."""
 
-    run: options.Run
+    run: RunConfig
     cluster: ClusterConfig
     plan: PlanConfig
     gpus: int
@@ -81,7 +80,7 @@ def one(ask: Ask) -> dict:
         microbatch_size=microbatch,
         accumulation_dtype=ask.run.train.accumulation_dtype,
     )
-    layout = _described(layouts.judge(job, ask.cluster, ask.plan), ask, compiling=True)
+    layout = _described(layouts.assess(job, ask.cluster, ask.plan), ask, compiling=True)
     needy = [] if layout["memory"]["fits"] else report.remedies(job, ask.question)
     return {**_common(ask), "layouts": [layout], "remedies": needy}
 
@@ -178,12 +177,9 @@ def _in_gin(bindings: dict) -> str:
 def write(folder: pathlib.Path, facts: dict) -> None:
     """Write plan.json and plan.png, both or none."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".plan") as temporary:
-        made = pathlib.Path(temporary)
-        (made / JSON).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        picture.draw(made / PICTURE, facts["layouts"])
-        for name in (JSON, PICTURE):
-            os.replace(made / name, folder / name)
+    with atomic_write.replacing(folder / JSON) as text, atomic_write.replacing(folder / PICTURE) as drawn:
+        text.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        picture.draw(drawn, facts["layouts"])
 
 
 def show(facts: dict) -> None:

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 
 import matplotlib
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from teleflm_jax import atomic_write
 from teleflm_jax.cli.tables import Table
@@ -53,7 +53,7 @@ img {{ max-width: 100%; }} p {{ color: #555b63; }}
 """
 
 
-def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequence[tuple[str, plt.Figure]]) -> None:
+def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequence[tuple[str, Figure]]) -> None:
     """Write the page, whole or not at all, and close its figures.
 
     Args:
@@ -69,13 +69,14 @@ def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequ
     atomic_write.write(path, "\n".join([*parts, "</body>", "</html>", ""]).encode(errors="replace"))
 
 
-def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> plt.Figure:
-    """Where the seconds went: one bar a run, session after session with the pauses between them; the caller closes the figure.
+def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> Figure:
+    """Draw where the seconds went: one bar for each run, session after session with the pauses between them.
 
     Inside a session the categories stand in their order, not in that of the events.
     """
     with matplotlib.rc_context(curves.STYLE | {"axes.grid.axis": "x", "axes.axisbelow": True}):
-        figure, axes = plt.subplots(figsize=(15, 1.6 + 0.5 * len(runs)), layout="constrained")
+        figure = Figure(figsize=(15, 1.6 + 0.5 * len(runs)), layout="constrained")
+        axes = figure.subplots()
     longest = max((sum(sum(session.seconds.values()) for session in sessions) for _, sessions in runs), default=0.0)
     unit, name = next((unit, name) for unit, name in UNITS if longest >= 3 * unit or unit == 1)
     for category in CATEGORIES:
@@ -107,9 +108,8 @@ def _table(table: Table) -> str:
     return f"<h2>{html.escape(table.title)}</h2>\n<table{kind}>\n<tr>{head}</tr>\n{body}\n</table>\n{note}"
 
 
-def _picture(caption: str, figure: plt.Figure) -> str:
+def _picture(caption: str, figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     return f'<h2>{html.escape(caption)}</h2>\n<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'

@@ -12,38 +12,32 @@ from jax.experimental import multihost_utils
 
 from teleflm_jax import checkpoint
 from teleflm_jax.hardware import throughput
-from teleflm_jax.observability import curves, profiler, progress, run_log, sinks, watchdog
+from teleflm_jax.observability import curves, profiler, run_log, sinks, watchdog
 from teleflm_jax.observability.history import Growing
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim import schedule
 from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.session import Attempt
-from teleflm_jax.train.setup import DIVERGED, DONE, STOPPED, Evaluator, GaveUp, Parts, Plan, Rewind
+from teleflm_jax.train.setup import Evaluator, GaveUp, Outcome, Parts, Plan, Rewind, TrainResult
 from teleflm_jax.train.state import Counters
 
-__all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
+__all__ = ["Evaluator", "Outcome", "Plan", "TrainResult", "train"]
 
 
-def train(plan: Plan) -> int:
-    """Run, or go on with, the training that the plan describes, until its last step or a signal.
-
-    Every process of a run calls this. All compute and save; the first one writes logs and speaks.
-
-    Returns:
-        The exit code: done, diverged (the guard gave up; the newest checkpoint is from before it), or stopped.
+def train(plan: Plan) -> TrainResult:
+    """Train, or resume, until the last step, a stop, or a divergence. Every process calls this; the first one writes logs.
 
     Raises:
         UserError: the batch does not split over the devices, the folder's checkpoint is another run's, or none is sound.
     """
-    settings, quiet = plan.train, jax.process_index() > 0
+    settings, quiet, say = plan.train, jax.process_index() > 0, plan.log
     microbatch = train_step.microbatch(plan.model, settings, plan.layout)
     optimizer = update_rule.make(plan.optimizer, plan.mup)
     with (
-        progress.shown(settings.steps, quiet=quiet) as (report, say),
         sinks.opened(plan.telemetry, plan.folder, say, quiet) as publish,
-        profiler.on_request(plan.profile, plan.folder, say) as profiling,
-        signals.on_signals() as asked_to_stop,
+        profiler.on_request(plan.profile, plan.folder, say, handle_signal=plan.handle_signals) as profiling,
+        signals.on_signals() if plan.handle_signals else contextlib.nullcontext(lambda: False) as signalled,
         watchdog.watching(plan.folder, jax.process_index(), plan.began) as dog,
     ):
         restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
@@ -54,11 +48,11 @@ def train(plan: Plan) -> int:
             diagnose=diagnose.make(plan.layout, microbatch),
             peak=throughput.peak(plan.model.compute_dtype),
             hosts=throughput.hosts(),
-            report=report,
+            report=plan.progress,
             say=say,
             publish=publish,
             profiler=profiling,
-            asked_to_stop=asked_to_stop,
+            asked_to_stop=lambda: signalled() or plan.should_stop(),
             dog=dog,
         )
         said = f"{jax.device_count()} device(s), each {parts.peak.flops / 1e12:.3g} TFLOP/s at best ({parts.peak.source})"
@@ -72,12 +66,13 @@ def train(plan: Plan) -> int:
             plan.prepare()
             try:
                 with _opened(plan, beginning, parts, rewound, began) as (run, batches):
-                    return run.go_on(beginning.state, batches)
+                    outcome = run.go_on(beginning.state, batches)
+                return TrainResult(outcome=outcome, step=run.counters.updates)
             except Rewind:
                 rewound = True
             except GaveUp as error:
                 say(f"stopped: {error}; every checkpoint is from before it; docs/reliability.md says what to try")
-                return DIVERGED
+                return TrainResult(outcome=Outcome.DIVERGED, step=run.counters.updates, reason=str(error))
 
 
 @contextlib.contextmanager

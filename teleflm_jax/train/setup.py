@@ -1,7 +1,8 @@
-"""What a run is made of: the plan that its caller gives, and the parts that are made of it once."""
+"""The interface of the training loop: the plan that its caller gives, the parts that are built once from it, and the result."""
 
 import contextlib
 import dataclasses
+import enum
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +15,13 @@ from teleflm_jax.hardware import throughput
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.mup import Mup
-from teleflm_jax.observability import profiler, progress, run_log, watchdog
+from teleflm_jax.observability import profiler, run_log, watchdog
 from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
+from teleflm_jax.observability.progress import Report
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train.config import GuardConfig, TrainConfig
 from teleflm_jax.train.state import TrainState
 
-DONE, DIVERGED, STOPPED = 0, 3, 75
-"""Exit codes of a run."""
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
 """(step, model, pause) -> figures by name; the weighted bits per byte under `bpb`.
 
@@ -29,6 +29,28 @@ It calls `pause` about once a second or more often, as often on each process, an
 """
 History = tuple
 """`data.mixture.History`."""
+
+
+class Outcome(enum.StrEnum):
+    """Reason why a training returned."""
+
+    COMPLETED = "completed"
+    """The last step is done."""
+    STOPPED = "stopped"
+    """A signal or the caller asked for it; the state is saved, and the same call resumes."""
+    DIVERGED = "diverged"
+    """The guard gave up; every checkpoint is from before the divergence."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """Result of a training that ran to its end."""
+
+    outcome: Outcome
+    step: int
+    """Optimizer updates done when it returned."""
+    reason: str = ""
+    """Of a divergence, what the guard found."""
 
 
 class Rewind(Exception):
@@ -41,7 +63,7 @@ class GaveUp(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a run needs; `train` adds nothing of its own."""
+    """Everything that the loop needs."""
 
     folder: pathlib.Path
     model: ModelConfig
@@ -66,7 +88,15 @@ class Plan:
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What checkpoints belong to: the model's shape, the tokenizer, the data."""
     began: float = dataclasses.field(default_factory=time.monotonic)
-    """When the process did, by the monotonic clock."""
+    """When the start of the run began, by the monotonic clock."""
+    log: Callable[[str], None] = lambda message: None
+    """Takes messages for people, also from other threads."""
+    progress: Report = lambda row: None
+    """Takes each row of metrics.jsonl."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked between steps; True on any process makes the run save and return."""
+    handle_signals: bool = False
+    """Handle signals that ask to stop or to profile; only the main thread can."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -86,7 +116,7 @@ class Parts:
     peak: throughput.Peak
     hosts: list[str]
     """Name of each process's machine."""
-    report: progress.Report
+    report: Report
     say: Callable[[str], None]
     publish: run_log.Publish
     profiler: profiler.Profiler

@@ -8,9 +8,11 @@ import time
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import evaluate, options, run_folder, training
+from teleflm_jax.cli import evaluate, options, training
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
+from teleflm_jax.runs import folder as folders
+from teleflm_jax.runs.config import saved_config
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 
@@ -108,7 +110,7 @@ def test_a_folder_with_what_leads_out_of_it_is_not_written_to(tmp_path, name, ki
         os.mkfifo(folder / name)
     else:
         (folder / name).symlink_to("../outside" if kind == "link" else "../none")
-    with pytest.raises(UserError, match="no plain file"), training._alone_in(folder):
+    with pytest.raises(UserError, match="not a plain file"), folders.locked(folder):
         raise AssertionError
     assert outside.read_text() == "kept" and [path.name for path in folder.iterdir()] == [name] and not (tmp_path / "none").exists()
 
@@ -122,7 +124,7 @@ def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, 
     assert train("--workdir", folder, *other) == 2
     assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
     assert train("--workdir", folder, *other, *leave) == 0
-    saved = run_folder.configuration(folder).data
+    saved = saved_config(folder).data
     assert (saved.proportions, saved.change_proportions) == ({"web": 2.0}, False)
     assert checkpoint.read(folder / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
     rows, arrays = exact_rows(folder), sums(folder, 4)

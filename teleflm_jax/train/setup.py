@@ -14,6 +14,8 @@ from teleflm_jax.hardware import throughput
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.mup import Mup
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import profiler, progress, run_log, watchdog
 from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
 from teleflm_jax.optim.config import OptimizerConfig
@@ -60,6 +62,8 @@ class Plan:
     """Where each row of batch(data_step) comes from, as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
     """Passes of the batches before data_step through each domain, under a mixture history."""
+    objective: Objective = cross_entropy.loss_and_gradients
+    """The function to minimise."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
     """Called by every process once it is known what to go on from, before anything is written."""

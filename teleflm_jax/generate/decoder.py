@@ -20,7 +20,7 @@ HEAD_ROWS = 64
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("model",), meta_fields=("layout",))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """Weights in the compute dtype, layer by layer (`kv.apart`), split over all devices of a group."""
+    """Weights in the compute dtype, layer by layer (`kv.unstack_layers`), split over all devices of a group."""
 
     model: Transformer
     layout: Layout
@@ -44,7 +44,7 @@ def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Dec
         layout: the mesh.
         release: let each array of the model go as soon as it is laid out, so that no more than one exists twice.
     """
-    where = decoding.shardings(layout, jax.eval_shape(kv.apart, model))
+    where = decoding.shardings(layout, jax.eval_shape(kv.unstack_layers, model))
     of_a_layer, where.blocks = jax.tree.leaves(where.blocks[0]), nnx.List([])
     places = iter([*jax.tree.leaves(where), *of_a_layer])
 
@@ -56,7 +56,7 @@ def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Dec
             x.delete()
         return moved
 
-    return Decoder(model=kv.apart(model, move), layout=layout)
+    return Decoder(model=kv.unstack_layers(model, move), layout=layout)
 
 
 def read(decoder: Decoder, tokens_BT: jax.Array) -> tuple[jax.Array, kv.Cache]:

@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What a tested Python version is tested by where the whole suite would take too long: everything but corpus, plan, serving and Hugging Face.
-CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py losses_test.py mup_test.py passes_test.py \
-	records_test.py data generate model optim tokenizer train)
+CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py mup_test.py passes_test.py \
+	data generate hardware model objectives observability optim packing/records_test.py tokenizer train)
 # Of fuzzing and of the soak.
 SECONDS ?= 3600
 # A test of these may last so many seconds; in the rest of the suite it is what pyproject.toml says.

@@ -22,9 +22,12 @@ import numpy as np
 import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
 
-from teleflm_jax.corpus import clean, contamination, duplicates, extract, languages, paragraphs, rows, rules, tokens
+from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import CleanConfig, DecontaminateConfig, DuplicateConfig, ExtractConfig, ParagraphConfig
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus.dedup import duplicates, paragraphs
+from teleflm_jax.corpus.extraction import extract
+from teleflm_jax.corpus.filters import clean, contamination, languages, rules
+from teleflm_jax.documents.statistics import Tally
 
 HELP = "/libreoffice/help/"
 PACKAGES = (

@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.extraction import Page, extracted
 from examples import debian_packages, plain_text
-from teleflm_jax.corpus import clean, contamination, rows
+from teleflm_jax.corpus import rows
 from teleflm_jax.corpus.config import DecontaminateConfig
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus.filters import clean, contamination
+from teleflm_jax.documents.statistics import Tally
 
 DOMAINS = ("english", "chinese", "code", "maths")
 DOCUMENTS, ITEMS = 2500, 400

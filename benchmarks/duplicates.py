@@ -25,10 +25,12 @@ from collections.abc import Callable, Iterable, Sequence
 import pyarrow.parquet
 
 from benchmarks import planted
-from teleflm_jax.corpus import deduplicate, duplicates, parts, rows, spark
+from teleflm_jax.corpus import rows, spark
 from teleflm_jax.corpus.config import DuplicateConfig
-from teleflm_jax.corpus.run import Run
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus.dedup import deduplicate, duplicates
+from teleflm_jax.corpus.stages import parts
+from teleflm_jax.corpus.stages.run import Run
+from teleflm_jax.documents.statistics import Tally
 
 DOCUMENTS, ORIGINALS = 50_000, 30_000
 PART_DOCUMENTS = 2500

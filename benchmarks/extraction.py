@@ -27,9 +27,10 @@ import numpy as np
 
 from benchmarks import makers, restructured
 from examples import debian_packages
-from teleflm_jax.corpus import extract, rows, tokens
+from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import EXTRACTORS, ExtractConfig
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus.extraction import extract
+from teleflm_jax.documents.statistics import Tally
 
 BAR = 0.95
 _HTML, _SOURCES = "/html/", "_sources/"

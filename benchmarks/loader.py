@@ -9,10 +9,10 @@ import random
 import tempfile
 import time
 
-from teleflm_jax.corpus import pack
-from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data import loader
 from teleflm_jax.data.config import DataConfig
+from teleflm_jax.packing import pack
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import train
 
 SHAPES = ((8, 512), (12, 4096), (128, 4096))

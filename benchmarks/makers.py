@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from resiliparse.parse.html import TEXT, DOMContext, ElementNode, HTMLTree, traverse_dom
 
 from examples import debian_packages
-from teleflm_jax.corpus import extract
+from teleflm_jax.corpus.extraction import extract
 
 LONGEST = 400_000
 """Bytes; longer pages are indices of whole libraries."""

@@ -15,9 +15,10 @@ import sysconfig
 import tempfile
 import time
 
-from teleflm_jax.corpus import documents, pack
-from teleflm_jax.corpus.config import PackConfig
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.packing import pack
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import load, train
 
 VOCABULARY = 8_000
@@ -25,7 +26,7 @@ VOCABULARY = 8_000
 
 def texts(source: str, num_bytes: int) -> list[str]:
     chosen, size = [], 0
-    for document in itertools.chain.from_iterable(documents.read(unit, Tally()) for unit in documents.units(source, 1 << 30)):
+    for document in itertools.chain.from_iterable(work_units.read(unit, Tally()) for unit in work_units.units(source, 1 << 30)):
         chosen.append(document.text)
         size += len(document.text.encode())
         if size >= num_bytes:

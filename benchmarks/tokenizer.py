@@ -17,9 +17,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from teleflm_jax.corpus import documents, heldout
-from teleflm_jax.corpus.config import PackConfig
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.packing import heldout
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import load, report
 
 BARS = {"seconds": 120, "peak_gb": 3, "english": 0.25, "chinese": 0.24, "code": 0.24}
@@ -68,8 +69,8 @@ def train(domains: dict[str, pathlib.Path], target: str, vocab_size: int, megaby
 
 def held_out(source: pathlib.Path) -> Iterator[str]:
     """The documents that `tokenizer train` leaves out for evaluation."""
-    for unit in documents.units(str(source), PackConfig().unit_bytes):
-        for document in documents.read(unit, Tally()):
+    for unit in work_units.units(str(source), PackConfig().unit_bytes):
+        for document in work_units.read(unit, Tally()):
             if heldout.is_apart(document.family, HELDOUT_FRACTION, PackConfig().seed):
                 yield document.text
 

@@ -21,7 +21,7 @@ import rich.console
 import rich.table
 
 from teleflm_jax.cli import options
-from teleflm_jax.train import run_log
+from teleflm_jax.observability import run_log
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIN_FILE = "configs/runs/quickstart.gin"

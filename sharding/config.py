@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from teleflm_jax.errors import UserError, refuse_outside
+from sharding.errors import UserError, refuse_outside
 
 SHARDED = (0, 1, 3)
 """Stages of ZeRO: nothing, the optimizer's state and master weights, or the weights as well (FSDP)."""

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from sharding.config import MeshConfig
-from teleflm_jax.errors import UserError
+from sharding.errors import UserError
 
 AXES = ("data", "pipe", "tensor")
 

@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from sharding import mesh as device_mesh
 from sharding.config import MeshConfig, padded_vocab_size
+from sharding.errors import UserError
 from sharding.tensor import Group
-from teleflm_jax.errors import UserError
 
 TABLE = {
     "layers": "pipe",

@@ -18,11 +18,12 @@ from jax.sharding import PartitionSpec as P
 
 from sharding import mesh, pipeline, zero
 from sharding.rules import BATCH, Layout
-from teleflm_jax import checksum, losses
+from teleflm_jax import checksum
 from teleflm_jax.model.attention import kernel
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.layers import rotation
 from teleflm_jax.model.transformer import Block, Transformer, finish, rematerialised
+from teleflm_jax.objectives import cross_entropy
 
 Batch = Mapping[str, jax.Array]
 """`tokens`, `targets`, `segments` int32 and `weights` float32, each [B, T] (docs/architecture.md)."""
@@ -148,7 +149,9 @@ def _gradients(model: Transformer, batch: Batch, check: jax.Array, layout: Layou
             batch = of_microbatch(unit)
             z_BTD, pull = jax.vjp(lambda norm, y: group.whole(finish(norm, model.output_multiplier, y)), weights.final_norm, y_BTD)
             start_DV = totals.head[...]
-            value, dz_BTD, total_DV = losses.loss_and_gradients(z_BTD, _head(weights, layout), batch["targets"], batch["weights"], start_DV)
+            value, dz_BTD, total_DV = cross_entropy.loss_and_gradients(
+                z_BTD, _head(weights, layout), batch["targets"], batch["weights"], start_DV
+            )
             dnorm, dy_BTD = pull(dz_BTD)
             head = jax.tree.map(lambda _: total_DV, totals.head)
             totals = _with(totals, head=head, final_norm=zero.add(layout, totals.final_norm, dnorm))
@@ -245,7 +248,7 @@ def _token_losses(
 
         def head(found):
             z_BTD = group.whole(weights.final(y_BTD))
-            return _put(found, losses.token_losses(z_BTD, _head(weights, layout), _at(targets, unit.microbatch)), unit.microbatch)
+            return _put(found, cross_entropy.token_losses(z_BTD, _head(weights, layout), _at(targets, unit.microbatch)), unit.microbatch)
 
         return (pipeline.when(unit.last, head, found), bad), y_BTD
 
@@ -270,9 +273,11 @@ def _between(layout: Layout, config: ModelConfig, shape: tuple[int, int]) -> jax
     return jnp.zeros((shape[0], shape[1] // layout.sequence_shards, layout.width), config.compute_dtype)
 
 
-def _head(weights: Transformer, layout: Layout) -> losses.Head:
+def _head(weights: Transformer, layout: Layout) -> cross_entropy.Head:
     config = weights.config
-    return losses.Head(weight_DV=weights.head[...], vocab_size=config.vocab_size, chunk=config.loss_chunk_tokens, group=layout.tensor)
+    return cross_entropy.Head(
+        weight_DV=weights.head[...], vocab_size=config.vocab_size, chunk=config.loss_chunk_tokens, group=layout.tensor
+    )
 
 
 def _by_hand(run: Callable) -> tuple[Callable, Callable]:

@@ -9,7 +9,7 @@ import rich.console
 import rich.progress
 
 from teleflm_jax.cli import run_folder
-from teleflm_jax.cli.measured import Chosen, table
+from teleflm_jax.cli.checkpoint_arguments import Chosen, table
 from teleflm_jax.cli.tables import Table
 from teleflm_jax.evaluate import suite
 from teleflm_jax.evaluate.config import SuiteConfig
@@ -26,7 +26,7 @@ def measure(chosen: Sequence[Chosen]) -> list[dict]:
     return [describe(one, _asked(work, one)) for one in chosen]
 
 
-def describe(one: Chosen, scores: dict[str, suite.Score]) -> dict:
+def describe(one: Chosen, scores: dict[str, suite.TaskScore]) -> dict:
     """What a checkpoint scored, as plain values."""
     tasks = {name: dataclasses.asdict(score) for name, score in scores.items()}
     return {"run": str(one.folder), "step": one.step, "tokens": one.tokens, "tasks": tasks}
@@ -66,7 +66,7 @@ def progress(batches: Sequence) -> Iterable:
     return rich.progress.track(batches, "measuring", console=console, transient=True, disable=not console.is_terminal)
 
 
-def _asked(work: suite.Suite, one: Chosen) -> dict[str, suite.Score]:
+def _asked(work: suite.Suite, one: Chosen) -> dict[str, suite.TaskScore]:
     scores = suite.measure(work, _model(one), progress)
     for remark in suite.remarks(scores):
         print(f"{one.name}: {remark}", file=sys.stderr)

@@ -10,9 +10,11 @@ from teleflm_jax import config
 from teleflm_jax.cli import options, tokenizer
 from teleflm_jax.cli.pack import STOPPED, bar, lines, refuse_columns
 from teleflm_jax.corpus import config as sections
-from teleflm_jax.corpus import mix, parts, report, sample
+from teleflm_jax.corpus.output import mix, report, sample
+from teleflm_jax.corpus.stages import parts
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 HELP = "make a corpus on Spark: read, clean, deduplicate, decontaminate, mix and pack"
@@ -26,7 +28,7 @@ SECTIONS = {
     "decontaminate": sections.DecontaminateConfig,
     "mix": sections.MixConfig,
     "tokenizer": TokenizerConfig,
-    "pack": sections.PackConfig,
+    "pack": PackConfig,
 }
 """Section of a corpus's configuration -> its dataclass."""
 MIXTURE = "mixture.gin"
@@ -55,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace) -> int:
     """Make the corpus, or go on with it."""
     if args.rules:
-        from teleflm_jax.corpus import rules
+        from teleflm_jax.corpus.filters import rules
 
         for name, rule in rules.RULES.items():
             print(f"{name:36}{rule.what}")
@@ -65,7 +67,9 @@ def main(args: argparse.Namespace) -> int:
     found = options.load_sections(args, SECTIONS)
     refuse_columns(found["pack"].text_columns, ())
     workdir = options.workdir(args)
-    from teleflm_jax.corpus import names, pack, pipeline, spark
+    from teleflm_jax.corpus import names, spark
+    from teleflm_jax.corpus.stages import pipeline
+    from teleflm_jax.packing import pack
 
     own = pipeline.Settings(**{field.name: found[field.name] for field in dataclasses.fields(pipeline.Settings)})
     spark.refuse_pattern(workdir, "--workdir")
@@ -165,7 +169,7 @@ def _tell(table: list[dict], own: sections.MixConfig, shortages: dict[str, float
 
 def _train_quality(args: argparse.Namespace) -> int:
     """Train the classifier that `quality.model` names."""
-    from teleflm_jax.corpus import quality
+    from teleflm_jax.corpus.filters import quality
 
     if not (args.good and args.random):
         raise UserError("got --train_quality without --good or --random; allowed: both, folders or files of texts; add what is missing")

@@ -16,11 +16,11 @@ import tokenizers
 from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import foreign
-from teleflm_jax.cli import benchmarks, measured, options, run_folder, tables
-from teleflm_jax.corpus import shards
+from teleflm_jax.cli import benchmarks, checkpoint_arguments, options, run_folder, tables
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb, documents, weights
-from teleflm_jax.records import HeldOut
+from teleflm_jax.packing import shards
+from teleflm_jax.packing.records import HeldOut
 from teleflm_jax.tokenizer import specials
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     options.add_arguments(parser)
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --text readme=README.md"
-    measured.add_arguments(parser)
+    checkpoint_arguments.add_arguments(parser)
     parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="measure a file as one document; repeatable")
     parser.add_argument("--packed", action="store_true", help="measure the packed held-out sets, also where --text or suite.tasks is given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace):
     if not (texts or args.packed):
         options.refuse_withheld(run, "suite")
     if run.suite.tasks and not (texts or args.packed):
-        rows = benchmarks.measure(measured.choose(args, run, folder))
+        rows = benchmarks.measure(checkpoint_arguments.choose(args, run, folder))
         tables_ = benchmarks.tables(rows)
     else:
         rows = _bits_per_byte(args, run, folder, texts)
@@ -68,7 +68,7 @@ def _bits_per_byte(args: argparse.Namespace, run: options.Run, folder: pathlib.P
             f"got {folder}, which names no packed text (data.*), as an imported model does not; allowed: --text NAME=FILE, or a gin file "
             "with data.*; add one, such as --text readme=README.md"
         )
-    chosen = measured.choose(args, run, folder)
+    chosen = checkpoint_arguments.choose(args, run, folder)
     tokenizer = chosen[0].tokenizer()
     packed = packed_documents(folder, run, tokenizer) if use_packed else {}
     both = sorted(packed.keys() & texts.keys())
@@ -77,7 +77,7 @@ def _bits_per_byte(args: argparse.Namespace, run: options.Run, folder: pathlib.P
     return [_measure_one(one, packed, texts, tokenizer) for one in chosen]
 
 
-def _measure_one(one: measured.Chosen, packed: bpb.Documents, texts: dict[str, str], first: tokenizers.Tokenizer) -> dict:
+def _measure_one(one: checkpoint_arguments.Chosen, packed: bpb.Documents, texts: dict[str, str], first: tokenizers.Tokenizer) -> dict:
     own = one.tokenizer()
     if own.to_str() != first.to_str():
         again = {name: [first.decode(document.tokens.tolist()) for document in held_out] for name, held_out in packed.items()}
@@ -99,7 +99,7 @@ def _comparison(rows: list[dict]) -> list[tables.Table]:
 
     columns = [*rows[0]["domains"], *rows[0]["weighted"]]
     titles = (("Bits per byte", "bpb"), ("Loss, nats per token of each model's own", "loss"))
-    return [measured.table(title, rows, columns, cell(figure), 4) for title, figure in titles]
+    return [checkpoint_arguments.table(title, rows, columns, cell(figure), 4) for title, figure in titles]
 
 
 def entry(argv: Sequence[str]) -> int:
@@ -113,7 +113,7 @@ def entry(argv: Sequence[str]) -> int:
     return options.run_command(command)
 
 
-def describe(step: int, scores: dict[str, bpb.Score], proportions: dict[str, float]) -> dict:
+def describe(step: int, scores: dict[str, bpb.BitsPerByte], proportions: dict[str, float]) -> dict:
     """All that is measured, as plain values."""
     domains = {
         name: {"bpb": score.bpb, "loss": score.loss, "tokens": score.tokens, "bytes": score.num_bytes} for name, score in scores.items()

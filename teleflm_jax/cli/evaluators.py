@@ -16,7 +16,7 @@ from teleflm_jax.foreign import printable
 from teleflm_jax.generate import decoder
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.tokenizer import load, pieces, specials
-from teleflm_jax.train.parts import Evaluator
+from teleflm_jax.train.setup import Evaluator
 from teleflm_jax.train.state import new_model
 
 

@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     step = run_folder.choose_step(folder, args.step)
     run_folder.refuse_change(folder, {"model": run.model, "mup": run.mup})
     loaded = run_folder.load_tokenizer(folder, run.model.vocab_size)
-    job = exports.Job(
+    job = exports.ExportJob(
         checkpoint=(folder / checkpoint.FOLDER / str(step)).resolve(),
         record=run_folder.read_record(folder, run, step),
         model=run.model,
@@ -79,13 +79,13 @@ def main(args: argparse.Namespace) -> None:
     print(f"{out}: step {step:,} of {folder}, {args.format}, {args.dtype}")
 
 
-def _write_gguf(job: exports.Job, folder: pathlib.Path, loaded: tokenizers.Tokenizer, out: pathlib.Path) -> None:
+def _write_gguf(job: exports.ExportJob, folder: pathlib.Path, loaded: tokenizers.Tokenizer, out: pathlib.Path) -> None:
     vocabulary, ids = gguf_vocabulary.read(json.loads(loaded.to_str()), job.model.vocab_size), specials.of(loaded)
     gguf_file.refuse_wrapping(ids)
     template = tokenizer.exported(folder, ids, job.model.context_length).get(tokenizer.TEMPLATE)
     for note in (*job.notes(), *vocabulary.notes, *gguf_file.notes_of_ends(ids)):
         print(f"note: {note}", file=sys.stderr)
-    gguf_file.write(job, out, gguf_file.Text(vocabulary=vocabulary, ids=ids, template=template), _progress)
+    gguf_file.write(job, out, gguf_file.GGUFText(vocabulary=vocabulary, ids=ids, template=template), _progress)
 
 
 def _progress(files: Sequence[T]) -> Iterable[T]:

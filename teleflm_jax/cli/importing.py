@@ -9,10 +9,11 @@ import sys
 import jax
 from jax.experimental import multihost_utils
 
-from sharding import processes, rules
+from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint, checksum, config, foreign, mup
 from teleflm_jax.cli import options, run_folder
+from teleflm_jax.distributed import processes
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import importing, tokenizer
 from teleflm_jax.train.state import Counters, new_model, weights_of
@@ -97,7 +98,7 @@ def _write(partial: pathlib.Path, described: importing.Description, text: str, t
         (partial / tokenizer.TEMPLATE).write_text(template, encoding="utf-8")
 
 
-def _save(partial: pathlib.Path, found: importing.Source, layout: rules.Layout) -> None:
+def _save(partial: pathlib.Path, found: importing.ModelFolder, layout: rules.Layout) -> None:
     """The weights, as a checkpoint without an optimizer's state."""
     model = found.description.model
     shapes = jax.eval_shape(lambda: new_model(model, mup.at_width(found.description.mup, model.d_model), seed=0))

@@ -103,6 +103,7 @@ def _training(run: options.Run) -> dict:
         "steps": run.train.steps,
         "tokens": tokens,
         "flops": tokens * size.flops_per_token(run.model)["causal"],
+        "schedule_name": run.optimizer.schedule,
         "decay_step": schedule.decay_step(run.optimizer, tokens_per_step),
         "schedule": schedule.end(run.optimizer, tokens_per_step, run.train.steps),
         "steps_to": {budget: -(-budget // tokens_per_step) for budget in BUDGETS_TOKENS},
@@ -110,10 +111,9 @@ def _training(run: options.Run) -> dict:
 
 
 def _milestones(run: options.Run) -> list[int]:
-    """Tokens worth a look in any schedule: start, end of the warm-up, two fifths, four fifths (1T and 2T of the paper's), and the end."""
-    decay = run.optimizer.decay_tokens
-    warmup = run.optimizer.warmup_steps * run.train.batch_size * run.model.context_length
-    return sorted({0, warmup, decay * 2 // 5, decay * 4 // 5, decay})
+    """Return the tokens to show rates at: the start, each phase's end, two and four fifths of the last (1T and 2T of the paper's)."""
+    borders = schedule.borders(run.optimizer, run.train.batch_size * run.model.context_length)
+    return sorted({0, *borders, borders[-1] * 2 // 5, borders[-1] * 4 // 5})
 
 
 def _rates(run: options.Run, rule: mup.Mup, tokens: int) -> dict:
@@ -121,7 +121,7 @@ def _rates(run: options.Run, rule: mup.Mup, tokens: int) -> dict:
 
     def rate(role):
         r = rule.rules[role]
-        return schedule.cosine(
+        return schedule.learning_rate(
             r.learning_rate, r.minimum_learning_rate, tokens=tokens, tokens_per_step=tokens_per_step, config=run.optimizer
         )
 
@@ -213,4 +213,5 @@ def _print_learning_rates(console: rich.console.Console, facts: dict):
         for row in facts["learning_rates"]
     ]
     note = "Of the update that starts after so many tokens; the last warm-up step has the peak already."
-    print_table(console, "Learning rates", ("tokens", "step", "vector-like", "matrix-like"), rows, note)
+    title = f"Learning rates, schedule {facts['training']['schedule_name']}"
+    print_table(console, title, ("tokens", "step", "vector-like", "matrix-like"), rows, note)

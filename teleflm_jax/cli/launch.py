@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 
-from sharding import processes, xla
 from teleflm_jax.cli import preflight
+from teleflm_jax.distributed import processes, xla
 from teleflm_jax.errors import UserError
 
 HELP = "start several processes of a command on this machine, or one of a cluster's, with XLA's GPU settings"

@@ -16,18 +16,19 @@ import traceback
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from sharding import processes, variables
 from sharding.config import MeshConfig
 from teleflm_jax import config, foreign, open_files
-from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
+from teleflm_jax.distributed import processes, variables
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate.config import EvaluationConfig, SuiteConfig
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import MupConfig
+from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer.config import TokenizerConfig
-from teleflm_jax.train.config import GuardConfig, ProfileConfig, TelemetryConfig, TrainConfig
+from teleflm_jax.train.config import GuardConfig, TrainConfig
 
 SECTIONS = {
     "model": ModelConfig,

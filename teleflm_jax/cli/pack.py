@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> int:
     """Pack every domain that data.sources names; what is packed already stays as it is."""
-    from teleflm_jax.corpus import pack
+    from teleflm_jax.packing import pack
 
     run = options.load(args, optional=("train",))
     sources = _chosen(run.data.sources, args.domain)

@@ -9,7 +9,7 @@ import pathlib
 from sharding.config import MeshConfig
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
-from teleflm_jax.plan import absent
+from teleflm_jax.plan import target_devices
 from teleflm_jax.plan.config import CLUSTERS, SECTIONS, ClusterConfig
 
 HELP = "compile a run for a cluster that is not here: memory, traffic, time, and better layouts"
@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser):
     options.add_arguments(parser)
     parser.add_argument("--cluster", type=options.path, metavar="NAME", help="of configs/clusters/NAME.gin, or a gin file of your own")
     parser.add_argument("--gpus", type=_count, metavar="N", help="to use; default: those of the run's mesh, or the whole cluster")
-    parser.add_argument("--backend", choices=absent.BACKENDS, help="the compiler; default: gpu where jax's CUDA wheels are installed")
+    parser.add_argument(
+        "--backend", choices=target_devices.BACKENDS, help="the compiler; default: gpu where jax's CUDA wheels are installed"
+    )
     parser.add_argument("--search", action="store_true", help="rank all layouts by predicted time; the best are compiled")
     parser.add_argument("--compile", type=_count, default=3, metavar="N", help="of a search, how many of the best to compile (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -39,9 +41,9 @@ def main(args: argparse.Namespace):
     file, out = _cluster_file(args.cluster), _out(args)
     found = options.load_sections(args, options.SECTIONS | SECTIONS, optional=("data",), after=[file])
     cluster = found["cluster"]
-    backend = absent.choose(args.backend, cluster)
+    backend = target_devices.choose(args.backend, cluster)
     count = _gpus(args, found["mesh"], cluster)
-    absent.prepare(backend, count, os.environ)
+    target_devices.prepare(backend, count, os.environ)
     from teleflm_jax.cli import planning  # after the environment is set, as it imports jax
 
     run = options.Run(**{"data": None} | {name: found[name] for name in options.SECTIONS if name in found})

@@ -17,11 +17,11 @@ from teleflm_jax.cli import options
 from teleflm_jax.cli.plan import JSON, PICTURE
 from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.errors import UserError
-from teleflm_jax.plan import absent, compiled, picture, report
+from teleflm_jax.hardware import throughput
+from teleflm_jax.plan import compiled, picture, report, target_devices
 from teleflm_jax.plan import search as layouts
 from teleflm_jax.plan.config import CLUSTERS, ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import Job
-from teleflm_jax.train import hardware
 from teleflm_jax.train import step as train_step
 
 TRIES = 4
@@ -29,14 +29,14 @@ TRIES = 4
 HERE = "here"
 """The backend of `train.py --dry_run`: the devices that this process has."""
 NOTES = {
-    absent.GPU: "XLA's GPU compiler, for GPUs that are not here, under the flags that launch sets; its memory decides.",
-    absent.CPU: "XLA's CPU compiler, for as many virtual devices, with model.attention = 'xla'. It has no flash attention, widens bfloat16 "
-    "to float32 (weights, temporaries and traffic in bfloat16 may count double) and has other temporaries than a GPU. State, gradients, "
-    "residuals and products are the real ones; the closed form decides what fits. For all of it: pip install -r requirements-gpu.txt "
-    "(no GPU is needed).",
+    target_devices.GPU: "XLA's GPU compiler, for GPUs that are not here, under the flags that launch sets; its memory decides.",
+    target_devices.CPU: "XLA's CPU compiler, for as many virtual devices, with model.attention = 'xla'. It has no flash attention, "
+    "widens bfloat16 to float32 (weights, temporaries and traffic in bfloat16 may count double) and has other temporaries than a GPU. "
+    "State, gradients, residuals and products are the real ones; the closed form decides what fits. For all of it: "
+    "pip install -r requirements-gpu.txt (no GPU is needed).",
     HERE: "the compiler of the devices that this process has; its memory decides.",
 }
-DECISIVE = (absent.GPU, HERE)
+DECISIVE = (target_devices.GPU, HERE)
 """Compilers whose memory decides whether a layout fits."""
 
 TIMES = {
@@ -81,7 +81,7 @@ def one(ask: Ask) -> dict:
         microbatch_size=microbatch,
         accumulation_dtype=ask.run.train.accumulation_dtype,
     )
-    layout = _described(layouts.judge(job, ask.cluster, ask.plan), ask, compiling=True)
+    layout = _described(layouts.assess(job, ask.cluster, ask.plan), ask, compiling=True)
     needy = [] if layout["memory"]["fits"] else report.remedies(job, ask.question)
     return {**_common(ask), "layouts": [layout], "remedies": needy}
 
@@ -122,12 +122,12 @@ def here() -> dict[str, object]:
     """
     device, local, total = jax.local_devices()[0], jax.local_device_count(), jax.device_count()
     known = [config.parse([str(path)], [], {"cluster": ClusterConfig})["cluster"] for path in sorted(CLUSTERS.glob("*.gin"))]
-    card = next((cluster for cluster in known if cluster.gpu == hardware.card(device.device_kind)), None)
+    card = next((cluster for cluster in known if cluster.gpu == throughput.card(device.device_kind)), None)
     per_node = local if local > 1 else min(total, card.gpus_per_node if card else 1)
     capacity = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / local
     if card is None:
-        rate = hardware.memory_rate()
-        measured = {"bf16_flops": hardware.product_rate("bfloat16"), "memory_rate": rate, "link_rate": rate, "network_rate": rate}
+        rate = throughput.memory_rate()
+        measured = {"bf16_flops": throughput.product_rate("bfloat16"), "memory_rate": rate, "link_rate": rate, "network_rate": rate}
         card = ClusterConfig(gpu=device.device_kind, nodes=1, gpus_per_node=1, memory_bytes=1, **measured, product_efficiency=1.0)
     found = dataclasses.replace(card, nodes=-(-total // per_node), gpus_per_node=per_node, memory_bytes=float(capacity))
     return {"cluster": found, "plan": PlanConfig(allowance_bytes=0.0)}
@@ -140,8 +140,8 @@ def _described(candidate: layouts.Candidate, ask: Ask, *, compiling: bool) -> di
 
 
 def _compile(job: Job, ask: Ask) -> compiled.Compiled:
-    model = job.model if ask.backend != absent.CPU else dataclasses.replace(job.model, attention="xla")
-    devices = None if ask.backend == HERE else absent.devices(ask.backend, job.devices, ask.cluster)
+    model = job.model if ask.backend != target_devices.CPU else dataclasses.replace(job.model, attention="xla")
+    devices = None if ask.backend == HERE else target_devices.devices(ask.backend, job.devices, ask.cluster)
     layout = rules.layout(job.mesh, model.d_model, devices)
     train = dataclasses.replace(ask.run.train, microbatch_size=job.microbatch_size)
     traced = compiled.trace(model, ask.run.mup, ask.run.optimizer, train, layout)

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sharding import processes
 from teleflm_jax.cli import options
+from teleflm_jax.distributed import processes
 from teleflm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from teleflm_jax.train.preflight import Rates, Slow
+    from teleflm_jax.hardware.preflight import Rates, Slow
 
 HELP = "measure products, memory and network of every process, and name the slow ones (see also launch --preflight)"
 
@@ -58,7 +58,7 @@ def _measure(tolerance: float | None) -> int:
     import jax
     from jax.experimental import multihost_utils
 
-    from teleflm_jax.train import hardware, preflight
+    from teleflm_jax.hardware import preflight, throughput
 
     sizes = preflight.sizes()
     tolerance = sizes.tolerance if tolerance is None else tolerance
@@ -66,7 +66,7 @@ def _measure(tolerance: float | None) -> int:
     slow = preflight.judge(rates, tolerance)
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
-        peak = hardware.DENSE_16_BIT.get(hardware.card(kind))
+        peak = throughput.DENSE_16_BIT.get(throughput.card(kind))
         _show(rates, f"Preflight: {len(rates)} process(es), {jax.device_count()} x {kind}, {sizes.dtype}", peak)
         for line in sentences(slow, len(rates), tolerance):
             print(line, file=sys.stderr, flush=True)

@@ -16,10 +16,10 @@ from teleflm_jax.cli import options, report_page
 from teleflm_jax.cli.tables import Table, make_console, show
 from teleflm_jax.errors import UserError
 from teleflm_jax.foreign import printable
+from teleflm_jax.observability import curves, ledger
+from teleflm_jax.observability.progress import duration
+from teleflm_jax.observability.run_log import EVALS, EVENTS, METRICS, rows
 from teleflm_jax.optim import schedule
-from teleflm_jax.train import curves, ledger
-from teleflm_jax.train.progress import duration
-from teleflm_jax.train.run_log import EVALS, EVENTS, METRICS, rows
 
 HELP = "show where a run's time went, its goodput, MFU and curves, as tables and as one HTML page; several runs side by side"
 
@@ -105,7 +105,7 @@ def figures(runs: Sequence[Run]) -> list:
     drawn = [curves.Run(label=run.name if len(runs) > 1 else "", history=run.ledger.history, evals=run.evals) for run in runs]
     return [
         ("Time line", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
-        ("Loss and gradient norm", curves.losses(drawn)),
+        ("Loss, gradient norm and learning rate", curves.losses(drawn)),
         *curves.evaluations(drawn),
         ("Speed", curves.speeds(drawn)),
     ]

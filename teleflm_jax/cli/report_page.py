@@ -14,8 +14,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from teleflm_jax.cli.tables import Table
-from teleflm_jax.train import curves
-from teleflm_jax.train.ledger import CATEGORIES, Session
+from teleflm_jax.observability import curves
+from teleflm_jax.observability.ledger import CATEGORIES, Session
 
 COLORS = {
     "start-up": "#e6a700",

@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from sharding import xla
 from teleflm_jax import foreign
 from teleflm_jax.cli import options, run_folder
+from teleflm_jax.distributed import xla
 from teleflm_jax.errors import UserError
 from teleflm_jax.serve.config import API_KEY, ServeConfig
 

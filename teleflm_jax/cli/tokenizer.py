@@ -14,11 +14,12 @@ from typing import BinaryIO
 
 from teleflm_jax.cli import options
 from teleflm_jax.cli.pack import bar, lines, refuse_columns
-from teleflm_jax.corpus import documents, heldout
-from teleflm_jax.corpus.config import PackConfig
-from teleflm_jax.corpus.tally import Tally
 from teleflm_jax.data.config import DataConfig
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.statistics import Tally
 from teleflm_jax.errors import UserError
+from teleflm_jax.packing import heldout
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import load, patterns, train, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 from teleflm_jax.tokenizer.train import Draw
@@ -127,14 +128,14 @@ class _Texts:
     """Opens a source's documents, less the families that `pack` may hold out: bits per byte on those shall owe the tokenizer nothing."""
 
     def __init__(self, domain: str, source: str, pack: PackConfig):
-        self._units = documents.units(source, _UNIT_BYTES, text_column=pack.text_columns.get(domain, documents.TEXT))
+        self._units = work_units.units(source, _UNIT_BYTES, text_column=pack.text_columns.get(domain, work_units.TEXT))
         self._seed, self._fraction = pack.seed, pack.heldout_fraction
         self.malformed = Tally()
 
     def __call__(self) -> Iterator[str]:
         self.malformed = Tally()
         for unit in self._units:
-            for document in documents.read(unit, self.malformed):
+            for document in work_units.read(unit, self.malformed):
                 if not heldout.is_apart(document.family, self._fraction, self._seed):
                     yield document.text
 
@@ -235,8 +236,8 @@ def _named(text: str) -> tuple[str, str]:
 
 def _all(source: str) -> Iterator[str]:
     malformed = Tally()
-    for unit in documents.units(source, _UNIT_BYTES):
-        for document in documents.read(unit, malformed):
+    for unit in work_units.units(source, _UNIT_BYTES):
+        for document in work_units.read(unit, malformed):
             yield document.text
     _tell_malformed(source, malformed)
 

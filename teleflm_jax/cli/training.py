@@ -16,15 +16,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sharding import mesh, processes, rules
+from sharding import mesh, rules
 from teleflm_jax import checkpoint, config, mup
 from teleflm_jax.cli import evaluators, options, planning, run_folder
 from teleflm_jax.data import loader, mixture
+from teleflm_jax.distributed import processes
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.attention import refuse_absent
+from teleflm_jax.observability import watchdog
 from teleflm_jax.optim import optimizer, schedule
 from teleflm_jax.plan.config import SECTIONS as PLANNING
-from teleflm_jax.train import guard, loop, start, step, watchdog
+from teleflm_jax.train import guard, loop, restore, step
 
 
 def main(args: argparse.Namespace, began: float) -> int:
@@ -123,7 +125,7 @@ def _train(given: options.Run, folder: pathlib.Path, began: float) -> int:
 
 def _goes_on(folder: pathlib.Path) -> bool:
     """Ask the first process if the run has checkpoints of its own; a shared disk may show the others an older state."""
-    return bool(start.agreed(bool(checkpoint.numbered(folder / checkpoint.FOLDER))))
+    return bool(restore.agreed(bool(checkpoint.numbered(folder / checkpoint.FOLDER))))
 
 
 def _with_own_tokenizer(run: options.Run, folder: pathlib.Path) -> options.Run:
@@ -138,7 +140,7 @@ def _with_agreed_mixture(run: options.Run, folder: pathlib.Path) -> options.Run:
     """Return the run with its change of proportions allowed if an earlier start was allowed it and saved no checkpoint under it."""
     saved = run_folder.configuration(folder).data
     agreed = run.data.change_proportions or (saved is not None and saved.proportions == run.data.proportions)
-    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(start.agreed(agreed))))
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(restore.agreed(agreed))))
 
 
 def _without_consent(run: options.Run) -> options.Run:
@@ -172,7 +174,7 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():  # a link could lead what is written here anywhere, and opening a FIFO waits for ever
         if not path.is_dir() and (path.is_symlink() or not path.is_file()):
-            raise UserError(f"got {path}, which is no plain file; allowed: a run's folder of plain files and folders; remove it")
+            raise UserError(f"got {path}, which is not a plain file; allowed: a run's folder of plain files and folders; remove it")
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,7 +231,7 @@ def _refuse_other_tokenizer(run: options.Run) -> None:
     """Weights that another run lends were trained with one meaning of the ids."""
     if run.train.init_from is None:
         return
-    other = start.other_run(run.train.init_from)[0] / run_folder.TOKENIZER
+    other = restore.other_run(run.train.init_from)[0] / run_folder.TOKENIZER
     if other.read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
         raise UserError(
             f"got data.tokenizer={run.data.tokenizer!r}, another than {other} of train.init_from; allowed: the same; "

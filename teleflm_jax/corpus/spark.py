@@ -18,6 +18,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import sharding
+import teleflm_jax
 from teleflm_jax.corpus import rows
 from teleflm_jax.errors import UserError
 
@@ -214,11 +216,12 @@ def _raised(problem: tuple) -> Exception:
 
 
 def _package(folder: pathlib.Path) -> str:
-    """Zip this package's Python files; the session serves them from there as long as it lasts."""
+    """Zip the Python files that workers import; the session serves them from there as long as it lasts."""
     folder.mkdir(parents=True, exist_ok=True)
-    root = pathlib.Path(__file__).resolve().parents[1]
     path = folder / "teleflm_jax.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for source in sorted(root.rglob("*.py")):
-            file.write(source, source.relative_to(root.parent))
+        for package in (teleflm_jax, sharding):
+            root = pathlib.Path(package.__file__).resolve().parent
+            for source in sorted(root.rglob("*.py")):
+                file.write(source, source.relative_to(root.parent))
     return str(path)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from teleflm_jax import records
 from teleflm_jax.data import manifest, mixture, source
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
+from teleflm_jax.packing import records
 from teleflm_jax.tokenizer import load, specials
 
 READ_THREADS = 2

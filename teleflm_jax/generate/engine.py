@@ -176,7 +176,7 @@ class Engine:
     def _beginning(self, more: Sequence[Text]) -> tuple[int, int] | None:
         """Return sizes at which texts can begin, or None while the programs are compiled.
 
-        Where texts will become longer, the programs are compiled for the next length: it will be needed soon, perhaps before they are ready.
+        If texts will become longer, the programs are compiled for the next length, which is needed soon, perhaps before they are ready.
         """
         count, slots = self._with(more)
         prompts = len(more), self._longest(more)

@@ -1,4 +1,4 @@
-"""The picture of a plan: memory of one GPU by kind under the card's capacity, and what a step's time goes to."""
+"""Chart of a plan: memory of one GPU by kind against the card's capacity, and the time of a step by kind."""
 
 import dataclasses
 import pathlib
@@ -13,7 +13,7 @@ KINDS = tuple(field.name for field in dataclasses.fields(Memory))
 
 
 def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
-    """Draw `report.describe`d layouts, one bar each, as a PNG."""
+    """Draw layouts from `report.describe`, one bar each, as a PNG."""
     with matplotlib.rc_context({"backend": "agg", "axes.spines.top": False, "axes.spines.right": False}):
         figure, (memory, time) = plt.subplots(1, 2, figsize=(15, 2.4 + 0.4 * len(layouts)), layout="constrained", sharey=True)
     names = [label(layout) for layout in layouts]
@@ -31,7 +31,7 @@ def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
 
 
 def label(layout: dict) -> str:
-    """A layout in one line."""
+    """Return a layout as one line."""
     of = layout["layout"]
     mesh = f"{of['mesh.data']} x {of['mesh.pipe']} x {of['mesh.tensor']}"
     interleave = f", interleave {of['mesh.interleave']}" if of["mesh.interleave"] > 1 else ""
@@ -45,7 +45,7 @@ def _memory(layout: dict) -> dict[str, float]:
 
 
 def _bars(axes: plt.Axes, names: Sequence[str], rows: Sequence[dict[str, float]], unit: float) -> None:
-    """Stacked horizontal bars."""
+    """Draw stacked horizontal bars."""
     left = [0.0] * len(rows)
     for kind in rows[0]:
         widths = [row[kind] / unit for row in rows]

@@ -11,13 +11,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from teleflm_jax import checkpoint
+from teleflm_jax.hardware import throughput
+from teleflm_jax.observability import curves, profiler, progress, run_log, sinks, watchdog
+from teleflm_jax.observability.history import Growing
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim import schedule
-from teleflm_jax.train import curves, diagnose, guard, hardware, profile, progress, run_log, start, stop, telemetry, watchdog
+from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.attempt import Attempt
-from teleflm_jax.train.history import Growing
-from teleflm_jax.train.parts import DIVERGED, DONE, STOPPED, Evaluator, GaveUp, Parts, Plan, Rewind
+from teleflm_jax.train.session import Attempt
+from teleflm_jax.train.setup import DIVERGED, DONE, STOPPED, Evaluator, GaveUp, Parts, Plan, Rewind
 from teleflm_jax.train.state import Counters
 
 __all__ = ["DIVERGED", "DONE", "STOPPED", "Evaluator", "Plan", "train"]
@@ -39,23 +41,23 @@ def train(plan: Plan) -> int:
     optimizer = update_rule.make(plan.optimizer, plan.mup)
     with (
         progress.shown(settings.steps, quiet=quiet) as (report, say),
-        telemetry.opened(plan.telemetry, plan.folder, say, quiet) as publish,
-        profile.on_request(plan.profile, plan.folder, say) as profiler,
-        stop.on_signals() as asked_to_stop,
+        sinks.opened(plan.telemetry, plan.folder, say, quiet) as publish,
+        profiler.on_request(plan.profile, plan.folder, say) as profiling,
+        signals.on_signals() as asked_to_stop,
         watchdog.watching(plan.folder, jax.process_index(), plan.began) as dog,
     ):
-        start.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
+        restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         parts = Parts(
             step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype),
-            to_logical=plan.layout.to_logical(start.shapes(plan.model, plan.mup, optimizer, plan.layout)),
+            to_logical=plan.layout.to_logical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype),
             diagnose=diagnose.make(plan.layout, microbatch),
-            peak=hardware.peak(plan.model.compute_dtype),
-            hosts=hardware.hosts(),
+            peak=throughput.peak(plan.model.compute_dtype),
+            hosts=throughput.hosts(),
             report=report,
             say=say,
             publish=publish,
-            profiler=profiler,
+            profiler=profiling,
             asked_to_stop=asked_to_stop,
             dog=dog,
         )
@@ -66,7 +68,7 @@ def train(plan: Plan) -> int:
         while True:
             dog.expect("restoring or initialising the state", guard.hang_limit(plan.guard, []))
             began = time.monotonic()
-            beginning = start.begin(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout, plan.identity)
+            beginning = restore.begin(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout, plan.identity)
             plan.prepare()
             try:
                 with _opened(plan, beginning, parts, rewound, began) as (run, batches):
@@ -79,7 +81,7 @@ def train(plan: Plan) -> int:
 
 
 @contextlib.contextmanager
-def _opened(plan: Plan, beginning: start.Beginning, parts: Parts, rewound: bool, began: float) -> Iterator[tuple[Attempt, Iterator]]:
+def _opened(plan: Plan, beginning: restore.Beginning, parts: Parts, rewound: bool, began: float) -> Iterator[tuple[Attempt, Iterator]]:
     """Open logs, checkpoints and data at the beginning, and tell of it."""
     settings, counters = plan.train, beginning.counters
     retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)

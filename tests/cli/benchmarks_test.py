@@ -11,7 +11,7 @@ from sharding.config import MeshConfig
 from teleflm_jax.cli import evaluate, evaluators, options, training
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate.config import SuiteConfig
-from teleflm_jax.train.config import TelemetryConfig
+from teleflm_jax.observability.config import TelemetryConfig
 from tests.evaluate import asked
 
 pytestmark = pytest.mark.filterwarnings("default")  # the harness's own warnings are not ours

@@ -6,8 +6,8 @@ import pytest
 
 from teleflm_jax import checkpoint, checksum, config
 from teleflm_jax.cli import options
-from teleflm_jax.corpus import pack
-from teleflm_jax.corpus.config import PackConfig
+from teleflm_jax.packing import pack
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import load, train
 from teleflm_jax.train.state import weights_of
 from tests import tiny

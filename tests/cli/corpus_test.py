@@ -1,4 +1,4 @@
-"""`corpus`: what is wrong is one line, before anything is written. What it makes is in tests/corpus/pipeline_test.py."""
+"""`corpus`: what is wrong is one line, before anything is written. What it makes is in tests/corpus/stages/pipeline_test.py."""
 
 import pathlib
 import socket

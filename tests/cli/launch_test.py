@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from sharding import xla
 from teleflm_jax.cli import launch as command
+from teleflm_jax.distributed import xla
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -134,7 +134,7 @@ def test_wrong_requests_are_one_line(capsys, monkeypatch, arguments, expected):
 
 
 def test_no_gpu_compiler_is_said(capsys, monkeypatch):
-    monkeypatch.setattr("teleflm_jax.plan.absent.PLUGINS", ())
+    monkeypatch.setattr("teleflm_jax.plan.target_devices.PLUGINS", ())
     monkeypatch.chdir(ROOT)
     assert options.run_command(lambda: main.main(["plan", *LARGE, "--backend", "gpu"])) == 2
     assert "got --backend gpu without jax's CUDA wheels" in capsys.readouterr().err

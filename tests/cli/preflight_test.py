@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from teleflm_jax.cli import preflight as command
-from teleflm_jax.train import preflight
+from teleflm_jax.hardware import preflight
 from tests.job import BARE, ROOT
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from teleflm_jax import config
 from teleflm_jax.cli import main, options, report_page
-from teleflm_jax.train import ledger, run_log
+from teleflm_jax.observability import ledger, run_log
 from tests import job
 from tests.cli.options_test import SHAPE
 
@@ -228,7 +228,7 @@ def test_wrong_input_is_one_line(report, tmp_path):
         ("binary",): "metrics.jsonl, line 1, which is not a row",
         ("damaged",): "events.jsonl, line 1, which is not a row",
         ("shapeless",): "without model.* and train.*",
-        ("folder",): "events.jsonl, which is no plain file",
+        ("folder",): "events.jsonl, which is not a plain file",
         ("run", "--out", "run/metrics.jsonl"): "got --out 'run/metrics.jsonl'",
         ("run", "--out", "gone/page.html"): "got --out 'gone/page.html', in a folder that is not there",
         (): "arguments are required: RUN",

@@ -10,7 +10,7 @@ import pytest
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import evaluate, options, run_folder, training
 from teleflm_jax.errors import UserError
-from teleflm_jax.train import run_log
+from teleflm_jax.observability import run_log
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 

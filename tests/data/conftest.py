@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from teleflm_jax.corpus import pack
-from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
+from teleflm_jax.packing import pack
+from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import train
 
 

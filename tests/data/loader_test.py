@@ -9,9 +9,9 @@ import threading
 import numpy as np
 import pytest
 
-from teleflm_jax import records
 from teleflm_jax.data import loader, manifest
 from teleflm_jax.errors import UserError
+from teleflm_jax.packing import records
 from teleflm_jax.tokenizer import load
 
 STEPS = 200

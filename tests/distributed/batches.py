@@ -8,10 +8,11 @@ import sys
 import jax
 import numpy as np
 
-from sharding import mesh, processes, rules
+from sharding import mesh, rules
 from teleflm_jax import config
 from teleflm_jax.cli import options
 from teleflm_jax.data import loader
+from teleflm_jax.distributed import processes
 
 processes.join(processes.find(os.environ))
 run = options.Run(**config.parse([sys.argv[1]], [f"mesh.tensor = {sys.argv[2]}"], options.SECTIONS))

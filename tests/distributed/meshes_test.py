@@ -10,7 +10,8 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import config, mup
 from teleflm_jax.cli import options
-from teleflm_jax.train import loop, run_log
+from teleflm_jax.observability import run_log
+from teleflm_jax.train import loop
 from tests import tiny
 from tests.train import runs
 

@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 
-from sharding import processes, rules
+from sharding import rules
 from sharding.config import MeshConfig
+from teleflm_jax.distributed import processes
 from teleflm_jax.train import loop
 from tests import tiny
 from tests.train import runs

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.train import run_log
+from teleflm_jax.observability import run_log
 from tests import job
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import bpb
-from teleflm_jax.records import HeldOut
+from teleflm_jax.packing.records import HeldOut
 from teleflm_jax.tokenizer import layout
 from tests import tiny
 

@@ -4,12 +4,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from teleflm_jax.corpus import pack
-from teleflm_jax.corpus.config import PackConfig
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import documents
-from teleflm_jax.records import HeldOut
+from teleflm_jax.packing import pack
+from teleflm_jax.packing.config import PackConfig
+from teleflm_jax.packing.records import HeldOut
 from teleflm_jax.tokenizer import load, train
 from teleflm_jax.tokenizer.pieces import piece_bytes
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from examples import compressors
-from teleflm_jax.records import HeldOut
+from teleflm_jax.packing.records import HeldOut
 
 WORDS = ["time ", "house ", "你好，", "déjà ", "\U0001f600", "water\n", "12_34 "]
 

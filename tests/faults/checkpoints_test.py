@@ -10,8 +10,9 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
+from teleflm_jax.observability import run_log
 from teleflm_jax.optim import optimizer
-from teleflm_jax.train import loop, run_log, start
+from teleflm_jax.train import loop, restore
 from tests import tiny
 from tests.faults import commands
 from tests.train import runs
@@ -42,9 +43,9 @@ def plan(folder: pathlib.Path, steps: int) -> loop.Plan:
     return runs.plan(folder, tiny.CONFIG, layout, steps=steps, microbatch_size=24, checkpoint_every=6)
 
 
-def begin(of: loop.Plan) -> start.Beginning:
+def begin(of: loop.Plan) -> restore.Beginning:
     rule = optimizer.make(of.optimizer, of.mup)
-    return start.begin(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
+    return restore.begin(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
 
 
 @pytest.fixture(scope="module")

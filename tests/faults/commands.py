@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from teleflm_jax import checkpoint
-from teleflm_jax.train import run_log
+from teleflm_jax.observability import run_log
 from tests.job import BARE, ROOT
 
 STEPS = 60

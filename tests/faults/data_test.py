@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from teleflm_jax.train import run_log
+from teleflm_jax.observability import run_log
 from tests.faults import commands
 
 pytestmark = pytest.mark.faults

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from teleflm_jax.train import ledger, run_log
+from teleflm_jax.observability import ledger, run_log
 from tests.faults import commands
 from tests.job import ROOT
 
@@ -34,14 +34,14 @@ loader.Loader.batch = bad
 """
 BAD_WEIGHT = """
 import jax
-from teleflm_jax.train import attempt
-true, done = attempt.Attempt._advance, []
+from teleflm_jax.train import session
+true, done = session.Attempt._advance, []
 def bad(self, state, batches, expected, *rest):
     if expected == {step} and not done:
         done.append(1)
         state.model.final_norm.gain[...] = state.model.final_norm.gain[...] * float("nan")
     return true(self, state, batches, expected, *rest)
-attempt.Attempt._advance = bad
+session.Attempt._advance = bad
 """
 
 

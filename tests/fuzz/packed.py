@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from teleflm_jax import records
 from teleflm_jax.errors import UserError
+from teleflm_jax.packing import records
 
 
 def _read_again(data: bytes, *, decode: Callable, encode: Callable) -> None:

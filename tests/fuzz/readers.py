@@ -7,10 +7,14 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from teleflm_jax.corpus import charsets, clean, documents, extract, files, paragraphs, read, rows
+from teleflm_jax.corpus import read, rows
 from teleflm_jax.corpus.config import CleanConfig, ExtractConfig, ParagraphConfig
+from teleflm_jax.corpus.dedup import paragraphs
+from teleflm_jax.corpus.extraction import extract
+from teleflm_jax.corpus.filters import clean
 from teleflm_jax.corpus.read.wikitext import plain
-from teleflm_jax.corpus.tally import Tally, total
+from teleflm_jax.documents import charsets, files, work_units
+from teleflm_jax.documents.statistics import Tally, total
 
 _EVERY_MASK = ("email", "phone", "identity_number", "network_address")
 _NO_RULES = CleanConfig(mask=_EVERY_MASK, rules={}, unspaced_rules={}, code_rules={})
@@ -21,7 +25,7 @@ def _file(data: bytes, *, name: str, form: str = "") -> None:
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, name).write_bytes(data)
         tally, found = Tally(), 0
-        for unit in documents.units(folder, 1 << 30):
+        for unit in work_units.units(folder, 1 << 30):
             for batch in read.read(unit, form, found, tally):
                 batch.validate(full=True)
                 found += batch.num_rows
@@ -42,7 +46,8 @@ def _pieces(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "a.jsonl").write_bytes(data)
         found = [
-            [document.text for unit in documents.units(folder, size) for document in documents.read(unit, Tally())] for size in (7, 1 << 30)
+            [document.text for unit in work_units.units(folder, size) for document in work_units.read(unit, Tally())]
+            for size in (7, 1 << 30)
         ]
         if files.kind_of(f"{folder}/a.jsonl") == ("jsonl", ""):
             assert found[0] == found[1]

@@ -188,14 +188,13 @@ def test_a_text_that_needs_a_longer_row_is_held_until_there_is_one(make, alone, 
 
 
 def test_a_text_grows_while_the_programs_of_another_are_compiled(make, alone, long, monkeypatch):
-    go = threading.Event()
-    for name in ("read", "written"):
+    go, original = threading.Event(), programs.Programs._compile
 
-        def held(self, *sizes, original=getattr(programs._Lowered, name)):
-            assert 64 not in sizes or go.wait(60)
-            return original(self, *sizes)
+    def held(self, program):
+        assert program[0] not in ("read", "written") or 64 not in program or go.wait(60)
+        return original(self, program)
 
-        monkeypatch.setattr(programs._Lowered, name, held)
+    monkeypatch.setattr(programs.Programs, "_compile", held)
     running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
     first = running.add(ask(0, max_tokens=700))
     while first not in step(running, texts):

@@ -13,7 +13,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.evaluate import bpb
 from teleflm_jax.model.transformer import Transformer
-from teleflm_jax.records import HeldOut
+from teleflm_jax.packing.records import HeldOut
 from teleflm_jax.tokenizer import load
 from teleflm_jax.train.state import weights_of, with_weights
 from tests import tiny

@@ -89,8 +89,8 @@ FURTHER = f"{tokenizer.TEMPLATES}/default.jinja"
 NOT_OURS = {
     "a link out": (lambda folder: linked(folder, tokenizer.TEMPLATE), "which leaves the folder"),
     "a link to nothing": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).symlink_to("gone/x"), "which leaves the folder"),
-    "a FIFO": (lambda folder: os.mkfifo(folder / "model" / tokenizer.TEMPLATE), "which is no plain file"),
-    "a folder": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).mkdir(), "which is no plain file"),
+    "a FIFO": (lambda folder: os.mkfifo(folder / "model" / tokenizer.TEMPLATE), "which is not a plain file"),
+    "a folder": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).mkdir(), "which is not a plain file"),
     "a large file": (lambda folder: put(folder, f"model/{tokenizer.TEMPLATE}", "x" * (1 << 20) + "x"), "of more than 1,048,576 bytes"),
     "large settings": (
         lambda folder: put(folder, "model/tokenizer_config.json", {"chat_template": "x" * (1 << 20) + "x"}),

@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
-from teleflm_jax.plan import absent
+from teleflm_jax.plan import target_devices
 
 pytestmark = [
     pytest.mark.plan_gpu,
-    pytest.mark.skipif(not absent.has_gpu_compiler(), reason="jax's CUDA wheels are not installed; make test-plan-gpu installs them"),
+    pytest.mark.skipif(
+        not target_devices.has_gpu_compiler(), reason="jax's CUDA wheels are not installed; make test-plan-gpu installs them"
+    ),
 ]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

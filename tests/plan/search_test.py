@@ -90,7 +90,7 @@ def test_remedies_fit_and_change_one_thing(setting):
         for job in search.jobs(model, setting["train"], setting["mesh"], 8)
         if job.mesh.zero == 3 and job.mesh.data == 8 and job.microbatch_size == 16 and job.model.remat == "none"
     )
-    assert not search.fits(search.judge(job, setting["cluster"], setting["plan"]).memory, setting["cluster"], setting["plan"])
+    assert not search.fits(search.assess(job, setting["cluster"], setting["plan"]).memory, setting["cluster"], setting["plan"])
     found = search.remedies(job, setting["cluster"], setting["plan"])
     assert {"model.remat", "train.microbatch_size"} <= {name for other in found for name in changed(job, other.job)}
     for other in found:

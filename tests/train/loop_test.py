@@ -17,9 +17,10 @@ from sharding.config import MeshConfig
 from teleflm_jax import checkpoint, checksum, mup
 from teleflm_jax.checkpoint import paths
 from teleflm_jax.errors import UserError
+from teleflm_jax.observability import run_log
 from teleflm_jax.optim import optimizer
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.train import attempt, loop, run_log, state
+from teleflm_jax.train import loop, session, state
 from teleflm_jax.train.config import TrainConfig
 from tests import tiny
 
@@ -99,8 +100,8 @@ def test_the_first_step_s_seconds_are_without_the_checksum_s_compilation(tmp_pat
         clock.behind = slow
         return checksum.of_tree(tree)
 
-    monkeypatch.setattr(attempt, "time", types.SimpleNamespace(monotonic=lambda: time.monotonic() + clock.behind))
-    monkeypatch.setattr(attempt, "checksum", types.SimpleNamespace(of_tree=of_tree))
+    monkeypatch.setattr(session, "time", types.SimpleNamespace(monotonic=lambda: time.monotonic() + clock.behind))
+    monkeypatch.setattr(session, "checksum", types.SimpleNamespace(of_tree=of_tree))
     assert loop.train(plan(tmp_path / "run", steps=2)) == loop.DONE
     assert all(row["step_seconds"] < slow / 2 for row in run_log.rows(tmp_path / "run" / run_log.METRICS))
     (compiled,) = [event for event in run_log.rows(tmp_path / "run" / run_log.EVENTS) if event["event"] == "compile"]

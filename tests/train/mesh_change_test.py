@@ -7,9 +7,10 @@ import pytest
 from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
+from teleflm_jax.observability import run_log
 from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.train import loop, run_log, start
+from teleflm_jax.train import loop, restore
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import to_arrays
 from tests import tiny
@@ -36,8 +37,8 @@ def saved(folder, chosen: rules.Layout) -> dict:
     """What the folder's newest checkpoint holds, as this layout restores it, on the host and in logical form."""
     rule = mup.at_width(tiny.WIDE, CONFIG.d_model)
     optimizer = update_rule.make(OptimizerConfig(), rule)
-    found = start.begin(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
-    like = start.shapes(CONFIG, rule, optimizer, chosen)
+    found = restore.begin(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
+    like = restore.shapes(CONFIG, rule, optimizer, chosen)
     return jax.tree.map(np.asarray, to_arrays(chosen.to_logical(like)(found.state))) | {"counters": vars(found.counters)}
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from teleflm_jax.corpus import documents, rows
-from teleflm_jax.corpus.tally import Amount, Tally, total
+from teleflm_jax.corpus import rows
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.statistics import Amount, Tally, total
 from teleflm_jax.errors import UserError
 
 LONGEST = 16 << 20
@@ -43,7 +44,7 @@ class Found:
     charset: str = ""
 
 
-def read(unit: documents.Unit, form: str, first_id: int, tally: Tally) -> Iterator[pa.RecordBatch]:
+def read(unit: work_units.Unit, form: str, first_id: int, tally: Tally) -> Iterator[pa.RecordBatch]:
     """Read a unit's files in order.
 
     Args:
@@ -83,7 +84,7 @@ def refuse_unknown(formats: dict[str, str]) -> None:
             )
 
 
-def _of_piece(root: str, piece: documents.Piece, form: str, tally: Tally) -> Iterator[Found]:
+def _of_piece(root: str, piece: work_units.Piece, form: str, tally: Tally) -> Iterator[Found]:
     path = os.fsencode(piece.path).decode("utf-8", "replace")
     if piece.skipped:
         tally.drop(piece.skipped, path, "")

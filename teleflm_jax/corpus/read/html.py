@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from teleflm_jax.corpus import documents, streams
 from teleflm_jax.corpus.read import LONGEST, Found
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import streams, work_units
+from teleflm_jax.documents.statistics import Tally
 
 
-def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
+def read(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[Found]:
     """Yield the file's page."""
     if piece.kind != "html":
         tally.drop("not HTML", piece.path, "", piece.num_bytes)

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Generator, Iterator
 
-from teleflm_jax.corpus.streams import Gap
+from teleflm_jax.documents.streams import Gap
 
 MAX_HEADERS = 1 << 16
 """Bytes of a record's own headers."""

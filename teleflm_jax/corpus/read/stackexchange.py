@@ -21,10 +21,11 @@ from xml.parsers import expat
 
 from resiliparse.extract.html2text import extract_plain_text
 
-from teleflm_jax.corpus import documents, markup, streams
-from teleflm_jax.corpus.extract import MAX_NESTING, TOO_DEEP, objection
+from teleflm_jax.corpus.extraction import markup
+from teleflm_jax.corpus.extraction.extract import MAX_NESTING, TOO_DEEP, objection
 from teleflm_jax.corpus.read import Found, xml
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import streams, work_units
+from teleflm_jax.documents.statistics import Tally
 
 ANSWERS = 5
 """Of a question, at most."""
@@ -58,7 +59,7 @@ class Post:
     size: int = 0
 
 
-def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
+def read(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[Found]:
     """Put the questions of a `Posts.xml` together with their answers.
 
     Args:
@@ -124,7 +125,7 @@ def _write(folder: pathlib.Path, held: dict[int, bytearray]) -> None:
     held.clear()
 
 
-def _rows(path: str, piece: documents.Piece, tally: Tally) -> Iterator[dict[str, str]]:
+def _rows(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[dict[str, str]]:
     elements = xml.elements(streams.chunks(path, piece.compression), "row", piece.path, tally)
     parse = functools.partial(_attributes, encoding=xml.encoding_of(next(elements)))
     for batch in _batches(elements):

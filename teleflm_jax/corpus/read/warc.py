@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from teleflm_jax.corpus import documents, streams
 from teleflm_jax.corpus.read import LONGEST, Found, codings, records
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import streams, work_units
+from teleflm_jax.documents.statistics import Tally
 
 HTML = ("text/html", "application/xhtml+xml")
 ROOM = 1 << 20
@@ -23,7 +23,7 @@ _TYPE = re.compile(r"\s*([^\s;,]*)(?:.*?charset\s*=[\s\"']*([A-Za-z0-9_:.-]+))?"
 WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 
 
-def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
+def read(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[Found]:
     """Yield pages that a server answered with, and texts of WET records."""
     size = None if piece.compression else os.path.getsize(path)
     form = records.ARC if piece.kind == "arc" else records.WARC

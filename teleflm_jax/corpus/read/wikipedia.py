@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from xml.parsers import expat
 
-from teleflm_jax.corpus import documents, streams
 from teleflm_jax.corpus.read import LONGEST, Found, xml
 from teleflm_jax.corpus.read.wikitext import is_redirect, plain
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import streams, work_units
+from teleflm_jax.documents.statistics import Tally
 
 MAX_NESTING = 40
 """Of templates, links and tables in one article; deeper ones are not written by people, and parsing them takes long."""
@@ -37,7 +37,7 @@ _NAMESPACE = re.compile(r"<namespace\b[^>]{0,200}\skey\s*=\s*[\"'](-?\d{1,4})[\"
 _TOO_NESTED = "article too long or too nested"
 
 
-def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
+def read(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[Found]:
     """Yield articles as text."""
     elements = xml.elements(streams.chunks(path, piece.compression), "page", piece.path, tally, _TOO_NESTED)
     head = next(elements)

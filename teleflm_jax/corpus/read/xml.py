@@ -11,8 +11,8 @@ from typing import TypeVar
 from xml.parsers import expat
 
 from teleflm_jax.corpus.read import LONGEST
-from teleflm_jax.corpus.streams import CHUNK, DAMAGED, Gap
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.streams import CHUNK, DAMAGED, Gap
 
 TOO_LONG = f"longer than {LONGEST >> 20} MiB"
 ROOM = 1 << 20

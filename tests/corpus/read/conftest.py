@@ -1,7 +1,8 @@
 import pytest
 
-from teleflm_jax.corpus import documents, read, rows
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.corpus import read, rows
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.statistics import Tally
 
 FIRST_ID = 7 << rows.ROW_BITS
 
@@ -16,7 +17,7 @@ def gather(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         tally, found = Tally(), []
-        for unit in documents.units(str(tmp_path / "source"), 1 << 30):
+        for unit in work_units.units(str(tmp_path / "source"), 1 << 30):
             for batch in read.read(unit, form, FIRST_ID + len(found), tally):
                 assert batch.schema == rows.FOUND
                 found += batch.to_pylist()

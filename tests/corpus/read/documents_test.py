@@ -9,9 +9,10 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from teleflm_jax.corpus import documents, read, rows
-from teleflm_jax.corpus.streams import DAMAGED
-from teleflm_jax.corpus.tally import Amount, Tally
+from teleflm_jax.corpus import read, rows
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.statistics import Amount, Tally
+from teleflm_jax.documents.streams import DAMAGED
 from teleflm_jax.errors import UserError
 
 
@@ -75,7 +76,7 @@ def test_rows_and_ids_do_not_depend_on_where_batches_border(tmp_path, monkeypatc
         (tmp_path / f"{number:02d}.{'py' if form == 'code' else 'html' if number % 2 else 'txt'}").write_text(
             f"x = {number}\n" * (number % 7 + 1)
         )
-    (unit,) = documents.units(str(tmp_path), 1 << 20)
+    (unit,) = work_units.units(str(tmp_path), 1 << 20)
 
     def collected():
         batches = list(read.read(unit, form, 5 << rows.ROW_BITS, Tally()))
@@ -94,7 +95,7 @@ def test_an_origin_names_the_piece_of_a_split_file(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(f"text {i}" for i in range(20)))
     origins = [
         origin
-        for unit in documents.units(str(tmp_path), 100)
+        for unit in work_units.units(str(tmp_path), 100)
         for batch in read.read(unit, "", 0, Tally())
         for origin in batch["origin"].to_pylist()
     ]
@@ -149,6 +150,6 @@ def test_what_cannot_be_read_is_counted_in_bytes(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"torn\n" + lines(["one"]))
     (tmp_path / "b.7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\0")
     tally = Tally()
-    list(read.read(documents.units(str(tmp_path), 1 << 20)[0], "", 0, tally))
+    list(read.read(work_units.units(str(tmp_path), 1 << 20)[0], "", 0, tally))
     assert tally.dropped == {"not JSON": Amount(1, 5), "binary": Amount(1, 8)} and tally.into == Amount(3, 3 + 13)
     assert [one["origin"] for one in tally.samples["not JSON"]] == ["a.jsonl"]

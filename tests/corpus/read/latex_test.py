@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleflm_jax.corpus import documents
 from teleflm_jax.corpus.read import latex
 from teleflm_jax.corpus.read.latex import macros, marks
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.statistics import Tally
 
 DAMAGED = "truncated or damaged file"
 UNSAFE = "link or path that leads out of its archive"
@@ -386,5 +386,5 @@ def test_a_damaged_archive_never_fails(changes):
 
 def test_a_piece_is_read_by_its_own_name(tmp_path):
     (tmp_path / "a.tex").write_bytes(PAPER)
-    (found,) = latex.read(str(tmp_path / "a.tex"), documents.Piece("b/a.tex", 0, None, 1), Tally())
+    (found,) = latex.read(str(tmp_path / "a.tex"), work_units.Piece("b/a.tex", 0, None, 1), Tally())
     assert found.origin == "b/a.tex"

@@ -8,9 +8,9 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 
-from teleflm_jax.corpus import documents, streams
 from teleflm_jax.corpus.read import stackexchange, xml
-from teleflm_jax.corpus.tally import Amount, Tally
+from teleflm_jax.documents import streams, work_units
+from teleflm_jax.documents.statistics import Amount, Tally
 
 DAMAGED = "truncated or damaged file"
 
@@ -123,7 +123,7 @@ def test_nothing_is_left_behind_also_when_reading_stops(tmp_path, monkeypatch):
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     (tmp_path / "Posts.xml").write_bytes(dump(*(question(i) + answer(i + 100, i) for i in range(1, 9))))
-    reading = stackexchange.read(str(tmp_path / "Posts.xml"), documents.Piece("Posts.xml", 0, None, 1), Tally())
+    reading = stackexchange.read(str(tmp_path / "Posts.xml"), work_units.Piece("Posts.xml", 0, None, 1), Tally())
     next(reading)
     assert list(temporary.iterdir())
     reading.close()
@@ -192,7 +192,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
         for number in range(1, 2500):
             file.write(answer(number + 10_000, number, body=body))
         file.write("</posts>")
-    piece = documents.Piece("Posts.xml", 0, None, 1)
+    piece = work_units.Piece("Posts.xml", 0, None, 1)
     tracemalloc.start()
     try:
         count = sum(1 for _ in stackexchange.read(str(tmp_path / "Posts.xml"), piece, Tally()))
@@ -238,7 +238,7 @@ def test_what_a_damaged_row_was_long_is_counted(tmp_path):
     rows[2] = rows[2].replace(b"question 3", b"question & 3").strip()
     (tmp_path / "Posts.xml").write_bytes(b"<posts>\n" + b"".join(rows) + b"</posts>")
     tally = Tally()
-    list(stackexchange.read(str(tmp_path / "Posts.xml"), documents.Piece("Posts.xml", 0, None, 1), tally))
+    list(stackexchange.read(str(tmp_path / "Posts.xml"), work_units.Piece("Posts.xml", 0, None, 1), tally))
     assert tally.dropped[DAMAGED] == Amount(1, len(rows[2]))
 
 
@@ -250,7 +250,7 @@ def test_characters_that_xml_forbids_cost_no_more_than_themselves(gather, tmp_pa
     assert numbers(found) == list(range(1, 44, 2)) and not reasons
     assert texts(found)[3] == "Q: Title\n\nquestion 7A\n\nA: answer 8"
     tally = Tally()
-    list(stackexchange.read(str(tmp_path / "source" / "Posts.xml"), documents.Piece("Posts.xml", 0, None, 1), tally))
+    list(stackexchange.read(str(tmp_path / "source" / "Posts.xml"), work_units.Piece("Posts.xml", 0, None, 1), tally))
     assert tally.changed == {xml.MENDED: Amount(2, 2 * len(mark.encode()))}
 
 

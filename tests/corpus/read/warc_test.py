@@ -12,8 +12,9 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleflm_jax.corpus import documents, read, streams
-from teleflm_jax.corpus.tally import Amount, Tally
+from teleflm_jax.corpus import read
+from teleflm_jax.documents import streams, work_units
+from teleflm_jax.documents.statistics import Amount, Tally
 
 HTML = b"Content-Type: text/html; charset=iso-8859-1\r\n"
 PAGE = b"<html><body><p>A page about harbours.</p></body></html>"
@@ -265,7 +266,7 @@ def counted(tmp_path, name, data):
     """Contents, and what was dropped with its bytes."""
     (tmp_path / name).write_bytes(data)
     tally = Tally()
-    (unit,) = documents.units(str(tmp_path / name), 1 << 30)
+    (unit,) = work_units.units(str(tmp_path / name), 1 << 30)
     return [content for batch in read.read(unit, "", 0, tally) for content in batch["content"].to_pylist()], tally.dropped
 
 

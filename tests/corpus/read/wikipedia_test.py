@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleflm_jax.corpus import documents, streams
 from teleflm_jax.corpus.read import wikipedia, wikitext, xml
-from teleflm_jax.corpus.tally import Amount, Tally
+from teleflm_jax.documents import streams, work_units
+from teleflm_jax.documents.statistics import Amount, Tally
 
 HEAD = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="{}"><siteinfo><namespaces>{}</namespaces></siteinfo>'
 DAMAGED = "truncated or damaged file"
@@ -248,7 +248,7 @@ def test_damage_is_counted_in_bytes(tmp_path):
     pages[1] = pages[1].replace("words 1", "words & 1")
     (tmp_path / "d.xml").write_bytes(dump(*pages) + b" " * 100)
     tally = Tally()
-    assert len(list(wikipedia.read(str(tmp_path / "d.xml"), documents.Piece("d.xml", 0, None, 1), tally))) == 3
+    assert len(list(wikipedia.read(str(tmp_path / "d.xml"), work_units.Piece("d.xml", 0, None, 1), tally))) == 3
     assert tally.dropped == {DAMAGED: Amount(1, len(pages[1]))}
 
 

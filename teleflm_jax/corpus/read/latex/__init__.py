@@ -17,11 +17,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
-from teleflm_jax.corpus import documents
-from teleflm_jax.corpus.charsets import decode
 from teleflm_jax.corpus.read import LONGEST, Found
 from teleflm_jax.corpus.read.latex import conditionals, macros, marks
-from teleflm_jax.corpus.tally import Tally
+from teleflm_jax.documents import work_units
+from teleflm_jax.documents.charsets import decode
+from teleflm_jax.documents.statistics import Tally
 
 ARCHIVE_BYTES = 64 << 20
 """Of one paper, packed and unpacked."""
@@ -69,7 +69,7 @@ class _Guarded:
         return self.file.tell()
 
 
-def read(path: str, piece: documents.Piece, tally: Tally) -> Iterator[Found]:
+def read(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[Found]:
     """Read the papers of a file.
 
     Args:

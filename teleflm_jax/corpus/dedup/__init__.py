@@ -1,0 +1,1 @@
+"""Near-duplicate documents, repeated paragraphs and reference corpora."""

@@ -1,0 +1,1 @@
+"""Cleaning, language, quality, privacy and contamination."""

@@ -1,0 +1,1 @@
+"""Mixture, tokenizer sample and report of a corpus."""

@@ -1,0 +1,1 @@
+"""The corpus pipeline and its results on disk."""

@@ -1,0 +1,1 @@
+"""Documents in files: formats, compression, character sets, rows and units of work."""

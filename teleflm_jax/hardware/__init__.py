@@ -1,0 +1,1 @@
+"""Peaks, probes and preflight measurements of devices."""

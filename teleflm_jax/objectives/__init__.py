@@ -1,0 +1,1 @@
+"""Training objectives: functions of final hidden states, head and batch."""

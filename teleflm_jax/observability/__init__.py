@@ -1,0 +1,1 @@
+"""Logs, ledger, curves, sinks, progress, watchdog and profiler of a run."""

@@ -1,0 +1,129 @@
+"""The pictures of runs: losses, gradient norm and learning rate against tokens, speed against steps. Source of the first: report, figure 2.
+
+Every curve is drawn by at most 4,000 points (`history.extremes`): a run of millions of steps looks the same and is drawn at once.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import EngFormatter
+
+from teleflm_jax.observability import history
+
+STYLE = {"backend": "agg", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+
+COLUMNS = 4
+"""Panels beside each other."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is drawn of a run."""
+
+    label: str
+    """Empty where it is the only one."""
+    history: history.History
+    evals: Sequence[Mapping[str, Any]]
+    """The rows of evals.jsonl."""
+
+
+def draw(logs: history.Growing) -> pathlib.Path:
+    """Draw curves.png into the folder of a run from its logs; returns its path."""
+    run = Run(label="", history=logs.history(), evals=logs.evals())
+    path = logs.folder / "curves.png"
+    figure = losses([run])
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def losses(runs: Sequence[Run]) -> plt.Figure:
+    """Draw training and validation loss, gradient norm and learning rate against tokens; the caller closes the figure."""
+    with matplotlib.rc_context(STYLE):
+        figure, (training, validation, gradient, rate) = plt.subplots(1, 4, figsize=(20, 4.2), layout="constrained")
+    _curves(training, runs, "tokens", "loss", "tab:blue")
+    training.set(title="training loss", xlabel="tokens", ylabel="nats per token")
+    for i, run in enumerate(runs):
+        for kind, name in enumerate(sorted({name for row in run.evals for name in row if name.startswith("loss/")})):
+            points = np.array([(history.number(row.get("tokens")), history.number(row[name])) for row in run.evals if name in row])
+            # one run: a colour a domain; several: a colour a run, and a line style a domain
+            look = {"color": f"C{i}", "linestyle": ("-", "--", ":", "-.")[kind % 4]} if run.label else {}
+            label = plain(" ".join(filter(None, (run.label, name.removeprefix("loss/")))))
+            validation.plot(*points.T, marker="o", markersize=3, label=label, **look)
+    if validation.lines:
+        validation.legend(frameon=False)
+    validation.set(title="validation loss, held-out text", xlabel="tokens", ylabel="nats per token")
+    _curves(gradient, runs, "tokens", "grad_norm", "tab:red")
+    gradient.set(title="gradient norm before clipping", xlabel="tokens", yscale="log")
+    _curves(rate, runs, "tokens", "learning_rate", "tab:orange", smooth=False)
+    rate.set(title="learning rate of vector-like weights", xlabel="tokens", ylim=(0, None))
+    for axes in (training, validation, gradient, rate) if validation.lines else (training, gradient, rate):
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def evaluations(runs: Sequence[Run]) -> list[tuple[str, plt.Figure]]:
+    """What was measured on the way, with a caption: bits per byte of each domain, and scores of benchmark tasks, against tokens.
+
+    A kind that no run has measured gets no picture; the caller closes the others. Source: report, figures 3 and 4.
+    """
+    kinds = (("Bits per byte on held-out text", "bpb/", "bits per byte"), ("Benchmark tasks", "suite/", "score"))
+    return [(title, figure) for title, prefix, unit in kinds if (figure := _panels(runs, prefix, unit)) is not None]
+
+
+def _panels(runs: Sequence[Run], prefix: str, unit: str) -> plt.Figure | None:
+    """A panel a figure whose name has the prefix, a curve a run."""
+    names = sorted({name for run in runs for row in run.evals for name in row if name.startswith(prefix)})
+    if not names:
+        return None
+    rows = -(-len(names) // COLUMNS)
+    with matplotlib.rc_context(STYLE):
+        figure, grid = plt.subplots(rows, COLUMNS, figsize=(15, 3.0 * rows), layout="constrained", squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        for i, run in enumerate(runs):
+            points = np.array([(history.number(row.get("tokens")), history.number(row[name])) for row in run.evals if name in row])
+            axes.plot(*points.reshape(-1, 2).T, marker="o", markersize=3, color=f"C{i}", label=plain(run.label))
+        axes.set(title=plain(name.removeprefix(prefix)), xlabel="tokens", ylabel=unit)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if any(run.label for run in runs):
+            axes.legend(frameon=False)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def speeds(runs: Sequence[Run]) -> plt.Figure:
+    """Tokens per second and MFU against steps; the caller closes the figure."""
+    with matplotlib.rc_context(STYLE):
+        figure, (speed, mfu) = plt.subplots(1, 2, figsize=(15, 3.6), layout="constrained")
+    _curves(speed, runs, "step", "tokens_per_second", "tab:green")
+    speed.set(title="tokens per second", xlabel="step", ylim=(0, None))
+    _curves(mfu, runs, "step", "mfu", "tab:purple")
+    mfu.set(title="MFU", xlabel="step", ylim=(0, None))
+    speed.yaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def plain(label: str) -> str:
+    """A label as matplotlib prints it: no formula, no letter that its font may lack, and shown though it begin with `_`."""
+    text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in label)
+    return text.replace("$", r"\$") if not text.startswith("_") else " " + text.replace("$", r"\$")
+
+
+def _curves(axes: plt.Axes, runs: Sequence[Run], x: str, y: str, color: str, *, smooth: bool = True) -> None:
+    """Draw every run's values: faint beside their running mean, or alone; a single run has a colour of its own."""
+    for i, run in enumerate(runs):
+        known = np.isfinite(run.history[x]) & np.isfinite(run.history[y])
+        place, values = run.history[x][known], run.history[y][known]
+        look = {"color": f"C{i}" if run.label else color}
+        if smooth:
+            axes.plot(*history.extremes(place, values), linewidth=0.6, alpha=0.35, **look)
+        mean = history.smooth(values) if smooth else values
+        axes.plot(*history.extremes(place, mean), linewidth=1.5, label=plain(run.label), **look)
+    if any(run.label for run in runs):
+        axes.legend(frameon=False)

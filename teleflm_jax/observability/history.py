@@ -1,0 +1,102 @@
+"""A run's logs as columns of numbers: eight bytes a value, so that the millions of steps of a long run are read in one pass."""
+
+import array
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from teleflm_jax.observability import run_log
+from teleflm_jax.observability.run_log import EVALS, METRICS
+
+History = Mapping[str, np.ndarray]
+"""Column of metrics.jsonl -> a number a row; NaN where an older trainer wrote none."""
+
+COLUMNS = (
+    "step",
+    "tokens",
+    "positions",
+    "targets",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "data_wait_seconds",
+    "step_seconds",
+    "tokens_per_second",
+    "mfu",
+    "elapsed",
+)
+POINTS = 4_000
+"""Of a drawn curve: more than a screen has columns, and few enough to draw at once."""
+
+_LARGEST = 1e300
+
+
+@dataclasses.dataclass(kw_only=True)
+class Growing:
+    """The logs of a run that goes on: each row is read once, and the file's beginning never again."""
+
+    folder: pathlib.Path
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """The rows of evals.jsonl that have been read."""
+    columns: dict[str, array.array] = dataclasses.field(default_factory=lambda: {name: array.array("d") for name in COLUMNS})
+    known: dict[str, int] = dataclasses.field(default_factory=lambda: {METRICS: 0, EVALS: 0})
+    """Bytes that have been read of each."""
+
+    def history(self) -> History:
+        """Return the columns of metrics.jsonl, empty ones where there is no file.
+
+        Raises:
+            UserError: a line is no row of this log.
+        """
+        for row in self._new(METRICS):
+            for name, column in self.columns.items():
+                column.append(number(row.get(name)))
+        return {name: np.array(column, np.float64) for name, column in self.columns.items()}
+
+    def evals(self) -> list[dict[str, Any]]:
+        """Return the rows of evals.jsonl; errors as of `history`."""
+        self.rows.extend(self._new(EVALS))
+        return self.rows
+
+    def _new(self, name: str) -> Iterator[dict[str, Any]]:
+        for end, row in run_log.read_on(self.folder / name, self.known[name]):
+            yield row
+            self.known[name] = end
+
+
+def read(folder: pathlib.Path) -> History:
+    """The columns of a folder's metrics.jsonl; errors as of `Growing.history`."""
+    return Growing(folder=folder).history()
+
+
+def number(value: object) -> float:
+    """What a log holds as a finite number; NaN for anything else."""
+    return float(value) if isinstance(value, int | float) and -_LARGEST < value < _LARGEST else math.nan
+
+
+def extremes(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """A curve of at most so many points that looks the same: of each stretch of rows its lowest and its highest.
+
+    Every spike stays; what is between them goes.
+    """
+    if len(x) <= points:
+        return x, y
+    starts = np.linspace(0, len(x), points // 2 + 1).astype(int)
+    chosen = [start + place for start, end in zip(starts, starts[1:], strict=False) for place in _ends(y[start:end])]
+    return x[chosen], y[chosen]
+
+
+def _ends(values: np.ndarray) -> list[int]:
+    return sorted((int(values.argmin()), int(values.argmax())))
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean over the last twentieth of the steps so far."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(0, end - np.maximum(1, len(values) // 20))
+    return (sums[end] - sums[start]) / (end - start)

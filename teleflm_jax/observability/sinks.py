@@ -1,0 +1,158 @@
+"""A run's figures, beside its folder: sent to Weights & Biases, and served as text to Prometheus.
+
+Neither may cost a run anything. Each sink lives in a thread of its own, from the import of its library to its end, so that no failure and
+no server that does not answer reaches the loop; what fails is one message and the end of that sink.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import pathlib
+import queue
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+
+from teleflm_jax.observability.config import TelemetryConfig
+from teleflm_jax.observability.run_log import Publish, tag
+
+RUN_ID = "wandb_run_id"
+"""In a run's folder: what makes a resumed run the same one there."""
+
+MAX_WAITING = 10_000
+"""Rows."""
+INIT_SECONDS = 30.0
+UPLOAD_SECONDS = 10.0
+END_SECONDS = 15.0
+"""More than an upload may take, and less than a cluster leaves a process that it has asked to go."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sink:
+    name: str
+    open: Callable[[], contextlib.AbstractContextManager[Publish]]
+    remedy: str
+
+
+@contextlib.contextmanager
+def opened(config: TelemetryConfig, folder: pathlib.Path, say: Callable[[str], None], quiet: bool) -> Iterator[Publish]:
+    """Yield what takes a row to every sink that is configured; it never waits and never raises.
+
+    Args:
+        config: the sinks; by default none.
+        folder: the run's, whose name is the run's name there.
+        say: prints a message; called from other threads too.
+        quiet: whether another process of the run publishes.
+    """
+    sinks = []
+    if config.wandb_project and not quiet:
+        remedy = "run `wandb login`, mend the network, or set WANDB_MODE=offline and run `wandb sync` later"
+        sinks.append(_Sink(name="wandb", open=lambda: _wandb(config.wandb_project, folder), remedy=remedy))
+    if config.prometheus_port and not quiet:
+        remedy = "change telemetry.prometheus_port or telemetry.prometheus_address"
+        sinks.append(_Sink(name="prometheus", open=lambda: _prometheus(config.prometheus_port, config.prometheus_address), remedy=remedy))
+    with contextlib.ExitStack() as stack:
+        hands = [stack.enter_context(_fed(sink, say)) for sink in sinks]
+
+        def publish(row):
+            for hand in hands:
+                hand(row)
+
+        yield publish
+
+
+@contextlib.contextmanager
+def _fed(sink: _Sink, say: Callable[[str], None]) -> Iterator[Publish]:
+    """Run a sink in its own thread; yields what leaves a row for it."""
+    waiting, ended = queue.Queue(MAX_WAITING), threading.Event()
+    counts = collections.Counter()
+
+    def off(reason: str, remedy: str) -> None:
+        if not ended.is_set():
+            say(f"{sink.name} is off: {reason}; to change it: {remedy}; the run goes on")
+
+    def work():
+        try:
+            with sink.open() as publish:
+                for row in iter(waiting.get, None):
+                    publish(row)
+                    counts["published"] += 1
+        except ModuleNotFoundError as error:
+            off(f"there is no module {error.name}", "pip install -r requirements-telemetry.txt")
+        except Exception as error:
+            off(" ".join(f"{type(error).__name__}: {error}".split()), sink.remedy)
+
+    def hand(row):
+        if thread.is_alive():
+            counts["handed"] += 1
+            try:
+                waiting.put_nowait(row)
+            except queue.Full:
+                counts["left out"] += 1
+
+    thread = threading.Thread(target=work, name=sink.name, daemon=True)
+    thread.start()
+    try:
+        yield hand
+    finally:
+        if thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                waiting.put(None, timeout=END_SECONDS)
+        thread.join(END_SECONDS)
+        ended.set()
+        if thread.is_alive() or counts["left out"]:
+            say(f"{sink.name} did not keep up: {counts['handed'] - counts['published']} row(s) are in the run's folder only")
+
+
+@contextlib.contextmanager
+def _wandb(project: str, folder: pathlib.Path) -> Iterator[Publish]:
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))  # else a missing login is asked for on the terminal
+    settings = wandb.Settings(
+        silent=True,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=UPLOAD_SECONDS,
+        console="off",  # what a run prints, and the source it ran from, stay here
+        disable_git=True,
+        save_code=False,
+    )
+    known = {"project": project, "name": folder.resolve().name, "id": _run_id(folder), "resume": "allow"}
+    with wandb.init(**known, dir=str(folder), settings=settings) as run:
+        # steps by a figure of ours: wandb's own may not go back, and steps that a kill undid are done again
+        run.define_metric("*", step_metric=tag("step"))
+        yield lambda row: run.log({tag(figure): value for figure, value in row.items()})
+
+
+def _run_id(folder: pathlib.Path) -> str:
+    """The run's name at wandb, made once; unlike the folder's name, no other run has it."""
+    path = folder / RUN_ID
+    known = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not known:
+        known = f"{re.sub('[^A-Za-z0-9_-]', '-', folder.resolve().name)[:48]}-{secrets.token_hex(4)}"
+        path.write_text(known, encoding="utf-8")
+    return known
+
+
+@contextlib.contextmanager
+def _prometheus(port: int, address: str) -> Iterator[Publish]:
+    import prometheus_client
+
+    registry, gauges = prometheus_client.CollectorRegistry(), {}
+
+    def publish(row):
+        for figure, value in row.items():
+            kind, _, domain = figure.rpartition("/")
+            name = f"teleflm_{re.sub('[^a-zA-Z0-9_]', '_', kind or tag(figure))}"
+            if name not in gauges:
+                gauges[name] = prometheus_client.Gauge(name, figure, ["domain"] if kind else [], registry=registry)
+            (gauges[name].labels(domain) if kind else gauges[name]).set(value)
+
+    server, thread = prometheus_client.start_http_server(port, address, registry)
+    try:
+        yield publish
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

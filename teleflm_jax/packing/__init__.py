@@ -1,0 +1,1 @@
+"""Documents to packed training records and held-out sets."""

@@ -1,0 +1,180 @@
+"""Where a run begins: fresh weights, another run's weights, or its own newest sound checkpoint."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+from sharding.rules import Layout
+from teleflm_jax import checkpoint
+from teleflm_jax.errors import UserError
+from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.mup import Mup
+from teleflm_jax.observability import run_log
+from teleflm_jax.train.config import TrainConfig
+from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
+
+NONE = -1
+"""No checkpoint."""
+DATA = "data/"
+COMPUTE = "model.compute_dtype"
+"""In an identity: free to choose for the weights that another run lends, which are float32 whatever it computed in."""
+"""What the names of packed data begin with in a checkpoint's identity."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a run goes on from."""
+
+    state: TrainState
+    """In the layout's physical form."""
+    counters: Counters
+    mixture: tuple = ()
+    """`data.mixture.History` of the checkpoint; empty for a fresh run."""
+    rewinds: int = 0
+    """How often the run has gone back to this very checkpoint."""
+    set_aside: tuple[tuple[int, str], ...] = ()
+    """Damaged checkpoints that were newer: step, and what is wrong with it."""
+
+
+def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+    """The state's logical shapes, with the shardings that checkpoints are saved and loaded in."""
+    return layout.stored(jax.eval_shape(lambda: new_state(model, mup, optimizer, seed=0)))
+
+
+def begin(
+    folder: pathlib.Path,
+    model: ModelConfig,
+    mup: Mup,
+    optimizer: optax.GradientTransformation,
+    train: TrainConfig,
+    layout: Layout,
+    identity: Mapping[str, Any],
+) -> Beginning:
+    """Find what to go on from: the newest sound checkpoint of FOLDER if there is any, else step 0. All processes call it together.
+
+    Newer checkpoints that are damaged are renamed, once a sound one is loaded. Where the run has rewound since that checkpoint was saved,
+    data go on behind what the rewind skipped.
+
+    Raises:
+        UserError: a checkpoint, or the one that `train.init_from` names, is another model's or tokenizer's; no checkpoint is sound.
+    """
+    logical = shapes(model, mup, optimizer, layout)
+    checkpoints, damaged = folder / checkpoint.FOLDER, []
+    candidates = checkpoint.numbered(checkpoints)
+    while (step := agreed(max(candidates, default=NONE))) != NONE:
+        candidates = [older for older in candidates if older < step]
+        try:
+            arrays, record = checkpoint.restore(checkpoints, step, to_arrays(logical), identity)
+        except checkpoint.Damaged as error:
+            damaged.append((step, error.reason))
+            continue
+        if record.counters.keys() != vars(Counters()).keys():
+            damaged.append((step, "its record lacks a counter"))
+            continue
+        _set_aside(checkpoints, [number for number, _ in damaged])
+        rewound = _rewound(folder, step)
+        return Beginning(
+            state=layout.physical(from_arrays(arrays, logical)),
+            counters=_drawn(Counters(**record.counters), rewound["data_step"], train, model),
+            mixture=tuple((since, dict(weights)) for since, weights in rewound["mixture"] or record.mixture),
+            rewinds=rewound["times"],
+            set_aside=tuple(damaged),
+        )
+    if damaged:
+        raise UserError(
+            f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; "
+            "allowed: one that is whole; restore one from a copy, or start a new run in another --workdir; nothing was changed"
+        )
+    rewound = _rewound(folder, 0)
+    fresh = _fresh(model, mup, optimizer, train, layout, logical, identity)
+    counters = _drawn(Counters(), rewound["data_step"], train, model)
+    mixture = tuple((since, dict(weights)) for since, weights in rewound["mixture"])
+    return Beginning(state=fresh, counters=counters, mixture=mixture, rewinds=rewound["times"])
+
+
+def _fresh(
+    model: ModelConfig,
+    mup: Mup,
+    optimizer: optax.GradientTransformation,
+    train: TrainConfig,
+    layout: Layout,
+    logical: TrainState,
+    identity: Mapping[str, Any],
+) -> TrainState:
+    build = lambda: layout.physical(new_state(model, mup, optimizer, train.seed))  # noqa: E731
+    fresh = jax.jit(build, out_shardings=layout.shardings(logical))()
+    if train.init_from is None:
+        return fresh
+    other, step = other_run(train.init_from)
+    same = {name: value for name, value in identity.items() if not name.startswith(DATA) and name != COMPUTE}
+    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(logical)["model"]}, same)
+    return TrainState(model=layout.physical(with_weights(logical.model, weights["model"])), optimizer=fresh.optimizer)
+
+
+def _drawn(counters: Counters, data_step: int, train: TrainConfig, model: ModelConfig) -> Counters:
+    """Counters with the data behind what a rewind skipped."""
+    if data_step <= counters.data_step:
+        return counters
+    return dataclasses.replace(counters, data_step=data_step, tokens=data_step * train.batch_size * model.context_length)
+
+
+def _rewound(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """What the ledger knows of rewinds since the run saved `step`: how many `times`, behind which `data_step`, under which `mixture`."""
+    found = {"times": 0, "data_step": 0, "mixture": []}
+    for event in run_log.rows(folder / run_log.EVENTS) if jax.process_index() == 0 else ():
+        if event.get("event") == "save" and event.get("step") == step:
+            found = {"times": 0, "data_step": 0, "mixture": []}
+        elif event.get("event") == "rewind":
+            found["times"] += 1
+            if event.get("skip_data"):
+                found |= {"data_step": event.get("data_step"), "mixture": event.get("mixture")}
+    if type(found["data_step"]) is not int or not checkpoint.is_history(found["mixture"]):
+        raise UserError(f"got {folder / run_log.EVENTS}, whose last rewind says not where its data go on; allowed: what the run wrote")
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    told = np.zeros(agreed(len(text)), np.uint8)
+    told[: len(text)] = text[: len(told)]
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(told))))
+
+
+def _set_aside(folder: pathlib.Path, steps: list[int]) -> None:
+    for step in steps if jax.process_index() == 0 else ():
+        checkpoint.set_aside(folder, step)
+    if steps:
+        agreed(0)  # none opens the folder before that is done
+
+
+def agreed(found: int | bool) -> int:
+    """What the first process found, told to all: a shared disk may show the others an older state."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+
+
+def other_run(init_from: str) -> tuple[pathlib.Path, int]:
+    """Split `RUN@step` into a run's folder and a step of which it has a checkpoint; raises a `UserError` if there is none."""
+    run, at, step = init_from.rpartition("@")
+    if not at or not step.isdecimal():
+        raise UserError(
+            f"got train.init_from={init_from!r}; allowed: a run's folder, @ and a step, such as runs/base@1000; change train.init_from"
+        )
+    try:
+        return pathlib.Path(run), checkpoint.choose(pathlib.Path(run) / checkpoint.FOLDER, int(step))
+    except UserError as error:
+        raise UserError(f"{error} (train.init_from={init_from!r})") from error
+
+
+def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> None:
+    """Refuse to begin on a disk that has no room for a checkpoint, as the first process sees it."""
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes(model, mup, optimizer, layout)))
+    free = shutil.disk_usage(folder).free
+    if agreed(free < state_bytes):
+        raise UserError(
+            f"got {free / 1e9:.1f} GB of free disk for {folder}; allowed: at least one checkpoint, {state_bytes / 1e9:.1f} GB; "
+            "free some space or choose another --workdir"
+        )

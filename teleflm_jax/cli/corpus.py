@@ -4,11 +4,12 @@ import argparse
 import dataclasses
 import pathlib
 import signal
+import time
 import typing
 
-from teleflm_jax import config
-from teleflm_jax.cli import options, tokenizer
-from teleflm_jax.cli.pack import STOPPED, progress_display, refuse_columns
+from teleflm_jax import config, invocation
+from teleflm_jax.cli import options
+from teleflm_jax.cli.pack import STOPPED, progress_display
 from teleflm_jax.corpus import config as sections
 from teleflm_jax.corpus.output import mix, report, sample
 from teleflm_jax.corpus.stages import partitions
@@ -16,6 +17,8 @@ from teleflm_jax.data.config import DataConfig
 from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.errors import UserError
 from teleflm_jax.packing.config import PackConfig
+from teleflm_jax.runs import prepare
+from teleflm_jax.runs.config import SAVED_CONFIG, absolute
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 if typing.TYPE_CHECKING:
@@ -39,6 +42,8 @@ MIXTURE = "mixture.gin"
 """File in the corpus folder that train.py reads in addition to a model configuration."""
 REPORT = "report.html"
 """File in the corpus folder."""
+LIBRARIES = ("fastwarc", "ftfy", "mwparserfromhell", "opencc", "py3langid", "resiliparse")
+"""Modules of requirements-text.txt, which the stages import; Spark is checked after the sources."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +67,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Build a corpus or resume building it, train a quality classifier, or list the rules."""
+    invocation.refuse_missing("corpus", LIBRARIES)
     if args.rules:
         from teleflm_jax.corpus.filters import rules
 
@@ -71,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     if args.train_quality:
         return _train_quality(args)
     found = options.load_sections(args, SECTIONS)
-    refuse_columns(found["pack"].text_columns, ())
+    prepare.refuse_columns(found["pack"].text_columns, ())
     workdir = options.workdir(args)
     from teleflm_jax.corpus import config_checks, spark
     from teleflm_jax.corpus.stages import pipeline
@@ -83,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     spark.refuse_missing()
     spark.refuse_master(args.master)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / options.SAVED_CONFIG).write_text(config.dump(found), encoding="utf-8")
+    (workdir / SAVED_CONFIG).write_text(config.dump(found), encoding="utf-8")
     for domain in config_checks.domains_without_source(settings.corpus, settings.mix):
         print(f"WARNING: mix.proportions has {domain}, which has no source; the other domains share its weight")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -92,9 +98,7 @@ def main(args: argparse.Namespace) -> int:
             statistics = pipeline.run(workdir, settings, plan, args.master, _log, show)
         data = _data_config(workdir, settings)
         mixture = workdir / MIXTURE
-        mixture.write_text(
-            config.dump(options.absolute({"data": data, "tokenizer": settings.tokenizer, "pack": settings.pack})), encoding="utf-8"
-        )
+        mixture.write_text(config.dump(absolute({"data": data, "tokenizer": settings.tokenizer, "pack": settings.pack})), encoding="utf-8")
         _tokenize_and_pack(workdir, settings, data, force=args.force)
     except KeyboardInterrupt:
         _log("corpus: stopped; run the same command again to continue")
@@ -103,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
     (workdir / REPORT).write_text(report.page(statistics, table), encoding="utf-8")
     _print_table(table, settings.mix, data)
     print(f"{workdir / REPORT}: documents kept and dropped, with reasons")
-    print(f"{mixture}: train on it with: python train.py --gin_file MODEL.gin --gin_file {mixture} --workdir runs/NAME")
+    print(f"{mixture}: train on it with: {invocation.command('train')} --gin_file MODEL.gin --gin_file {mixture} --workdir runs/NAME")
     return 0
 
 
@@ -130,8 +134,9 @@ def _tokenize_and_pack(workdir: pathlib.Path, settings: "CorpusSettings", data: 
 
     if not settings.mix.tokenizer:
         with progress_display("pieces") as show:
-            counted = workdir / sample.FOLDER / "all"
-            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), settings.tokenizer, show, force=force)
+            counts, target, began = workdir / sample.FOLDER / "all", pathlib.Path(data.tokenizer), time.monotonic()
+            if prepare.train_tokenizer_on_counts(counts, target, settings.tokenizer, force=force, progress=show):
+                _log(f"{target}: {settings.tokenizer.vocab_size:,} ids in {time.monotonic() - began:,.0f} s")
     with progress_display("bytes") as show:
         pack.pack(
             sources=data.sources,

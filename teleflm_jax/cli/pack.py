@@ -5,10 +5,10 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
 from teleflm_jax.cli import options
-from teleflm_jax.errors import UserError
+from teleflm_jax.runs import prepare
 
 HELP = "tokenize and pack each domain's documents into records for training and evaluation"
 STOPPED = 75
@@ -30,26 +30,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Pack every domain of data.sources that is not packed yet."""
-    from teleflm_jax.packing import pack
-
     run = options.load(args, optional=("train",))
-    sources = _chosen(run.data.sources, args.domain)
-    refuse_columns(run.pack.text_columns, run.data.sources)
     packed: list[str] = []  # printed at the end, because lines would break the bars
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with progress_display() as show:
-            pack.pack(
-                sources=sources,
-                packed=run.data.packed,
-                tokenizer=run.data.tokenizer,
-                sequence_length=run.model.context_length,
-                vocab_size=run.model.vocab_size,
-                config=run.pack,
-                force=args.force,
-                log=packed.append,
-                progress=show,
-            )
+            prepare.pack(run, domains=args.domain, force=args.force, log=packed.append, progress=show)
     except KeyboardInterrupt:
         packed.append("pack: stopped; run the same command again to continue")
         return STOPPED
@@ -57,29 +43,6 @@ def main(args: argparse.Namespace) -> int:
         for line in packed:
             print(line, flush=True)
     return 0
-
-
-def refuse_columns(columns: dict[str, str], sources: Collection[str]) -> None:
-    """Refuse a text column for a domain without documents.
-
-    Raises:
-        UserError: A domain of `columns` is not in `sources`.
-    """
-    if unknown := sorted(columns.keys() - set(sources)):
-        raise UserError(
-            f"got pack.text_columns for {', '.join(unknown)}; allowed: domains of data.sources ({', '.join(sources)}); a corpus "
-            "has corpus.text_columns instead; change pack.text_columns"
-        )
-
-
-def _chosen(sources: dict[str, str], domains: list[str]) -> dict[str, str]:
-    unknown = sorted(set(domains) - set(sources))
-    if unknown or not sources:
-        raise UserError(
-            f"got {'--domain ' + ', '.join(unknown) if unknown else 'no data.sources'}; allowed: domains with documents in data.sources "
-            f"({', '.join(sources) or 'it is empty'}); change data.sources"
-        )
-    return {domain: sources[domain] for domain in domains or sources}
 
 
 @contextlib.contextmanager

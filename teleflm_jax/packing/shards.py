@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 from array_record.python import array_record_module
 from tokenizers import Tokenizer
 
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.documents.work_units import WorkUnit, read
 from teleflm_jax.errors import UserError
@@ -54,8 +56,8 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
         found = ids[np.isin(ids, forbidden)]
         if found.size:
             raise UserError(
-                f"got a tokenizer that encodes text as the special id {found[0]}; allowed: one made by `python -m teleflm_jax tokenizer`, "
-                "or one with a token for every byte; change data.tokenizer"
+                f"got a tokenizer that encodes text as the special id {found[0]}; allowed: one made by "
+                f"`{invocation.command('tokenizer train')}`, or one with a token for every byte; change data.tokenizer"
             )
         yield ids
 
@@ -77,30 +79,21 @@ def cut_records(tokens: Iterable[np.ndarray], sequence_length: int, wrap: Specia
 
 
 def write_shard(path: str, rows: Iterable[bytes]) -> dict:
-    """Write a shard under a temporary name and rename it, so that `path` is a complete shard or does not exist.
+    """Write a shard atomically.
 
     Returns:
         The shard's entry in the manifest: name, records, and size in bytes. Without rows: 0 records and no file.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    count = 0
-    writer = array_record_module.ArrayRecordWriter(temporary, WRITER_OPTIONS)
-    for row in rows:
-        _or_os_error(writer.write, row)
-        count += 1
-    _or_os_error(writer.close)
-    if count:
-        _publish_file(temporary, path)
-    else:
-        os.remove(temporary)
-    return {"name": os.path.basename(path), "records": count, "size": os.path.getsize(path) if count else 0}
-
-
-def _publish_file(temporary: str, path: str) -> None:
-    """Rename a file once its bytes are on disk, so that a file under its final name is complete even after a machine crash."""
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    rows, count = iter(rows), 0
+    if (first := next(rows, None)) is None:
+        return {"name": os.path.basename(path), "records": 0, "size": 0}
+    with atomic_write.replacing(path) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
+        for row in itertools.chain([first], rows):
+            _or_os_error(writer.write, row)
+            count += 1
+        _or_os_error(writer.close)
+    return {"name": os.path.basename(path), "records": count, "size": os.path.getsize(path)}
 
 
 def _or_os_error(write: Callable[..., None], *arguments: object) -> None:
@@ -113,10 +106,7 @@ def _or_os_error(write: Callable[..., None], *arguments: object) -> None:
 
 def write_json(path: str, value: object) -> None:
     """Write a JSON file atomically."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="ascii") as file:
-        json.dump(value, file, indent=1)
-    _publish_file(temporary, path)
+    atomic_write.write(path, json.dumps(value, indent=1).encode("ascii"))
 
 
 def read_json(path: str) -> dict:

@@ -5,11 +5,9 @@ import os
 
 import tokenizers
 
-from teleflm_jax import foreign
+from teleflm_jax import foreign, invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import layout, panics, specials, validate
-
-_REMEDY = "change data.tokenizer, or train one with `python -m teleflm_jax tokenizer train` with the same gin flags"
 
 
 def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
@@ -25,7 +23,7 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
         tokenizer = parse(_content(path).decode())
     except ValueError as error:
         raise UserError(
-            f"got {path}, which is not a tokenizer.json ({error}); allowed: one written by `tokenizer train`; {_REMEDY}"
+            f"got {path}, which is not a tokenizer.json ({error}); allowed: one written by `tokenizer train`; {_remedy()}"
         ) from error
     tokenizer.encode_special_tokens = True  # tokenizer.json cannot store this
     name = misplaced(tokenizer)
@@ -33,7 +31,7 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
         where = "which adds special tokens itself" if name is None else f"in which {name!r} has the id {tokenizer.token_to_id(name)}"
         raise UserError(
             f"got {path}, {where}, and which does not describe its special ids; allowed: a tokenizer of `tokenizer train` or `import`; "
-            f"{_REMEDY}"
+            f"{_remedy()}"
         )
     return tokenizer
 
@@ -63,8 +61,12 @@ def sha256(path: str | os.PathLike) -> str:
     return hashlib.sha256(_content(path)).hexdigest()
 
 
+def _remedy() -> str:
+    return f"change data.tokenizer, or train one with `{invocation.command('tokenizer train')}` and the same gin flags"
+
+
 def _content(path: str | os.PathLike) -> bytes:
     try:
         return foreign.read(path, foreign.LARGEST_JSON)
     except OSError as error:
-        raise UserError(f"got the tokenizer {path} ({error.strerror}); allowed: a tokenizer.json; {_REMEDY}") from error
+        raise UserError(f"got the tokenizer {path} ({error.strerror}); allowed: a tokenizer.json; {_remedy()}") from error

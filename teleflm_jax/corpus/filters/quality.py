@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import QualityConfig
 from teleflm_jax.documents import work_units
@@ -69,12 +70,12 @@ def train(good: str, random: str, target: pathlib.Path, config: QualityConfig) -
             if counts[label] < MIN_TEXTS or not any(is_good == (label == GOOD) for _, is_good in held):
                 raise UserError(f"got {counts[label]} texts by {flag}; allowed: {MIN_TEXTS} or more, better thousands; add texts")
         model = _fit(path, config)
-        temporary = target.with_name(f".{target.name}.tmp")
-        model.save_model(str(temporary))
-        os.replace(temporary, target)
+        with atomic_write.replacing(target) as temporary:
+            model.save_model(str(temporary))
     scores = scored(model, [line for line, _ in held])
     report = evaluate(scores, np.array([is_good for _, is_good in held])) | {"good": counts[GOOD], "random": counts[RANDOM]}
-    target.with_suffix(".json").write_text(json.dumps(report | {"settings": dataclasses.asdict(config)}, indent=1) + "\n")
+    content = json.dumps(report | {"settings": dataclasses.asdict(config)}, indent=1) + "\n"
+    atomic_write.write(target.with_suffix(".json"), content.encode())
     return report
 
 
@@ -160,9 +161,7 @@ def load(path: str) -> Classifier:
     try:
         import fasttext
     except ImportError as error:
-        raise UserError(
-            "got quality.model without fastText; allowed: fastText installed; pip install -r requirements-corpus.txt"
-        ) from error
+        raise UserError(f"got quality.model without fastText; allowed: fastText installed; {invocation.install('corpus')}") from error
     fasttext.FastText.eprint = lambda *_: None  # silences a warning at every load about the API before 2019
     try:
         return fasttext.load_model(path)

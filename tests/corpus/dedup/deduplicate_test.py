@@ -40,7 +40,7 @@ class Made:
     dropped: dict[str, int]
 
 
-def make(session, workdir, documents, before=(), partitions=3, **settings) -> Made:
+def make(session, workdir, documents, before=(), shuffle_partitions=3, **settings) -> Made:
     """Deduplicate lists of (language, text), each a part of a source of its own."""
     config = DuplicateConfig(**settings)
     names = (partitions.PARAGRAPHS, ParagraphConfig()), (partitions.DUPLICATES, config)
@@ -55,14 +55,14 @@ def make(session, workdir, documents, before=(), partitions=3, **settings) -> Ma
         partitions.write(source, number, rows.batches(found, rows.DOCUMENT), rows.DOCUMENT, Statistics())
     (source / "hashes").mkdir()
     partitions.finish(source, len(documents))
-    session.conf.set("spark.sql.shuffle.partitions", partitions)
+    session.conf.set("spark.sql.shuffle.partitions", shuffle_partitions)
     run = CorpusRun(
         workdir=workdir,
         settings=types.SimpleNamespace(duplicates=config),
         partitions=[types.SimpleNamespace(priority=number) for number in range(len(documents))],
-        earlier=reference_corpora.find([str(one.workdir) for one in before], workdir, ParagraphConfig(), config),
-        spark=session,
-        say=lambda line: None,
+        references=reference_corpora.find([str(one.workdir) for one in before], workdir, ParagraphConfig(), config),
+        session=session,
+        log=lambda line: None,
         progress=lambda step, done, count: None,
     )
     deduplicate.make(run, source)
@@ -137,11 +137,11 @@ def test_one_document_of_each_component_stays(mixed):
         assert all(max(similarity(text, one.lower()) for one in kept) >= 0.8 for text in lowered)
 
 
-@pytest.mark.parametrize("partitions", [1, 4])
-def test_one_corpus_against_another_is_both_at_once(session, mixed, tmp_path, partitions):
+@pytest.mark.parametrize("shuffle_partitions", [1, 4])
+def test_one_corpus_against_another_is_both_at_once(session, mixed, tmp_path, shuffle_partitions):
     first, second, made, whole = mixed
     before = files(made.workdir)
-    added = make(session, tmp_path / "second", [english(second[:20]), english(second[20:])], [made], partitions)
+    added = make(session, tmp_path / "second", [english(second[:20]), english(second[20:])], [made], shuffle_partitions)
     assert made.kept + added.kept == whole.kept and len(added.kept) < len(second)
     assert files(made.workdir) == before
     assert added.dropped["near-duplicate of an earlier corpus"] > 5 and added.dropped["near-duplicate"] > 5

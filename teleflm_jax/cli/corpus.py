@@ -5,16 +5,19 @@ import dataclasses
 import pathlib
 import signal
 import sys
+import time
 
 from teleflm_jax import config, invocation
-from teleflm_jax.cli import options, tokenizer
-from teleflm_jax.cli.pack import STOPPED, bar, lines, refuse_columns
+from teleflm_jax.cli import options
+from teleflm_jax.cli.pack import STOPPED, bar, lines
 from teleflm_jax.corpus import config as sections
 from teleflm_jax.corpus.output import mix, report, sample
 from teleflm_jax.corpus.stages import parts
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.packing.config import PackConfig
+from teleflm_jax.runs import prepare
+from teleflm_jax.runs.config import SAVED_CONFIG, absolute
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 HELP = "make a corpus on Spark: read, clean, deduplicate, decontaminate, mix and pack"
@@ -68,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
     if args.train_quality:
         return _train_quality(args)
     found = options.load_sections(args, SECTIONS)
-    refuse_columns(found["pack"].text_columns, ())
+    prepare.refuse_columns(found["pack"].text_columns, ())
     workdir = options.workdir(args)
     from teleflm_jax.corpus import names, spark
     from teleflm_jax.corpus.stages import pipeline
@@ -80,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     spark.refuse_missing()
     spark.refuse_master(args.master)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / options.SAVED_CONFIG).write_text(config.dump(found), encoding="utf-8")
+    (workdir / SAVED_CONFIG).write_text(config.dump(found), encoding="utf-8")
     for domain in names.without_source(own.corpus, own.mix):
         print(f"WARNING: mix.proportions has {domain}, of which there is no source; the other domains share its weight")
     drawn = bar if sys.stderr.isatty() else lines
@@ -102,14 +105,14 @@ def main(args: argparse.Namespace) -> int:
             max_epochs=epochs,
         )
         mixture = workdir / MIXTURE
-        mixture.write_text(
-            config.dump(options.absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})), encoding="utf-8"
-        )
+        mixture.write_text(config.dump(absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})), encoding="utf-8")
         if not own.mix.tokenizer:
             close()
             show, close = drawn("pieces")
-            counted = workdir / sample.FOLDER / "all"
-            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), found["tokenizer"], show, force=args.force)
+            counted, began = workdir / sample.FOLDER / "all", time.monotonic()
+            target, settings = pathlib.Path(data.tokenizer), found["tokenizer"]
+            if prepare.train_tokenizer_on_counts(counted, target, settings, force=args.force, progress=show):
+                _say(f"{target}: {settings.vocab_size:,} ids in {time.monotonic() - began:,.0f} s")
         close()
         show, close = drawn("bytes")
         pack.pack(

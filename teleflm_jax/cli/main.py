@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int | None:
     """Run one command.
 
     Raises:
-        UserError: On an unknown command or whatever the command refuses.
+        UserError: the command is unknown, or it refuses its input.
     """
     program = invocation.program()
     if not argv:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def overview() -> str:
-    """The list of commands."""
+    """Return the list of commands."""
     program = invocation.program()
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{summary(module)}" for name, module in COMMANDS.items()]
@@ -66,12 +66,12 @@ def overview() -> str:
 
 
 def summary(module: str) -> str:
-    """A command's `HELP`, read from its source: importing every command would import jax to print a list."""
+    """Return a command's `HELP` from its source, since importing every command would import jax to print a list."""
     source = pathlib.Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
     assignments = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
     return next(ast.literal_eval(node.value) for node in assignments if node.targets[0].id == "HELP")
 
 
 def entry() -> int:
-    """Run the command line of this process; the console command and `__main__` call it."""
+    """Run the command of the process's arguments; return the exit code."""
     return options.run_command(lambda: main(sys.argv[1:]))

@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 
 from teleflm_jax import foreign, invocation
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import options
 from teleflm_jax.distributed import xla
 from teleflm_jax.errors import UserError
+from teleflm_jax.runs.load import choose_step, load_decoder, load_tokenizer
 from teleflm_jax.serve.config import API_KEY, ServeConfig
 
 LIBRARIES = ("starlette", "uvicorn", "prometheus_client")
@@ -63,8 +64,8 @@ def main(args: argparse.Namespace) -> int:
     from teleflm_jax.serve.answers import vocabulary
 
     run, folder = options.load_trained(args)
-    step = run_folder.choose_step(folder, args.step)
-    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
+    step = choose_step(folder, args.step)
+    tokenizer = load_tokenizer(folder, run.model.vocab_size)
     served = protocol.served(
         args.name or folder.resolve().name, folder, tokenizer, context_length=run.model.context_length, vocab_size=run.model.vocab_size
     )
@@ -73,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"got an empty {API_KEY}; allowed: a key, or none; set it, or unset it")
     listening = server.listen(config.host, config.port)  # before the weights, which may take minutes
     _keep_programs()
-    decoder = run_folder.load_decoder(folder, run, step)
+    decoder = load_decoder(folder, run, step)
     most = room.Room(decoder=decoder, bytes=room.SHARE * room.free_bytes() if config.cache_gb is None else config.cache_gb * 1e9)
     compiled = programs.Programs(decoder, chunk=engine.CHUNK, beside=True)
     served = dataclasses.replace(served, context_length=most.context_length)

@@ -8,6 +8,8 @@ from teleflm_jax.errors import UserError, refuse_outside
 
 CLUSTERS = files.CONFIGS / "clusters"
 """Folder of the clusters that come with the project."""
+JSON, PICTURE = "plan.json", "plan.png"
+"""Files of a plan."""
 
 
 LEAST, MOST = 1e-3, 1e18

@@ -8,7 +8,7 @@ import sys
 
 import jax
 
-from teleflm_jax import foreign
+from teleflm_jax import foreign, invocation
 from teleflm_jax.cli import options
 from teleflm_jax.distributed import processes
 from teleflm_jax.huggingface import importing, tokenizer
@@ -55,7 +55,8 @@ def _import(args: argparse.Namespace) -> None:
     if jax.process_index() == 0:
         for note in (*found.notes, *settings.notes, *notes):
             print(f"note: {foreign.printable(note)}", file=sys.stderr)
+        measure = f"{invocation.command('eval')} --workdir {folder} --text NAME=FILE"
         print(
-            f"{folder}: step {create.STEP}; measure it: python eval.py --workdir {folder} --text NAME=FILE; train on from it: a run of its "
-            f"own with --gin_file {folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
+            f"{folder}: step {create.STEP}; measure it: {measure}; train on from it: a run of its own with --gin_file "
+            f"{folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
         )

@@ -1,4 +1,4 @@
-"""`python -m teleflm_jax COMMAND …`: find the command's module by name and import only that one."""
+"""`teleflm COMMAND …` or `python -m teleflm_jax COMMAND …`: find the command's module by name and import only that one."""
 
 import ast
 import difflib
@@ -8,16 +8,17 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from teleflm_jax import invocation
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
-
-PROG = "python -m teleflm_jax"
 
 COMMANDS = {
     "info": "teleflm_jax.cli.info",
     "corpus": "teleflm_jax.cli.corpus",
     "tokenizer": "teleflm_jax.cli.tokenizer",
     "pack": "teleflm_jax.cli.pack",
+    "train": "teleflm_jax.cli.train",
+    "eval": "teleflm_jax.cli.evaluate",
     "generate": "teleflm_jax.cli.generate",
     "chat": "teleflm_jax.cli.chat",
     "serve": "teleflm_jax.cli.serve",
@@ -38,28 +39,30 @@ def main(argv: Sequence[str]) -> int | None:
     Raises:
         UserError: the command is unknown, or it refuses its input.
     """
+    program = invocation.program()
     if not argv:
-        raise UserError(f"got no command; allowed: {', '.join(COMMANDS)}; see {PROG} --help")
+        raise UserError(f"got no command; allowed: {', '.join(COMMANDS)}; see {program} --help")
     name, *rest = argv
     if name in ("-h", "--help"):
         print(overview())
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        change = f"change it to {near[0]}" if near else f"see {PROG} --help"
+        change = f"change it to {near[0]}" if near else f"see {program} --help"
         raise UserError(f"got the unknown command {name!r}; allowed: {', '.join(COMMANDS)}; {change}")
     command = importlib.import_module(COMMANDS[name])
-    parser = options.make_parser(f"{PROG} {name}", command.HELP)
+    parser = options.make_parser(f"{program} {name}", command.HELP)
     command.arguments(parser)
     return command.main(parser.parse_args(rest))
 
 
 def overview() -> str:
     """Return the list of commands."""
+    program = invocation.program()
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{summary(module)}" for name, module in COMMANDS.items()]
-    example = f"example: {PROG} info --gin_file configs/runs/pretrain_52b.gin"
-    return "\n".join([f"usage: {PROG} COMMAND ...", "", *lines, "", f"{PROG} COMMAND --help shows a command's options.", example])
+    example = f"example: {program} info --gin_file configs/runs/pretrain_52b.gin"
+    return "\n".join([f"usage: {program} COMMAND ...", "", *lines, "", f"{program} COMMAND --help shows a command's options.", example])
 
 
 def summary(module: str) -> str:
@@ -70,5 +73,5 @@ def summary(module: str) -> str:
 
 
 def entry() -> int:
-    """Run the command of the process's arguments; return the exit code."""
+    """Run the command line of this process; the console command and `__main__` call it."""
     return options.run_command(lambda: main(sys.argv[1:]))

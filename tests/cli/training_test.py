@@ -74,7 +74,7 @@ def test_what_is_not_there_is_named_from_the_root(project, tmp_path, monkeypatch
         (["--gin_file", project / "run.gin", "--workdir", "new"], f"got the tokenizer {tmp_path}/tokenizer.json (No such file"),
         (["--gin_file", project / "run.gin", "--workdir", project / "runs/whole"], f"got the tokenizer {tmp_path}/tokenizer.json (No such"),
         (["--workdir", project / "runs/whole", "--gin_param", "data.packed = '../packed'"], f"in {tmp_path}/../packed/web (No such file"),
-        (["--gin_file", "run.gin", "--workdir", "new"], f"(looked for: {tmp_path}/run.gin)"),
+        (["--gin_file", "run.gin", "--workdir", "new"], f"(looked for: {tmp_path}/run.gin, "),
     ):
         assert train(*arguments) == 2
         assert message in capsys.readouterr().err

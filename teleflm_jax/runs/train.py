@@ -64,6 +64,18 @@ def train(
     refuse_withheld(config, "telemetry", *["suite"] * bool(config.train.suite_every))
     first = jax.process_index() == 0
     log, progress = (log, progress) if first else (lambda message: None, lambda row: None)
+    plan = dataclasses.replace(
+        _plan(config, place, began, log), log=log, progress=progress, should_stop=should_stop, handle_signals=handle_signals
+    )
+    with folder.naming(place), folder.locked(place) if first else contextlib.nullcontext():
+        if first:
+            folder.refuse_changes(place, config)
+        multihost_utils.sync_global_devices("every process accepts the run")
+        return loop.train(plan)
+
+
+def _plan(config: RunConfig, place: pathlib.Path, began: float, log: Callable[[str], None]) -> loop.Plan:
+    """Open the run's data, check everything that can be checked before the folder is written, and describe the run to the loop."""
     layout, width = rules.layout(config.mesh, config.model.d_model), mup.at_width(config.mup, config.model.d_model)
     with watchdog.watching(place, jax.process_index(), began) as dog:
         dog.expect("opening the data", guard.hang_limit(config.guard, []))
@@ -75,7 +87,7 @@ def train(
         identity = folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity()
         _refuse_different_data(identity)
     part, parts = mesh.data_share(layout.mesh)
-    plan = loop.Plan(
+    return loop.Plan(
         folder=place,
         model=run.model,
         mup=width,
@@ -93,16 +105,7 @@ def train(
         identity=identity,
         began=began,
         prepare=functools.partial(folder.write_shared, place, _without_consent(config), pathlib.Path(run.data.tokenizer).read_bytes()),
-        log=log,
-        progress=progress,
-        should_stop=should_stop,
-        handle_signals=handle_signals,
     )
-    with folder.naming(place), folder.locked(place) if first else contextlib.nullcontext():
-        if first:
-            folder.refuse_changes(place, config)
-        multihost_utils.sync_global_devices("every process accepts the run")
-        return loop.train(plan)
 
 
 def open_data(run: RunConfig, history: mixture.History = ()) -> loader.Loader:

@@ -98,9 +98,7 @@ def _environments(count: int, environment: dict[str, str]) -> list[dict[str, str
     if count == 1:
         return [environment]
     common = {processes.ADDRESS: f"localhost:{_free_port()}", processes.COUNT: str(count), processes.SECRET: secrets.token_hex(16)}
-    alone = {
-        name: value for name, value in environment.items() if name != processes.BIND
-    }  # a cluster sets BIND, and its processes listen elsewhere
+    alone = {name: value for name, value in environment.items() if name != processes.BIND}  # a cluster's, where processes listen elsewhere
     return [alone | common | {processes.INDEX: str(i), "JAX_LOCAL_DEVICE_IDS": str(i)} for i in range(count)]
 
 

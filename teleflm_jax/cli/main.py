@@ -73,5 +73,5 @@ def summary(module: str) -> str:
 
 
 def entry() -> int:
-    """Run the command line of this process; the console command and `__main__` call it."""
+    """Run the command of the process's arguments; return the exit code."""
     return options.run_command(lambda: main(sys.argv[1:]))

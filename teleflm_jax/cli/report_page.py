@@ -6,13 +6,13 @@ Its content comes from names of folders and from logs, so all of it is escaped, 
 import base64
 import html
 import io
-import os
 import pathlib
 from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from teleflm_jax import atomic_write
 from teleflm_jax.cli.tables import Table
 from teleflm_jax.observability import curves
 from teleflm_jax.observability.ledger import CATEGORIES, Session
@@ -66,12 +66,7 @@ def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequ
     parts += [_table(table) for table in tables if not table.text]
     parts += [_picture(caption, figure) for caption, figure in figures]
     parts += [_table(table) for table in tables if table.text]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("\n".join([*parts, "</body>", "</html>", ""]), encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write.write(path, "\n".join([*parts, "</body>", "</html>", ""]).encode(errors="replace"))
 
 
 def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> Figure:

@@ -5,13 +5,12 @@ import itertools
 import json
 import os
 import pathlib
-import tempfile
 
 import jax
 
 from sharding import mesh as device_mesh
 from sharding import rules
-from teleflm_jax import config, invocation
+from teleflm_jax import atomic_write, config, invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.hardware import throughput
 from teleflm_jax.plan import compiled, picture, report, target_devices
@@ -152,12 +151,9 @@ def refuse_what_does_not_fit(facts: dict) -> None:
 def write(folder: pathlib.Path, facts: dict) -> None:
     """Write plan.json and plan.png, both or none."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".plan") as temporary:
-        made = pathlib.Path(temporary)
-        (made / JSON).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        picture.draw(made / PICTURE, facts["layouts"])
-        for name in (JSON, PICTURE):
-            os.replace(made / name, folder / name)
+    with atomic_write.replacing(folder / JSON) as text, atomic_write.replacing(folder / PICTURE) as drawn:
+        text.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        picture.draw(drawn, facts["layouts"])
 
 
 def _in_gin(bindings: dict) -> str:

@@ -28,7 +28,7 @@ def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
     time.set(title="one step, predicted", xlabel="seconds")
     for axes, place in ((memory, "outside lower left"), (time, "outside lower right")):
         figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=5, loc=place)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def label(layout: dict) -> str:

@@ -31,14 +31,16 @@ Weights = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 NO_FILES: Mapping[str, str] = {}
 
 
-def from_run(config: RunConfig, parent: str | os.PathLike[str], step: int | None = None) -> RunConfig:
+def from_run(config: RunConfig, parent: str | os.PathLike[str], step: int | None = None, *, optimizer: bool = False) -> RunConfig:
     """Return the configuration of a run that starts from another run's weights, by default the newest, and uses its tokenizer.
+
+    With `optimizer` the run is a branch, which continues the other run's optimizer state, counters and data as well.
 
     Raises:
         UserError: the other run has no such checkpoint.
     """
     folder = pathlib.Path(parent)
-    train = dataclasses.replace(config.train, init_from=f"{folder}@{choose_step(folder, step)}")
+    train = dataclasses.replace(config.train, init_from=f"{folder}@{choose_step(folder, step)}", init_optimizer=optimizer)
     data = dataclasses.replace(config.data, tokenizer=str(folder / run_folder.TOKENIZER))
     return dataclasses.replace(config, train=train, data=data)
 

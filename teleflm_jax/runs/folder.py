@@ -5,15 +5,16 @@ import dataclasses
 import fcntl
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-from teleflm_jax import checkpoint, config
+from teleflm_jax import atomic_write, checkpoint, config
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.runs.config import SAVED_CONFIG, SECTIONS, RunConfig, saved_config, without_paths
 from teleflm_jax.tokenizer import load
 
@@ -27,6 +28,20 @@ FREE = {
 }
 """Fields that may change when a run resumes: of the tokenizer its path but not its content, and the proportions if
 `data.change_proportions` allows it. A run resumes with its own copy of the tokenizer."""
+BRANCH_FREE = {
+    **FREE,
+    "optimizer": tuple(field.name for field in dataclasses.fields(OptimizerConfig)),
+    "mup": ("learning_rate", "matrix_learning_rate", "minimum_learning_rate", "matrix_minimum_learning_rate"),
+    "train": (*FREE["train"], "init_from", "init_optimizer", "seed"),
+}
+"""Fields in which a branch (`train.init_optimizer`) may differ from its parent; the seed made the parent's initial weights."""
+NEW_RUN = (
+    "start a new run in another --workdir (train.init_from takes over the weights; with train.init_optimizer = True it is a branch, "
+    "which may have other optimizer.* settings)"
+)
+"""Remedy for a setting that may not change in a run's own folder."""
+NO_BRANCH = "remove train.init_optimizer to start with a new optimizer"
+"""Remedy for a setting that may not change in a branch."""
 
 
 def local(place: str | os.PathLike[str]) -> pathlib.Path:
@@ -72,10 +87,8 @@ def naming(folder: pathlib.Path) -> Iterator[None]:
 
 def write(folder: pathlib.Path, run: RunConfig, tokenizer: bytes) -> None:
     """Write the configuration and the tokenizer."""
-    for name, content in ((SAVED_CONFIG, config.dump(run.sections()).encode()), (TOKENIZER, tokenizer)):
-        temporary = folder / f".{name}.tmp"
-        temporary.write_bytes(content)
-        os.replace(temporary, folder / name)
+    atomic_write.write(folder / SAVED_CONFIG, config.dump(run.sections()).encode())
+    atomic_write.write(folder / TOKENIZER, tokenizer)
 
 
 def write_shared(folder: pathlib.Path, run: RunConfig, tokenizer: bytes) -> None:
@@ -110,24 +123,28 @@ def refuse_changes(folder: pathlib.Path, run: RunConfig) -> None:
         )
 
 
-def refuse_change(folder: pathlib.Path, sections: Mapping[str, Any]) -> None:
+def refuse_change(
+    folder: pathlib.Path, sections: Mapping[str, Any], free: Mapping[str, Sequence[str]] = FREE, otherwise: str = NEW_RUN
+) -> None:
     """Compare sections of a configuration with those that the run was trained with.
 
     Args:
         folder: the run's folder, with its saved configuration.
         sections: by name; sections that do not affect the numbers, such as `mesh`, are not compared.
+        free: fields that may differ, by section.
+        otherwise: what to do instead of changing the field back, for the error.
 
     Raises:
-        UserError: a field differs that is not in `FREE`.
+        UserError: a field differs that is not in `free`.
     """
     saved = saved_config(folder)
     for section in sections.keys() & {"model", "mup", "optimizer", "data", "train"}:
         for field in dataclasses.fields(sections[section]):
             old, new = getattr(getattr(saved, section), field.name), getattr(sections[section], field.name)
-            if _compared(field.name, old) != _compared(field.name, new) and field.name not in FREE.get(section, ()):
+            if _compared(field.name, old) != _compared(field.name, new) and field.name not in free.get(section, ()):
                 raise UserError(
                     f"got {section}.{field.name}={new!r}, where the run in {folder} has {old!r}; allowed: the same as it was trained with; "
-                    "change it back, or start a new run in another --workdir (train.init_from takes over the weights)"
+                    f"change it back, or {otherwise}"
                 )
 
 

@@ -4,12 +4,12 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from teleflm_jax import atomic_write
 from teleflm_jax.documents import work_units
 from teleflm_jax.documents.statistics import Tally
 from teleflm_jax.errors import UserError
@@ -227,12 +227,5 @@ def _provenance(target: pathlib.Path) -> pathlib.Path:
 def _replacing(target: pathlib.Path) -> Iterator[BinaryIO]:
     """Open a file that replaces the target when it is complete; it is opened first, so that an unwritable folder fails at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write.replacing(target) as temporary, temporary.open("wb") as file:
+        yield file

@@ -23,7 +23,7 @@ from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.observability import watchdog
 from teleflm_jax.optim import optimizer
 from teleflm_jax.runs import evaluators, folder
-from teleflm_jax.runs.config import RunConfig, absolute, refuse_withheld, saved_config
+from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_withheld, saved_config
 from teleflm_jax.train import guard, loop, restore, step
 from teleflm_jax.train.setup import Outcome, TrainResult
 
@@ -80,8 +80,9 @@ def _plan(config: RunConfig, place: pathlib.Path, began: float, log: Callable[[s
     with watchdog.watching(place, jax.process_index(), began) as dog:
         dog.expect("opening the data", guard.hang_limit(config.guard, []))
         going_on = resumes(place)
-        run = _with_agreed_mixture(with_own_tokenizer(config, place), place) if going_on else config
-        data = open_data(run, _saved_mixture(run, place))
+        run = with_own_tokenizer(config, place) if going_on else config
+        run = _with_agreed_mixture(run, place) if going_on or run.train.init_optimizer else run
+        data = open_data(run, _saved_mixture(run, place, going_on))
         evaluate = evaluators.of_run(run, layout, place, log)
         refuse_what_cannot_train(run, width, layout, going_on)
         identity = folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity()
@@ -140,6 +141,8 @@ def refuse_what_cannot_train(run: RunConfig, width: mup.Mup, layout: rules.Layou
     step.microbatch(run.model, run.train, layout)
     if not going_on:
         _refuse_other_tokenizer(run)
+        if run.train.init_optimizer:
+            _parent(run)
     optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 
@@ -150,7 +153,7 @@ def _refuse_incomplete(config: RunConfig) -> None:
 
 def _with_agreed_mixture(run: RunConfig, place: pathlib.Path) -> RunConfig:
     """Allow a change of proportions that an earlier start was allowed, if no checkpoint was saved under it."""
-    saved = saved_config(place).data
+    saved = saved_config(place).data if (place / SAVED_CONFIG).is_file() else None
     agreed = run.data.change_proportions or (saved is not None and saved.proportions == run.data.proportions)
     return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(restore.agreed(agreed))))
 
@@ -160,16 +163,31 @@ def _without_consent(run: RunConfig) -> RunConfig:
     return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=False))
 
 
-def _saved_mixture(run: RunConfig, place: pathlib.Path) -> mixture.History:
-    """Return the history that follows from the newest readable checkpoint, to check the data against before anything is written."""
+def _saved_mixture(run: RunConfig, place: pathlib.Path, going_on: bool) -> mixture.History:
+    """Return the history that follows from the newest readable checkpoint, or a branch's parent, to check the data against it early."""
+    if not going_on and run.train.init_optimizer:
+        return _history_after(_parent(run), run)
     for number in reversed(checkpoint.steps(place / checkpoint.FOLDER)):
         with contextlib.suppress(checkpoint.Damaged):
             record = checkpoint.read(place / checkpoint.FOLDER, number)
             if "data_step" not in record.counters:  # restoring skips such a checkpoint, and logs it
                 continue
-            saved = tuple((since, dict(weights)) for since, weights in record.mixture)
-            return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+            return _history_after(record, run)
     return ()
+
+
+def _history_after(record: checkpoint.Record, run: RunConfig) -> mixture.History:
+    saved = tuple((since, dict(weights)) for since, weights in record.mixture)
+    return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+
+
+def _parent(run: RunConfig) -> checkpoint.Record:
+    """Return the record of the checkpoint that a branch continues; raise a `UserError` if it cannot."""
+    parent, at_step = restore.other_run(run.train.init_from)
+    record = checkpoint.read(parent / checkpoint.FOLDER, at_step)
+    restore.refuse_unfit_parent(record, run.train, run.model)
+    folder.refuse_change(parent, run.sections(), folder.BRANCH_FREE, folder.NO_BRANCH)
+    return record
 
 
 def _refuse_different_data(identity: Mapping[str, object]) -> None:

@@ -42,9 +42,9 @@ def train(plan: Plan) -> TrainResult:
     ):
         restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         parts = Parts(
-            step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype),
+            step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             to_logical=plan.layout.to_logical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
-            fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype),
+            fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             diagnose=diagnose.make(plan.layout, microbatch),
             peak=throughput.peak(plan.model.compute_dtype),
             hosts=throughput.hosts(),
@@ -95,10 +95,11 @@ def _opened(plan: Plan, beginning: restore.Beginning, parts: Parts, rewound: boo
             parts.say(f"went back to step {counters.updates}; data go on at batch {counters.data_step}")
         else:
             log.event(
-                "resume" if counters.updates else "start",
+                "resume" if counters.updates and not beginning.branched_from else "start",
                 step=counters.updates,
                 seconds=time.monotonic() - plan.began,
                 **lost,
+                branched_from=beginning.branched_from,
                 previous_elapsed=log.dropped[-1].get("elapsed") if log.dropped else None,
                 devices=jax.device_count(),
                 peak_flops=parts.peak.flops,
@@ -107,6 +108,8 @@ def _opened(plan: Plan, beginning: restore.Beginning, parts: Parts, rewound: boo
                 decay_step=schedule.decay_step(plan.optimizer, plan.tokens_per_step),
                 epochs=plan.epochs(counters.data_step, history),
             )
+            if beginning.branched_from:
+                parts.say(f"branches from {beginning.branched_from}: step, tokens, data and optimizer state go on from there")
             _tell_of_epochs(plan, counters, history, parts.say)
         for step, reason in beginning.set_aside:
             log.event("damaged", step=step, reason=reason)

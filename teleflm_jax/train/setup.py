@@ -15,6 +15,8 @@ from teleflm_jax.hardware import throughput
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.mup import Mup
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import profiler, run_log, watchdog
 from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
 from teleflm_jax.observability.progress import Report
@@ -82,6 +84,8 @@ class Plan:
     """Return the origin of each row of batch(data_step), as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
     """Return the epochs of each domain that the batches before data_step make, under a mixture history."""
+    objective: Objective = cross_entropy.loss_and_gradients
+    """The function to minimise."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
     """Called by every process after the state is restored, before anything is written."""

@@ -118,6 +118,40 @@ def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, 
     assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
 
 
+def test_a_branch_goes_on_where_its_parent_was_under_another_schedule(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+
+    def branch(name, *bindings, parent="runs/whole@2"):
+        given = (f"train.init_from = '{parent}'", "train.init_optimizer = True", *bindings)
+        capsys.readouterr()
+        code = train("--gin_file", "run.gin", "--workdir", tmp_path / name, *(part for text in given for part in ("--gin_param", text)))
+        return code, capsys.readouterr().err
+
+    assert branch("same")[0] == 0
+    assert exact_rows(tmp_path / "same") == exact_rows(project / "runs/whole")[2:]
+    assert sums(tmp_path / "same", 4) == sums(project / "runs/whole", 4)
+    assert branch("faster", "optimizer.schedule = 'constant'", "optimizer.warmup_steps = 1", "mup.learning_rate = 0.5")[0] == 0
+    assert [row[EXACT.index("learning_rate")] for row in exact_rows(tmp_path / "faster")] == [0.5, 0.5]
+    for binding, words in (
+        ("data.seed = 7", f"got data.seed=7, where the run in {project}/runs/whole has 0"),
+        ("mup.std = 0.5", "remove train.init_optimizer to start with a new optimizer"),
+        ("train.batch_size = 4", "got train.batch_size=4 with train.init_optimizer=True, 128 tokens a step"),
+        ("train.steps = 2", "got train.steps=2 with train.init_optimizer=True"),
+        ("data.proportions = {'web': 2.0}", "add --gin_param 'data.change_proportions = True'"),
+    ):
+        code, told = branch("refused", binding)
+        assert code == 2 and words in told and told.count("\n") == 1 and not (tmp_path / "refused").exists()
+    code, told = branch("refused", parent="runs/parent@10")
+    assert code == 2 and "which has no optimizer state, as imported models do" in told and not (tmp_path / "refused").exists()
+    given = ("data.proportions = {'web': 2.0}", "data.change_proportions = True")
+    assert branch("annealed", *given)[0] == 0
+    assert checkpoint.read(tmp_path / "annealed" / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
+    rows = exact_rows(tmp_path / "annealed")
+    shutil.rmtree(tmp_path / "annealed/checkpoints/4")  # as though it was killed before it saved a checkpoint
+    assert train("--workdir", tmp_path / "annealed") == 0
+    assert exact_rows(tmp_path / "annealed") == rows
+
+
 def test_a_record_without_the_counter_of_data_is_refused_in_a_line(project, tmp_path, capsys):
     shutil.copytree(project / "runs/parent", tmp_path / "run")
     command = [f"data.packed = '{project / 'packed'}'", f"data.tokenizer = '{project / 'tokenizer.json'}'"]

@@ -21,7 +21,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
 from teleflm_jax.optim import optimizer
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.train import loop, session, state
+from teleflm_jax.train import loop, restore, session, state
 from teleflm_jax.train.config import TrainConfig
 from tests import tiny
 
@@ -208,6 +208,51 @@ def test_init_from_takes_the_weights_and_nothing_else(uninterrupted, tmp_path):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1.5e-7), old["model"], new["model"])
     assert new["optimizer"]["count"] == 1
     assert [row["tokens"] for row in run_log.rows(tmp_path / "run" / run_log.METRICS)] == [TOKENS]
+
+
+def test_a_branch_equals_the_run_that_was_planned_so_from_the_start_to_the_last_bit(tmp_path):
+    """The parent has a longer stable phase and has skipped a batch; the branch starts its decay where the planned run has it."""
+
+    def wsd(name, *, stable, decay, **settings):
+        optimizer = OptimizerConfig(schedule="wsd", warmup_steps=5, stable_tokens=stable * TOKENS, decay_tokens=decay * TOKENS)
+        return dataclasses.replace(plan(tmp_path / name, poison_at=3, **settings), optimizer=optimizer)
+
+    assert loop.train(wsd("planned", stable=15, decay=20)).outcome == "completed"
+    assert loop.train(wsd("parent", stable=100, decay=200, steps=14)).outcome == "completed"
+    branch = functools.partial(wsd, "branch", stable=15, decay=20, init_from=f"{tmp_path / 'parent'}@14", init_optimizer=True)
+    assert loop.train(branch(steps=17)).outcome == "completed"
+    assert exact_rows(tmp_path / "branch") == exact_rows(tmp_path / "planned")[14:17]
+    (start,) = [event for event in run_log.rows(tmp_path / "branch" / run_log.EVENTS) if event["event"] == "start"]
+    assert (start["step"], start["branched_from"]) == (14, f"{tmp_path / 'parent'}@14")
+    assert loop.train(branch()).outcome == "completed"  # goes on from its own checkpoint
+    assert exact_rows(tmp_path / "branch") == exact_rows(tmp_path / "planned")[14:]
+    rates = [row[EXACT.index("learning_rate")] for row in exact_rows(tmp_path / "branch")]
+    assert rates[:2] == [1e-2, 1e-2] and rates[2:] == sorted({*rates[2:]}, reverse=True) and rates[2] < 1e-2
+    jax.tree.map(np.testing.assert_array_equal, *(saved_arrays(tmp_path / name, 20) for name in ("branch", "planned")))
+    records = [checkpoint.read(tmp_path / name / checkpoint.FOLDER, 20) for name in ("branch", "planned")]
+    assert records[0].counters == records[1].counters == {"updates": 20, "data_step": 21, "tokens": 21 * TOKENS}
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"steps": 14}, "got train.steps=14 .* is at step 14; allowed: more, since a branch counts from its parent's step 0"),
+        ({"batch_size": 8}, "got train.batch_size=8 .*, 128 tokens a step, where .*@14 drew 64; allowed: the same"),
+    ],
+)
+def test_a_branch_that_its_parent_does_not_fit_is_refused(uninterrupted, tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        loop.train(plan(tmp_path / "run", init_from=f"{uninterrupted}@14", init_optimizer=True, **settings))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_branch_needs_a_parent_with_an_optimizer(uninterrupted):
+    with pytest.raises(UserError, match="got train.init_optimizer=True without train.init_from"):
+        TrainConfig(steps=1, batch_size=1, init_optimizer=True)
+    record, train = checkpoint.read(uninterrupted / checkpoint.FOLDER, 14), TrainConfig(steps=1, batch_size=1, init_from="model@0")
+    alone = dataclasses.replace(record, arrays={name: value for name, value in record.arrays.items() if name.startswith("model/")})
+    with pytest.raises(UserError, match="train.init_from='model@0', which has no optimizer state"):
+        restore.refuse_unfit_parent(alone, train, tiny.CONFIG)
 
 
 @pytest.mark.parametrize(

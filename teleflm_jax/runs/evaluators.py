@@ -83,7 +83,7 @@ def tasks(run: RunConfig, layout: rules.Layout, folder: pathlib.Path, log: Log) 
     def ask(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
         laid_out = decoder.decoder(to_logical(model), layout)
         asked = suite_model(f"{folder}, step {step:,}", laid_out, tokenizer, run.suite, folder)
-        scores = suite.measure(work, asked, pause=pause)
+        scores = suite.measure(work, asked, pause=pause, log=log)
         for remark in suite.remarks(scores):
             log(printable(remark))
         return {f"suite/{name}": score.value for name, score in scores.items()}

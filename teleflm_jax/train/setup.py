@@ -52,7 +52,7 @@ class TrainResult:
     step: int
     """Optimizer updates done when it returned."""
     reason: str = ""
-    """Of a divergence, what the guard found."""
+    """Finding of the guard, if the run diverged."""
 
 
 class Rewind(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from teleflm_jax.observability import history
-from teleflm_jax.observability.history import History, number
+from teleflm_jax.observability.history import Columns, number
 from teleflm_jax.observability.run_log import EVENTS, rows
 
 CATEGORIES = {
@@ -47,7 +47,7 @@ Event = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Session:
+class SessionSeconds:
     """One process's life and the pause after it."""
 
     step: int
@@ -60,9 +60,9 @@ class Session:
 class Ledger:
     """A run's wall time, from its first start to the last moment that its logs know of; from `read` or `account`."""
 
-    sessions: Sequence[Session]
+    sessions: Sequence[SessionSeconds]
     events: Sequence[Event]
-    history: History
+    metrics: Columns
     last_moment: float
     """By the wall clock, in seconds since 1970."""
     remarks: Sequence[str]
@@ -107,7 +107,7 @@ class Ledger:
     @property
     def recent_speed(self) -> float:
         """Tokens per second of the last hundred steps."""
-        took, speed = (self.history[name][-RECENT_STEPS:] for name in ("step_seconds", "tokens_per_second"))
+        took, speed = (self.metrics[name][-RECENT_STEPS:] for name in ("step_seconds", "tokens_per_second"))
         known = np.isfinite(took) & np.isfinite(speed) & (took > 0)
         return _ratio(float((took * speed)[known].sum()), float(took[known].sum()))
 
@@ -119,12 +119,12 @@ class Ledger:
 
     def _useful(self) -> tuple[float, float]:
         """Seconds of the steps whose MFU is known, and the seconds that they would have taken at the devices' best."""
-        took, mfu = self.history["step_seconds"], self.history["mfu"]
+        took, mfu = self.metrics["step_seconds"], self.metrics["mfu"]
         known = np.isfinite(took) & np.isfinite(mfu) & (took > 0)
         return float(took[known].sum()), float((took * mfu)[known].sum())
 
     def _last(self, column: str) -> float:
-        known = self.history[column][np.isfinite(self.history[column])]
+        known = self.metrics[column][np.isfinite(self.metrics[column])]
         return known[-1] if len(known) else 0.0
 
 
@@ -138,7 +138,7 @@ def read(folder: pathlib.Path) -> Ledger:
     return account(events, history.read(folder))
 
 
-def account(events: Sequence[Event], kept: History) -> Ledger:
+def account(events: Sequence[Event], kept: Columns) -> Ledger:
     """Book every second.
 
     Args:
@@ -165,11 +165,11 @@ def account(events: Sequence[Event], kept: History) -> Ledger:
             remarks.append(f"By the wall clock, session {i + 1} began {pause:,.0f} s after session {i} ended; counted as 0 s of down.")
     return Ledger(
         sessions=[
-            Session(step=int(_number(part[0], "step")) if part else 0, seconds={name: book.get(name, 0.0) for name in CATEGORIES})
+            SessionSeconds(step=int(_number(part[0], "step")) if part else 0, seconds={name: book.get(name, 0.0) for name in CATEGORIES})
             for part, book in zip(parts, booked, strict=True)
         ],
         events=events,
-        history=kept,
+        metrics=kept,
         last_moment=_end(parts[-1], booked[-1]),
         remarks=remarks,
     )
@@ -191,7 +191,7 @@ def _owners(steps: np.ndarray, starts: Sequence[float]) -> np.ndarray:
     return np.maximum(0, np.searchsorted(reached, steps, side="left") - 1)
 
 
-def _of_rows(kept: History, owners: np.ndarray, sessions: int) -> tuple[np.ndarray, np.ndarray]:
+def _of_rows(kept: Columns, owners: np.ndarray, sessions: int) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of data wait and of the rest of the steps, and the last `elapsed`, of each session."""
     took, waited, elapsed = (np.maximum(0.0, np.nan_to_num(kept[name])) for name in ("step_seconds", "data_wait_seconds", "elapsed"))
     waited = np.minimum(waited, took)

@@ -1,4 +1,4 @@
-"""The interface of the training loop: the plan that its caller gives, the parts that are built once from it, and the result."""
+"""Interface of the training loop: the plan that its caller passes, what is built from it once, and the result."""
 
 import contextlib
 import dataclasses
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from sharding import rules
+from teleflm_jax.data.mixture import History
 from teleflm_jax.hardware import throughput
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.mup import Mup
-from teleflm_jax.observability import profiler, run_log, watchdog
+from teleflm_jax.observability import profiler, run_log
 from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
 from teleflm_jax.observability.progress import Report
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train.config import GuardConfig, TrainConfig
+from teleflm_jax.train.deadlines import Deadlines
 from teleflm_jax.train.state import TrainState
 
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
@@ -27,8 +29,6 @@ Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
 
 It calls `pause` about once a second or more often, as often on each process, and lets through what that raises.
 """
-History = tuple
-"""`data.mixture.History`."""
 
 
 class Outcome(enum.StrEnum):
@@ -54,11 +54,11 @@ class TrainResult:
 
 
 class Rewind(Exception):
-    """The run goes back to its newest sound checkpoint."""
+    """The run returns to its newest sound checkpoint."""
 
 
 class GaveUp(Exception):
-    """Going back has not helped."""
+    """The run ends, since returning to the newest checkpoint has not helped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,20 +105,25 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What is made once, and outlives a rewind."""
+class Setup:
+    """Functions and connections that are built once and outlive a rewind."""
 
     step: Callable
+    """Training step, from `step.make`."""
     to_logical: Callable[[TrainState], TrainState]
-    """From the form that steps work on to the one that is saved."""
+    """Conversion from the form that steps use to the form that is saved."""
     fingerprint: Callable
+    """Checksums of gradients, from `step.fingerprint`."""
     diagnose: Callable
+    """Search for the cause of a skipped update, from `diagnose.make`."""
     peak: throughput.Peak
     hosts: list[str]
     """Name of each process's machine."""
-    report: Report
-    say: Callable[[str], None]
+    progress: Report
+    log: Callable[[str], None]
+    """Takes messages for people."""
     publish: run_log.Publish
     profiler: profiler.Profiler
-    asked_to_stop: Callable[[], bool]
-    dog: watchdog.Watchdog
+    stop_requested: Callable[[], bool]
+    """Returns whether a signal or the caller has asked this process to stop."""
+    deadlines: Deadlines

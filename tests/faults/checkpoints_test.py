@@ -43,9 +43,9 @@ def plan(folder: pathlib.Path, steps: int) -> loop.Plan:
     return runs.plan(folder, tiny.CONFIG, layout, steps=steps, microbatch_size=24, checkpoint_every=6)
 
 
-def begin(of: loop.Plan) -> restore.Beginning:
+def begin(of: loop.Plan) -> restore.Restored:
     rule = optimizer.make(of.optimizer, of.mup)
-    return restore.begin(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
+    return restore.restore(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
 
 
 @pytest.fixture(scope="module")

@@ -35,13 +35,13 @@ loader.Loader.batch = bad
 BAD_WEIGHT = """
 import jax
 from teleflm_jax.train import session
-true, done = session.Attempt._advance, []
-def bad(self, state, batches, expected, *rest):
+true, done = session.Session._launch, []
+def bad(self, state, batches, expected, *, ahead):
     if expected == {step} and not done:
         done.append(1)
         state.model.final_norm.gain[...] = state.model.final_norm.gain[...] * float("nan")
-    return true(self, state, batches, expected, *rest)
-session.Attempt._advance = bad
+    return true(self, state, batches, expected, ahead=ahead)
+session.Session._launch = bad
 """
 
 

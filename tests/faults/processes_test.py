@@ -35,7 +35,7 @@ def test_a_process_that_is_stopped_ends_all_with_70_after_the_stacks_are_written
     )
     (hung,) = [line for line in said.splitlines() if line.startswith("process 0 hangs: ")]
     (stacks,) = (tmp_path / "run" / "hangs").iterdir()
-    assert str(stacks) in hung and "attempt.py" in stacks.read_text()
+    assert str(stacks) in hung and "session.py" in stacks.read_text()
     commands.sound(tmp_path / "run")
     small.run(tmp_path / "run", 2, *hanging)
     commands.assert_same_run(tmp_path / "run", whole(2))
@@ -71,7 +71,7 @@ def test_a_signal_to_one_saves_all_and_a_second_one_leaves_at_once(small, whole,
         os.kill(worker, number)
         time.sleep(0.02)
     said = commands.ended(process, 128 + number)
-    assert "a second signal: leaving at once; the same command goes on from the newest checkpoint" in said
+    assert "a second signal: leaving at once; the same command resumes from the newest checkpoint" in said
     assert commands.sound(folder)[-1] >= before
     small.run(folder, 2)
     commands.assert_same_run(folder, whole(2))

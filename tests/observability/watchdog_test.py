@@ -24,7 +24,7 @@ with watchdog.watching(folder, int(sys.argv[2]), time.monotonic()) as dog:
 STOP = """
 import signal, sys, time
 from teleflm_jax.train import signals
-with signals.on_signals() as asked:
+with signals.stop_requests() as asked:
     print("ready", flush=True)
     while not asked():
         time.sleep(0.01)

@@ -113,7 +113,7 @@ def _session(plan: Plan, restored: restore.Restored, setup: Setup, rewound: bool
         # losses of another mixture are not comparable
         state = guard.State(memory=guard.Memory() if changed else _recent_figures(plan.folder), rewinds=restored.rewinds)
         draw = functools.partial(curves.draw, logs) if first else lambda: None
-        yield Session(context=context, counters=counters, draw=draw, guard=state, drawn=counters.data_step, compiled=rewound), batches
+        yield Session(context=context, counters=counters, draw=draw, guard_state=state, drawn=counters.data_step, compiled=rewound), batches
 
 
 def _lost(log: run_log.RunLog) -> dict[str, float]:

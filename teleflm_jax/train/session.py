@@ -48,8 +48,8 @@ class Session:
     """Counters of the steps whose figures are known."""
     draw: Callable[[], object]
     """Draws the run's curves, in the process that writes its logs."""
-    guard: guard.State
-    stragglers: stragglers.State = stragglers.State()
+    guard_state: guard.State
+    straggler_state: stragglers.State = stragglers.State()
     drawn: int
     """Batches drawn, those in flight included."""
     mark: float = 0.0
@@ -103,7 +103,7 @@ class Session:
         """
         context, done = self.context, self.counters.updates
         last = done == context.plan.train.steps
-        fresh = self.guard.settled  # otherwise the state is that of the last boundary, or of an update that was not due
+        fresh = self.guard_state.settled  # otherwise the state is that of the last boundary, or of an update that was not due
         saves = fresh and saving.is_due(context.plan, done)
         owed = evaluates = fresh and evaluation.is_due(context.plan, done)
         if fresh and self._is_due_for_probe(done):
@@ -129,7 +129,7 @@ class Session:
 
     def _save(self, taken: saving.Snapshot) -> None:
         if saving.save(self.context, self.counters, taken):
-            self.guard = self.guard.after_save()
+            self.guard_state = self.guard_state.after_save()
 
     def _launch(self, state: TrainState, batches: Iterator, expected: int, *, ahead: bool) -> tuple[TrainState, StepInFlight]:
         """Launch one update without waiting for the devices. `ahead`: the figures of the update before it are not known yet.
@@ -207,12 +207,12 @@ class Session:
         if pending.checks_copies and (odd := incidents.odd_copies(self.context, np.asarray(outputs["copies"]))):
             self._corrupted("copies of the weights differ between data-parallel groups", odd)
         if not seen.skipped:
-            self.stragglers = self.stragglers.with_step(received[:, 1])
+            self.straggler_state = self.straggler_state.with_step(received[:, 1])
             self.context.deadlines.took(STEP, seconds)
             row = self._row(pending, seen, seconds)
             self.context.log.metrics(row)
             self.context.setup.progress(row)
-        self.guard, decision = guard.observe(plan.guard, self.guard, seen)
+        self.guard_state, decision = guard.observe(plan.guard, self.guard_state, seen)
         self._act(decision, pending, seen, state, seconds)
         return bool(received[:, 0].any())
 
@@ -241,11 +241,11 @@ class Session:
         """Report what the guard has decided about a step, and return to the newest checkpoint if it says so."""
         context, rewind = self.context, decision.rewind
         if seen.skipped == guard.NOT_FINITE:
-            flags, skipped = pending.outputs["not_finite"], self.guard.skipped
+            flags, skipped = pending.outputs["not_finite"], self.guard_state.skipped
             broken = incidents.report_not_finite(context, self.counters, seen, skipped, state, pending.batch, flags, seconds)
             rewind = broken or rewind
         elif seen.skipped == guard.NO_TARGET:
-            incidents.report_no_target(context, self.counters, self.guard.empty, pending.batch["weights"].size, seconds)
+            incidents.report_no_target(context, self.counters, self.guard_state.empty, pending.batch["weights"].size, seconds)
         elif verdict := decision.verdict:
             context.log.event(verdict.event, step=seen.step, **verdict.figures)
             if verdict.event == guard.RISE and not rewind:
@@ -263,7 +263,7 @@ class Session:
         self._rewind(incidents.report_corruption(self.context, self.counters.updates, what, processes), skip_data=False)
 
     def _rewind(self, reason: str, *, skip_data: bool) -> None:
-        incidents.rewind(self.context, self.counters.updates, self.drawn, self.guard, reason, skip_data=skip_data)
+        incidents.rewind(self.context, self.counters.updates, self.drawn, self.guard_state, reason, skip_data=skip_data)
 
     def _probe(self) -> None:
         """Measure every process's devices, and name the processes that were late at several probes in a row."""
@@ -271,7 +271,9 @@ class Session:
         context.deadlines.expect("measuring the devices")
         probes = np.asarray(multihost_utils.process_allgather(np.float32(throughput.probe()))).reshape(-1)
         usual = float(np.median(context.deadlines.durations[STEP]))
-        self.stragglers, named = stragglers.observe(context.plan.guard, self.stragglers, probes, context.plan.layout.processes(), usual)
+        self.straggler_state, named = stragglers.observe(
+            context.plan.guard, self.straggler_state, probes, context.plan.layout.processes(), usual
+        )
         for process, why in named.items():
             context.log.event("slow", step=self.counters.updates, process=process, host=hosts[process], why=why)
             context.setup.log(f"process {process} ({hosts[process]}) is slow: {why}")

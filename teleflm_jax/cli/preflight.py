@@ -63,7 +63,7 @@ def _measure(tolerance: float | None) -> int:
     sizes = preflight.sizes()
     tolerance = sizes.tolerance if tolerance is None else tolerance
     rates = preflight.measure(sizes)
-    slow = preflight.judge(rates, tolerance)
+    slow = preflight.slow_processes(rates, tolerance)
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
         peak = throughput.DENSE_16_BIT.get(throughput.card(kind))

@@ -59,7 +59,7 @@ class Profiler:
             self._step.enter_context(jax.profiler.StepTraceAnnotation("train", step_num=step))
 
     def after(self, state: Any, warn: Callable[[], None] = lambda: None) -> None:
-        """End a trace if it is over; call it after a step is launched with the state it returns, which is waited for after calling `warn`."""
+        """End a trace that is over: call `warn`, then wait for the state. Call it after a step is launched, with the state it returns."""
         self._step.close()
         if self._left == 1:
             warn()

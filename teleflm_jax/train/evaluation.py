@@ -25,13 +25,13 @@ class Evaluated:
 
 def is_due(plan: Plan, step: int) -> bool:
     """Return whether an evaluation is due after a step."""
-    return plan.evaluate is not None and (plan.train.measures(step) or plan.train.asks(step))
+    return plan.evaluate is not None and (plan.train.evaluates_text(step) or plan.train.evaluates_tasks(step))
 
 
 def evaluate(context: Context, counters: Counters, model: Transformer, draw: Callable[[], object]) -> Evaluated:
     """Run the evaluator, log its figures and draw the curves; all processes call it together."""
     plan, step = context.plan, counters.updates
-    kind = TASKS if plan.train.asks(step) else EVALUATION
+    kind = TASKS if plan.train.evaluates_tasks(step) else EVALUATION
     context.deadlines.expect(f"evaluating after step {step}", kind)
     began = time.monotonic()
 

@@ -77,16 +77,16 @@ class Plan:
     batches: Callable[[int, History], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
     """Opens an iterator over this process's rows of batch(first), batch(first + 1), … under a mixture history."""
     mixture: Callable[[History, int], History] = lambda saved, data_step: saved
-    """The history to go on with from a data step, of a checkpoint's history (empty: a fresh run)."""
+    """Returns the history from a data step on, given a checkpoint's history (empty: a new run)."""
     records: Callable[[int, History], list] = lambda data_step, history: []
-    """Where each row of batch(data_step) comes from, as JSON."""
+    """Returns the origin of each row of batch(data_step) as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
-    """Passes of the batches before data_step through each domain, under a mixture history."""
+    """Returns the passes of the batches before data_step through each domain, under a mixture history."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
-    """Called by every process once it is known what to go on from, before anything is written."""
+    """Called by every process once the state is restored, before anything is written."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What checkpoints belong to: the model's shape, the tokenizer, the data."""
+    """Owner of the checkpoints: the model's shape, the tokenizer, the data."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the start of the run began, by the monotonic clock."""
     log: Callable[[str], None] = lambda message: None

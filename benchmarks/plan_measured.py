@@ -18,8 +18,9 @@ import numpy as np
 
 from sharding import rules
 from teleflm_jax import mup
-from teleflm_jax.cli import options, planning
+from teleflm_jax.cli import options
 from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.plan import estimate
 from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
@@ -32,15 +33,15 @@ def main() -> None:
     options.add_arguments(parser)
     run = options.load(parser.parse_args(), optional=("data",))
     layout, width = rules.layout(run.mesh, run.model.d_model), mup.at_width(run.mup, run.model.d_model)
-    ask = planning.Ask(run=run, **planning.here(), gpus=jax.device_count(), backend=planning.HERE)
-    plan = planning.one(ask)["layouts"][0]
+    ask = estimate.PlanRequest(run=run, **estimate.this_machine(), gpus=jax.device_count(), backend=estimate.HERE)
+    plan = estimate.own_layout(ask)["layouts"][0]
 
     optimizer = update_rule.make(run.optimizer, width)
     build = lambda: layout.physical(new_state(run.model, width, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     batch = layout.place_batch(_batch(run), run.train.batch_size)
-    rates = {role: (1e-4,) * train_step.AHEAD for role in width.rules}
+    rates = {role: (1e-4,) * train_step.RATE_CANDIDATES for role in width.rules}
     inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
     microbatch = train_step.microbatch(run.model, run.train, layout)
     step = train_step.make(optimizer, layout, microbatch, run.train.accumulation_dtype)

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
     run, folder = options.load_trained(args)
     step = choose_step(folder, args.step)
     tokenizer = load_tokenizer(folder, run.model.vocab_size)
-    format = chat.given(chat.load(folder, tokenizer), variables)
+    format = chat.given(chat.load(folder, tokenizer), variables, name="--template_kwargs")
     # every answer has a prompt of its own
     request = Request(prompt=(0,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
     request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from teleflm_jax import config
+from teleflm_jax import config, invocation
 from teleflm_jax.cli import options
 from teleflm_jax.cli.pack import STOPPED, bar, lines
 from teleflm_jax.corpus import config as sections
@@ -38,6 +38,8 @@ MIXTURE = "mixture.gin"
 """In the corpus's folder: what train.py reads beside a model's configuration."""
 REPORT = "report.html"
 """In the corpus's folder."""
+LIBRARIES = ("fastwarc", "ftfy", "mwparserfromhell", "opencc", "py3langid", "resiliparse")
+"""Modules of requirements-text.txt, which the stages import; Spark is looked for when the sources have been."""
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -59,6 +61,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> int:
     """Make the corpus, or go on with it."""
+    invocation.refuse_missing("corpus", LIBRARIES)
     if args.rules:
         from teleflm_jax.corpus.filters import rules
 
@@ -131,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
     (workdir / REPORT).write_text(report.page(tallies, table), encoding="utf-8")
     _tell(table, own.mix, mix.shortages({row["name"]: row["tokens"] for row in table}, weights, epochs, own.mix.tokens))
     print(f"{workdir / REPORT}: what came in, what went and why")
-    print(f"{mixture}: train on it with: python train.py --gin_file MODEL.gin --gin_file {mixture} --workdir runs/NAME")
+    print(f"{mixture}: train on it with: {invocation.command('train')} --gin_file MODEL.gin --gin_file {mixture} --workdir runs/NAME")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The body of `eval.py`: bits per byte of checkpoints, on packed held-out sets or on any text, and benchmark tasks."""
+"""`eval.py`: bits per byte of checkpoints on packed held-out sets or on any text, and benchmark tasks."""
 
 import argparse
 import json

@@ -91,6 +91,6 @@ def _write_gguf(job: exports.ExportJob, folder: pathlib.Path, loaded: tokenizers
 
 
 def _progress(files: Sequence[T]) -> Iterable[T]:
-    """A bar on stderr, where that is a terminal."""
+    """Show a bar on stderr if that is a terminal."""
     console = rich.console.Console(stderr=True)
     return rich.progress.track(files, "writing", console=console, transient=True, disable=not console.is_terminal)

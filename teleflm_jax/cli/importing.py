@@ -8,7 +8,7 @@ import sys
 
 import jax
 
-from teleflm_jax import foreign
+from teleflm_jax import foreign, invocation
 from teleflm_jax.cli import options
 from teleflm_jax.distributed import processes
 from teleflm_jax.huggingface import importing, tokenizer
@@ -56,6 +56,6 @@ def _import(args: argparse.Namespace) -> None:
         for note in (*found.notes, *settings.notes, *notes):
             print(f"note: {foreign.printable(note)}", file=sys.stderr)
         print(
-            f"{folder}: step {create.STEP}; measure it: python eval.py --workdir {folder} --text NAME=FILE; train on from it: a run of its "
-            f"own with --gin_file {folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
+            f"{folder}: step {create.STEP}; measure it: {invocation.command('eval')} --workdir {folder} --text NAME=FILE; train on from "
+            f"it: a run of its own with --gin_file {folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
         )

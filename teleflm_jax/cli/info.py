@@ -1,4 +1,4 @@
-"""`info`: what a configuration amounts to, before anything is trained: size, cost, schedule and µP's values."""
+"""`info`: size, cost, schedule and µP values of a configuration, before anything is trained."""
 
 import argparse
 import json
@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 
 def main(args: argparse.Namespace):
-    """Print what the configuration amounts to."""
+    """Print the facts."""
     facts = describe(options.load(args, optional=("data", "train")), args.at_tokens)
     if args.json:
         print(json.dumps(facts))
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace):
 
 
 def describe(run: RunConfig, at_tokens: Sequence[int] = ()) -> dict:
-    """All that `info` says, as plain values; what needs `train.*` is None where the configuration has none."""
+    """Return everything that `info` prints, as plain values; entries that need `train.*` are None if the configuration has none."""
     model = run.model
     count = size.parameters(model)
     rule = mup.at_width(run.mup, model.d_model)
@@ -89,7 +89,7 @@ def describe(run: RunConfig, at_tokens: Sequence[int] = ()) -> dict:
 
 
 def printed_size(model: ModelConfig) -> str | None:
-    """The size that the paper prints for this shape, if it is one of the paper's."""
+    """Return the size that the paper prints for this shape; None for other shapes."""
     if model.vocab_size != PRINTED_VOCABULARY or model.num_kv_heads != model.num_heads:
         return None
     return PRINTED_SIZES.get((model.num_layers, model.num_heads, model.d_model, model.d_ff))

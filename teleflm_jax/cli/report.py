@@ -1,4 +1,4 @@
-"""`report`: where a run's time went, how far it is and how it looks, on the terminal and as one page; of several runs side by side."""
+"""`report`: progress, time by category and curves of one or several runs, on the terminal and as one page."""
 
 import argparse
 import contextlib
@@ -28,16 +28,16 @@ PAGE, SUFFIX = "report.html", ".html"
 COUNTED = ("save", "eval", "saved")
 """Events that every run has many of: one line for all of a kind."""
 LISTED = 100
-"""Of the other kinds, so many are listed one by one; a kind with more becomes one line as well."""
+"""Most events of another kind that are listed one by one; a kind with more gets one line."""
 ENDS = {"done": "done", "stop": "stopped by a signal", "diverged": "diverged"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What the report knows of a run."""
+    """Data of a run that the report shows."""
 
     name: str
-    """As it was given."""
+    """Folder, as the user gave it."""
     ledger: ledger.Ledger
     evals: Sequence[Mapping[str, Any]]
     planned_steps: int
@@ -76,10 +76,10 @@ def main(args: argparse.Namespace):
 
 
 def read(name: str) -> RunReport:
-    """A run from its folder.
+    """Read a run's folder.
 
     Raises:
-        UserError: it is no run's folder, or the run has written nothing yet, or a file is damaged.
+        UserError: the folder is not a run's, the run has written nothing yet, or a file is damaged.
     """
     folder = pathlib.Path(name)
     refuse_no_run(folder)
@@ -102,7 +102,7 @@ def read(name: str) -> RunReport:
 
 
 def figures(runs: Sequence[RunReport]) -> list:
-    """Captions and pictures."""
+    """Return captions and figures."""
     drawn = [curves.RunCurves(label=run.name if len(runs) > 1 else "", metrics=run.ledger.metrics, evals=run.evals) for run in runs]
     return [
         ("Time line", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
@@ -113,7 +113,7 @@ def figures(runs: Sequence[RunReport]) -> list:
 
 
 def describe(runs: Sequence[RunReport], now: float) -> list[Table]:
-    """The report's tables; `now` is the wall clock."""
+    """Return the report's tables; `now` is the wall clock."""
     names = tuple(printable(run.name) for run in runs)
     return [
         _summary(runs, names, now),

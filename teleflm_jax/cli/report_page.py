@@ -1,6 +1,6 @@
-"""The report as one HTML page: tables and pictures in a single file that needs no network and runs no script.
+"""The report as one HTML page: tables and figures in a single file that needs no network and runs no script.
 
-What stands in it comes from folders' names and logs, so all of it is escaped, and the page forbids itself scripts and requests.
+Its content comes from names of folders and from logs, so all of it is escaped, and the page forbids scripts and requests.
 """
 
 import base64
@@ -28,7 +28,7 @@ COLORS = {
     "down": "#30343b",
     "other": "#b4b8bf",
 }
-"""Of the time line."""
+"""Category of the time line -> color."""
 SHOWN = 60
 """Sessions of a run in the time line; of more, neighbours are drawn as one."""
 UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
@@ -94,7 +94,7 @@ def timeline(runs: Sequence[tuple[str, Sequence[SessionSeconds]]]) -> Figure:
 
 
 def _together(sessions: Sequence[SessionSeconds]) -> list[dict[str, float]]:
-    """Seconds by category, those of neighbouring sessions summed where there are more than the eye tells apart."""
+    """Return seconds by category of each session; neighboring sessions are summed if there are too many to tell apart."""
     size = max(1, -(-len(sessions) // SHOWN))
     groups = [sessions[i : i + size] for i in range(0, len(sessions), size)]
     return [{category: sum(session.seconds[category] for session in group) for category in CATEGORIES} for group in groups]

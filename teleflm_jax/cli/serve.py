@@ -4,14 +4,13 @@ import argparse
 import asyncio
 import dataclasses
 import functools
-import importlib.util
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
 
-from teleflm_jax import foreign
+from teleflm_jax import foreign, invocation
 from teleflm_jax.cli import options
 from teleflm_jax.distributed import xla
 from teleflm_jax.errors import UserError
@@ -59,10 +58,7 @@ def main(args: argparse.Namespace) -> int:
         grace=args.grace,
         cache_gb=args.cache_gb,
     )
-    if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise UserError(
-            f"got no module {missing[0]}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
-        )
+    invocation.refuse_missing("serve", LIBRARIES)
     from teleflm_jax.generate import engine, programs, room
     from teleflm_jax.serve import app, gate, metrics, protocol, server, worker  # here, since they need those libraries
     from teleflm_jax.serve.answers import vocabulary

@@ -1,4 +1,4 @@
-"""The body of `train.py`: train a run and show its progress, or print what a dry run finds."""
+"""`train.py`: train a run and show its progress, or print what a dry run finds."""
 
 import argparse
 import functools
@@ -14,6 +14,7 @@ from teleflm_jax.distributed import processes
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import progress
 from teleflm_jax.optim import schedule
+from teleflm_jax.plan import estimate
 from teleflm_jax.plan.config import SECTIONS as PLANNING
 from teleflm_jax.runs import train
 from teleflm_jax.runs.config import SECTIONS, RunConfig
@@ -42,7 +43,7 @@ def _train(run: RunConfig, workdir: str, began: float) -> int:
 def _dry_run(args: argparse.Namespace) -> None:
     """Print what `plan` says for this machine's devices, and whether the data is ready; write nothing."""
     with tempfile.NamedTemporaryFile("w", suffix=".gin", encoding="utf-8") as file:  # read first, so that the user's own bindings win
-        file.write(config.dump(planning.here()))
+        file.write(config.dump(estimate.this_machine()))
         file.flush()
         found = options.load_sections(args, SECTIONS | PLANNING, before=[file.name])
     run = RunConfig(**{name: found[name] for name in SECTIONS})
@@ -51,13 +52,13 @@ def _dry_run(args: argparse.Namespace) -> None:
     run = train.with_own_tokenizer(run, place) if resumes else run
     layout = rules.layout(run.mesh, run.model.d_model)
     train.refuse_what_cannot_train(run, mup.at_width(run.mup, run.model.d_model), layout, resumes)
-    ask = planning.Ask(run=run, cluster=found["cluster"], plan=found["plan"], gpus=jax.device_count(), backend=planning.HERE)
-    facts = planning.one(ask)
+    request = estimate.PlanRequest(run=run, cluster=found["cluster"], plan=found["plan"], gpus=jax.device_count(), backend=estimate.HERE)
+    facts = estimate.own_layout(request)
     if jax.process_index() == 0:
         planning.show(facts)
         print(f"\nData: {_readiness(run)}")
         print(f"Schedule: {schedule.end(run.optimizer, run.train.batch_size * run.model.context_length, run.train.steps)}")
-    planning.refuse_what_does_not_fit(facts)
+    estimate.refuse_what_does_not_fit(facts)
 
 
 def _readiness(run: RunConfig) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from teleflm_jax import invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import humaneval, sandbox
 from teleflm_jax.evaluate.config import SuiteConfig
@@ -247,9 +248,7 @@ def _problems(config: SuiteConfig) -> list[humaneval.Problem]:
 def _harness() -> Iterator[Any]:
     """Import the harness without its progress bars and prints, and restore the random state that it changes."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError(
-            "got suite.tasks without lm-evaluation-harness; allowed: with it installed; run `pip install -r requirements-eval.txt`"
-        )
+        raise UserError(f"got suite.tasks without lm-evaluation-harness; allowed: with it installed; run {invocation.install('eval')}")
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it would fork a process that has threads
     import lm_eval.evaluator
     import lm_eval.tasks

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import tensorstore
 
-from teleflm_jax import atomic_write
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import export, names, tensors
 from teleflm_jax.huggingface.gguf_vocabulary import GGUFVocabulary
@@ -112,7 +112,7 @@ def library():
         import gguf
     except ImportError as error:
         raise UserError(
-            "got --format gguf without the gguf package; allowed: with it; pip install -r requirements-gguf.txt, or change --format"
+            f"got --format gguf without the gguf package; allowed: with it; change --format, or {invocation.install('gguf')}"
         ) from error
     return gguf
 

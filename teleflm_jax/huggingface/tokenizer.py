@@ -119,7 +119,7 @@ def settings(folder: pathlib.Path) -> TokenizerSettings:
     of_tokenizer = found.get(SETTINGS, {})
     # as transformers: the second file counts where the first lists no tokens
     both = of_tokenizer | ({} if "added_tokens_decoder" in of_tokenizer else found.get(NAMES, {}))
-    names = {key: token for key in specials.NAMES if (token := _token(both.get(key))) is not None}
+    names = {key: token for key in specials.NAMES if (token := _named(folder, key, both.get(key))) is not None}
     further = [both.get(key) for key in ("extra_special_tokens", "additional_special_tokens")]
     listed = both.get("added_tokens_decoder")
     further.append(
@@ -133,17 +133,20 @@ def settings(folder: pathlib.Path) -> TokenizerSettings:
 
 def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     """Return the chat template, and a remark on those that are left out."""
-    found = settings.get("chat_template")
+    given = found = settings.get("chat_template")
     if isinstance(found, list):
         found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)}
     templates = found if isinstance(found, dict) else {DEFAULT: found}
+    dropped = isinstance(given, list) and len(templates) < len(given)
+    dropped |= given is not None and not all(isinstance(each, str) for each in templates.values())
     if (further := folder / TEMPLATES).is_symlink():
         raise UserError(f"got {further}, which is a link; allowed: a folder of the model's own; copy it there (cp -rL)")
     files = {path.stem: path for path in sorted(further.glob("*.jinja"))}
     if os.path.lexists(folder / TEMPLATE):
         files.setdefault(DEFAULT, folder / TEMPLATE)
+    notes = (f"chat_template of {SETTINGS} has entries that are no templates, which are left out",) if dropped else ()
     left = sorted(str(name) for name in {**templates, **files} if name != DEFAULT)
-    notes = (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
+    notes += (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
     if DEFAULT in files:
         return chat.source(files[DEFAULT].parent, files[DEFAULT].name), notes
     text = templates.get(DEFAULT)
@@ -208,6 +211,15 @@ def _around(path: pathlib.Path, wrapped: Sequence[int], text: Sequence[int]) -> 
     if not starts:
         raise UserError(f"got {path}, whose post_processor changes a text; allowed: one that adds ids before or after it; correct it")
     return tuple(wrapped[: starts[0]]), tuple(wrapped[starts[0] + len(text) :])
+
+
+def _named(folder: pathlib.Path, key: str, value: Any) -> str | None:
+    """Return the text of a named token, None for null; raise a `UserError` for anything else."""
+    token = _token(value)
+    if token is None and value is not None:
+        shown = foreign.printable(json.dumps(value), 40)
+        raise UserError(f"got {key} {shown} in the settings of {folder}; allowed: a token's text, or null; correct {SETTINGS}")
+    return token
 
 
 def _token(value: Any) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from array_record.python import array_record_module
 from tokenizers import Tokenizer
 
-from teleflm_jax import atomic_write
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.documents.statistics import Tally
 from teleflm_jax.documents.work_units import Unit, read
 from teleflm_jax.errors import UserError
@@ -56,8 +56,8 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
         found = ids[np.isin(ids, forbidden)]
         if found.size:
             raise UserError(
-                f"got a tokenizer that turns text into the special id {found[0]}; allowed: one made by `python -m teleflm_jax tokenizer`, "
-                "or one that has a piece for every byte; change data.tokenizer"
+                f"got a tokenizer that turns text into the special id {found[0]}; allowed: one made by "
+                f"`{invocation.command('tokenizer train')}`, or one that has a piece for every byte; change data.tokenizer"
             )
         yield ids
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sharding.config import MeshConfig
-from teleflm_jax import config
+from teleflm_jax import config, invocation
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate.config import EvaluationConfig, SuiteConfig
@@ -140,7 +140,7 @@ def refuse_no_run(folder: pathlib.Path) -> None:
     what = f" without {SAVED_CONFIG}" if folder.exists() else ", which is not there"
     change = "change the folder"
     if (folder / "config.json").is_file():
-        change = f"import it first, if it is a model in safetensors: python -m teleflm_jax import --from {folder} --workdir runs/NAME"
+        change = f"import it first, if it is a model in safetensors: {invocation.command('import')} --from {folder} --workdir runs/NAME"
     raise UserError(f"got {folder}{what}; allowed: the folder of a run that was trained or imported; {change}")
 
 

@@ -1,4 +1,4 @@
-"""The training loop: batches in; updates, logs, evaluations and checkpoints out; the same at every scale."""
+"""The training loop, the same at every scale: open logs, checkpoints and data, and train from restored states until the end."""
 
 import contextlib
 import functools
@@ -45,9 +45,9 @@ def train(plan: Plan) -> TrainResult:
     ):
         restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         setup = Setup(
-            step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype),
+            step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             to_logical=plan.layout.to_logical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
-            fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype),
+            fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             diagnose=diagnose.make(plan.layout, microbatch),
             peak=throughput.peak(plan.model.compute_dtype),
             hosts=throughput.hosts(),

@@ -16,6 +16,8 @@ from teleflm_jax.hardware import throughput
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.mup import Mup
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import profiler, run_log
 from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
 from teleflm_jax.observability.progress import Report
@@ -25,9 +27,9 @@ from teleflm_jax.train.deadlines import Deadlines
 from teleflm_jax.train.state import TrainState
 
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
-"""(step, model, pause) -> figures by name; the weighted bits per byte under `bpb`.
+"""(step, model, pause) -> values by name; the weighted bits per byte under `bpb`.
 
-It calls `pause` about once a second or more often, as often on each process, and lets through what that raises.
+It calls `pause` about once a second or more often, equally often on each process, and does not catch its exceptions.
 """
 
 
@@ -82,6 +84,8 @@ class Plan:
     """Returns the origin of each row of batch(data_step) as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
     """Returns the passes of the batches before data_step through each domain, under a mixture history."""
+    objective: Objective = cross_entropy.loss_and_gradients
+    """Function to minimise."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
     """Called by every process once the state is restored, before anything is written."""
@@ -111,7 +115,7 @@ class Setup:
     step: Callable
     """Training step, from `step.make`."""
     to_logical: Callable[[TrainState], TrainState]
-    """Conversion from the form that steps use to the form that is saved."""
+    """Converts the state from the layout of steps to that of checkpoints."""
     fingerprint: Callable
     """Checksums of gradients, from `step.fingerprint`."""
     diagnose: Callable

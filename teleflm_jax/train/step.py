@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec as P
 
-from sharding import mesh, rules
+from sharding import rules
 from sharding.rules import Layout
 from teleflm_jax import checksum, passes
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, weights_of
 
@@ -71,7 +72,11 @@ def refuse_float16(model: ModelConfig) -> None:
 
 
 def make(
-    optimizer: optax.GradientTransformationExtraArgs, layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32"
+    optimizer: optax.GradientTransformationExtraArgs,
+    layout: Layout,
+    microbatch_size: int,
+    accumulation_dtype: str = "float32",
+    objective: Objective = cross_entropy.loss_and_gradients,
 ) -> Callable:
     """Return the jitted `step(state, batch, inputs) -> (state, outputs)`, which reuses the old state's memory.
 
@@ -85,8 +90,9 @@ def make(
         layout: the mesh and its use; batches arrive split over its `data` axis, the state in physical form.
         microbatch_size: rows that one data-parallel group processes at a time.
         accumulation_dtype: dtype of the sums of gradients.
+        objective: the function to minimise.
     """
-    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype)
+    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
     def step(state: TrainState, batch: passes.Batch, inputs: StepInputs):
         loss, gradient, copies, targets = gradients(state.model, batch, inputs.check_copies)
@@ -113,13 +119,18 @@ def make(
 
 def not_finite(tree: Any) -> dict:
     """Return for each weight whether it has a value that is not finite: bool, for stacked weights [layers] in physical order."""
-    flags = rules.each(lambda x, axes: ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(axes), x.ndim))), tree)
+    flags = rules.map_with_axes(lambda x, axes: ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(axes), x.ndim))), tree)
     return weights_of(flags)
 
 
-def fingerprint(layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32") -> Callable:
+def fingerprint(
+    layout: Layout,
+    microbatch_size: int,
+    accumulation_dtype: str = "float32",
+    objective: Objective = cross_entropy.loss_and_gradients,
+) -> Callable:
     """Return the jitted `(model, batch) -> (loss, uint32 [devices])`: checksums of each device's gradients, equal in every call."""
-    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype)
+    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
     def one(gradient):
         return sum(checksum.of_device(x) for x in jax.tree.leaves(gradient))[None]
@@ -127,7 +138,7 @@ def fingerprint(layout: Layout, microbatch_size: int, accumulation_dtype: str = 
     def function(model, batch):
         loss, gradient, *_ = gradients(model, batch)
         specs = layout.specs(gradient)
-        sums = jax.shard_map(one, mesh=layout.mesh, in_specs=(specs,), out_specs=P(mesh.AXES), check_vma=False)(gradient)
+        sums = jax.shard_map(one, mesh=layout.mesh, in_specs=(specs,), out_specs=rules.PER_DEVICE, check_vma=False)(gradient)
         return loss, jax.lax.with_sharding_constraint(sums, layout.replicated())
 
     return jax.jit(function)

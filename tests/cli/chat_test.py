@@ -146,7 +146,7 @@ def test_the_command_talks_with_a_runs_model(trained, format, monkeypatch, capsy
         (["--system", "the time of a house " * 9], "tokens; allowed: at most 16; shorten it"),
         (["--sistem", "a"], "change it to --system"),
         (["--template_kwargs", "{"], "got --template_kwargs that is no JSON"),
-        (["--template_kwargs", '{"messages": 1}'], "got chat_template_kwargs with the name 'messages'"),
+        (["--template_kwargs", '{"messages": 1}'], "got --template_kwargs with the name 'messages'"),
     ],
 )
 def test_wrong_input_is_one_line(trained, capsys, arguments, message):

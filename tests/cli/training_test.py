@@ -1,7 +1,6 @@
 """`train.py` in its own process: what a run's folder needs from elsewhere, and from where it may be called."""
 
 import json
-import os
 import shutil
 import time
 
@@ -9,9 +8,7 @@ import pytest
 
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import evaluate, options, training
-from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
-from teleflm_jax.runs import folder as folders
 from teleflm_jax.runs.config import saved_config
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
@@ -77,7 +74,7 @@ def test_what_is_not_there_is_named_from_the_root(project, tmp_path, monkeypatch
         (["--gin_file", project / "run.gin", "--workdir", "new"], f"got the tokenizer {tmp_path}/tokenizer.json (No such file"),
         (["--gin_file", project / "run.gin", "--workdir", project / "runs/whole"], f"got the tokenizer {tmp_path}/tokenizer.json (No such"),
         (["--workdir", project / "runs/whole", "--gin_param", "data.packed = '../packed'"], f"in {tmp_path}/../packed/web (No such file"),
-        (["--gin_file", "run.gin", "--workdir", "new"], f"(looked for: {tmp_path}/run.gin)"),
+        (["--gin_file", "run.gin", "--workdir", "new"], f"(looked for: {tmp_path}/run.gin, "),
     ):
         assert train(*arguments) == 2
         assert message in capsys.readouterr().err
@@ -98,21 +95,6 @@ def test_without_checkpoints_of_its_own_a_run_needs_its_parent(project, tmp_path
     assert train("--gin_file", "run.gin", "--workdir", tmp_path / "run", "--gin_param", "train.init_from = 'gone@10'") == 2
     assert f"(train.init_from='{project}/gone@10')" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "metrics.tmp", "anything"])
-@pytest.mark.parametrize("kind", ["link", "fifo", "broken"])
-def test_a_folder_with_what_leads_out_of_it_is_not_written_to(tmp_path, name, kind):
-    folder, outside = tmp_path / "run", tmp_path / "outside"
-    folder.mkdir()
-    outside.write_text("kept")
-    if kind == "fifo":
-        os.mkfifo(folder / name)
-    else:
-        (folder / name).symlink_to("../outside" if kind == "link" else "../none")
-    with pytest.raises(UserError, match="not a plain file"), folders.locked(folder):
-        raise AssertionError
-    assert outside.read_text() == "kept" and [path.name for path in folder.iterdir()] == [name] and not (tmp_path / "none").exists()
 
 
 def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, monkeypatch, capsys):

@@ -35,7 +35,7 @@ def scales(width: int, base_width: int) -> dict[str, float]:
         "segments": np.ones((8, 16), np.int32),
         "weights": np.ones((8, 16), np.float32),
     }
-    rates = {role: (r.learning_rate,) * train_step.AHEAD for role, r in rule.rules.items()}
+    rates = {role: (r.learning_rate,) * train_step.RATE_CANDIDATES for role, r in rule.rules.items()}
     inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
 
     before = activations(state.model, batch["tokens"])
@@ -50,9 +50,9 @@ def scales(width: int, base_width: int) -> dict[str, float]:
 @jax.jit
 def activations(model, tokens):
     """The residual stream after the last layer, and the logits."""
-    x, turn = model.embed(tokens), layers.rotation(jnp.arange(tokens.shape[1])[None], model.config)
+    x, rope = model.embed(tokens), layers.rope_tables(jnp.arange(tokens.shape[1])[None], model.config)
     for layer in range(model.config.num_layers):
-        x = jax.tree.map(lambda w: w[layer], model.blocks)(x, turn, attention.causal)  # noqa: B023
+        x = jax.tree.map(lambda w: w[layer], model.blocks)(x, rope, attention.causal)  # noqa: B023
     return {"stream": x, "logits": model.logits(model.final(x))}
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
-from teleflm_jax import atomic_write
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import QualityConfig
 from teleflm_jax.documents import work_units
@@ -148,7 +148,7 @@ def load(path: str):
     try:
         import fasttext
     except ImportError as error:
-        raise UserError("got quality.model without fastText; allowed: with it; pip install -r requirements-corpus.txt") from error
+        raise UserError(f"got quality.model without fastText; allowed: with it; {invocation.install('corpus')}") from error
     fasttext.FastText.eprint = lambda *_: None  # a warning at every load, of how it was before 2019
     try:
         return fasttext.load_model(path)

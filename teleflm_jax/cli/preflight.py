@@ -49,10 +49,10 @@ def refuse_tolerance(args: argparse.Namespace):
 def main(args: argparse.Namespace) -> int:
     """Measure with the other processes; returns 1 on all of them if one is slow."""
     refuse_tolerance(args)
-    place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
-    processes.join(place)
+    process = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
+    processes.join(process)
     measure = functools.partial(_measure, args.preflight_tolerance)
-    return options.run_process(measure, place)
+    return options.run_process(measure, process)
 
 
 def _measure(tolerance: float | None) -> int:

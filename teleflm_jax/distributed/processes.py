@@ -47,7 +47,7 @@ NOTICE_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class ProcessInfo:
     """Index and connection of a process among those of a run."""
 
     coordinator: str
@@ -60,7 +60,7 @@ class Place:
 
 def find(
     environment: Mapping[str, str], coordinator: str | None = None, count: int | None = None, index: int | None = None
-) -> Place | None:
+) -> ProcessInfo | None:
     """Read this process's index and connection; return None for a run of one process.
 
     Args:
@@ -87,7 +87,7 @@ def find(
                 f"change the call to mpirun -x {ADDRESS}=HOST:PORT"
             )
         size, rank, local, per_host = (_of(environment, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE"))
-        return Place(coordinator=address, count=size, index=rank, gpu=_own_gpu(environment, local, per_host))
+        return ProcessInfo(coordinator=address, count=size, index=rank, gpu=_own_gpu(environment, local, per_host))
     # started by srun, not just inside sbatch; a job's step may have fewer tasks than the job, down to one in an interactive shell
     tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
     if _of(environment, tasks, 1) > 1 and "SLURM_STEP_NODELIST" in environment:
@@ -95,43 +95,44 @@ def find(
         default = f"{host[1]}{host[2] or ''}:{_port(_of(environment, 'SLURM_JOB_ID'))}"
         size, rank, local = (_of(environment, name) for name in (tasks, "SLURM_PROCID", "SLURM_LOCALID"))
         per_host = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
-        return Place(coordinator=address or default, count=size, index=rank, gpu=_own_gpu(environment, local, int(per_host[0])))
+        return ProcessInfo(coordinator=address or default, count=size, index=rank, gpu=_own_gpu(environment, local, int(per_host[0])))
     return _checked(known, address, None, None) if address else None
 
 
-def join(place: Place | None) -> None:
+def join(process: ProcessInfo | None) -> None:
     """Connect to the other processes: wait until all are there, or end this process with `HUNG` after `TELEFLM_START_TIMEOUT`.
 
     A run of one process needs no connection.
     """
-    if place is None:
+    if process is None:
         return
     seconds = _start_seconds(os.environ)
-    bind = bind_address(place.coordinator, os.environ)
+    bind = bind_address(process.coordinator, os.environ)
     try:
-        problem = rendezvous.meet(place.coordinator, place.count, place.index, seconds, _log, secret=os.environ.get(SECRET, ""), bind=bind)
+        problem = rendezvous.meet(
+            process.coordinator, process.count, process.index, seconds, _log, secret=os.environ.get(SECRET, ""), bind=bind
+        )
     except OSError as error:
         raise UserError(
             f"got {bind}, where process 0 cannot listen ({error.strerror}); allowed: a free port of its host; change {ADDRESS} or {BIND}"
         ) from error
     if problem:
-        time.sleep(NOTICE_SECONDS * (place.index > 0))
+        time.sleep(NOTICE_SECONDS * (process.index > 0))
         _end_hung(problem)
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)  # it would replace our handler of SIGTERM
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # of CPU devices only; GPUs use NCCL
-    own = None if place.gpu is None else [place.gpu]
-    stuck = (
-        f"got all {place.count} processes, but no connection to jax's service at {place.coordinator} in {seconds} s; allowed: all of them"
-    )
-    alarm = threading.Timer(seconds, _end_hung, [f"{stuck}; look at the others' logs and start them again"])
+    own = None if process.gpu is None else [process.gpu]
+    missing = f"got all {process.count} processes, but no connection to jax's service at {process.coordinator} in {seconds} s"
+    stuck = f"{missing}; allowed: all of them; look at the others' logs and start them again"
+    alarm = threading.Timer(seconds, _end_hung, [stuck])
     alarm.daemon = True
     alarm.start()
     jax.distributed.initialize(
-        place.coordinator,
-        place.count,
-        place.index,
+        process.coordinator,
+        process.count,
+        process.index,
         local_device_ids=own,
         cluster_detection_method="deactivate",
         coordinator_bind_address=bind,
@@ -162,7 +163,7 @@ def bind_address(coordinator: str, environment: Mapping[str, str]) -> str:
         return f"[::]:{port}"
 
 
-def leave(code: int, place: Place | None) -> int:
+def leave(code: int, process: ProcessInfo | None) -> int:
     """Return the exit code, or end the process at once if it is one of several and has failed.
 
     A regular exit would wait for the others, which wait for this one.
@@ -170,7 +171,7 @@ def leave(code: int, place: Place | None) -> int:
     if code in FINAL and FINAL_FILE in os.environ:
         with contextlib.suppress(OSError):
             pathlib.Path(os.environ[FINAL_FILE]).write_text(f"{code}\n")
-    if place is not None and code not in ORDERLY:
+    if process is not None and code not in ORDERLY:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -195,7 +196,7 @@ def _end_hung(problem: str) -> NoReturn:
     os._exit(HUNG)
 
 
-def _checked(given: Mapping[str, object], coordinator: str | None, count: int | None, index: int | None) -> Place:
+def _checked(given: Mapping[str, object], coordinator: str | None, count: int | None, index: int | None) -> ProcessInfo:
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise UserError(
@@ -205,7 +206,7 @@ def _checked(given: Mapping[str, object], coordinator: str | None, count: int | 
     _refuse_no_address(coordinator, next(iter(given)))
     if not 0 <= index < count:
         raise UserError(f"got process {index} of {count}; allowed: 0 to {count - 1}; change {list(given)[2]}")
-    return Place(coordinator=coordinator, count=count, index=index)
+    return ProcessInfo(coordinator=coordinator, count=count, index=index)
 
 
 def _refuse_no_address(address: str, name: str) -> None:

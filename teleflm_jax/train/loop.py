@@ -15,8 +15,8 @@ from teleflm_jax.data.mixture import History
 from teleflm_jax.hardware import throughput
 from teleflm_jax.observability import curves, profiler, run_log, sinks, watchdog
 from teleflm_jax.observability.history import Logs
-from teleflm_jax.optim import optimizer as optimizers
 from teleflm_jax.optim import schedule
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.context import Context
@@ -36,7 +36,7 @@ def train(plan: Plan) -> TrainResult:
     """
     settings, quiet = plan.train, jax.process_index() > 0
     microbatch = train_step.microbatch(plan.model, settings, plan.layout)
-    optimizer = optimizers.make(plan.optimizer, plan.mup)
+    optimizer = make_optimizer(plan.optimizer, plan.mup)
     with (
         sinks.opened(plan.telemetry, plan.folder, plan.log, quiet) as publish,
         profiler.on_request(plan.profile, plan.folder, plan.log, handle_signal=plan.handle_signals) as profiling,

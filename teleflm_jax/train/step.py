@@ -86,7 +86,7 @@ def make(
     order), computed only if the update is skipped.
 
     Args:
-        optimizer: from `optim.optimizer.make`.
+        optimizer: from `optim.optimizer.make_optimizer`.
         layout: the mesh and its use; batches arrive split over its `data` axis, the state in physical form.
         microbatch_size: rows that one data-parallel group processes at a time.
         accumulation_dtype: dtype of the sums of gradients.

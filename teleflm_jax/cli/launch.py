@@ -29,7 +29,7 @@ PASSED_ON = (*LEAVE, signal.SIGUSR2)
 """SIGUSR2 asks for a profile."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when its parent dies."""
-GOES_ON = "the same command goes on from the newest checkpoint"
+GOES_ON = "the same command resumes from the newest checkpoint"
 
 
 def arguments(parser: argparse.ArgumentParser):

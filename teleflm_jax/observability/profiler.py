@@ -92,7 +92,7 @@ class Profiler:
             self._target.mkdir(parents=True, exist_ok=True)
             jax.profiler.start_trace(self._target)
         except Exception as error:
-            self._log(f"no profile in {self._target}: {error}; the run goes on")
+            self._log(f"no profile in {self._target}: {error}; the run continues")
             return
         self._left = count
 
@@ -101,7 +101,7 @@ class Profiler:
         try:
             jax.profiler.stop_trace()
         except Exception as error:
-            self._log(f"no profile in {self._target}: {error}; the run goes on")
+            self._log(f"no profile in {self._target}: {error}; the run continues")
             return
         self._unwritten = False
         self._log(f"profile in {self._target}; to look at it: pip install xprof; xprof --logdir {self._target.parent}")

@@ -71,7 +71,7 @@ def _running(sink: _Sink, log: Callable[[str], None]) -> Iterator[Publish]:
 
     def off(reason: str, remedy: str) -> None:
         if not ended.is_set():
-            log(f"{sink.name} is off: {reason}; to change it: {remedy}; the run goes on")
+            log(f"{sink.name} is off: {reason}; to change it: {remedy}; the run continues")
 
     def work():
         try:

@@ -74,8 +74,8 @@ def watching(folder: pathlib.Path, process: int, began: float) -> Iterator[Watch
     def write(doing: str, seconds: float) -> None:
         path = folder / FOLDER / f"process-{process}-{time.time_ns()}.txt"
         print(
-            f"process {process} hangs: {doing}, for {seconds:.0f} s now; stacks go to {path}; it leaves with {HUNG}, and the same command "
-            "goes on from the newest checkpoint",
+            f"process {process} hangs: {doing}, for {seconds:.0f} s now; stacks go to {path}; it exits with {HUNG}, and the same command "
+            "resumes from the newest checkpoint",
             file=sys.stderr,
             flush=True,
         )

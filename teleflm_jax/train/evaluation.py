@@ -43,7 +43,7 @@ def evaluate(context: Context, counters: Counters, model: Transformer, draw: Cal
         figures = plan.evaluate(step, model, pause)
     except signals.Interrupted:
         context.log.event("interrupted", step=step, seconds=time.monotonic() - began)
-        context.setup.log(f"a signal ended the evaluation after step {step}; it is done when the run goes on")
+        context.setup.log(f"a signal ended the evaluation after step {step}; it is repeated when the run resumes")
         return Evaluated(interrupted=True)
     epochs = {f"epochs/{domain}": passed for domain, passed in plan.epochs(counters.data_step, context.history).items()}
     context.log.evaluation({"step": step, "tokens": counters.tokens, **figures, **epochs})

@@ -87,9 +87,9 @@ def rewind(context: Context, step: int, drawn: int, state: guard.State, reason: 
     context.deadlines.expect("waiting for what is still being written")
     if not guard.may_rewind(context.plan.guard, state):
         context.log.event("diverged", step=step, reason=reason)
-        raise GaveUp(f"{reason}, after going back {state.rewinds} time(s) to the same checkpoint")
+        raise GaveUp(f"{reason}, after returning {state.rewinds} time(s) to the same checkpoint")
     context.log.event("rewind", step=step, data_step=drawn, skip_data=skip_data, mixture=context.history, reason=reason)
-    context.setup.log(f"{reason}: going back to the newest sound checkpoint" + (", past the data in between" if skip_data else ""))
+    context.setup.log(f"{reason}: returning to the newest sound checkpoint" + (", and skipping the data in between" if skip_data else ""))
     raise Rewind
 
 

@@ -96,13 +96,13 @@ def _session(plan: Plan, restored: restore.Restored, setup: Setup, rewound: bool
         context = Context(plan=plan, setup=setup, log=log, checkpoints=checkpoints, history=history)
         if rewound:
             log.event("rewound", step=counters.updates, data_step=counters.data_step, seconds=time.monotonic() - began, **_lost(log))
-            plan.log(f"went back to step {counters.updates}; data go on at batch {counters.data_step}")
+            plan.log(f"returned to step {counters.updates}; data continue at batch {counters.data_step}")
         else:
             _log_start(context, restored)
         for step, reason in restored.set_aside:
             log.event("damaged", step=step, reason=reason)
             plan.log(
-                f"the checkpoint of step {step} is damaged ({reason}); it was set aside, and the run goes on from step {counters.updates}"
+                f"the checkpoint of step {step} is damaged ({reason}); it was set aside, and the run resumes from step {counters.updates}"
             )
         if changed:
             log.event("mixture", step=counters.updates, data_step=counters.data_step, proportions=dict(history[-1][1]))
@@ -139,7 +139,7 @@ def _log_start(context: Context, restored: restore.Restored) -> None:
         epochs=plan.epochs(counters.data_step, context.history),
     )
     if restored.branched_from:
-        plan.log(f"branches from {restored.branched_from}: step, tokens, data and optimizer state go on from there")
+        plan.log(f"branches from {restored.branched_from}: step, tokens, data and optimizer state continue from there")
     _log_epochs(plan, counters, context.history)
 
 

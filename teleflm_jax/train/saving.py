@@ -69,7 +69,7 @@ def stop(context: Context, step: int) -> None:
     context.deadlines.expect(f"writing the checkpoint of step {step}")
     context.checkpoints.wait()
     context.log.event("stop", step=step)
-    context.setup.log(f"stopped by a signal after saving step {step}; the same command goes on from there")
+    context.setup.log(f"stopped by a signal after saving step {step}; the same command resumes from there")
 
 
 def finish(context: Context, step: int) -> None:

@@ -60,7 +60,7 @@ class Session:
         """Train. A step's figures are read only when the next step is in flight, so that the devices never wait for the host."""
         context, setup, settings = self.context, self.context.setup, self.context.plan.train
         if self.counters.updates >= settings.steps:
-            setup.log(f"step {self.counters.updates} of {settings.steps} is done already; raise train.steps to go on")
+            setup.log(f"step {self.counters.updates} of {settings.steps} is done already; raise train.steps to continue")
         if self._owes_evaluation() and evaluation.evaluate(context, self.counters, state.model, self.draw).interrupted:
             saving.stop(context, self.counters.updates)
             return Outcome.STOPPED
@@ -250,8 +250,8 @@ class Session:
             context.log.event(verdict.event, step=seen.step, **verdict.figures)
             if verdict.event == guard.RISE and not rewind:
                 context.setup.log(
-                    f"step {seen.step}: {verdict.text}; guard.rewind_on_rise = True would go back and skip the data since the newest "
-                    "checkpoint"
+                    f"step {seen.step}: {verdict.text}; guard.rewind_on_rise = True would return to the newest "
+                    "checkpoint and skip the data since"
                 )
         if rewind:
             self._rewind(rewind, skip_data=True)

@@ -31,11 +31,11 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> int | None:
     """Make the folder, together with the other processes if there are any."""
-    place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
-    processes.join(place)
-    if place is None:
+    process = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
+    processes.join(process)
+    if process is None:
         return _import(args)
-    return options.run_process(lambda: _import(args), place)
+    return options.run_process(lambda: _import(args), process)
 
 
 def _import(args: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ PASSED_ON = (*LEAVE, signal.SIGUSR2)
 """Signals that are passed to the processes; SIGUSR2 requests a profile."""
 PR_SET_PDEATHSIG = 1
 """Option of Linux's prctl that sets the signal which a process gets when its parent dies."""
-GOES_ON = "the same command goes on from the newest checkpoint"
+GOES_ON = "the same command resumes from the newest checkpoint"
 
 
 def arguments(parser: argparse.ArgumentParser):

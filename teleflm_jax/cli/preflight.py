@@ -49,10 +49,10 @@ def refuse_tolerance(args: argparse.Namespace):
 def main(args: argparse.Namespace) -> int:
     """Measure together with the other processes; return 1 on all of them if one is slow."""
     refuse_tolerance(args)
-    place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
-    processes.join(place)
+    process = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
+    processes.join(process)
     measure = functools.partial(_measure, args.preflight_tolerance)
-    return options.run_process(measure, place)
+    return options.run_process(measure, process)
 
 
 def _measure(tolerance: float | None) -> int:
@@ -64,7 +64,7 @@ def _measure(tolerance: float | None) -> int:
     sizes = preflight.sizes()
     tolerance = sizes.tolerance if tolerance is None else tolerance
     rates = preflight.measure(sizes)
-    slow = preflight.judge(rates, tolerance)
+    slow = preflight.slow_processes(rates, tolerance)
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
         peak = throughput.DENSE_16_BIT.get(throughput.card(kind))

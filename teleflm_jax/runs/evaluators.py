@@ -31,9 +31,9 @@ def of_run(run: RunConfig, layout: rules.Layout, folder: pathlib.Path, log: Log)
 
     def evaluate(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
         figures = {}
-        if measure is not None and run.train.measures(step):
+        if measure is not None and run.train.evaluates_text(step):
             figures |= measure(step, model, pause)
-        if ask is not None and run.train.asks(step):
+        if ask is not None and run.train.evaluates_tasks(step):
             figures |= ask(step, model, pause)
         return figures
 

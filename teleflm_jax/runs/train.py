@@ -26,7 +26,7 @@ from teleflm_jax.observability import watchdog
 from teleflm_jax.optim import optimizer
 from teleflm_jax.runs import evaluators, folder
 from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_withheld, saved_config
-from teleflm_jax.train import guard, loop, restore, step
+from teleflm_jax.train import deadlines, loop, restore, step
 from teleflm_jax.train.setup import Outcome, TrainResult
 
 __all__ = ["Outcome", "TrainResult", "open_data", "refuse_what_cannot_train", "resumes", "train", "with_own_tokenizer"]
@@ -81,7 +81,7 @@ def _plan(config: RunConfig, place: pathlib.Path, began: float, log: Callable[[s
     """Open the run's data, check everything that can be checked before the folder is written, and describe the run to the loop."""
     layout, width = rules.layout(config.mesh, config.model.d_model), mup.at_width(config.mup, config.model.d_model)
     with watchdog.watching(place, jax.process_index(), began) as dog:
-        dog.expect("opening the data", guard.hang_limit(config.guard, []))
+        dog.expect("opening the data", deadlines.hang_limit(config.guard, []))
         going_on = resumes(place)
         run = with_own_tokenizer(config, place) if going_on else config
         run = _with_agreed_mixture(run, place) if going_on or run.train.init_optimizer else run
@@ -127,7 +127,7 @@ def open_data(run: RunConfig, history: mixture.History = ()) -> loader.Loader:
 
 def resumes(place: pathlib.Path) -> bool:
     """Return whether process 0 sees checkpoints of the run; a shared disk may show the others an older state."""
-    return bool(restore.agreed(bool(checkpoint.numbered(place / checkpoint.FOLDER))))
+    return bool(restore.from_first_process(bool(checkpoint.numbered(place / checkpoint.FOLDER))))
 
 
 def with_own_tokenizer(run: RunConfig, place: pathlib.Path) -> RunConfig:
@@ -158,7 +158,7 @@ def _with_agreed_mixture(run: RunConfig, place: pathlib.Path) -> RunConfig:
     """Allow a change of proportions that an earlier start was allowed, if no checkpoint was saved under it."""
     saved = saved_config(place).data if (place / SAVED_CONFIG).is_file() else None
     agreed = run.data.change_proportions or (saved is not None and saved.proportions == run.data.proportions)
-    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(restore.agreed(agreed))))
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(restore.from_first_process(agreed))))
 
 
 def _without_consent(run: RunConfig) -> RunConfig:

@@ -5,16 +5,19 @@ import dataclasses
 import pathlib
 import signal
 import sys
+import time
 
-from teleflm_jax import config
-from teleflm_jax.cli import options, tokenizer
-from teleflm_jax.cli.pack import STOPPED, bar, lines, refuse_columns
+from teleflm_jax import config, invocation
+from teleflm_jax.cli import options
+from teleflm_jax.cli.pack import STOPPED, bar, lines
 from teleflm_jax.corpus import config as sections
 from teleflm_jax.corpus.output import mix, report, sample
 from teleflm_jax.corpus.stages import parts
 from teleflm_jax.data.config import DataConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.packing.config import PackConfig
+from teleflm_jax.runs import prepare
+from teleflm_jax.runs.config import SAVED_CONFIG, absolute
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 HELP = "make a corpus on Spark: read, clean, deduplicate, decontaminate, mix and pack"
@@ -35,6 +38,8 @@ MIXTURE = "mixture.gin"
 """In the corpus's folder: what train.py reads beside a model's configuration."""
 REPORT = "report.html"
 """In the corpus's folder."""
+LIBRARIES = ("fastwarc", "ftfy", "mwparserfromhell", "opencc", "py3langid", "resiliparse")
+"""Modules of requirements-text.txt, which the stages import; Spark is looked for when the sources have been."""
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -56,6 +61,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> int:
     """Make the corpus, or go on with it."""
+    invocation.refuse_missing("corpus", LIBRARIES)
     if args.rules:
         from teleflm_jax.corpus.filters import rules
 
@@ -65,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
     if args.train_quality:
         return _train_quality(args)
     found = options.load_sections(args, SECTIONS)
-    refuse_columns(found["pack"].text_columns, ())
+    prepare.refuse_columns(found["pack"].text_columns, ())
     workdir = options.workdir(args)
     from teleflm_jax.corpus import names, spark
     from teleflm_jax.corpus.stages import pipeline
@@ -77,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     spark.refuse_missing()
     spark.refuse_master(args.master)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / options.SAVED_CONFIG).write_text(config.dump(found), encoding="utf-8")
+    (workdir / SAVED_CONFIG).write_text(config.dump(found), encoding="utf-8")
     for domain in names.without_source(own.corpus, own.mix):
         print(f"WARNING: mix.proportions has {domain}, of which there is no source; the other domains share its weight")
     drawn = bar if sys.stderr.isatty() else lines
@@ -99,14 +105,14 @@ def main(args: argparse.Namespace) -> int:
             max_epochs=epochs,
         )
         mixture = workdir / MIXTURE
-        mixture.write_text(
-            config.dump(options.absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})), encoding="utf-8"
-        )
+        mixture.write_text(config.dump(absolute({"data": data, "tokenizer": found["tokenizer"], "pack": found["pack"]})), encoding="utf-8")
         if not own.mix.tokenizer:
             close()
             show, close = drawn("pieces")
-            counted = workdir / sample.FOLDER / "all"
-            tokenizer.train_counted(counted, pathlib.Path(data.tokenizer), found["tokenizer"], show, force=args.force)
+            counted, began = workdir / sample.FOLDER / "all", time.monotonic()
+            target, settings = pathlib.Path(data.tokenizer), found["tokenizer"]
+            if prepare.train_tokenizer_on_counts(counted, target, settings, force=args.force, progress=show):
+                _say(f"{target}: {settings.vocab_size:,} ids in {time.monotonic() - began:,.0f} s")
         close()
         show, close = drawn("bytes")
         pack.pack(
@@ -128,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
     (workdir / REPORT).write_text(report.page(tallies, table), encoding="utf-8")
     _tell(table, own.mix, mix.shortages({row["name"]: row["tokens"] for row in table}, weights, epochs, own.mix.tokens))
     print(f"{workdir / REPORT}: what came in, what went and why")
-    print(f"{mixture}: train on it with: python train.py --gin_file MODEL.gin --gin_file {mixture} --workdir runs/NAME")
+    print(f"{mixture}: train on it with: {invocation.command('train')} --gin_file MODEL.gin --gin_file {mixture} --workdir runs/NAME")
     return 0
 
 

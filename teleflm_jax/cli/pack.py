@@ -4,10 +4,10 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from teleflm_jax.cli import options
-from teleflm_jax.errors import UserError
+from teleflm_jax.runs import prepare
 
 HELP = "tokenize and pack each domain's documents into records for training and evaluation"
 STOPPED = 75
@@ -25,26 +25,12 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> int:
     """Pack every domain that data.sources names; what is packed already stays as it is."""
-    from teleflm_jax.packing import pack
-
     run = options.load(args, optional=("train",))
-    sources = _chosen(run.data.sources, args.domain)
-    refuse_columns(run.pack.text_columns, run.data.sources)
     show, close = bar() if sys.stderr.isatty() else lines()
     packed: list[str] = []  # a bar and lines must not be drawn at the same time
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        pack.pack(
-            sources=sources,
-            packed=run.data.packed,
-            tokenizer=run.data.tokenizer,
-            sequence_length=run.model.context_length,
-            vocab_size=run.model.vocab_size,
-            config=run.pack,
-            force=args.force,
-            say=packed.append,
-            progress=show,
-        )
+        prepare.pack(run, domains=args.domain, force=args.force, log=packed.append, progress=show)
     except KeyboardInterrupt:
         packed.append("pack: stopped; run the same command again to go on")
         return STOPPED
@@ -53,29 +39,6 @@ def main(args: argparse.Namespace) -> int:
         for line in packed:
             print(line, flush=True)
     return 0
-
-
-def refuse_columns(columns: dict[str, str], sources: Collection[str]) -> None:
-    """Refuse a text column of a domain that has no documents.
-
-    Raises:
-        UserError: there is one.
-    """
-    if unknown := sorted(columns.keys() - set(sources)):
-        raise UserError(
-            f"got pack.text_columns for {', '.join(unknown)}; allowed: domains of data.sources ({', '.join(sources)}), and in a corpus, "
-            "whose sources have corpus.text_columns, none; change pack.text_columns"
-        )
-
-
-def _chosen(sources: dict[str, str], domains: list[str]) -> dict[str, str]:
-    unknown = sorted(set(domains) - set(sources))
-    if unknown or not sources:
-        raise UserError(
-            f"got {'--domain ' + ', '.join(unknown) if unknown else 'no data.sources'}; allowed: domains with documents in data.sources "
-            f"({', '.join(sources) or 'it is empty'}); change data.sources"
-        )
-    return {domain: sources[domain] for domain in domains or sources}
 
 
 def bar(unit: str = "bytes") -> tuple[Callable[[str, int, int], None], Callable[[], None]]:

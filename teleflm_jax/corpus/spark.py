@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import errno
 import functools
-import importlib.util
 import os
 import pathlib
 import re
@@ -20,6 +19,7 @@ from typing import TypeVar
 
 import sharding
 import teleflm_jax
+from teleflm_jax import invocation
 from teleflm_jax.corpus import rows
 from teleflm_jax.errors import UserError
 
@@ -103,8 +103,7 @@ def refuse_missing() -> None:
     version = re.search(r'version "(\d+)', said)
     if version and int(version[1]) < JAVA:
         raise UserError(f"got Java {version[1]}; {advice}")
-    if importlib.util.find_spec("pyspark") is None:
-        raise UserError("got a Python without pyspark; allowed: one with it; pip install -r requirements-corpus.txt")
+    invocation.refuse_missing("corpus", ["pyspark"])
 
 
 def refuse_master(master: str) -> None:

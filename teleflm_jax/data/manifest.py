@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Collection
 
-from teleflm_jax import foreign
+from teleflm_jax import foreign, invocation
 from teleflm_jax.data import source
 from teleflm_jax.errors import UserError
 
@@ -87,7 +87,7 @@ def load(
         raise UserError(
             f"got packed data of another tokenizer in {folder} (sha256 {raw['tokenizer_sha256'][:12]}, the run's {tokenizer_sha256[:12]}); "
             "allowed: the same; "
-            "change data.tokenizer, or run `python -m teleflm_jax pack --force`"
+            f"change data.tokenizer, or run `{invocation.command('pack --force')}`"
         )
     if raw["vocab_size"] > vocab_size:
         raise UserError(
@@ -100,7 +100,7 @@ def load(
         raise UserError(
             f"got a context {longer} than the packed records: model.context_length={sequence_length:,}, records of "
             f"{raw['sequence_length']:,} tokens in {folder}; "
-            "allowed: the same; change model.context_length, or run `python -m teleflm_jax pack --force`"
+            f"allowed: the same; change model.context_length, or run `{invocation.command('pack --force')}`"
         )
     train, heldout = (_part(folder, raw[name], verify=name in verify) for name in HALVES)
     return Manifest(domain=domain, sequence_length=raw["sequence_length"], vocab_size=raw["vocab_size"], train=train, heldout=heldout)
@@ -117,16 +117,16 @@ def _read(folder: str) -> dict:
         raise UserError(
             f"got no packed data in {folder} ({error.strerror}: manifest.json); allowed: a finished data set for each domain of "
             "data.proportions; "
-            "run `python -m teleflm_jax pack` with the same --gin_file, or change data.packed"
+            f"run `{invocation.command('pack')}` with the same --gin_file, or change data.packed"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"got a manifest that cannot be read ({path}: {error}); allowed: one made by pack; run `python -m teleflm_jax pack --force`"
+            f"got a manifest that cannot be read ({path}: {error}); allowed: one made by pack; run `{invocation.command('pack --force')}`"
         ) from error
     if version != VERSION or not finished:
         raise UserError(
             f"got packed data of version {version}, finished: {bool(finished)} in {folder}; allowed: version {VERSION}, finished; "
-            "run `python -m teleflm_jax pack` to finish it"
+            f"run `{invocation.command('pack')}` to finish it"
         )
     return raw
 
@@ -178,5 +178,5 @@ def _measure(shard: Shard) -> tuple[int, int]:
 def _damaged(folder: str, got: str) -> UserError:
     return UserError(
         f"got damaged packed data in {folder}: the manifest lists {got}; allowed: the files that pack wrote; "
-        "restore them, or run `python -m teleflm_jax pack --force`"
+        f"restore them, or run `{invocation.command('pack --force')}`"
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from array_record.python import array_record_module
 
-from teleflm_jax import open_files
+from teleflm_jax import invocation, open_files
 from teleflm_jax.errors import UserError
 
 Reader = array_record_module.ArrayRecordReader
@@ -56,7 +56,7 @@ class Source:
                 raise system from error
             raise UserError(
                 f"got a damaged record in {path} (record {place} of the shard: {error}); allowed: the files that pack wrote; restore that "
-                "file from a copy, or run `python -m teleflm_jax pack --force`; then the same command goes on"
+                f"file from a copy, or run `{invocation.command('pack --force')}`; then the same command goes on"
             ) from error
 
 

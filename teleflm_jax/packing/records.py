@@ -10,6 +10,7 @@ import struct
 
 import numpy as np
 
+from teleflm_jax import invocation
 from teleflm_jax.errors import UserError
 
 VERSION = 1
@@ -96,6 +97,6 @@ def _header(layout: struct.Struct, kind: bytes, data: bytes) -> tuple[np.dtype, 
 
 def _unreadable(got: str) -> UserError:
     return UserError(
-        f"got a packed record that cannot be read ({got}); allowed: records of version {VERSION}; run `python -m teleflm_jax pack --force` "
-        "again"
+        f"got a packed record that cannot be read ({got}); allowed: records of version {VERSION}; run "
+        f"`{invocation.command('pack --force')}` again"
     )

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 from array_record.python import array_record_module
 from tokenizers import Tokenizer
 
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.documents.statistics import Tally
 from teleflm_jax.documents.work_units import Unit, read
 from teleflm_jax.errors import UserError
@@ -54,8 +56,8 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
         found = ids[np.isin(ids, forbidden)]
         if found.size:
             raise UserError(
-                f"got a tokenizer that turns text into the special id {found[0]}; allowed: one made by `python -m teleflm_jax tokenizer`, "
-                "or one that has a piece for every byte; change data.tokenizer"
+                f"got a tokenizer that turns text into the special id {found[0]}; allowed: one made by "
+                f"`{invocation.command('tokenizer train')}`, or one that has a piece for every byte; change data.tokenizer"
             )
         yield ids
 
@@ -77,30 +79,21 @@ def cut_records(tokens: Iterable[np.ndarray], sequence_length: int, wrap: Specia
 
 
 def write_shard(path: str, rows: Iterable[bytes]) -> dict:
-    """Write a shard under a temporary name, then give it its own: under `path` stands a whole shard or none.
+    """Write a shard whole or not at all.
 
     Returns:
         The shard's entry in the manifest: name, records, and size in bytes; records 0 and no file if there are no rows.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    count = 0
-    writer = array_record_module.ArrayRecordWriter(temporary, WRITER_OPTIONS)
-    for row in rows:
-        _or_os_error(writer.write, row)
-        count += 1
-    _or_os_error(writer.close)
-    if count:
-        _settle(temporary, path)
-    else:
-        os.remove(temporary)
-    return {"name": os.path.basename(path), "records": count, "size": os.path.getsize(path) if count else 0}
-
-
-def _settle(temporary: str, path: str) -> None:
-    """Give a file its name once its bytes are on the disk, so that the name means a whole file even after a crash of the machine."""
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    rows, count = iter(rows), 0
+    if (first := next(rows, None)) is None:
+        return {"name": os.path.basename(path), "records": 0, "size": 0}
+    with atomic_write.replacing(path) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
+        for row in itertools.chain([first], rows):
+            _or_os_error(writer.write, row)
+            count += 1
+        _or_os_error(writer.close)
+    return {"name": os.path.basename(path), "records": count, "size": os.path.getsize(path)}
 
 
 def _or_os_error(write: Callable, *arguments: object) -> None:
@@ -113,10 +106,7 @@ def _or_os_error(write: Callable, *arguments: object) -> None:
 
 def write_json(path: str, value: object) -> None:
     """Write a file that is whole or not there."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="ascii") as file:
-        json.dump(value, file, indent=1)
-    _settle(temporary, path)
+    atomic_write.write(path, json.dumps(value, indent=1).encode("ascii"))
 
 
 def read_json(path: str) -> dict:

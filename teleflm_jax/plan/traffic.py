@@ -1,6 +1,6 @@
-"""What one GPU sends in a step, in closed form: bytes by mesh axis and collective; and how fast it goes.
+"""Traffic of one GPU in a step, in closed form: bytes by mesh axis and collective, and the rate of each axis.
 
-The program's own text is read in `hlo.py`; both agree within 5 % (tests/plan). Derivation in docs/parallelism.md.
+`hlo.py` reads the same from a compiled program; both agree within 5 % (tests/plan). Derivation in docs/parallelism.md.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ from teleflm_jax.plan.job import FLOAT, Job, ring
 
 GATHER, SCATTER, REDUCE, PERMUTE = "all-gather", "reduce-scatter", "all-reduce", "collective-permute"
 TENSOR_PASSES = {"none": (4, 4), "qkv_gate_up": (6, 4), "qkv": (6, 4), "full": (6, 5)}
-"""Remat policy -> gathers and reduce-scatters of the residual stream that one layer takes for one microbatch, forward and backward."""
+"""Remat policy -> gathers and reduce-scatters of the residual stream in one layer for one microbatch, forward and backward."""
 TENSOR_SUMS = {"none": 4, "qkv_gate_up": 4, "qkv": 4, "full": 5}
-"""The same without sequence parallelism: all-reduces."""
+"""Remat policy -> all-reduces in their place without sequence parallelism."""
 
 
 def closed_form(job: Job) -> dict[tuple[str, str], float]:
-    """(mesh axis, kind of collective) -> bytes that one device of a ring sends in one step; a stage's layers, and both ends."""
+    """Return (mesh axis, kind of collective) -> bytes that one device of a ring sends in one step, with embedding and head."""
     found = _over_data(job) | _over_pipe(job) | _over_tensor(job)
     return {key: size for key, size in found.items() if size}
 
@@ -30,7 +30,7 @@ def _over_data(job: Job) -> dict[tuple[str, str], float]:
         return {("data", REDUCE): 2 * share * k * (layers + ends)}
     if job.mesh.zero == 1:
         return {("data", GATHER): share * c * (layers + ends), ("data", SCATTER): share * k * (layers + ends)}
-    # one layer more than run, as each is gathered ahead of its turn and its gradient sent behind it
+    # one layer more than runs: weights are gathered one layer ahead, and gradients are sent one layer behind
     turns = job.microbatches * layers + job.layer_weights * job.padding
     return {("data", GATHER): share * c * (2 * turns + ends), ("data", SCATTER): share * k * (turns + ends)}
 
@@ -56,16 +56,16 @@ def _over_tensor(job: Job) -> dict[tuple[str, str], float]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Path:
-    """How the groups of a mesh axis lie on the nodes."""
+    """Placement of a mesh axis's groups on the nodes."""
 
     members: int
-    """Of a group on one node, at least."""
+    """Smallest number of devices of a group on one node."""
     crosses_nodes: bool
 
     def rate(self, cluster: ClusterConfig, plan: PlanConfig, kind: str = GATHER) -> float:
-        """Bytes/s that each device gets: NVLink's; between nodes those of as many network adapters as a ring has members on a node.
+        """Return the bytes/s of each device: NVLink's, or between nodes those of as many adapters as a ring has members on a node.
 
-        A hand-over (collective-permute) has one adapter: only one member of a group on a node sends to another node.
+        A collective-permute uses one adapter: only one member of a group on a node sends to another node.
         """
         inside = cluster.link_rate * plan.link_efficiency
         adapters = 1 if kind == PERMUTE else self.members
@@ -73,7 +73,7 @@ class Path:
 
 
 def path(axis: str, mesh: MeshConfig, gpus_per_node: int) -> Path:
-    """Where the groups of one axis lie: `tensor` changes fastest, then `data`, then `pipe` (sharding/mesh.py)."""
+    """Return the placement of one axis's groups: `tensor` changes fastest, then `data`, then `pipe` (sharding/mesh.py)."""
     inner = {"tensor": 1, "data": mesh.tensor, "pipe": mesh.tensor * mesh.data}[axis]
     size, devices = getattr(mesh, axis), mesh.data * mesh.pipe * mesh.tensor
     inside = size == 1 or devices <= gpus_per_node or gpus_per_node % (inner * size) == 0

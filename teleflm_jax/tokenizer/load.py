@@ -5,11 +5,9 @@ import os
 
 import tokenizers
 
-from teleflm_jax import foreign
+from teleflm_jax import foreign, invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import checked, layout, panics, specials
-
-_REMEDY = "change data.tokenizer, or make one by `python -m teleflm_jax tokenizer train` with the same gin flags"
 
 
 def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
@@ -25,14 +23,14 @@ def load(path: str | os.PathLike) -> tokenizers.Tokenizer:
     try:
         tokenizer = parse(_content(path).decode())
     except ValueError as error:
-        raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one of `tokenizer train`; {_REMEDY}") from error
+        raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one of `tokenizer train`; {_remedy()}") from error
     tokenizer.encode_special_tokens = True  # tokenizer.json has no place to keep this
     name = misplaced(tokenizer)
     if specials.read(tokenizer) is None or (tokenizer.post_processor is None and name is not None):
         where = "which wraps a text by itself" if name is None else f"in which {name!r} has the id {tokenizer.token_to_id(name)}"
         raise UserError(
             f"got {path}, {where}, and which does not say what its ids are for; allowed: a tokenizer of `tokenizer train`, or of `import`; "
-            f"{_REMEDY}"
+            f"{_remedy()}"
         )
     return tokenizer
 
@@ -62,8 +60,12 @@ def sha256(path: str | os.PathLike) -> str:
     return hashlib.sha256(_content(path)).hexdigest()
 
 
+def _remedy() -> str:
+    return f"change data.tokenizer, or make one by `{invocation.command('tokenizer train')}` with the same gin flags"
+
+
 def _content(path: str | os.PathLike) -> bytes:
     try:
         return foreign.read(path, foreign.LARGEST_JSON)
     except OSError as error:
-        raise UserError(f"got the tokenizer {path} ({error.strerror}); allowed: a tokenizer.json; {_REMEDY}") from error
+        raise UserError(f"got the tokenizer {path} ({error.strerror}); allowed: a tokenizer.json; {_remedy()}") from error

@@ -1,4 +1,4 @@
-"""One optimizer update: gradients over the mesh (`passes.py`), then the update rule; and the same twice, to compare bits."""
+"""One optimizer update: gradients over the mesh (`passes/`), then the update rule; and the same twice, to compare bits."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec as P
 
-from sharding import mesh, rules
+from sharding import rules
 from sharding.rules import Layout
 from teleflm_jax import checksum, passes
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, weights_of
 
@@ -69,7 +70,11 @@ def refuse_float16(model: ModelConfig) -> None:
 
 
 def make(
-    optimizer: optax.GradientTransformationExtraArgs, layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32"
+    optimizer: optax.GradientTransformationExtraArgs,
+    layout: Layout,
+    microbatch_size: int,
+    accumulation_dtype: str = "float32",
+    objective: Objective = cross_entropy.loss_and_gradients,
 ) -> Callable:
     """Compile-ready `step(state, batch, orders) -> (state, figures)`; the old state's memory is reused.
 
@@ -83,8 +88,9 @@ def make(
         layout: the mesh and its use; batches arrive split over its `data` axis, the state in physical form.
         microbatch_size: rows that one data-parallel group takes at a time.
         accumulation_dtype: of the sums of gradients.
+        objective: the function to minimise.
     """
-    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype)
+    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
     def step(state: TrainState, batch: passes.Batch, orders: Orders):
         loss, gradient, copies, targets = gradients(state.model, batch, orders.check)
@@ -111,13 +117,18 @@ def make(
 
 def not_finite(tree: Any) -> dict:
     """For each weight whether it has a value that is not finite, bool; stacked weights: [layers], in physical order."""
-    flags = rules.each(lambda x, axes: ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(axes), x.ndim))), tree)
+    flags = rules.map_with_axes(lambda x, axes: ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(axes), x.ndim))), tree)
     return weights_of(flags)
 
 
-def fingerprint(layout: Layout, microbatch_size: int, accumulation_dtype: str = "float32") -> Callable:
+def fingerprint(
+    layout: Layout,
+    microbatch_size: int,
+    accumulation_dtype: str = "float32",
+    objective: Objective = cross_entropy.loss_and_gradients,
+) -> Callable:
     """`(model, batch) -> (loss, uint32 [devices])`: checksums of each device's gradients; two calls must agree to the last bit."""
-    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype)
+    gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
     def one(gradient):
         return sum(checksum.of_device(x) for x in jax.tree.leaves(gradient))[None]
@@ -125,7 +136,7 @@ def fingerprint(layout: Layout, microbatch_size: int, accumulation_dtype: str = 
     def function(model, batch):
         loss, gradient, *_ = gradients(model, batch)
         specs = layout.specs(gradient)
-        sums = jax.shard_map(one, mesh=layout.mesh, in_specs=(specs,), out_specs=P(mesh.AXES), check_vma=False)(gradient)
+        sums = jax.shard_map(one, mesh=layout.mesh, in_specs=(specs,), out_specs=rules.PER_DEVICE, check_vma=False)(gradient)
         return loss, jax.lax.with_sharding_constraint(sums, layout.replicated())
 
     return jax.jit(function)

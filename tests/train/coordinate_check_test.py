@@ -50,9 +50,9 @@ def scales(width: int, base_width: int) -> dict[str, float]:
 @jax.jit
 def activations(model, tokens):
     """The residual stream after the last layer, and the logits."""
-    x, turn = model.embed(tokens), layers.rotation(jnp.arange(tokens.shape[1])[None], model.config)
+    x, rope = model.embed(tokens), layers.rope_tables(jnp.arange(tokens.shape[1])[None], model.config)
     for layer in range(model.config.num_layers):
-        x = jax.tree.map(lambda w: w[layer], model.blocks)(x, turn, attention.causal)  # noqa: B023
+        x = jax.tree.map(lambda w: w[layer], model.blocks)(x, rope, attention.causal)  # noqa: B023
     return {"stream": x, "logits": model.logits(model.final(x))}
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import QualityConfig
 from teleflm_jax.documents import work_units
@@ -98,12 +99,12 @@ def train(good: str, random: str, target: pathlib.Path, config: QualityConfig) -
                 f"got a training that diverged ({error}); allowed: quality.word_ngrams of 2 or more and a small quality.learning_rate; "
                 "change one of them"
             ) from error
-        temporary = target.with_name(f".{target.name}.tmp")
-        model.save_model(str(temporary))
-        os.replace(temporary, target)
+        with atomic_write.replacing(target) as temporary:
+            model.save_model(str(temporary))
     scores = scored(model, [line for line, _ in held])
     report = measured(scores, np.array([is_good for _, is_good in held])) | {"good": counts[GOOD], "random": counts[RANDOM]}
-    target.with_suffix(".json").write_text(json.dumps(report | {"settings": dataclasses.asdict(config)}, indent=1) + "\n")
+    told = json.dumps(report | {"settings": dataclasses.asdict(config)}, indent=1) + "\n"
+    atomic_write.write(target.with_suffix(".json"), told.encode())
     return report
 
 
@@ -147,7 +148,7 @@ def load(path: str):
     try:
         import fasttext
     except ImportError as error:
-        raise UserError("got quality.model without fastText; allowed: with it; pip install -r requirements-corpus.txt") from error
+        raise UserError(f"got quality.model without fastText; allowed: with it; {invocation.install('corpus')}") from error
     fasttext.FastText.eprint = lambda *_: None  # a warning at every load, of how it was before 2019
     try:
         return fasttext.load_model(path)

@@ -4,13 +4,14 @@ A set is a domain, or its documents of one language (or `code`) where `mix.ratio
 or left out here: proportions and epochs are the loader's business (data/mixture.py).
 """
 
-import os
+import contextlib
 import pathlib
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from teleflm_jax import atomic_write
 from teleflm_jax.corpus.config import MixConfig
 from teleflm_jax.corpus.stages import parts
 from teleflm_jax.documents.statistics import Tally
@@ -31,8 +32,7 @@ def set_of(domain: str, language: str, config: MixConfig) -> str:
 def split(batches: Iterable[pa.RecordBatch], tally: Tally, folder: pathlib.Path, number: int, *, config: MixConfig) -> None:
     """Write a part's documents to FOLDER/<set>/part-<number>.parquet."""
     writers: dict[str, pq.ParquetWriter] = {}
-    paths: dict[str, pathlib.Path] = {}
-    try:
+    with contextlib.ExitStack() as opened:
         for batch in batches:
             names = [set_of(*pair, config) for pair in zip(batch["domain"].to_pylist(), batch["language"].to_pylist(), strict=True)]
             for name in dict.fromkeys(names):
@@ -44,17 +44,10 @@ def split(batches: Iterable[pa.RecordBatch], tally: Tally, folder: pathlib.Path,
                 for one in tally.leaving([chosen]):
                     if name not in writers:
                         (folder / name).mkdir(exist_ok=True)
-                        paths[name] = folder / name / f".part-{number:06d}.{os.getpid()}.tmp"
-                        writers[name] = pq.ParquetWriter(paths[name], one.select(COLUMNS).schema, compression="zstd")
+                        temporary = opened.enter_context(atomic_write.replacing(folder / name / f"part-{number:06d}.parquet"))
+                        schema = one.select(COLUMNS).schema
+                        writers[name] = opened.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
                     writers[name].write_batch(one.select(COLUMNS))
-        for name, writer in writers.items():
-            writer.close()
-            os.replace(paths[name], folder / name / f"part-{number:06d}.parquet")
-    finally:
-        for writer in writers.values():
-            writer.close()
-        for path in paths.values():
-            path.unlink(missing_ok=True)
     parts.write_tally(folder, number, tally)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from teleflm_jax import atomic_write
 from teleflm_jax.corpus import rows
 from teleflm_jax.documents import statistics
 from teleflm_jax.documents.statistics import Tally
@@ -98,14 +99,9 @@ def write(
 ) -> None:
     """Write a part, what else belongs to it, and then its tally, which says that it is whole."""
     target = path(folder, number)
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write.replacing(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     beside()
     write_tally(folder, number, counted)
 
@@ -135,6 +131,4 @@ def read_json(file: pathlib.Path) -> dict:
 
 
 def _write(target: pathlib.Path, text: str) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, target)
+    atomic_write.write(target, text.encode())

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from teleflm_jax.cli import tokenizer as command
 from teleflm_jax.corpus import rows, spark
 from teleflm_jax.corpus.config import MixConfig
 from teleflm_jax.corpus.output import mix, sample
@@ -18,6 +17,7 @@ from teleflm_jax.corpus.stages import run
 from teleflm_jax.documents.statistics import Tally
 from teleflm_jax.packing import heldout
 from teleflm_jax.packing.config import PackConfig
+from teleflm_jax.runs import prepare
 from teleflm_jax.tokenizer import train, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
@@ -152,7 +152,9 @@ def test_partitions_change_nothing_and_the_tokenizer_is_that_of_the_text(tmp_pat
     assert words.load(one).equals(words.load(four))
     assert dict(zip(*words.load(one).to_pydict().values(), strict=True)) == expected
     for folder in (one, four):
-        command.train_counted(folder, folder.parent / "tokenizer.json", TokenizerConfig(vocab_size=500), lambda *_: None, force=False)
+        prepare.train_tokenizer_on_counts(
+            folder, folder.parent / "tokenizer.json", TokenizerConfig(vocab_size=500), progress=lambda *_: None
+        )
         assert (folder.parent / "tokenizer.json").read_text(encoding="utf-8") == train.train(iter(kept), 500)
     made_from = json.loads((one.parent / "tokenizer.sample.json").read_text())
     assert made_from["distinct"] == len(expected) and made_from["vocab_size"] == 500

@@ -193,6 +193,6 @@ def test_samples_are_the_first_ones_and_short():
 
 
 def test_leftovers_of_this_process_are_not_in_the_way(tmp_path):
-    (tmp_path / f"part-000000.{os.getpid()}.tmp").write_bytes(b"half")
+    (tmp_path / f".part-000000.parquet.{os.getpid()}.tmp").write_bytes(b"half")
     write(tmp_path, 0, "whole")
     assert names(tmp_path) == ["part-000000.json", "part-000000.parquet"]

@@ -1,7 +1,7 @@
-"""Files that others made: plain files only, read within limits of size and nesting, and shown without what steers a terminal.
+"""Reading of files from other people: plain files only, with limits of size and nesting, and control characters escaped in messages.
 
-Every reader of a foreign model, run folder or configuration goes through here; readers of a corpus have bounds of their own, since they
-count what is damaged and go on.
+Every reader of a foreign model, run folder or configuration uses this module. Readers of a corpus have their own limits, since they count
+damage and continue.
 """
 
 import json
@@ -14,40 +14,40 @@ from teleflm_jax import links
 from teleflm_jax.errors import UserError
 
 LARGEST_JSON = 1 << 28
-"""Bytes of a JSON file; the largest tokenizers have some 30 MB."""
+"""Largest JSON file in bytes; the largest tokenizers have about 30 MB."""
 DEEPEST = 64
-"""Values inside each other; files of models have fewer than ten. Python's own limit is its stack."""
+"""Deepest nesting of values; files of models have fewer than ten levels. Python's own limit is its stack."""
 MOST_VALUES = 1 << 23
-"""Marks in JSON that part its values, which bound their number: some bytes of it may take a hundred of memory. The largest tokenizers have
-three million."""
+"""Largest number of separators in JSON, which bounds the number of values: a few bytes may take a hundred bytes of memory. The largest
+tokenizers have three million."""
 LONGEST_LINE = 2_000
-"""Characters of a message; of a longer one the middle is left out."""
+"""Largest message in characters; a longer one is cut in the middle."""
 
 
 def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Return the path of a plain file that lies in a folder after links, or in the blobs of the folder's own snapshot.
+    """Return the path of a plain file that is in a folder after resolving links, or in the blobs of the folder's own snapshot.
 
     Raises:
-        UserError: the name or a link leaves the folder, or the file is missing or no plain one.
+        UserError: the name or a link leaves the folder, or the file is missing or not plain.
     """
     path = folder / name
     is_name = name not in ("", ".", "..") and not set(name) & set("/\\\0")
     if not is_name or (path.resolve().parent != folder.resolve() and not links.is_blob(path, links.blobs(folder))):
         raise UserError(
-            f"got the file name {name!r} in {folder}, which leaves the folder; allowed: files that lie in it; copy them there (cp -L)"
+            f"got the file name {name!r} in {folder}, which leaves the folder; allowed: files inside it; copy them there (cp -L)"
         )
     if not path.exists():
-        raise UserError(f"got {folder} without {name}; allowed: a folder that has it; fetch it again")
+        raise UserError(f"got {folder} without {name}; allowed: a folder with it; fetch it again")
     if not path.is_file():
         raise _not_plain(path)
     return path
 
 
 def open_plain(path: str | os.PathLike) -> BinaryIO:
-    """Open a plain file for reading, without waiting for whoever might write into a FIFO.
+    """Open a plain file for reading; does not block on a FIFO.
 
     Raises:
-        UserError: it is a FIFO, a device, a socket or a folder.
+        UserError: the path is a FIFO, a device, a socket or a folder.
         OSError: it cannot be opened.
     """
     try:
@@ -63,21 +63,21 @@ def open_plain(path: str | os.PathLike) -> BinaryIO:
 
 
 def read(path: str | os.PathLike, most: int) -> bytes:
-    """Return a plain file's content of at most so many bytes.
+    """Return the content of a plain file of at most `most` bytes.
 
     Raises:
-        UserError: it is no plain file, or larger.
+        UserError: the path is not a plain file, or the file is larger.
         OSError: it cannot be read.
     """
     with open_plain(path) as file:
-        content = file.read(most + 1)  # a file may grow, and some of /proc say that they are empty
+        content = file.read(most + 1)  # a file may grow, and some files of /proc report size 0
     if len(content) > most:
-        raise UserError(f"got {path} of more than {most:,} bytes; allowed: at most so many; change the file")
+        raise UserError(f"got {path} with more than {most:,} bytes; allowed: at most {most:,}; change the file")
     return content
 
 
 def read_text(path: str | os.PathLike, most: int) -> str:
-    """Return a plain file's content as UTF-8; errors as of `read`, and UserError where it is none."""
+    """Return a plain file's content as UTF-8; raises the errors of `read`, and a UserError for other encodings."""
     try:
         return read(path, most).decode()
     except UnicodeDecodeError as error:
@@ -85,19 +85,19 @@ def read_text(path: str | os.PathLike, most: int) -> str:
 
 
 def read_json(path: str | os.PathLike, most: int = LARGEST_JSON) -> Any:
-    """Return a plain file's JSON value; errors as of `read`, and UserError where `parse_json` finds none."""
+    """Return a plain file's JSON value; raises the errors of `read`, and a UserError if `parse_json` fails."""
     content = read(path, most)
     try:
         return parse_json(content)
     except ValueError as error:
-        raise UserError(f"got {path}, which is no JSON ({error}); allowed: a whole JSON file; fetch it again") from error
+        raise UserError(f"got {path}, which is not JSON ({error}); allowed: a whole JSON file; fetch it again") from error
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return a JSON value whose strings are Unicode, whose names differ, and which has at most MOST_VALUES and DEEPEST levels.
+    """Parse JSON with valid Unicode strings, unique names, at most MOST_VALUES values and at most DEEPEST levels.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: the content violates this; the message gives the reason.
     """
     marks = ",:[{" if isinstance(content, str) else (b",", b":", b"[", b"{")
     if len(content) > MOST_VALUES and sum(map(content.count, marks)) > MOST_VALUES:
@@ -115,7 +115,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def printable(text: str, most: int = LONGEST_LINE) -> str:
-    """Return a text in one line without what would steer a terminal, and not too long to be read."""
+    """Return a text as one line of at most `most` characters, with control characters escaped."""
     if len(text) > most:
         text = f"{text[: most // 2]} … {text[-most // 2 :]}"
     return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
@@ -124,12 +124,12 @@ def printable(text: str, most: int = LONGEST_LINE) -> str:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a duplicate name")
     return found
 
 
 def _children(value: Any) -> list[Any]:
-    """List the names and values in a value; raises for a string with half a character in it."""
+    """Return the names and values in a value; raises for a string with a lone surrogate."""
     if isinstance(value, dict):
         return [*value, *value.values()]
     if isinstance(value, str) and not value.isascii():
@@ -141,4 +141,4 @@ def _children(value: Any) -> list[Any]:
 
 
 def _not_plain(path: str | os.PathLike) -> UserError:
-    return UserError(f"got {path}, which is no plain file; allowed: plain files; change the path")
+    return UserError(f"got {path}, which is not a plain file; allowed: plain files; change the path")

@@ -1,6 +1,6 @@
 """Links of Hugging Face's cache: the files of `models--OWNER--NAME/snapshots/REVISION` are links into `models--OWNER--NAME/blobs`.
 
-Links in data are otherwise not followed, since what they name outside of the folder is not the folder's. A repository's blobs are its own.
+Other links out of a data folder are not followed, since their targets are not part of the folder. A repository's blobs are its own.
 """
 
 import os
@@ -11,7 +11,7 @@ _REPOSITORY = re.compile(r"(?:models|datasets|spaces)--[^/]+")
 
 
 def blobs(folder: str | os.PathLike) -> pathlib.Path | None:
-    """Return the folder that the links of a snapshot, or of a folder in one, lead to; None for any other folder."""
+    """Return the folder that the links of a snapshot, or of a folder inside one, point into; None for any other folder."""
     real = pathlib.Path(os.path.realpath(folder))
     for snapshots in real.parents:
         repository = snapshots.parent
@@ -22,6 +22,6 @@ def blobs(folder: str | os.PathLike) -> pathlib.Path | None:
 
 
 def is_blob(path: str | os.PathLike, blobs: pathlib.Path | None) -> bool:
-    """Say whether a path leads to a regular file in this folder of blobs."""
+    """Return True if a path resolves to a regular file in this folder of blobs."""
     real = os.path.realpath(path)
     return blobs is not None and os.path.dirname(real) == str(blobs) and os.path.isfile(real)

@@ -236,7 +236,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
     write("quickstart.gin", "")
     refused("--gin_file quikstart.gin, which is not there", "change the path to quickstart.gin", files=["quikstart.gin"])
     refused(
-        "no/such/folder/run.gin, which is not there", f"(looked for: {tmp_path}/no/such/folder/run.gin)", files=["no/such/folder/run.gin"]
+        "no/such/folder/run.gin, which is not there", f"(looked for: {tmp_path}/no/such/folder/run.gin, ", files=["no/such/folder/run.gin"]
     )
     write("deep/a.gin", "include 'b.gin'")
     refused("include 'b.gin'", f"(looked for: {tmp_path}/deep/b.gin, {tmp_path}/b.gin, ", files=["deep/a.gin"])

@@ -1,4 +1,4 @@
-"""Files that others made: what is no plain file, too large, too deep or no JSON is refused in a line, at once."""
+"""Files from other people: a file that is not plain, too large, too deep or not JSON is refused in one line at once."""
 
 import os
 import socket

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from teleflm_jax import checksum, foreign
+from teleflm_jax import checksum, foreign, invocation
 from teleflm_jax.errors import UserError
 
 MARKER = "_CHECKPOINT_METADATA"
@@ -35,7 +35,7 @@ class Damaged(UserError):
     def __init__(self, path: pathlib.Path, reason: str):
         super().__init__(
             f"got the damaged checkpoint {path} ({reason}); allowed: a whole one; restore it from a copy, or use another step "
-            "(python -m teleflm_jax checkpoints lists them)"
+            f"({invocation.command('checkpoints')} lists them)"
         )
         self.reason = reason
 

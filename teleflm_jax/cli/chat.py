@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 
 from teleflm_jax import foreign
-from teleflm_jax.cli import generate, options, run_folder
+from teleflm_jax.cli import generate, options
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat, text
 from teleflm_jax.generate.chat import Format, Message
 from teleflm_jax.generate.engine import Engine
 from teleflm_jax.generate.request import Request
+from teleflm_jax.runs.load import choose_step, load_decoder, load_tokenizer
 
 HELP = "talk with a trained model; it remembers what was said as far as its context reaches"
 PROMPT = "> "
@@ -53,9 +54,9 @@ def main(args: argparse.Namespace) -> int:
     generate.refuse_no_tokens(args)
     choosing, variables = generate.sampling(args), _variables(args.template_kwargs)
     run, folder = options.load_trained(args)
-    step = run_folder.choose_step(folder, args.step)
-    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
-    format = chat.given(chat.load(folder, tokenizer), variables)
+    step = choose_step(folder, args.step)
+    tokenizer = load_tokenizer(folder, run.model.vocab_size)
+    format = chat.given(chat.load(folder, tokenizer), variables, name="--template_kwargs")
     # every answer has a prompt of its own
     request = Request(prompt=(0,), max_tokens=args.max_tokens, sampling=choosing, seed=args.seed, stop_ids=chat.stop_ids(format))
     request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     if before:
         room = _room(run.model.context_length, args.max_tokens)
         chat.fit(format, (*before, Message(role="user", content="")), room)  # a mistake in it before the weights, which may take minutes
-    engine = Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=1)
+    engine = Engine(load_decoder(folder, run, step), tokenizer, slots=1)
     talk(Speaker(engine=engine, format=format, request=request), before, here=sys.stdin.isatty())
     return 0
 

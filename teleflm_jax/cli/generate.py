@@ -6,11 +6,12 @@ import pathlib
 import signal
 from collections.abc import Sequence
 
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import engine, text
 from teleflm_jax.generate.request import Piece, Request, numbered
 from teleflm_jax.generate.sampling import Sampling
+from teleflm_jax.runs.load import choose_step, load_decoder, load_tokenizer
 from teleflm_jax.tokenizer import specials
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -86,8 +87,8 @@ def main(args: argparse.Namespace) -> int:
     if args.slots < 1:
         raise UserError(f"got --slots {args.slots}; allowed: 1 or more; change --slots")
     run, folder = options.load_trained(args)
-    step = run_folder.choose_step(folder, args.step)
-    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
+    step = choose_step(folder, args.step)
+    tokenizer = load_tokenizer(folder, run.model.vocab_size)
     requests = numbered(
         Request(
             prompt=tuple(specials.prompt(tokenizer, prompt)),
@@ -102,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
     )
     for request in requests:  # before the weights, which may take minutes
         request.refuse(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
-    running = engine.Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=args.slots)
+    running = engine.Engine(load_decoder(folder, run, step), tokenizer, slots=args.slots)
     if len(prompts) == 1 and not args.json:
         return _print_stream(prompts[0], running, requests[0])
     found = engine.run(running, requests)

@@ -1,4 +1,4 @@
-"""`info`: what a configuration amounts to, before anything is trained: size, cost, schedule and µP's values."""
+"""`info`: size, cost, schedule and µP values of a configuration, before anything is trained."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.model import size
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim import schedule
+from teleflm_jax.runs.config import RunConfig
 
 HELP = "show what a configuration amounts to: parameters, FLOPs, tokens per step, µP's values, learning rates"
 
@@ -51,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 
 def main(args: argparse.Namespace):
-    """Print what the configuration amounts to."""
+    """Print the facts."""
     facts = describe(options.load(args, optional=("data", "train")), args.at_tokens)
     if args.json:
         print(json.dumps(facts))
@@ -59,8 +60,8 @@ def main(args: argparse.Namespace):
         _print(facts)
 
 
-def describe(run: options.Run, at_tokens: Sequence[int] = ()) -> dict:
-    """All that `info` says, as plain values; what needs `train.*` is None where the configuration has none."""
+def describe(run: RunConfig, at_tokens: Sequence[int] = ()) -> dict:
+    """Return everything that `info` prints, as plain values; entries that need `train.*` are None if the configuration has none."""
     model = run.model
     count = size.parameters(model)
     rule = mup.at_width(run.mup, model.d_model)
@@ -88,13 +89,13 @@ def describe(run: options.Run, at_tokens: Sequence[int] = ()) -> dict:
 
 
 def printed_size(model: ModelConfig) -> str | None:
-    """The size that the paper prints for this shape, if it is one of the paper's."""
+    """Return the size that the paper prints for this shape; None for other shapes."""
     if model.vocab_size != PRINTED_VOCABULARY or model.num_kv_heads != model.num_heads:
         return None
     return PRINTED_SIZES.get((model.num_layers, model.num_heads, model.d_model, model.d_ff))
 
 
-def _training(run: options.Run) -> dict:
+def _training(run: RunConfig) -> dict:
     tokens_per_step = run.train.batch_size * run.model.context_length
     tokens = run.train.steps * tokens_per_step
     return {
@@ -103,25 +104,25 @@ def _training(run: options.Run) -> dict:
         "steps": run.train.steps,
         "tokens": tokens,
         "flops": tokens * size.flops_per_token(run.model)["causal"],
+        "schedule_name": run.optimizer.schedule,
         "decay_step": schedule.decay_step(run.optimizer, tokens_per_step),
         "schedule": schedule.end(run.optimizer, tokens_per_step, run.train.steps),
         "steps_to": {budget: -(-budget // tokens_per_step) for budget in BUDGETS_TOKENS},
     }
 
 
-def _milestones(run: options.Run) -> list[int]:
-    """Tokens worth a look in any schedule: start, end of the warm-up, two fifths, four fifths (1T and 2T of the paper's), and the end."""
-    decay = run.optimizer.decay_tokens
-    warmup = run.optimizer.warmup_steps * run.train.batch_size * run.model.context_length
-    return sorted({0, warmup, decay * 2 // 5, decay * 4 // 5, decay})
+def _milestones(run: RunConfig) -> list[int]:
+    """Return the tokens to show rates at: the start, each phase's end, two and four fifths of the last (1T and 2T of the paper's)."""
+    borders = schedule.borders(run.optimizer, run.train.batch_size * run.model.context_length)
+    return sorted({0, *borders, borders[-1] * 2 // 5, borders[-1] * 4 // 5})
 
 
-def _rates(run: options.Run, rule: mup.Mup, tokens: int) -> dict:
+def _rates(run: RunConfig, rule: mup.Mup, tokens: int) -> dict:
     tokens_per_step = run.train.batch_size * run.model.context_length
 
     def rate(role):
         r = rule.rules[role]
-        return schedule.cosine(
+        return schedule.learning_rate(
             r.learning_rate, r.minimum_learning_rate, tokens=tokens, tokens_per_step=tokens_per_step, config=run.optimizer
         )
 
@@ -213,4 +214,5 @@ def _print_learning_rates(console: rich.console.Console, facts: dict):
         for row in facts["learning_rates"]
     ]
     note = "Of the update that starts after so many tokens; the last warm-up step has the peak already."
-    print_table(console, "Learning rates", ("tokens", "step", "vector-like", "matrix-like"), rows, note)
+    title = f"Learning rates, schedule {facts['training']['schedule_name']}"
+    print_table(console, title, ("tokens", "step", "vector-like", "matrix-like"), rows, note)

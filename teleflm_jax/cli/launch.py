@@ -36,7 +36,8 @@ def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     parser.epilog = (
         f"example: {parser.prog} -n 2 --devices_per_process 1 -- train.py --gin_file configs/runs/quickstart.gin --workdir runs/two\n"
-        f"under srun or in a container, which start the processes themselves: {parser.prog} -- train.py ..."
+        f"under srun or in a container, which start the processes themselves: {parser.prog} -- train.py ...\n"
+        f"outside a checkout: {parser.prog} -- -m teleflm_jax train ..."
     )
     parser.add_argument("-n", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")
     parser.add_argument(
@@ -46,7 +47,9 @@ def arguments(parser: argparse.ArgumentParser):
         "--preflight", action="store_true", help="first measure every process, and start nothing if one is slow; COMMAND may be left out"
     )
     preflight.add_tolerance(parser)
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a script of this project and its arguments")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a script and its arguments, or `-m teleflm_jax train` and its"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -84,7 +87,10 @@ def _refuse_no_script(command: list[str]) -> None:
     if not command:
         raise UserError("got no command; allowed: -- and a script with its arguments; add, for instance, -- train.py --help")
     if command[0] != "-m" and not pathlib.Path(command[0]).is_file():
-        raise UserError(f"got the script {command[0]!r}, which is not there; allowed: train.py, eval.py or another; change it")
+        raise UserError(
+            f"got the script {command[0]!r}, which is not there; allowed: train.py, eval.py, another script, or -m teleflm_jax train; "
+            "change it"
+        )
 
 
 def _environments(count: int, environment: dict[str, str]) -> list[dict[str, str]]:

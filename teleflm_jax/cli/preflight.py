@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from teleflm_jax import invocation
 from teleflm_jax.cli import options
 from teleflm_jax.distributed import processes
 from teleflm_jax.errors import UserError
@@ -24,7 +25,7 @@ SLOW = 1
 
 def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
-    parser.epilog = f"example: python -m teleflm_jax launch --preflight -n 2 --devices_per_process 1\nunder srun: {parser.prog}"
+    parser.epilog = f"example: {invocation.command('launch')} --preflight -n 2 --devices_per_process 1\nunder srun: {parser.prog}"
     options.add_process_arguments(parser)
     add_tolerance(parser)
 

@@ -1,8 +1,8 @@
 """Bits per byte of a model on held-out documents, by domain.
 
-BPB = nats / ln 2 / UTF-8 bytes. Each document stands alone behind `<s>`, which is no byte; `</s>` is not scored.
+BPB = nats / ln 2 / UTF-8 bytes. Each document is scored alone after `<s>`, which counts no byte; `</s>` is not scored.
 
-Source: report, section 4; the windows (`windows.py`) are our choice, since the report does not say.
+Source: report, section 4; the windows (`windows.py`) are our choice, since the report does not state them.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ Documents = Mapping[str, Sequence[HeldOut]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Score:
-    """What a domain's documents cost."""
+class BitsPerByte:
+    """Negative log-likelihood of a domain's documents."""
 
     nats: float
     """Negative log-likelihood of all tokens."""
@@ -54,16 +54,16 @@ def measure(
     layout: Layout,
     bos: int,
     watch: Callable[[Sequence[windows.Batch]], Iterable[windows.Batch]] = iter,
-) -> dict[str, Score]:
+) -> dict[str, BitsPerByte]:
     """Score every domain.
 
     Args:
-        model: in the physical form of the layout.
+        model: in the layout's physical form.
         documents: the same on every process.
-        batch_size: windows of the context length per forward pass, over all devices; rounded up to what they can share.
+        batch_size: windows of the context length per forward pass over all devices; rounded up to a multiple that they can share.
         layout: devices that split each batch.
-        bos: id in front of every document.
-        watch: gets all batches and yields them one by one, such as a progress bar.
+        bos: id before every document.
+        watch: takes all batches and yields them one by one, for example a progress bar.
     """
     batches = watch(prepare(documents, model.config.context_length, batch_size, layout, bos))
     return _scores(documents, _sum(passes.token_losses(layout), model, batches, layout, len(documents)))
@@ -72,7 +72,7 @@ def measure(
 def evaluator(
     documents: Documents, proportions: Mapping[str, float], *, context_length: int, batch_size: int, layout: Layout, bos: int
 ) -> Evaluator:
-    """What the training loop calls: `(step, model, pause) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
+    """Return the training loop's evaluator: `(step, model, pause) -> {"bpb/<domain>", "loss/<domain>", "bpb"}`.
 
     `pause` is called before each batch. `bpb` is the mean weighted by `proportions` over the domains of `documents`. Windows are cut once.
     """
@@ -97,7 +97,7 @@ def pausing(items: Iterable[Item], pause: Callable[[], None]) -> Iterator[Item]:
 
 
 def prepare(documents: Documents, context_length: int, batch_size: int, layout: Layout, bos: int) -> list[windows.Batch]:
-    """All domains' windows in common batches, so that few rows are padding; owners number the domains in the order of `documents`.
+    """Return the windows of all domains in common batches, so that few rows are padding; owners number the domains in order.
 
     Raises:
         UserError: a domain has no token to score, or no byte to divide by.
@@ -119,7 +119,7 @@ def prepare(documents: Documents, context_length: int, batch_size: int, layout: 
 
 
 def _sum(token_losses: Callable, model: Transformer, batches: Iterable[windows.Batch], layout: Layout, num_domains: int) -> np.ndarray:
-    """Summed losses of each domain, in float64: float32 would lose digits after some 10 million tokens."""
+    """Return the summed losses of each domain in float64: float32 would lose digits after some 10 million tokens."""
     nats, (part, parts) = np.zeros(num_domains), device_mesh.data_share(layout.mesh)
     for batch in batches:
         rows = len(batch.tokens_BT)
@@ -130,8 +130,8 @@ def _sum(token_losses: Callable, model: Transformer, batches: Iterable[windows.B
     return nats
 
 
-def _scores(documents: Documents, nats: np.ndarray) -> dict[str, Score]:
+def _scores(documents: Documents, nats: np.ndarray) -> dict[str, BitsPerByte]:
     return {
-        domain: Score(nats=float(total), tokens=sum(len(d.tokens) for d in held_out), num_bytes=sum(d.num_bytes for d in held_out))
+        domain: BitsPerByte(nats=float(total), tokens=sum(len(d.tokens) for d in held_out), num_bytes=sum(d.num_bytes for d in held_out))
         for (domain, held_out), total in zip(documents.items(), nats, strict=True)
     }

@@ -1,4 +1,4 @@
-"""What `evaluation.*` and `suite.*` bind."""
+"""Settings of `evaluation.*` and `suite.*`."""
 
 import dataclasses
 
@@ -25,25 +25,25 @@ class SuiteConfig:
     """Benchmark tasks (docs/evaluation.md)."""
 
     tasks: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Task or group of lm-evaluation-harness, of `teleflm_jax/evaluate/tasks`, or `humaneval` -> examples in front of each question."""
+    """Task or group of lm-evaluation-harness or of `teleflm_jax/evaluate/tasks`, or `humaneval` -> number of few-shot examples."""
     fractions: dict[str, float] = dataclasses.field(default_factory=dict)
     """Task or group -> share of its items to draw; one not named is measured whole. Source: report, figure 4."""
     seed: int = 0
-    """Which items are drawn, and what is generated where a task samples: the same seed gives the same ones."""
+    """Seed of the drawn items, and of sampling in tasks that sample."""
     data: str | None = None
-    """Folder with the data sets, laid out as docs/evaluation.md says; None: the network, or what `datasets` has kept of it."""
+    """Folder with the data sets in the layout of docs/evaluation.md; None: the network, or the cache of `datasets`."""
     include: tuple[str, ...] = ()
     """Folders with more task files of the harness."""
     batch_size: int = 8
     """Texts at a time, over all devices."""
     max_tokens: int = 0
-    """New tokens that a task may have generated at most; 0: as many as it says."""
+    """Largest number of new tokens of a task; 0: the task's own number."""
     chat: bool = False
-    """Ask through the chat template, as an instructed model expects it."""
+    """Apply the chat template, as an instruction-tuned model expects."""
     bos: bool = True
-    """Begin every text with what the tokenizer puts there, `<s>` where it is ours; the harness calls it add_bos_token."""
+    """Begin every text with the ids that the tokenizer adds, `<s>` for ours; the harness calls it add_bos_token."""
     allow_code: bool = False
-    """Run code that the model has written (`humaneval`), confined as docs/evaluation.md says."""
+    """Run code that the model wrote (`humaneval`) in the sandbox of docs/evaluation.md."""
     code_samples: int = 5
     """Programs per problem, 5 or more, from which pass@5 is estimated."""
 

@@ -1,4 +1,4 @@
-"""Which held-out documents are measured."""
+"""Selection of the held-out documents that are measured."""
 
 import random
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from teleflm_jax.packing.records import HeldOut
 def heldout(
     data: DataConfig, domains: Sequence[str], *, vocab_size: int, max_bytes: int, pieces: Sequence[bytes]
 ) -> dict[str, list[HeldOut]]:
-    """The packed held-out documents of each domain, at most `max_bytes` of each.
+    """Return the packed held-out documents of each domain, at most `max_bytes` of each.
 
     Args:
-        data: where they are, and the tokenizer that they must have been packed with.
+        data: folder of packed data, and the tokenizer that it must have been packed with.
         domains: names; empty: all of `data.proportions`.
         vocab_size: rows of the model's embedding.
         max_bytes: UTF-8 bytes per domain; 0: all.
@@ -51,9 +51,9 @@ def heldout(
 
 
 def sample(documents: Sequence[HeldOut], max_bytes: int, pieces: Sequence[bytes]) -> list[HeldOut]:
-    """Documents of at most `max_bytes` together, drawn in an order that is random and always the same; the last one is cut.
+    """Return documents of at most `max_bytes` together, in a random order with a fixed seed; the last one is cut.
 
-    Drawn, because neighbours in a packed set come from the same source and its beginning would stand for little.
+    The order is random because neighbours in a packed set come from the same source, so its beginning is not representative.
     """
     chosen = []
     for document in random.Random(0).sample(documents, len(documents)):
@@ -66,7 +66,7 @@ def sample(documents: Sequence[HeldOut], max_bytes: int, pieces: Sequence[bytes]
 
 
 def _cut(document: HeldOut, max_bytes: int, pieces: Sequence[bytes]) -> HeldOut:
-    """The beginning of a document that is longer, up to the last token that ends with a character."""
+    """Return the beginning of a longer document, up to the last token that ends at a character boundary."""
     ends = np.cumsum([len(pieces[token]) for token in document.tokens])
     kept = int(np.searchsorted(ends, max_bytes, side="right"))
     while kept and pieces[document.tokens[kept]][0] & 0xC0 == 0x80:  # the next token begins inside a character

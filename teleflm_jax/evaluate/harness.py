@@ -1,11 +1,10 @@
-"""Our model as lm-evaluation-harness's own model class, so that any of its tasks can ask it.
+"""Adapter of our model to lm-evaluation-harness's model class, so that all of its tasks can be run.
 
-Only `suite.py` imports this module, once the harness is known to be installed (requirements-eval.txt).
+Only `suite.py` imports this module, after checking that the harness is installed (requirements-eval.txt).
 
-In a run of several processes every one of them gets all requests in the same order and makes the same calls; to the harness each is the
-only one.
+In a run of several processes each process gets all requests in the same order and makes the same calls; the harness sees one process.
 
-Source: lm_eval.api.model of lm-evaluation-harness 0.4.13; where a text is cut and how stop strings end it follow its Hugging Face model.
+Source: lm_eval.api.model of lm-evaluation-harness 0.4.13; truncation and stop strings follow its Hugging Face model.
 """
 
 import collections
@@ -26,38 +25,38 @@ from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
 DEFAULT_TOKENS = 256
-"""New tokens where a task does not say; the harness's own number."""
+"""New tokens if a task names no number; the harness's default."""
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 IGNORED = ("do_sample", "until", "max_gen_toks")
-"""Settings of a request that are read apart from those of `SAMPLING`."""
+"""Settings of a request that `SAMPLING` does not list and that are read separately."""
 
 
 class Harness(TemplateLM):
-    """Answers the harness's requests."""
+    """Model class that answers the harness's requests."""
 
     def __init__(self, model: Model, watch: Callable[[Sequence], Iterable] = iter, pause: Callable[[], None] = lambda: None):
-        """Make one.
+        """Wrap a model.
 
         Args:
-            model: what is asked, and how.
-            watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
-            pause: called before each batch and each step of texts that are written.
+            model: weights, tokenizer and prompting.
+            watch: takes the batches of log-likelihoods and yields them one by one, for example a progress bar.
+            pause: called before each batch and each step of generation.
         """
         super().__init__()
         self.model, self.pause = model, pause
         self.watch = lambda batches: pausing(watch(batches), pause)
         self.shortened: collections.Counter[str | None] = collections.Counter()
-        """Task -> its requests of which only the end of the context was read."""
+        """Task -> number of its requests whose context was truncated on the left."""
         self._ids = specials.of(model.tokenizer)
 
     @property
     def eot_token_id(self) -> int:
-        """Ends a text."""
+        """Id that ends a text."""
         return self._ids.eos
 
     @property
     def prefix_token_id(self) -> int:
-        """Stands in front of a text without context."""
+        """Id before a text without context."""
         return self._ids.bos
 
     @property
@@ -67,22 +66,22 @@ class Harness(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness's caches tell chat templates apart by."""
+        """Key of chat templates in the harness's caches."""
         return f"teleflm_jax {self.model.name}"
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The template, where it is asked for."""
+        """Return the chat template if it is requested."""
         return self.model.format.template.source if chat_template and self.model.format else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A dialogue as one text, `<s>` and the roles' marks written out."""
+        """Return a dialogue as one text with `<s>` and the role markers."""
         said = [chat.Message(role=message["role"], content=message["content"]) for message in chat_history]
         return chat.write(self.model.format, said, answer=add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids of a text, behind what the tokenizer puts there (`<s>` where it is ours) unless that is not wanted or there already.
+        """Return the ids of a text after the ids that the tokenizer adds (`<s>` for ours), unless they are unwanted or present already.
 
-        Only where the chat template is in use do marks in the text become their ids: it alone writes any.
+        Special tokens in the text become their ids only if the chat template, which writes them, is in use.
         """
         if self.model.format:
             ids = self.model.format.parsing.encode(string, add_special_tokens=False).ids
@@ -93,7 +92,7 @@ class Harness(TemplateLM):
         return [*before, *ids] if wanted and ids[: len(before)] != before else ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-probability in nats of each continuation after its context, and whether it is the greedy one."""
+        """Return the log-probability in nats of each continuation after its context, and True if it is the greedy one."""
         names = [f"item {request.doc_id} of {request.task_name}" for request in requests]
         if empty := [name for name, request in zip(names, requests, strict=True) if not request.args[1]]:
             raise UserError(f"got {empty[0]} with an empty continuation; allowed: one character or more; correct the task's data")
@@ -103,16 +102,16 @@ class Harness(TemplateLM):
         return found
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Split at the harness's border; where a token spans it so that nothing would be left to score, each side by itself."""
+        """Split where the harness does; if a token spans the border and no token would be scored, encode each side by itself."""
         context_ids, continuation_ids = super()._encode_pair(context, continuation)
         return context_ids, continuation_ids or self.tok_encode(continuation, add_special_tokens=False)
 
     def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[score.Pair]:
-        """What the harness's `loglikelihood` has made ids of; ours, which knows whose they are, scores them."""
+        """Return the encoded pairs to our `loglikelihood`, which knows the requests and scores them."""
         return [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """Log-probability in nats of whole texts, in windows as those of bits per byte."""
+        """Return the log-probability in nats of whole texts, in the windows of bits per byte."""
         pairs, owners = [], []
         for number, (text,) in enumerate(request.args for request in requests):
             for window in windows.cut(self.tok_encode(text, add_special_tokens=False), self.max_length, bos=self._ids.bos):
@@ -126,7 +125,7 @@ class Harness(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Continuations, each up to its first stop string; greedy unless a task says `do_sample`."""
+        """Return continuations, each up to its first stop string; greedy unless a task sets `do_sample`."""
         asked = []
         for request in requests:
             seed = seed_of(self.model.seed, request.task_name, request.doc_id)
@@ -139,7 +138,7 @@ class Harness(TemplateLM):
         return [completion.text for completion in completions]
 
     def _request(self, context: Sequence[int], settings: dict[str, Any], seed: int) -> Request:
-        """One request; of a context too long only the end is read, so that all new tokens have room."""
+        """Return one request; a long context is truncated on the left to leave room for all new tokens."""
         known = normalize_gen_kwargs(settings, DEFAULT_TOKENS)
         if unknown := known.keys() - {*SAMPLING, *IGNORED}:
             raise UserError(

@@ -1,7 +1,7 @@
-"""HumanEval: programs that a model writes, run against a problem's tests, and how many of k would do.
+"""HumanEval: generated programs are run against the problem's tests; the score is pass@k.
 
 Source: Chen et al., 2021, "Evaluating Large Language Models Trained on Code": the unbiased estimate of pass@k (section 2.1) and the strings
-that end a program. Temperature and top-p are ours: 0.8, which that paper found best for many samples, and 0.95; the report does not say.
+that end a program. Temperature 0.8, which that paper found best for many samples, and top-p 0.95 are our choice; the report states none.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ from teleflm_jax.tokenizer import specials
 NAME, DATA = "humaneval", "openai/openai_humaneval"
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 TOKENS = 512
-"""New tokens of a program."""
+"""Largest number of new tokens of a program."""
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 FIELDS = ("task_id", "prompt", "entry_point", "test")
 TRIES = (1, 5)
-"""The k of pass@k."""
+"""Values of k in pass@k."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One of HumanEval's."""
+    """One problem of HumanEval."""
 
     task_id: str
     prompt: str
-    """A function's head and what it is to do."""
+    """Signature and docstring of a function."""
     entry_point: str
-    """The function's name."""
+    """Name of the function."""
     test: str
-    """Defines `check(function)`."""
+    """Source that defines `check(function)`."""
 
     def task(self, completion: str) -> sandbox.Task:
         """Return the program and its test for the sandbox."""
@@ -48,18 +48,18 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was found."""
+    """Scores and remarks."""
 
     passed: Mapping[int, float]
     """k -> pass@k, from 0 to 1."""
     shortened: int
-    """Problems of which only the end was read, as they are longer than the context."""
+    """Problems truncated on the left because they are longer than the context."""
     left_open: Sequence[str]
-    """What this machine could not shut off for the programs."""
+    """Restrictions of the sandbox that this machine does not support."""
 
 
 def problem(row: Mapping[str, Any]) -> Problem:
-    """A row of the data set; raises a `UserError` if it is none."""
+    """Return a row of the data set as a problem; raises a `UserError` if a field is missing."""
     wrong = [field for field in FIELDS if not isinstance(row.get(field), str)]
     if wrong:
         raise UserError(f"got a HumanEval item without {', '.join(wrong)}; allowed: the data set as published; put it there again")
@@ -67,24 +67,24 @@ def problem(row: Mapping[str, Any]) -> Problem:
 
 
 def read(folder: pathlib.Path) -> list[Problem]:
-    """The problems of a folder of data sets; raises a `UserError` where they are not there."""
+    """Return the problems in a folder of data sets; raises a `UserError` if they are missing."""
     return [problem(row) for row in local_data.read(local_data.find(folder, DATA, None, "test"))]
 
 
 def draw(problems: Sequence[Problem], share: float, seed: int) -> Sequence[Problem]:
-    """A share of the problems, always the same for a seed, in their order."""
+    """Return a share of the problems, the same for the same seed, in their order."""
     kept = max(1, round(share * len(problems)))
     return [problems[i] for i in sorted(random.Random(f"{seed}/{NAME}").sample(range(len(problems)), kept))]
 
 
 def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Callable[[], None] = lambda: None) -> Result:
-    """Write programs, run them, and estimate pass@k.
+    """Generate programs, run them, and estimate pass@k.
 
     Args:
-        model: writes; its template is not used, as the problems are the beginnings of programs.
+        model: the model; its chat template is not used, since problems are beginnings of programs.
         problems: one or more.
         samples: programs per problem, at least the largest k.
-        pause: called before each step of writing and after each program that has run.
+        pause: called before each step of generation and after each program that has run.
     """
     new = min(TOKENS, model.max_tokens or TOKENS, model.decoder.context_length // 2)
     requests, shortened, special = [], 0, specials.of(model.tokenizer)
@@ -108,5 +108,5 @@ def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Call
 
 
 def pass_at(k: int, samples: int, correct: int) -> float:
-    """The chance that of k programs, drawn from `samples` of which some are correct, at least one is."""
+    """Return the probability that at least one of k programs is correct, drawn from `samples` of which `correct` are."""
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)

@@ -1,7 +1,7 @@
-"""Data sets of benchmark tasks from a folder of the user's.
+"""Data sets of benchmark tasks in a local folder.
 
-A set `owner/name` with a configuration and a split is looked for where the set's own repository has it, so that a plain copy of the
-repository will do: FOLDER/owner/name/CONFIGURATION/SPLIT.jsonl and the other places of `places`.
+A set `owner/name` with a configuration and a split is searched where its own repository has it, so a plain copy of the repository works:
+FOLDER/owner/name/CONFIGURATION/SPLIT.jsonl and the other paths of `places`.
 """
 
 import csv
@@ -17,17 +17,17 @@ from teleflm_jax.errors import UserError
 
 FORMATS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 WRAPPED = "json"
-"""The only column of an item that is no JSON object: its text."""
+"""Column that holds the text of an item which is not a JSON object."""
 
 
 def places(path: str, name: str | None, split: str) -> list[str]:
-    """Where the files of a split may lie, without their ending, relative to the folder; the first is the one that users are told."""
+    """Return the possible paths of a split's files without suffix, relative to the folder; errors name the first."""
     inside = (f"{name}/{split}", f"{split}/{name}", f"{name}/data/{split}") if name else (split, f"data/{split}", f"default/{split}")
     return [f"{path}/{place}" for place in inside]
 
 
 def find(folder: pathlib.Path, path: str, name: str | None, split: str) -> list[pathlib.Path]:
-    """The files of a split: `SPLIT.*`, or several, `SPLIT-*.*` or `*-SPLIT.*`, in their order.
+    """Return the files of a split: `SPLIT.*`, or several, `SPLIT-*.*` or `*-SPLIT.*`, in order.
 
     Raises:
         UserError: there are none.
@@ -47,10 +47,10 @@ def find(folder: pathlib.Path, path: str, name: str | None, split: str) -> list[
 
 
 def read(files: list[pathlib.Path]) -> list[dict[str, Any]]:
-    """All items of some files.
+    """Return all items of some files.
 
     Raises:
-        UserError: a file is not what its name says, or empty.
+        UserError: a file is not in the format of its name, or empty.
     """
     items = []
     for file in files:
@@ -76,7 +76,7 @@ def _items(file: pathlib.Path):
 
 
 def _json(text: str) -> list:
-    """A list, or one value a line: benchmark files use both under both names."""
+    """Parse a list or one value per line: benchmark files use both under both suffixes."""
     try:
         whole = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A model as benchmarks ask it."""
+"""Model and prompting of a benchmark."""
 
 import dataclasses
 
@@ -10,18 +10,18 @@ from teleflm_jax.generate.decoder import Decoder
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """Weights, and how they are asked."""
+    """Weights, tokenizer and prompting of the model under test."""
 
     name: str
-    """The run's folder and the step."""
+    """Folder of the run, and the step."""
     decoder: Decoder
     tokenizer: tokenizers.Tokenizer
     format: chat.Format | None = None
-    """In which requests are written as conversations; None: texts are asked as they are."""
+    """Chat format of the requests; None: plain text."""
     bos: bool = True
-    """Whether texts begin with what the tokenizer puts in front of one, `<s>` where it is ours."""
+    """Begin texts with the ids that the tokenizer adds, `<s>` for ours."""
     batch_size: int = 8
-    """Texts at a time."""
+    """Texts per batch."""
     max_tokens: int = 0
-    """New tokens at most; 0: as a task says."""
+    """Largest number of new tokens; 0: the task's own."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Programs that a model has written, judged one by one by processes that may do next to nothing (`confined/`)."""
+"""Sandbox for programs that a model wrote: each is judged by confined processes (`confined/`)."""
 
 import concurrent.futures
 import dataclasses
@@ -14,25 +14,25 @@ from collections.abc import Callable, Sequence
 from teleflm_jax.errors import UserError
 
 SECONDS = 5.0
-"""Of wall time, and about as many of CPU time; HumanEval's own runner allows 3."""
+"""Limit of wall time, and about the same of CPU time; HumanEval's own runner allows 3."""
 MEMORY_BYTES = 1 << 30
 GRACE_SECONDS = 10.0
-"""For starting and leaving, before a process that should have ended by itself is killed."""
+"""Time for starting and exiting, before a process that should have ended is killed."""
 _CONFINED = pathlib.Path(__file__).with_name("confined")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """A program, and what it is to do."""
+    """A program and its test."""
 
     program: str
-    """Source text that nobody has read."""
+    """Untrusted source text."""
     entry_point: str
-    """The function that it defines."""
+    """Name of the function that it defines."""
     prompt: str
-    """Imports and helpers that the test calls, and the function's head; comes with the problem."""
+    """Imports and helpers that the test calls, and the function's signature; part of the problem."""
     test: str
-    """Defines `check(function)`; comes with the problem."""
+    """Source that defines `check(function)`; part of the problem."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,27 +40,27 @@ class Verdict:
     """The result of judging a program."""
 
     passed: bool
-    """The test ran to its end without an exception."""
+    """True if the test finished without an exception."""
     why: str
-    """`passed`, or what went wrong."""
+    """`passed`, or the reason of the failure."""
     left_open: tuple[str, ...] = ()
-    """What this machine could not shut off."""
+    """Restrictions that this machine does not support."""
 
 
 def run(task: Task, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Verdict:
     """Run one Python program and, in another process, its test.
 
-    Both run from an empty folder, without environment, network, output, further processes or rights. What is called and returned passes
-    between them as plain values (`confined/values.py`), so nothing that the program does to its own process changes the verdict.
+    Both run in an empty folder without environment, network, output, further processes or privileges. Arguments and results pass between
+    them as plain values (`confined/values.py`), so nothing that the program does to its own process changes the verdict.
 
     Args:
         task: the program and its test.
-        seconds: of wall time, for both.
-        memory_bytes: of address space, for each.
+        seconds: limit of wall time for both.
+        memory_bytes: limit of address space for each.
     """
     problem = json.dumps(dataclasses.asdict(task)).encode()
     with tempfile.TemporaryDirectory(prefix="program-") as folder:
-        os.chmod(folder, 0o755)  # whoever runs it is another user where we are root
+        os.chmod(folder, 0o755)  # as root, the program runs as another user
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_CONFINED), str(seconds), str(memory_bytes)],
             stdin=subprocess.PIPE,
@@ -83,7 +83,7 @@ def run(task: Task, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTE
 
 
 def refuse_broken() -> None:
-    """Raise a `UserError` where right programs would fail, as on a machine that lets no process be confined in this way."""
+    """Raise a `UserError` if correct programs would fail, as on a machine that does not support this sandbox."""
     right = Task(program="def same(x):\n    return x", entry_point="same", prompt="", test="def check(f):\n    assert f(1) == 1")
     verdict = run(right, seconds=GRACE_SECONDS)
     if not verdict.passed:
@@ -94,9 +94,9 @@ def refuse_broken() -> None:
 
 
 def run_all(tasks: Sequence[Task], pause: Callable[[], None] = lambda: None) -> list[Verdict]:
-    """Run programs, as many at a time as there are cores for.
+    """Run programs, one per core at a time.
 
-    `pause` is called after each; where it raises, those that have not begun are left out.
+    `pause` is called after each; if it raises, programs that have not started are cancelled.
     """
     with concurrent.futures.ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         running, verdicts = [pool.submit(run, task) for task in tasks], []
@@ -110,7 +110,7 @@ def run_all(tasks: Sequence[Task], pause: Callable[[], None] = lambda: None) -> 
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Kill what is left of its group, and take its end."""
+    """Kill the process group and reap the process."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
-"""Benchmark tasks on a model: lm-evaluation-harness's, ours beside it (`tasks/`), and HumanEval (`humaneval.py`).
+"""Benchmark tasks: lm-evaluation-harness's, our own (`tasks/`), and HumanEval (`humaneval.py`).
 
-The harness is an extra (requirements-eval.txt) and slow to import, so it is imported only where tasks are asked for.
+The harness is an extra (requirements-eval.txt) and slow to import, so it is imported only when tasks are run.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from teleflm_jax import invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import humaneval, sandbox
 from teleflm_jax.evaluate.config import SuiteConfig
@@ -25,49 +26,49 @@ from teleflm_jax.evaluate.model import Model
 
 OURS = pathlib.Path(__file__).with_name("tasks")
 BY_LENGTH = ("arc_challenge", "arc_easy", "hellaswag")
-"""Tasks whose usual figure is the accuracy under log-probabilities divided by the answers' lengths, which the harness lists second."""
+"""Tasks whose usual metric is the accuracy under length-normalised log-probabilities, which the harness lists second."""
 FEWSHOT_SEED = 1234
-"""Of the examples in front of a question; the harness's own."""
+"""Seed of few-shot examples; the harness's default."""
 RESAMPLES = 100
-"""For the standard errors that have no closed form."""
+"""Bootstrap samples for standard errors without a closed form."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Score:
-    """What a task or a group found."""
+class TaskScore:
+    """Result of a task or a group."""
 
     metric: str
-    """`metric,filter`, as the harness names it."""
+    """`metric,filter`, the harness's name."""
     value: float
     error: float | None
-    """Standard error, where the harness has one."""
+    """Standard error, if the harness has one."""
     items: int
     shots: int
     metrics: Mapping[str, float]
-    """All of its figures."""
+    """All metrics."""
     shortened: int
-    """Texts of which only the end was read, as they are longer than the model's context."""
+    """Texts truncated on the left because they are longer than the model's context."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Tasks with their data, ready to be asked."""
+    """Tasks with their data."""
 
     config: SuiteConfig
     loaded: Mapping[str, Any]
-    """The harness's tasks and groups; empty where none is asked for."""
+    """The harness's tasks and groups; empty if none is requested."""
     samples: Mapping[str, list[int]]
     """Task -> numbers of its items."""
     problems: Sequence[humaneval.Problem]
     remarks: Sequence[str]
-    """What is not measured, and why."""
+    """Tasks that are not measured, with reasons."""
 
 
 def load(config: SuiteConfig) -> Suite:
-    """Find every task and its data.
+    """Load every task and its data.
 
     Raises:
-        UserError: the harness is not installed, a task unknown, a data set not to be had, nothing left to measure.
+        UserError: the harness is not installed, a task is unknown, a data set is missing, or nothing is left to measure.
     """
     names = [name for name in config.tasks if name != humaneval.NAME]
     runs_code = humaneval.NAME in config.tasks and config.allow_code
@@ -99,18 +100,18 @@ def measure(
     watch: Callable[[Sequence], Iterable] = iter,
     keep: dict[str, list] | None = None,
     pause: Callable[[], None] = lambda: None,
-) -> dict[str, Score]:
-    """Ask a model every task.
+) -> dict[str, TaskScore]:
+    """Run every task on a model.
 
     Args:
-        suite: from `load`; may be asked again.
-        model: what is asked.
-        watch: gets the batches of log-likelihoods and yields them one by one, such as a progress bar.
-        keep: task -> its items as they were asked and answered; filled if given.
-        pause: called before each batch, each step of texts that are written, and each program that is run; what it raises ends the work.
+        suite: from `load`; may be used again.
+        model: the model under test.
+        watch: takes the batches of log-likelihoods and yields them one by one, for example a progress bar.
+        keep: task -> its items with prompts and answers; filled if given.
+        pause: called before each batch, each step of generation, and each program; an exception in it ends the evaluation.
 
     Returns:
-        Name in `suite.tasks` -> its score, in that order.
+        Name in `suite.tasks` -> score, in that order.
     """
     scores = _ask(suite, model, watch, keep, pause) if suite.loaded else {}
     if suite.problems:
@@ -118,7 +119,7 @@ def measure(
         for what in result.left_open:
             print(f"humaneval: this machine could not shut off {what}", file=sys.stderr)
         figures = {f"pass@{k},none": value for k, value in result.passed.items()}
-        scores[humaneval.NAME] = Score(
+        scores[humaneval.NAME] = TaskScore(
             metric="pass@5,none",
             value=figures["pass@5,none"],
             error=None,
@@ -130,8 +131,8 @@ def measure(
     return {name: scores[name] for name in suite.config.tasks if name in scores}
 
 
-def remarks(scores: Mapping[str, Score]) -> list[str]:
-    """What lessens the worth of scores, a line each."""
+def remarks(scores: Mapping[str, TaskScore]) -> list[str]:
+    """Return remarks on scores of truncated texts, a line each."""
     return [
         f"{name}: of {score.shortened:,} text(s) only the end was read, as they are longer than the model's context"
         for name, score in scores.items()
@@ -139,12 +140,12 @@ def remarks(scores: Mapping[str, Score]) -> list[str]:
     ]
 
 
-def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None, pause: Callable[[], None]) -> dict[str, Score]:
+def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None, pause: Callable[[], None]) -> dict[str, TaskScore]:
     with _harness() as lm_eval:
         from teleflm_jax.evaluate.harness import Harness
 
         for task in suite.loaded["tasks"].values():
-            task._instances = None  # else a second model would be asked what the first one was asked, with its answers
+            task._instances = None  # else a second model would get the first one's requests with their answers
         adapter = Harness(model, watch, pause)
         found = lm_eval.evaluator.evaluate(
             lm=adapter,
@@ -166,25 +167,25 @@ def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | No
 
 
 def _leaves(loaded: Mapping[str, Any], name: str) -> list[str]:
-    """The tasks of a group; of a task, itself."""
+    """Return the tasks of a group; a task is its own only member."""
     group = loaded["groups"].get(name)
     return [task.task_name for task in group.get_all_tasks()] if group else [name]
 
 
 def _figure(suite: Suite, name: str) -> object:
-    """The metric that stands for a task: of its file the first, unless another is usual; a group says nothing."""
+    """Return the main metric of a task: the first of its file unless another is usual; None for a group."""
     if name in BY_LENGTH:
         return "acc_norm"
     task = suite.loaded["tasks"].get(name)
     return task.config.metric_list[0]["metric"] if task is not None and task.config.metric_list else None
 
 
-def _score(figure: object, row: Mapping[str, Any], shots: int, shortened: int) -> Score:
+def _score(figure: object, row: Mapping[str, Any], shots: int, shortened: int) -> TaskScore:
     metrics = {key: float(value) for key, value in row.items() if "," in key and isinstance(value, int | float)}
     plain = [key for key in metrics if not key.split(",")[0].endswith("_stderr")]
     chosen = next((key for key in plain if key.split(",")[0] == figure), plain[0])
     metric, _, kind = chosen.partition(",")
-    return Score(
+    return TaskScore(
         metric=chosen,
         value=metrics[chosen],
         error=metrics.get(f"{metric}_stderr,{kind}"),
@@ -222,7 +223,7 @@ def _load_tasks(config: SuiteConfig, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _draw(config: SuiteConfig, loaded: Mapping[str, Any]) -> dict[str, list[int]]:
-    """The items of each task that are measured, where not all are: always the same for a seed."""
+    """Return the items of each task of which only a share is measured, the same for the same seed."""
     drawn = {}
     for name, share in config.fractions.items():
         if name == humaneval.NAME or share == 1:
@@ -245,11 +246,9 @@ def _problems(config: SuiteConfig) -> list[humaneval.Problem]:
 
 @contextlib.contextmanager
 def _harness() -> Iterator[Any]:
-    """The harness, without its bars and prints, and with the random state that it changes put back."""
+    """Import the harness without its progress bars and prints, and restore the random state that it changes."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError(
-            "got suite.tasks without lm-evaluation-harness; allowed: with it installed; run `pip install -r requirements-eval.txt`"
-        )
+        raise UserError(f"got suite.tasks without lm-evaluation-harness; allowed: with it installed; run {invocation.install('eval')}")
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it would fork a process that has threads
     import lm_eval.evaluator
     import lm_eval.tasks

@@ -1,7 +1,7 @@
-"""The harness's tasks and where their items come from: the user's folder if there is one, else `datasets` and the network.
+"""The harness's tasks and the source of their items: a local folder if one is set, else `datasets` and the network.
 
-Only `suite.py` imports this module, once the harness is known to be installed. Of the harness it uses, beside what is public, how a task's
-file is read.
+Only `suite.py` imports this module, after checking that the harness is installed. Beside the harness's public interface it uses the
+private loader of task files.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from teleflm_jax.evaluate import local_data
 
 
 def refuse_unknown(manager: TaskManager, name: str) -> None:
-    """Raise a `UserError` for a name that is neither a task nor a group."""
+    """Raise a `UserError` for a name that is neither a task nor a group of tasks."""
     if name not in manager.all_subtasks and name not in manager.all_groups:
         near = nearest(name, [*manager.all_subtasks, *manager.all_groups])
         change = f"change it to {near!r}" if near else "see `lm_eval ls tasks`"
@@ -28,7 +28,7 @@ def refuse_unknown(manager: TaskManager, name: str) -> None:
 
 
 def leaves(manager: TaskManager, name: str) -> Iterator[str]:
-    """The tasks of a group, of its groups and tags; of a task, itself."""
+    """Yield the tasks of a group, of its groups and tags; a task yields itself."""
     entry = manager.task_index[name]
     if entry.tags and name in manager.all_tags:
         yield from sorted(entry.tags)
@@ -42,9 +42,9 @@ def leaves(manager: TaskManager, name: str) -> Iterator[str]:
 
 
 def refuse_few_examples(task: Any, shots: int) -> None:
-    """Raise a `UserError` where a loaded task has fewer examples than are to stand in front of each question.
+    """Raise a `UserError` if a loaded task has fewer few-shot examples than requested.
 
-    Where they come from the split that is asked, the harness draws one more, since the question itself may be among them.
+    If examples come from the test split, the harness draws one more, since the question itself may be among them.
     """
     if not shots or not hasattr(task, "sampler"):
         return
@@ -58,10 +58,10 @@ def refuse_few_examples(task: Any, shots: int) -> None:
 
 
 def prepare(manager: TaskManager, task: str, shots: int, folder: str | None) -> None:
-    """Give a task the number of its examples, and its items where they come from the user's folder.
+    """Set the number of a task's few-shot examples, and its items if they come from a local folder.
 
     Raises:
-        UserError: an item is not there, or the task is written in Python and reads what it likes.
+        UserError: a split is missing, or the task is a Python class that loads its own data.
     """
     entry = manager.task_index[task]
     settings = dict(entry.cfg) if entry.yaml_path is None else load_yaml(entry.yaml_path, resolve_func=True)
@@ -69,7 +69,7 @@ def prepare(manager: TaskManager, task: str, shots: int, folder: str | None) -> 
         raise UserError(f"got the task {task} with suite.data; allowed: tasks that name a data set; leave it out, or suite.data")
     fewshot = settings.get("fewshot_config") or {}
     if shots == 0 and not fewshot:
-        settings |= {"training_split": None, "fewshot_split": None}  # else the harness wants examples that nobody will see
+        settings |= {"training_split": None, "fewshot_split": None}  # else the harness loads examples that are never used
     settings["num_fewshot"] = shots
     if folder is not None:
         path, name = settings.get("dataset_path"), settings.get("dataset_name")
@@ -87,13 +87,13 @@ def load(manager: TaskManager, name: str, folder: str | None) -> dict[str, Any]:
     """Build a task or a group with its items.
 
     Raises:
-        UserError: a data set is not to be had.
+        UserError: a data set is missing.
     """
     try:
         return manager.load([name])
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError) as error:  # what `datasets` raises where there is no network, or no such set
+    except (OSError, ValueError, RuntimeError, KeyError) as error:  # `datasets` raises these without a network or without such a set
         if folder is not None:
             raise UserError(
                 f"got data of the task {name} that it cannot use ({_short(error)}); allowed: the data set as published; put it there again"
@@ -105,10 +105,10 @@ def load(manager: TaskManager, name: str, folder: str | None) -> dict[str, Any]:
 
 
 def from_network(path: str, name: str | None, split: str, task: str) -> list[dict[str, Any]]:
-    """The items of a split by way of `datasets`, which keeps a copy.
+    """Return the items of a split from `datasets`, which caches them.
 
     Raises:
-        UserError: it is not to be had.
+        UserError: the data set cannot be loaded.
     """
     try:
         return datasets.load_dataset(path, name, split=split).to_list()
@@ -129,5 +129,5 @@ def _short(error: Exception) -> str:
 
 
 def _read(files: dict[str, tuple[pathlib.Path, ...]], **unused: Any) -> dict[str, datasets.Dataset]:
-    """What the harness calls for a task's splits; it hands over its metadata as well."""
+    """Return a task's splits to the harness, which also passes its metadata."""
     return {split: datasets.Dataset.from_list(local_data.read(list(paths))) for split, paths in files.items()}

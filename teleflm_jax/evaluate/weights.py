@@ -1,4 +1,4 @@
-"""Weighted means over domains, among them those of the report.
+"""Weighted means over domains, including the report's aggregates.
 
 Source: report, tables 5 and 6 and their footnotes: an aggregate is the weighted arithmetic mean of the domains' figures, for bits per byte
 as for the loss per token.
@@ -19,14 +19,14 @@ REPORT = {
 
 
 def mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Weighted arithmetic mean over the keys of `weights`, whatever they sum to."""
+    """Return the weighted arithmetic mean over the keys of `weights`, which need not sum to 1."""
     return sum(weight * values[name] for name, weight in weights.items()) / sum(weights.values())
 
 
 def matching(domains: Mapping[str, object], language: str, weights: Mapping[str, float]) -> dict[str, float] | None:
-    """The weights under the names of `domains`, or None if a domain is missing.
+    """Return the weights under the names of `domains`, or None if a domain is missing.
 
-    Names match regardless of case and punctuation. All may carry the language (`WebText-zh`), so that both can be measured at once.
+    Names match regardless of case and punctuation. All may end with the language (`WebText-zh`), so that both can be measured at once.
     """
     names = {_plain(name): name for name in domains}
     for suffix in (language, ""):
@@ -37,7 +37,7 @@ def matching(domains: Mapping[str, object], language: str, weights: Mapping[str,
 
 
 def aggregates(domains: Mapping[str, Mapping[str, float]], proportions: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Every aggregate whose domains have been measured.
+    """Return every aggregate whose domains have been measured.
 
     Args:
         domains: domain -> {"bpb": …, "loss": …}.

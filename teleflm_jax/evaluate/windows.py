@@ -1,8 +1,8 @@
-"""Documents to windows of the model's context, and windows to batches of few shapes; numpy only.
+"""Windows of documents at the model's context length, and their batches of few shapes; numpy only.
 
-The windows are those of lm-evaluation-harness's rolling log-likelihood with a context of one token: `<s>` in front of each document,
-windows as long as the context that share no scored token, and a last one moved left until it is as long as the others, of which only the
-tokens not scored before count. A document shorter than the context is one short window.
+The windows are those of lm-evaluation-harness's rolling log-likelihood with a context of one token: `<s>` comes before each document,
+windows have the context's length and share no scored token, and the last one is moved left to full length, where only tokens that no
+other window scored count. A document shorter than the context is one short window.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SHORTER = 3
-"""Batches are as long as the context, or a half, a quarter, … of it, down this many times: each costs a compilation and spares padding."""
+"""Number of halvings of the context that batches come in: each length costs a compilation and saves padding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,19 +21,19 @@ class Window:
     tokens: np.ndarray
     """int32 [n + 1]: n inputs, each predicting the token after it."""
     num_new: int
-    """How many of the last targets count."""
+    """Number of final targets that are scored."""
     owner: int
     """Number of the domain."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Windows side by side, padded on the right, and rows of padding alone at the end."""
+    """Windows padded on the right to one length, followed by rows of padding only."""
 
     tokens_BT: np.ndarray
     targets_BT: np.ndarray
     counts_BT: np.ndarray
-    """bool: whether the target is scored."""
+    """bool: True if the target is scored."""
     owners_B: np.ndarray
 
 
@@ -48,7 +48,7 @@ def cut(tokens: np.ndarray, context: int, owner: int = 0, *, bos: int) -> list[W
 
 
 def lengths(context: int, multiple: int = 1) -> list[int]:
-    """Lengths that batches come in, ascending: the context, which is a multiple of `multiple`, and shorter ones that are."""
+    """Return the lengths of batches, ascending: the context and its halvings, rounded up to multiples of `multiple`."""
     return sorted({-(-context // 2**halvings // multiple) * multiple for halvings in range(SHORTER + 1)})
 
 
@@ -58,7 +58,7 @@ def batches(windows: Sequence[Window], context: int, batch_size: int, multiple: 
     Args:
         windows: in any order.
         context: longest window.
-        batch_size: windows of that length in a batch; of shorter ones, as many as have the same number of tokens.
+        batch_size: windows of the context length in a batch; batches of shorter windows have the same number of tokens.
         multiple: rows of a batch are rounded up to a multiple of this, so that devices can share them.
         length_multiple: likewise of their lengths.
     """

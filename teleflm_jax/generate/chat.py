@@ -137,8 +137,13 @@ def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> Format:
     return dataclasses.replace(found, probe=probe)
 
 
-def given(format: Format, variables: Any) -> Format:
-    """The format with further variables for its template, such as `{"enable_thinking": False}`.
+def given(format: Format, variables: Any, *, name: str = "chat_template_kwargs") -> Format:
+    """Return the format with further variables for its template, such as `{"enable_thinking": False}`.
+
+    Args:
+        format: the model's.
+        variables: what the user gave.
+        name: field or option that the user gave them with, for errors.
 
     Raises:
         UserError: they are no object of JSON with names of variables, have names that are set here, are large, or have the text of a
@@ -148,16 +153,16 @@ def given(format: Format, variables: Any) -> Format:
         content = json.dumps(variables)
         variables = foreign.parse_json(content)
     except (ValueError, RecursionError) as error:
-        raise _not_given(f"that are no JSON ({error})") from error
+        raise _refused(name, f"that are no JSON ({error})") from error
     if not isinstance(variables, dict):
-        raise _not_given("that are no object")
+        raise _refused(name, "that are no object")
     if len(content) > MAX_VARIABLES:
-        raise _not_given(f"of {len(content):,} characters of JSON")
-    for name in variables:
-        if name in SET_HERE or not NAME.fullmatch(name):
-            raise _not_given(f"with the name {foreign.printable(name, 99)!r}")
+        raise _refused(name, f"of {len(content):,} characters of JSON")
+    for variable in variables:
+        if variable in SET_HERE or not NAME.fullmatch(variable):
+            raise _refused(name, f"with the name {foreign.printable(variable, 99)!r}")
     if any(map(format.pattern.search, _strings(variables))):
-        raise _not_given("with the text of a special token")
+        raise _refused(name, "with the text of a special token")
     return dataclasses.replace(format, variables=variables)
 
 
@@ -311,8 +316,8 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(each)
 
 
-def _not_given(what: str) -> UserError:
+def _refused(name: str, reason: str) -> UserError:
     return UserError(
-        f"got chat_template_kwargs {what}; allowed: an object of at most {MAX_VARIABLES:,} characters whose names are variables of the "
+        f"got {name} {reason}; allowed: an object of at most {MAX_VARIABLES:,} characters whose names are variables of the "
         f"template other than {', '.join(SET_HERE)}, without text of special tokens; change it"
     )

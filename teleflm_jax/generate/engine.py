@@ -140,11 +140,11 @@ class Engine:
     def _begin(self) -> bool:
         """Read what waits and has room, if the programs for it are ready; returns whether texts were begun."""
         taken = self._take()
-        while taken and not self._programs.ready(*self._needed(taken)):
+        while taken and not (sizes := self._beginning(taken)):
             taken = taken[: len(taken) // 2]
         if not taken:
             return False
-        self._move(self._with(taken), list(self._under_way))
+        self._move(sizes, list(self._under_way))
         for text in taken:
             del self._waiting[text.ticket]
         self._alternatives = host.asked([*self._under_way.values(), *taken])
@@ -173,9 +173,27 @@ class Engine:
         """Tokens of each prompt when these texts are read, padding included."""
         return device.bucket(max(text.length for text in texts), self.context_length)
 
-    def _needed(self, more: Sequence[Text]) -> list[Program]:
+    def _beginning(self, more: Sequence[Text]) -> tuple[int, int] | None:
+        """Return sizes at which texts can begin, or None while the programs are compiled.
+
+        If texts will become longer, the programs are compiled for the next length, which is needed soon, perhaps before they are ready.
+        """
+        count, slots = self._with(more)
+        prompts = len(more), self._longest(more)
+        sizes = [(count, slots), *(each for each in self._wider(count, slots * 2) if self._room.fits(each, prompts))]
+        grows = any(text.limit > slots for text in (*self._under_way.values(), *more))
+        found = self._programs.ready(*(self._needed(each, more) for each in sizes), preferred=-1 if grows else 0)
+        return None if found is None else sizes[found]
+
+    def _wider(self, count: int, slots: int) -> list[tuple[int, int]]:
+        """Return sizes with so many slots, for the texts under way and for all that wait beside them, that fit; at most the context."""
+        everyone = device.bucket(min(self.slots, len(self._under_way) + self.waiting), self.slots, 1)
+        sizes = dict.fromkeys((rows, min(slots, self.context_length)) for rows in (count, max(count, everyone)))
+        return [each for each in sizes if self._room.fits(each)]
+
+    def _needed(self, sizes: tuple[int, int], more: Sequence[Text]) -> list[Program]:
         """Programs to begin texts and go on with them."""
-        sizes, asked = self._with(more), host.asked([*self._under_way.values(), *more])
+        asked = host.asked([*self._under_way.values(), *more])
         old = self._sizes if self._under_way or self._sizes == sizes else None
         return [*compiled.begin(*sizes, *self._reading(more)), *compiled.move(old, sizes), compiled.extend(*sizes, asked)]
 
@@ -221,8 +239,10 @@ class Engine:
             keep = keep[:-1]
             sizes = (device.bucket(len(keep), self.slots, 1), max(slots, self._slots(under_way[row] for row in keep)))
         asked = host.asked(under_way.values())
-        programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, asked)]
-        if self._programs.ready(*programs, optional=needed <= slots, urgent=needed > slots):
+        choices = self._wider(*sizes) if needed > slots else [sizes]
+        programs = ([*compiled.move(self._sizes, each), compiled.extend(*each, asked)] for each in choices)
+        if (found := self._programs.ready(*programs, preferred=-1, optional=needed <= slots, urgent=needed > slots)) is not None:
+            sizes = choices[found]
             for row in under_way.keys() - set(keep):
                 self._put_back(row)
             self._move(sizes, keep)
@@ -231,11 +251,11 @@ class Engine:
 
     def _foresee(self) -> None:
         """Have the next length compiled beside, when a text may become longer than what there is."""
-        count, slots = self._sizes
-        sizes = count, min(slots * 2, self.context_length)
-        if any(text.limit > slots for text in self._under_way.values()) and self._room.fits(sizes):
-            programs = [*compiled.move(self._sizes, sizes), compiled.extend(*sizes, host.asked(self._under_way.values()))]
-            self._programs.ready(*programs, optional=True, urgent=True)
+        (count, slots), under_way = self._sizes, self._under_way.values()
+        if any(text.limit > slots for text in under_way) and (choices := self._wider(count, slots * 2)):
+            asked = host.asked(under_way)
+            programs = ([*compiled.move(self._sizes, each), compiled.extend(*each, asked)] for each in choices)
+            self._programs.ready(*programs, preferred=-1, optional=True, urgent=True)
 
     def _move(self, sizes: tuple[int, int], keep: Sequence[int]) -> None:
         """Make rows of these sizes, with the texts of the rows `keep` in the first ones; one array of the cache exists twice at a time."""

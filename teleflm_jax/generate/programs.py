@@ -5,7 +5,7 @@ A call never compiles: what is called has been asked for with `ready`.
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,6 @@ from teleflm_jax.model import cache as kv
 
 Program = tuple
 """(Name of a function in `rows`, its sizes): a method of `_Lowered`, and its arguments."""
-THREADS = 2
-"""Threads that compile beside: one for new texts, one for those under way."""
 WAIT_SECONDS = 0.05
 """Seconds that an engine with nothing else to do waits for a program, before it looks for other orders."""
 
@@ -63,36 +61,60 @@ class Programs:
         self._under_way: dict[Program, concurrent.futures.Future] = {}
         self._patient: set[Program] = set()
         """The last set that was not urgent."""
-        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, "compile") if beside else None
+        self._urgent: set[Program] = set()
+        """Those under way that are."""
+        self._pools = {urgent: concurrent.futures.ThreadPoolExecutor(1, "compile") for urgent in (False, True)} if beside else {}
+        """One thread for new texts and one for those under way, so that these never wait behind the programs of a new one."""
+
+    @property
+    def beside(self) -> bool:
+        """Whether programs are compiled in the background."""
+        return bool(self._pools)
 
     @property
     def compiling(self) -> bool:
         """Whether a program is being compiled beside; may be called from any thread."""
         return any(not future.done() for future in list(self._under_way.values()))
 
-    def ready(self, *programs: Program, optional: bool = False, urgent: bool = False) -> bool:
-        """Whether all of these can be called; those that are missing are compiled, beside the caller if that is how it was made.
+    def ready(self, *sets: Sequence[Program], preferred: int = 0, optional: bool = False, urgent: bool = False) -> int | None:
+        """Return the index of the first set all of whose programs can be called, or None.
 
-        Beside, one set is compiled at a time, so that what is not wanted any more does not keep others waiting; and those that are urgent.
+        If there is none, one set is compiled: in the foreground the first, at once; in the background the preferred one, unless another is
+        already being compiled. In the background one set for new texts is compiled at a time, so that one that is no longer needed does
+        not delay others.
 
         Args:
-            programs: the set.
-            optional: the caller can do without them: they are only compiled beside.
+            sets: any of them serves the caller.
+            preferred: index of the set that is compiled in the background.
+            optional: the caller can do without them, so they are only compiled in the background.
             urgent: texts under way need them or soon will.
 
         Raises:
             Exception: of the compiler.
         """
         self._collect()
-        missing = [program for program in programs if program not in self._compiled]
-        if missing and self._pool and (urgent or not self._patient & self._under_way.keys()):
-            new = [program for program in missing if program not in self._under_way]
-            self._under_way |= {program: self._pool.submit(self._compile, program) for program in new}
-            self._patient = self._patient if urgent else set(new)
-        elif missing and not self._pool and not optional:
-            self._compiled |= {program: self._compile(program) for program in missing}
-            return True
-        return not missing
+        missing = [[program for program in programs if program not in self._compiled] for programs in sets]
+        if [] in missing:
+            return missing.index([])
+        if not self.beside:
+            if optional:
+                return None
+            self._compiled |= {program: self._compile(program) for program in missing[0]}
+            return 0
+        begun = self._urgent if urgent else self._under_way.keys()
+        if (urgent or not self._patient & begun) and not any(begun >= set(programs) for programs in missing):
+            self._submit([program for program in missing[preferred] if program not in begun], urgent)
+        return None
+
+    def _submit(self, programs: Sequence[Program], urgent: bool) -> None:
+        """Have programs compiled in the background; urgent ones do not stay in the queue of those that are not."""
+        for program in programs:
+            if program not in self._under_way or self._under_way[program].cancel():
+                self._under_way[program] = self._pools[urgent].submit(self._compile, program)
+        if urgent:
+            self._urgent |= set(programs)
+        else:
+            self._patient = set(programs)
 
     def compile(self, program: Program) -> None:
         """Compile one now, before texts come."""
@@ -104,8 +126,8 @@ class Programs:
 
     def end(self) -> None:
         """Compile no more; what is under way goes on."""
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def __getitem__(self, program: Program) -> Callable[..., Any]:
         """One that is ready."""
@@ -119,6 +141,7 @@ class Programs:
         for program, future in list(self._under_way.items()):
             if future.done():
                 del self._under_way[program]
+                self._urgent.discard(program)
                 self._compiled[program] = future.result()
 
 

@@ -1,7 +1,7 @@
-"""config.json to our settings and back.
+"""Conversion between config.json and our settings.
 
-A config.json comes from anywhere: its numbers are bounded before anything is made of their size, and what it asks for and we do not
-compute is refused by the name of the key. Keys that change nothing (dropout, caches, code to download) are not read.
+A config.json may come from anyone: its numbers are bounded before anything is allocated by them, and a key that asks for something we do
+not implement is refused by name. Keys that change no output (dropout, caches, code to download) are not read.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from teleflm_jax.tokenizer.specials import IDS
 FILE, GENERATION = "config.json", "generation_config.json"
 LARGEST_FILE = 1 << 20
 LARGEST = {"num_layers": 10_000, "context_length": 2**24}
-"""Of what a name is made for each; all other sizes show in the shapes of tensors that are there."""
+"""Bounds of sizes that no tensor's shape confirms before memory is allocated for them."""
 LARGEST_SIZE = 2**31 - 1
 LLAMA, TELEFLM, GGUF = "llama", "teleflm", "gguf"
 FORMATS = (LLAMA, TELEFLM, GGUF)
 ARCHITECTURES = {"LlamaForCausalLM": LLAMA, "TeleFLMForCausalLM": TELEFLM, "TeleFLM": TELEFLM, "TelechatForCausalLM": "telechat"}
-"""What a folder may hold. TELECHAT's 7B and 12B; later ones are laid out otherwise."""
+"""Architectures that can be imported -> our name of the layout. TeleChat means 7B and 12B; later ones have another layout."""
 OURS = "teleflm_jax"
-"""Key of what only we read: how the model computes where the format has no word for it."""
+"""Key of the settings that only we read: how the model computes, where the format has no key for it."""
 KEPT = ("compute_dtype", "document_attention")
 MOST_ENDS = MAX_STOP_IDS // 2
-"""Ids that may end a text, of each of the two files."""
+"""Largest number of ids that may end a text in each of the two files."""
 BOOKKEEPING = ("transformers_version", "use_cache", "_from_model_config")
 """Keys of generation_config.json that say nothing about a text."""
 TELECHAT_CONTEXT = 8_192
@@ -42,24 +42,24 @@ TELECHAT_CONTEXT = 8_192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a config.json says, in our terms."""
+    """A config.json in our terms."""
 
     model: ModelConfig
     mup: MupConfig
     rows: tuple[names.Row, ...]
-    """Of the table of names."""
+    """Rows of the table of names."""
     tied: bool | None
-    """Whether the embedding serves as the head; None: if there is no head."""
+    """True if the embedding is also the head; None: it is so if there is no head."""
     ids: Mapping[str, tuple[int, ...]]
-    """`config.bos_token_id` and the like, of both files; what they leave out is missing."""
+    """`config.bos_token_id` and the like of both files; absent keys are left out."""
     notes: tuple[str, ...]
-    """What the user should know, a line each."""
+    """Remarks for the user, a line each."""
     names_dtype: bool
-    """Whether it says in which dtype the model computes."""
+    """True if the file names the compute dtype."""
 
 
 def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: Mapping[str, int | list[int]]) -> dict[str, Any]:
-    """The config.json of an export.
+    """Return the config.json of an export.
 
     Args:
         model: shape.
@@ -69,7 +69,7 @@ def exported(model: ModelConfig, rates: MupConfig, form: str, dtype: str, ids: M
         ids: `bos_token_id` and the like; one that is missing is written as null, since Llama's defaults are ids.
 
     Raises:
-        UserError: the format cannot say it.
+        UserError: the format cannot describe the model.
     """
     if form == TELEFLM and model.output_biases:
         raise UserError("got --format teleflm for a model with output biases; allowed: a model without; change --format to llama")
@@ -113,7 +113,7 @@ def read(folder: pathlib.Path) -> Description:
     """Read a folder's config.json.
 
     Raises:
-        UserError: there is none, or it describes what we do not compute; names the key.
+        UserError: the file is missing, or describes a model that we do not implement; names the key.
     """
     if not os.path.lexists(folder / FILE):
         raise UserError(f"got {folder} without a {FILE}; allowed: a model's folder; change the folder")
@@ -135,13 +135,13 @@ def _opened(folder: pathlib.Path, name: str) -> "_Keys":
 
 @dataclasses.dataclass(frozen=True)
 class _Keys:
-    """A config.json whose every value is checked as it is asked for."""
+    """A config.json whose values are checked as they are read."""
 
     path: pathlib.Path
     found: Mapping[str, Any]
 
     def value(self, key: str, default: Any) -> Any:
-        """What stands there; null is as good as nothing."""
+        """Return the value of a key; null counts as absent."""
         value = self.found.get(key)
         return default if value is None else value
 
@@ -151,7 +151,7 @@ class _Keys:
         )
 
     def only(self, key: str, *allowed: Any) -> None:
-        """Refuse another value; a key that is absent is as good as the first."""
+        """Raise unless the value is one of those allowed; an absent key counts as the first of them."""
         if not any(self.value(key, allowed[0]) is each or self.value(key, allowed[0]) == each for each in allowed):
             self.refuse(key, " or ".join(json.dumps(each) for each in allowed))
 
@@ -169,7 +169,7 @@ class _Keys:
         return float(value)
 
     def ids(self) -> dict[str, tuple[int, ...]]:
-        """Those of IDS that are there; only the end of a text may have several, and a padding of -1 is none."""
+        """Return the ids of IDS that are present; only the end of a text may have several, and a padding of -1 means none."""
         found = {}
         for key in IDS:
             value = self.value(key, [])
@@ -255,7 +255,7 @@ def _telechat(keys: _Keys, known: str) -> Description:
 
 
 def _theta(keys: _Keys) -> float:
-    """Base of the rotary angles, in the old form or in the new; scaled ones are refused."""
+    """Return the base of the rotary angles, in the old or the new form; scaled positions are refused."""
     for key in ("rope_scaling", "rope_parameters"):
         scaling = keys.value(key, {})
         kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else None
@@ -266,7 +266,7 @@ def _theta(keys: _Keys) -> float:
 
 
 def _kept(keys: _Keys) -> dict[str, Any]:
-    """How the model computes: as we wrote it, else in the dtype that it names; nothing where it names none."""
+    """Return how the model computes: our own settings if present, else the named dtype, else nothing."""
     dtype = _dtype(keys)
     found = {} if dtype is None else {"compute_dtype": dtype}
     own = keys.value(OURS, {})
@@ -278,7 +278,7 @@ def _kept(keys: _Keys) -> dict[str, Any]:
 
 
 def _generation(keys: _Keys) -> _Keys:
-    """The generation_config.json beside a config.json; where there is none, transformers goes by config.json, and so do we."""
+    """Return the generation_config.json beside a config.json; without one, config.json decides, as in transformers."""
     path = keys.path.with_name(GENERATION)
     return (
         _opened(path.parent, path.name)
@@ -288,14 +288,14 @@ def _generation(keys: _Keys) -> _Keys:
 
 
 def _ids(keys: _Keys) -> dict[str, tuple[int, ...]]:
-    """Collect the special ids of both files, without those that the model has no row for; `_notes` names them."""
+    """Return the special ids of both files, without those that the model has no row for; `_notes` names these."""
     size = keys.count("vocab_size")
     found = {f"{each.path.stem}.{key}": ids for each in (keys, _generation(keys)) for key, ids in each.ids().items()}
     return {name: kept for name, ids in found.items() if (kept := tuple(index for index in ids if index < size))}
 
 
 def _dtype(keys: _Keys) -> str | None:
-    """Under the newer name or under the older; `auto` is as good as none."""
+    """Return the dtype under its newer or older key; `auto` counts as absent."""
     for key in ("dtype", "torch_dtype"):
         value = keys.value(key, "auto")
         name = value.removeprefix("torch.") if isinstance(value, str) else value
@@ -320,7 +320,7 @@ def _notes(keys: _Keys) -> tuple[str, ...]:
 
 
 def _multipliers(keys: _Keys, width: int) -> MupConfig:
-    """TeleFLM's: our output multiplier is stated at the base width, where theirs is `output_mult`."""
+    """Return TeleFLM's multipliers: our output multiplier is stated at the base width and equals `output_mult` there."""
     scale, output = keys.number("mup_scale_factor", 1.0), keys.number("output_mult", 1.0)
     base = round(width / scale)
     if base < 1 or width / base != scale:  # no whole width has that ratio: state the quotient at the model's own
@@ -329,7 +329,7 @@ def _multipliers(keys: _Keys, width: int) -> MupConfig:
 
 
 def transferred(base_width: int) -> MupConfig:
-    """The report's rates and std, stated at another base width so that every width still gets the same; multipliers of one."""
+    """Return the report's rates and std restated at another base width, so that every width gets the same values; multipliers are 1."""
     report = MupConfig()
     at_base = mup.at_width(report, base_width)
     matrix = at_base.rules[mup.MATRIX]
@@ -342,5 +342,5 @@ def transferred(base_width: int) -> MupConfig:
 
 
 def is_power_of_two(multiplier: float) -> bool:
-    """Whether multiplying by it rounds nothing."""
+    """Return True if multiplying by it rounds nothing."""
     return math.frexp(multiplier)[0] == 0.5

@@ -1,8 +1,8 @@
-"""A checkpoint's weights as a folder that transformers loads, one tensor at a time.
+"""Export of a checkpoint as a folder that transformers loads, one tensor at a time.
 
-Nothing is held but the tensor at hand: arrays are read through TensorStore, which keeps none, and written in blocks. What is read is
-summed up on the way, so that the export ends only if every weight is as it was saved. A file at a time takes its name in
-FOLDER.partial, and the whole takes FOLDER's: an export that was stopped goes on with the first missing file.
+Only one tensor is in memory: arrays are read through TensorStore without its cache and written in blocks. Checksums are taken of what is
+read, so an export succeeds only if every weight is as it was saved. Files are completed one by one in FOLDER.partial, which is renamed to
+FOLDER at the end: an export that was stopped resumes with the first missing file.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import tensorstore
 
-from teleflm_jax import checkpoint, checksum, foreign, mup
+from teleflm_jax import atomic_write, checkpoint, checksum, foreign, mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import config as settings
 from teleflm_jax.huggingface import names, tensors
@@ -24,21 +24,21 @@ from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.mup import MupConfig
 
 DTYPES = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}
-"""What weights may be written in -> its name in the format."""
+"""Dtypes of exported weights -> the format's names."""
 STATE = ".export.json"
-"""In FOLDER.partial: what it is an export of, which files are whole, and the sums of what they hold."""
+"""File in FOLDER.partial: fingerprint of the export, complete files, and checksums of their contents."""
 READING = {"cache_pool": {"total_bytes_limit": 0}, "data_copy_concurrency": {"limit": 2}, "file_io_concurrency": {"limit": 4}}
-"""TensorStore's bounds: every chunk is read once, as checkpoints are stored layer by layer, so that none is worth keeping."""
+"""TensorStore's limits: checkpoints are stored layer by layer and every chunk is read once, so caching would waste memory."""
 SUM_BYTES = 8 << 20
-"""Summed up at one time; the sum needs a few times as much."""
+"""Bytes that one step of the checksum reads; it needs a few times as much memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """One export."""
+class ExportJob:
+    """Checkpoint, format and dtype of one export."""
 
     checkpoint: pathlib.Path
-    """Absolute: `…/checkpoints/<step>`."""
+    """Absolute path of `checkpoints/<step>`."""
     record: checkpoint.Record
     model: ModelConfig
     mup: MupConfig
@@ -46,7 +46,7 @@ class Job:
     """One of `config.FORMATS`."""
     dtype: str
     shard_bytes: int
-    """Of one file, at most, unless one tensor has more."""
+    """Largest size of a file in bytes, unless one tensor is larger."""
 
     def __post_init__(self):
         if self.dtype == "float16" and self.form != settings.GGUF:
@@ -59,12 +59,12 @@ class Job:
 
     @property
     def rows(self) -> tuple[names.Row, ...]:
-        """Of the table of names."""
+        """Rows of the table of names."""
         return names.LLAMA + (names.LLAMA_BIASES if self.model.output_biases else ())
 
     @property
     def factors(self) -> dict[str, float]:
-        """What a weight is multiplied by where the format has no multipliers; both are exact, as neither end is tied to anything else."""
+        """Factors of weights in a format without multipliers; exact, since neither embedding nor head is tied to another weight."""
         if self.form == settings.TELEFLM:
             return {}
         rule = mup.at_width(self.mup, self.model.d_model)
@@ -72,12 +72,12 @@ class Job:
 
     @property
     def fingerprint(self) -> dict[str, object]:
-        """What two exports have in common that may share their files."""
+        """Facts that two exports share if one may resume the other's files."""
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.record), sort_keys=True).encode()).hexdigest()
         return {"record": digest, "format": self.form, "dtype": self.dtype, "shard_bytes": self.shard_bytes}
 
     def notes(self) -> Iterator[str]:
-        """What the user should know, a line each."""
+        """Yield remarks for the user, a line each."""
         rounded = [f"{name} times {by:g}" for name, by in self.factors.items() if not settings.is_power_of_two(by)]
         if rounded and self.dtype == "bfloat16":
             yield (
@@ -95,11 +95,11 @@ class File:
     name: str
     entries: tuple[tensors.Entry, ...]
     places: tuple[tuple[names.Row, int], ...]
-    """Of each: where it comes from."""
+    """Row and layer of each entry."""
 
 
-def files(job: Job) -> list[File]:
-    """Share the tensors out among files of at most `shard_bytes`, in the order of the model."""
+def files(job: ExportJob) -> list[File]:
+    """Distribute the tensors over files of at most `shard_bytes`, in the order of the model."""
     size, groups, held = names.sizes(job.model), [[]], 0
     for row, layer in names.in_order(job.rows, job.model.num_layers):
         entry = tensors.Entry(name=row.name(layer), dtype=DTYPES[job.dtype], shape=names.shape(row, size))
@@ -116,19 +116,21 @@ def files(job: Job) -> list[File]:
     ]
 
 
-def export(job: Job, folder: pathlib.Path, texts: Mapping[str, str], watch: Callable[[Sequence[File]], Iterable[File]] = iter) -> None:
+def export(
+    job: ExportJob, folder: pathlib.Path, texts: Mapping[str, str], watch: Callable[[Sequence[File]], Iterable[File]] = iter
+) -> None:
     """Write the folder.
 
     Args:
-        job: what to export.
-        folder: where; must not exist.
-        texts: name -> content of all that is no weight.
-        watch: gets the files that are to be written and yields them one by one, such as a progress bar.
+        job: the export.
+        folder: destination; must not exist.
+        texts: name -> content of the files that hold no weights.
+        watch: takes the files to write and yields them one by one, for example a progress bar.
 
     Raises:
-        UserError: the folder is there, or belongs to another export; the disk is too small.
+        UserError: the folder exists, or belongs to another export; the disk is too small.
         checkpoint.Damaged: a weight is not as it was saved.
-        OSError: the disk is full or fails; nothing stands under the folder's name.
+        OSError: the disk is full or fails; the folder does not exist then.
     """
     if folder.exists():
         raise UserError(f"got --out {folder}, which is there already; allowed: a name that is free; remove it or change --out")
@@ -138,7 +140,7 @@ def export(job: Job, folder: pathlib.Path, texts: Mapping[str, str], watch: Call
     left = [file for file in todo if file.name not in state["files"] or not (partial / file.name).is_file()]
     refuse_small_disk(partial, [entry for file in left for entry in file.entries])
     partial.mkdir(parents=True, exist_ok=True)
-    _put(partial / STATE, json.dumps(state))
+    atomic_write.write(partial / STATE, json.dumps(state).encode())
     context = tensorstore.Context(READING)
     for file in watch(left):
         sums: dict[str, int] = {}
@@ -146,20 +148,20 @@ def export(job: Job, folder: pathlib.Path, texts: Mapping[str, str], watch: Call
         values = (tensors.blocks(array, DTYPES[job.dtype], job.factors.get(row.ours, 1.0)) for row, array in arrays)
         tensors.write(partial / file.name, file.entries, values)
         state["files"][file.name] = sums
-        _put(partial / STATE, json.dumps(state))
+        atomic_write.write(partial / STATE, json.dumps(state).encode())
     refuse_damaged(job, state["files"])
     if len(todo) > 1:
         weights = {entry.name: file.name for file in todo for entry in file.entries}
         total = sum(entry.num_bytes for file in todo for entry in file.entries)
         texts = {**texts, tensors.INDEX: json.dumps({"metadata": {"total_size": total}, "weight_map": weights}, indent=1)}
     for name, text in texts.items():
-        _put(partial / name, text)
+        atomic_write.write(partial / name, text.encode())
     (partial / STATE).unlink()
     os.rename(partial, folder)
 
 
-def _begun(partial: pathlib.Path, job: Job) -> dict:
-    """What an export that was stopped has done, or a fresh beginning."""
+def _begun(partial: pathlib.Path, job: ExportJob) -> dict:
+    """Return the state of an export that was stopped, or a fresh one."""
     fresh = {"of": job.fingerprint, "files": {}}
     if not partial.exists():
         return fresh
@@ -169,14 +171,14 @@ def _begun(partial: pathlib.Path, job: Job) -> dict:
         state = {}
     if not isinstance(state, dict) or state.get("of") != fresh["of"]:
         raise UserError(
-            f"got {partial}, which is no beginning of this export; allowed: the same checkpoint and options, to go on; remove it or change "
+            f"got {partial}, which belongs to another export; allowed: the same checkpoint and options, to resume it; remove it or change "
             "--out"
         )
     return state
 
 
 def refuse_small_disk(place: pathlib.Path, left: Iterable[tensors.Entry]) -> None:
-    """Raise a `UserError` if the disk of a file or folder has no room for the tensors that are left."""
+    """Raise a `UserError` if the disk of a file or folder has no room for the remaining tensors."""
     disk = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
     need, free = sum(entry.num_bytes for entry in left), shutil.disk_usage(disk).free
     if need > free:
@@ -185,8 +187,8 @@ def refuse_small_disk(place: pathlib.Path, left: Iterable[tensors.Entry]) -> Non
         )
 
 
-def weight(job: Job, row: names.Row, layer: int, sums: dict[str, int], context: tensorstore.Context) -> np.ndarray:
-    """One of their tensors in float32, without its factor; adds what was read of ours to `sums`."""
+def weight(job: ExportJob, row: names.Row, layer: int, sums: dict[str, int], context: tensorstore.Context) -> np.ndarray:
+    """Return a Hugging Face tensor in float32, without its factor; adds the checksum of our weight to `sums`."""
     size = names.sizes(job.model)
     if row.ours is None:
         return np.zeros(names.shape(row, size), np.float32)
@@ -202,7 +204,7 @@ def weight(job: Job, row: names.Row, layer: int, sums: dict[str, int], context: 
 
 
 def _sum(array: np.ndarray, first: tuple[int, ...]) -> int:
-    """The checksum's share of a weight, some rows at a time, since summing takes several times its memory."""
+    """Return a weight's part of the checksum, some rows at a time, since the sum needs several times its memory."""
     rows, total = max(1, SUM_BYTES // max(1, array[:1].nbytes)), 0
     for start in range(0, len(array), rows):
         block = array[start : start + rows]
@@ -210,20 +212,10 @@ def _sum(array: np.ndarray, first: tuple[int, ...]) -> int:
     return total
 
 
-def refuse_damaged(job: Job, written: Mapping[str, Mapping[str, int]]) -> None:
-    """Hold the sums of what was read, by file, against the checkpoint's."""
+def refuse_damaged(job: ExportJob, written: Mapping[str, Mapping[str, int]]) -> None:
+    """Raise `checkpoint.Damaged` unless the checksums of what was read, by file, add up to the checkpoint's."""
     for name, described in job.record.arrays.items():
         if name.startswith("model/"):
             found = sum(sums.get(name, 0) for sums in written.values()) % 2**32
             if found != described["checksum"]:
                 raise checkpoint.Damaged(job.checkpoint, f"{name} is not as it was saved")
-
-
-def _put(path: pathlib.Path, text: str) -> None:
-    """Write a file that is whole or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

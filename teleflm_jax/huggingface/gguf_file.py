@@ -1,23 +1,24 @@
-"""A checkpoint as one GGUF file, which llama.cpp runs: architecture `llama`, weights tensor by tensor, and the vocabulary.
+"""Export of a checkpoint as one GGUF file for llama.cpp: architecture `llama`, weights tensor by tensor, and the vocabulary.
 
-llama.cpp turns neighbouring coordinates of a head by one rotary angle, where we turn the first and the second half: query and key rows
-are interleaved. Norms stay in float32, as llama.cpp wants them; under float16 so does the head, whose weights times the output multiplier
-would fall below what float16 holds.
+llama.cpp rotates neighbouring coordinates of a head together, and we rotate the first and the second half, so query and key rows are
+interleaved. Norms stay in float32, which llama.cpp requires. Under float16 the head stays in float32 too: its weights times the output
+multiplier would underflow in float16.
 
 Source: the format's description in github.com/ggml-org/ggml, docs/gguf.md; the names of the `gguf` package.
 """
 
+import contextlib
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorstore
 
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import export, names, tensors
-from teleflm_jax.huggingface.gguf_vocabulary import Vocabulary
+from teleflm_jax.huggingface.gguf_vocabulary import GGUFVocabulary
 from teleflm_jax.tokenizer.specials import Specials
 
 SUFFIX = ".gguf"
@@ -26,47 +27,52 @@ _ROTATED = ("q_proj", "k_proj")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Text:
-    """What the file says of text."""
+class GGUFText:
+    """Vocabulary, special ids and chat template of the file."""
 
-    vocabulary: Vocabulary
+    vocabulary: GGUFVocabulary
     ids: Specials
     template: str | None
-    """For conversations."""
+    """Chat template."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-    """A tensor of the file."""
+class GGUFTensor:
+    """A tensor of the file, and the weight that it holds."""
 
     entry: tensors.Entry
     row: names.Row
     layer: int
 
 
-def places(job: export.Job, named: Callable[[str], str]) -> list[Place]:
-    """All tensors in the order of the file; `named` translates a name of transformers' Llama."""
+def tensors_in_order(job: export.ExportJob, named: Callable[[str], str]) -> list[GGUFTensor]:
+    """Return all tensors in the order of the file; `named` translates a name of transformers' Llama."""
     size, found = names.sizes(job.model), []
     for row, layer in names.in_order(job.rows, job.model.num_layers):
         single = len(row.form) == 1 or (job.dtype == "float16" and row.ours == "head")
         dtype = "F32" if single else export.DTYPES[job.dtype]
         entry = tensors.Entry(name=named(row.name(layer)), dtype=dtype, shape=names.shape(row, size))
-        found.append(Place(entry=entry, row=row, layer=layer))
+        found.append(GGUFTensor(entry=entry, row=row, layer=layer))
     return found
 
 
-def write(job: export.Job, path: pathlib.Path, text: Text, watch: Callable[[Sequence[Place]], Iterable[Place]] = iter) -> None:
-    """Write the file under a temporary name, then give it its own.
+def write(
+    job: export.ExportJob,
+    path: pathlib.Path,
+    text: GGUFText,
+    watch: Callable[[Sequence[GGUFTensor]], Iterable[GGUFTensor]] = iter,
+) -> None:
+    """Write the file; it appears only when it is complete.
 
     Args:
-        job: what to export.
-        path: where; must not exist.
-        text: vocabulary and what goes with it.
-        watch: gets the tensors and yields them one by one, such as a progress bar.
+        job: the export.
+        path: destination; must not exist.
+        text: vocabulary, special ids and chat template.
+        watch: takes the tensors and yields them one by one, for example a progress bar.
 
     Raises:
-        UserError: the file is there, its name is no GGUF's, the disk is too small, a weight does not fit float16, or the `gguf` package
-            is not installed.
+        UserError: the file exists, its name does not end in .gguf, the disk is too small, a weight overflows float16, or the `gguf`
+            package is not installed.
         checkpoint.Damaged: a weight is not as it was saved.
     """
     gguf = library()
@@ -75,12 +81,14 @@ def write(job: export.Job, path: pathlib.Path, text: Text, watch: Callable[[Sequ
             f"got --out {path}{', which is there already' * path.exists()}; allowed: a free name that ends in {SUFFIX}; change --out"
         )
     named = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, job.model.num_layers)
-    todo = places(job, lambda name: named.get_name(name, (".weight", ".bias")))
+    todo = tensors_in_order(job, lambda name: named.get_name(name, (".weight", ".bias")))
     export.refuse_small_disk(path, [place.entry for place in todo])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
-    try:
+    atomic_write.remove_leftovers(path)
+    with (
+        atomic_write.replacing(path) as temporary,
+        contextlib.closing(gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])) as writer,
+    ):
         _describe(writer, job, path.stem, gguf.LlamaFileType[_FILE_TYPES[job.dtype]])
         _add_text(writer, text)
         for place in todo:
@@ -96,26 +104,20 @@ def write(job: export.Job, path: pathlib.Path, text: Text, watch: Callable[[Sequ
             _write_tensor(file, job, place, sums, context)
             writer.write_padding(file, place.entry.num_bytes)
         export.refuse_damaged(job, {path.name: sums})
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        writer.close()
-        temporary.unlink(missing_ok=True)
 
 
 def library():
-    """The `gguf` package; raises a `UserError` if it is not installed."""
+    """Return the `gguf` package; raises a `UserError` if it is not installed."""
     try:
         import gguf
     except ImportError as error:
         raise UserError(
-            "got --format gguf without the gguf package; allowed: with it; pip install -r requirements-gguf.txt, or change --format"
+            f"got --format gguf without the gguf package; allowed: with it; change --format, or {invocation.install('gguf')}"
         ) from error
     return gguf
 
 
-def _describe(writer, job: export.Job, title: str, file_type: int) -> None:
+def _describe(writer, job: export.ExportJob, title: str, file_type: int) -> None:
     model = job.model
     writer.add_name(title)
     writer.add_file_type(file_type)
@@ -133,7 +135,7 @@ def _describe(writer, job: export.Job, title: str, file_type: int) -> None:
     writer.add_layer_norm_rms_eps(model.norm_epsilon)
 
 
-def _add_text(writer, text: Text) -> None:
+def _add_text(writer, text: GGUFText) -> None:
     vocabulary, ids = text.vocabulary, text.ids
     writer.add_tokenizer_model("gpt2")  # byte-level BPE
     writer.add_tokenizer_pre(vocabulary.pre)
@@ -153,17 +155,13 @@ def _add_text(writer, text: Text) -> None:
 
 
 def notes_of_ends(ids: Specials) -> tuple[str, ...]:
-    """What llama.cpp does not know of the ends of a text: it has three names for them."""
+    """Return a remark on ids that end a text and that the file cannot name: the format has three keys for them."""
     unnamed = _further_ends(ids)[2:]
     return (f"llama.cpp does not end a text at the ids {', '.join(map(str, unnamed))}; a file names three ends at most",) if unnamed else ()
 
 
 def refuse_wrapping(ids: Specials) -> None:
-    """Refuse what llama.cpp cannot put around a text: it knows one id before it and one behind it.
-
-    Raises:
-        UserError: the tokenizer puts something else there.
-    """
+    """Raise a `UserError` if the tokenizer adds more around a text than llama.cpp can: one id before it and one after it."""
     if ids.before not in ((), (ids.bos,)) or ids.after not in ((), (ids.eos,)):
         raise UserError(
             f"got a tokenizer that puts the ids {list(ids.before)} before and {list(ids.after)} behind a text; allowed for GGUF: at most "
@@ -175,7 +173,7 @@ def _further_ends(ids: Specials) -> list[int]:
     return [end for end in ids.ends if end != ids.eos]
 
 
-def _write_tensor(file, job: export.Job, place: Place, sums: dict[str, int], context: tensorstore.Context) -> None:
+def _write_tensor(file, job: export.ExportJob, place: GGUFTensor, sums: dict[str, int], context: tensorstore.Context) -> None:
     array = export.weight(job, place.row, place.layer, sums, context)
     if any(f".{name}." in place.row.theirs for name in _ROTATED):
         array = interleaved(array, job.model.head_size)
@@ -190,6 +188,6 @@ def _write_tensor(file, job: export.Job, place: Place, sums: dict[str, int], con
 
 
 def interleaved(array: np.ndarray, head_size: int) -> np.ndarray:
-    """Rows of heads, of which the second half follows the first, as pairs of one of each."""
+    """Return the rows of heads with the two halves of each head interleaved."""
     rest = array.shape[1:]
     return array.reshape(-1, 2, head_size // 2, *rest).swapaxes(1, 2).reshape(array.shape)

@@ -1,7 +1,7 @@
-"""A tokenizer.json as the vocabulary of a GGUF file, if llama.cpp gives its ids.
+"""Conversion of a tokenizer.json to the vocabulary of a GGUF file, where llama.cpp produces the same ids.
 
-llama.cpp has its patterns for words compiled in; a file names one of them. What a tokenizer.json asks for beyond such a pattern, and
-llama.cpp would pass over, is refused.
+llama.cpp has a fixed set of word patterns; a file names one of them. A tokenizer.json that asks for anything that llama.cpp would ignore
+is refused.
 
 Source: llama.cpp's `src/llama-vocab.cpp` and `src/unicode.cpp`.
 """
@@ -14,7 +14,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import patterns
 
 NORMAL, CONTROL, UNUSED = 1, 3, 5
-"""The format's types of tokens; text never yields a control token, unless it is asked to."""
+"""Token types of the format; text never yields a control token unless the caller asks for it."""
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
@@ -30,16 +30,16 @@ def _sequence(*parts: dict[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-    """A pre-tokenizer that llama.cpp has."""
+    """A pre-tokenizer of llama.cpp."""
 
     name: str
-    """Of `tokenizer.ggml.pre`."""
+    """Value of `tokenizer.ggml.pre`."""
     cut: Mapping[str, Any]
-    """The same in tokenizer.json."""
+    """The equal pre-tokenizer of tokenizer.json."""
     whole_words: bool = False
-    """A word that is a piece is taken as it is, without merging (`ignore_merges`)."""
+    """True if a word that is a piece is not merged (`ignore_merges`)."""
     long_s: bool = False
-    """Whether the pattern takes 'ſ for a contraction, and llama.cpp does not."""
+    """True if the pattern treats 'ſ as a contraction; llama.cpp does not."""
 
 
 KNOWN = (
@@ -52,28 +52,28 @@ KNOWN = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Vocabulary:
-    """What a GGUF file holds of a tokenizer."""
+class GGUFVocabulary:
+    """Tokenizer of a GGUF file."""
 
     pre: str
     """Name of the pre-tokenizer."""
     tokens: tuple[str, ...]
-    """One for every row of the embedding."""
+    """A token for every row of the embedding."""
     types: tuple[int, ...]
     merges: tuple[str, ...]
     notes: tuple[str, ...]
-    """Where llama.cpp's ids differ, a line each."""
+    """Texts for which llama.cpp's ids differ, a line each."""
 
 
-def read(content: Mapping[str, Any], size: int) -> Vocabulary:
-    """Lay a tokenizer out for llama.cpp.
+def read(content: Mapping[str, Any], size: int) -> GGUFVocabulary:
+    """Convert a tokenizer for llama.cpp.
 
     Args:
         content: of the tokenizer.json.
         size: rows of the embedding.
 
     Raises:
-        UserError: llama.cpp would give other ids.
+        UserError: llama.cpp would produce other ids.
     """
     if content.get("model", {}).get("type") != "BPE" or content["model"].get("byte_fallback"):
         raise _refused("has no byte-level BPE")
@@ -96,11 +96,11 @@ def read(content: Mapping[str, Any], size: int) -> Vocabulary:
         tokens[token["id"]], types[token["id"]] = token["content"], CONTROL
     merges = tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
     notes = tuple(_notes(content.get("normalizer"), known))
-    return Vocabulary(pre=known.name, tokens=tuple(tokens), types=tuple(types), merges=merges, notes=notes)
+    return GGUFVocabulary(pre=known.name, tokens=tuple(tokens), types=tuple(types), merges=merges, notes=notes)
 
 
 def _without_offsets(part: Any) -> Any:
-    """A pre-tokenizer without what changes no id."""
+    """Return a pre-tokenizer without the fields that change no id."""
     if isinstance(part, Mapping):
         return {name: _without_offsets(value) for name, value in part.items() if name != "trim_offsets"}
     return [_without_offsets(each) for each in part] if isinstance(part, Sequence) and not isinstance(part, str) else part

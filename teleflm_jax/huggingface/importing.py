@@ -1,6 +1,6 @@
-"""A folder of weights in safetensors as arrays on a mesh: every device reads its own part of the files, and nothing else.
+"""Import of a folder in safetensors as arrays on a mesh: every device reads only its own part of the files.
 
-What is in the files is compared with what the configuration asks for before anything is read.
+Names, shapes and dtypes in the files are compared with the configuration before any weight is read.
 """
 
 import collections
@@ -18,29 +18,29 @@ from teleflm_jax.huggingface import config, names, tensors
 from teleflm_jax.huggingface.config import Description
 
 LISTED = 10
-"""Differences that an error names."""
+"""Largest number of differences that an error names."""
 WITHOUT_WEIGHTS = ".rotary_emb.inv_freq"
-"""End of the names of buffers that older files hold; they follow from the configuration."""
+"""Suffix of buffers in older files, which follow from the configuration."""
 PREFIX = "transformer."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """A model's folder, checked."""
+class ModelFolder:
+    """A model's folder whose configuration and tensors agree."""
 
     description: Description
     tensors: Mapping[str, tensors.Tensor]
-    """By their names, as the table has them."""
+    """Tensors by their names in the table."""
     notes: tuple[str, ...]
-    """What the user should know, a line each."""
+    """Remarks for the user, a line each."""
 
 
-def read(folder: pathlib.Path) -> Source:
-    """Look at a folder.
+def read(folder: pathlib.Path) -> ModelFolder:
+    """Check a folder's configuration and tensors.
 
     Raises:
-        UserError: its configuration is not one that we compute, or its tensors are not those of it: missing, surplus, of another shape or
-            of a dtype that no weights have.
+        UserError: the configuration describes a model that we do not implement, or the tensors do not match it: missing, surplus, of
+            another shape, or of a dtype that weights cannot have.
     """
     described = config.read(folder)
     found = {
@@ -49,18 +49,18 @@ def read(folder: pathlib.Path) -> Source:
     described, notes = _untied(described, found)
     _refuse_unlike(folder, described, found)
     described, more = _computing(folder, described, found)
-    return Source(description=described, tensors=found, notes=described.notes + notes + more)
+    return ModelFolder(description=described, tensors=found, notes=described.notes + notes + more)
 
 
-def arrays(source: Source, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights.
+def arrays(source: ModelFolder, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Load the weights.
 
     Args:
         source: from `read`.
-        shapes: nested dictionaries of `jax.ShapeDtypeStruct` with shardings, named as a checkpoint's model is.
+        shapes: nested dictionaries of `jax.ShapeDtypeStruct` with shardings, with the names of a checkpoint's model.
 
     Returns:
-        The same dictionaries, of float32 arrays.
+        The same dictionaries of float32 arrays.
     """
     rows, size = {row.ours: row for row in source.description.rows}, names.sizes(source.description.model)
 
@@ -82,7 +82,7 @@ def arrays(source: Source, shapes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _untied(described: Description, found: Mapping[str, tensors.Tensor]) -> tuple[Description, tuple[str, ...]]:
-    """Without a head of their own, the embedding's rows are the head's columns; here each then goes its own way."""
+    """Read the head from the embedding where the two are tied; here they are two weights from then on."""
     tied = names.HEAD not in found if described.tied is None else described.tied
     if not tied:
         return described, ()
@@ -92,7 +92,7 @@ def _untied(described: Description, found: Mapping[str, tensors.Tensor]) -> tupl
 
 
 def _computing(folder: pathlib.Path, described: Description, found: Mapping[str, tensors.Tensor]) -> tuple[Description, tuple[str, ...]]:
-    """In which dtype the model computes: as its configuration says, else as most of its weights are stored."""
+    """Set the compute dtype: the configuration's, else the dtype of most stored weights."""
     sizes: collections.Counter[str] = collections.Counter()
     for tensor in found.values():
         sizes[tensors.DTYPES[tensor.dtype].name] += math.prod(tensor.shape)

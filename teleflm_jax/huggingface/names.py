@@ -1,8 +1,8 @@
-"""One table of names for both directions: which of our weights is which of theirs, and how the two lie in memory.
+"""The table of weight names for export and import: which of our weights is which Hugging Face tensor, and how their layouts differ.
 
-Dimensions are the letters of `model/transformer.py`. Ours stand as declared; their rows and columns are products of letters: a projection
-is [out, in] there, with all heads in one dimension, so that ours, turned and joined, is theirs and no number changes. Rotary positions
-need no reordering: both sides split a head into halves.
+Dimensions are the letters of `model/transformer.py`. Our axes are as declared in the model. A Hugging Face projection is [out, in] with
+all heads in one dimension, so converting is a transpose and a reshape and changes no number. Rotary positions need no reordering: both
+sides split a head into halves.
 
 Sources: transformers' Llama; TeleChat's `modeling_telechat.py`, whose `key_value` holds a head's key and value next to each other.
 """
@@ -16,31 +16,31 @@ import numpy as np
 from teleflm_jax.model.config import ModelConfig
 
 STACKED = "blocks/"
-"""What the paths of our weights begin with that have a leading dimension, one entry a layer."""
+"""Prefix of the paths of weights that are stacked along a leading layer dimension."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One of their tensors, or a part of one."""
+    """One Hugging Face tensor, or a part of one."""
 
     ours: str | None
-    """Path in the model's part of a checkpoint; None: zeros, which we do not have."""
+    """Path in the model's part of a checkpoint; None: the tensor is zeros, and we have no such weight."""
     axes: str
-    """Our dimensions, without the layers."""
+    """Our dimensions, without the layer dimension."""
     theirs: str
-    """Name; {} stands for the layer's number."""
+    """Name of the tensor; {} stands for the layer's number."""
     form: tuple[str, ...]
-    """Their dimensions; P counts what is fused in one tensor."""
+    """Dimensions of the tensor; P counts weights that are fused in it."""
     part: int = 0
-    """Which entry of P is ours."""
+    """Index of our weight along P."""
 
     @property
     def stacked(self) -> bool:
-        """Whether each layer has one."""
+        """True if each layer has such a tensor."""
         return "{}" in self.theirs
 
     def name(self, layer: int) -> str:
-        """Theirs, of a layer."""
+        """Return the tensor's name in a layer."""
         return self.theirs.format(layer)
 
 
@@ -49,7 +49,7 @@ def _layer(prefix: str, attention: str) -> dict[str, str]:
 
 
 def _shared(prefix: str, attention: str, out: str) -> tuple[Row, ...]:
-    """What the layers of all layouts have, but for keys and values."""
+    """Rows that the layers of all layouts share: all but keys and values."""
     at = _layer(prefix, attention)
     return (
         Row("blocks/attention_norm/gain", "D", at["norm"] + "input_layernorm.weight", ("D",)),
@@ -86,7 +86,7 @@ LLAMA = (
     Row("blocks/attention/value", "DKH", _ATTENTION + "v_proj.weight", ("KH", "D")),
     *_shared("model.layers", "self_attn", "o_proj"),
 )
-"""Also TeleFLM's."""
+"""The layout of Llama, and of TeleFLM."""
 LLAMA_BIASES = (
     *_biases("model.layers", "self_attn", "o_proj"),
     Row(None, "NH", _ATTENTION + "q_proj.bias", ("NH",)),
@@ -95,7 +95,7 @@ LLAMA_BIASES = (
     Row(None, "F", "model.layers.{}.mlp.gate_proj.bias", ("F",)),
     Row(None, "F", "model.layers.{}.mlp.up_proj.bias", ("F",)),
 )
-"""What a model with output biases has besides: there is a bias on every projection of a Llama or on none."""
+"""Further rows of a model with output biases: in a Llama every projection has a bias or none has."""
 TELECHAT = (
     *_ends("word_embeddings.weight", "ln_f.weight"),
     Row("blocks/attention/query", "DNH", "h.{}.self_attention.query.weight", ("NH", "D")),
@@ -104,11 +104,11 @@ TELECHAT = (
     *_shared("h", "self_attention", "dense"),
     *_biases("h", "self_attention", "dense"),
 )
-"""Without the `transformer.` that stands before all but the head in some of their files."""
+"""The layout of TeleChat, without the prefix `transformer.` that some files have on all names but the head's."""
 
 
 def sizes(config: ModelConfig) -> dict[str, int]:
-    """Letter -> size."""
+    """Return letter -> size."""
     return {
         "D": config.d_model,
         "N": config.num_heads,
@@ -121,28 +121,28 @@ def sizes(config: ModelConfig) -> dict[str, int]:
 
 
 def shape(row: Row, size: Mapping[str, int]) -> tuple[int, ...]:
-    """Of their tensor."""
+    """Return the shape of a row's tensor."""
     return tuple(math.prod(size[letter] for letter in dimension) for dimension in row.form)
 
 
 def to_ours(array: np.ndarray, row: Row, size: Mapping[str, int]) -> np.ndarray:
-    """Their tensor, seen with our dimensions; nothing is copied."""
+    """Return a view of a Hugging Face tensor with our dimensions; nothing is copied."""
     letters = "".join(row.form)
-    apart = array.reshape([size[letter] for letter in letters])
+    split = array.reshape([size[letter] for letter in letters])
     if "P" in letters:
-        apart = np.moveaxis(apart, letters.index("P"), 0)[row.part]
+        split = np.moveaxis(split, letters.index("P"), 0)[row.part]
         letters = letters.replace("P", "")
-    return apart.transpose([letters.index(letter) for letter in row.axes])
+    return split.transpose([letters.index(letter) for letter in row.axes])
 
 
 def to_theirs(array: np.ndarray, row: Row, size: Mapping[str, int]) -> np.ndarray:
-    """Our weight of one layer, seen as their tensor; nothing is copied."""
+    """Return our weight of one layer in the layout of its Hugging Face tensor; a view where that is possible."""
     letters = "".join(row.form)
     return array.transpose([row.axes.index(letter) for letter in letters]).reshape(shape(row, size))
 
 
 def in_order(rows: Sequence[Row], num_layers: int) -> Iterator[tuple[Row, int]]:
-    """Every tensor of a model as (row, layer): embedding, layers from the first to the last, final norm, head."""
+    """Yield every tensor of a model as (row, layer): embedding, layers from first to last, final norm, head."""
     embedding, *ends = [row for row in rows if not row.stacked]
     yield embedding, 0
     for layer in range(num_layers):

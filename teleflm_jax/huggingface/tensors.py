@@ -1,7 +1,7 @@
-"""The safetensors format: a reader that believes nothing, and a writer that holds one block at a time.
+"""The safetensors format: a reader that validates every field, and a writer that holds one block at a time.
 
 A file is 8 bytes of length (little-endian), a JSON header of that length, then the tensors' bytes without gaps; it holds no code. The
-reader maps files into memory and reads what is asked for. Source: the format's own description, github.com/huggingface/safetensors.
+reader memory-maps files. Source: the format's own description, github.com/huggingface/safetensors.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from teleflm_jax import foreign
+from teleflm_jax import atomic_write, foreign
 from teleflm_jax.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,28 +24,28 @@ LARGEST_HEADER = 100_000_000
 MOST_DIMENSIONS = 64
 """Dimensions of a tensor; NumPy's own limit."""
 ALIGNMENT = 8
-"""Headers are filled up with spaces to a multiple of this, so that tensors are aligned in a mapped file."""
+"""Headers are padded with spaces to a multiple of this, so that tensors are aligned in a mapped file."""
 BLOCK_BYTES = 16 << 20
-"""Written at one time."""
+"""Bytes written at one time."""
 DTYPES = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("float16")}
-"""What a weight may be stored in."""
+"""The format's name of a dtype -> dtype; weights are stored in one of these."""
 _ITEM_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
 _ITEM_BITS |= {"F64": 64, "I64": 64, "U64": 64, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "C64": 64}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """Where a tensor lies."""
+    """Location of a tensor in a file."""
 
     path: pathlib.Path
     dtype: str
-    """As the format names it."""
+    """The format's name of the dtype."""
     shape: tuple[int, ...]
     start: int
-    """Byte in the file."""
+    """Offset in the file, bytes."""
 
     def array(self) -> np.ndarray:
-        """The tensor, mapped into memory to be read; of a dtype of DTYPES."""
+        """Return the tensor, memory-mapped read-only, in a dtype of DTYPES."""
         dtype = DTYPES[self.dtype]
         count = math.prod(self.shape)
         if not count:
@@ -55,10 +55,10 @@ class Tensor:
 
 
 def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
-    """All tensors of a model's folder by name, from one file or from those that its index names.
+    """Return all tensors of a model's folder by name, from one file or from the files of its index.
 
     Raises:
-        UserError: there are none, other kinds of files only, a file leaves the folder, or one is not what the format or the index says.
+        UserError: the folder has no safetensors, a file lies outside of the folder, or a file contradicts the format or the index.
     """
     if os.path.lexists(folder / INDEX):
         return _indexed(folder)
@@ -91,10 +91,10 @@ def _indexed(folder: pathlib.Path) -> dict[str, Tensor]:
 
 
 def read_header(path: pathlib.Path) -> dict[str, Tensor]:
-    """The tensors of one file by name.
+    """Return the tensors of one file by name.
 
     Raises:
-        UserError: it is no such file, or tensors overlap, leave a gap, or do not fill the file.
+        UserError: the file is not in the format, or its tensors overlap, leave a gap, or do not fill the file.
     """
     with foreign.open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -151,7 +151,7 @@ def _wrong(path: pathlib.Path, reason: str) -> UserError:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A tensor that is to be written."""
+    """A tensor to write."""
 
     name: str
     dtype: str
@@ -159,36 +159,30 @@ class Entry:
 
     @property
     def num_bytes(self) -> int:
-        """Of its values."""
+        """Size of its values in bytes."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 def write(path: pathlib.Path, tensors: Sequence[Entry], values: Iterable[Iterable[np.ndarray]]) -> None:
-    """Write a file under a temporary name, tensor by tensor and block by block, then give it its own.
+    """Write a file tensor by tensor and block by block; `path` appears only when the file is complete.
 
     Args:
-        path: under which a whole file stands, or none.
+        path: of the file.
         tensors: in the order of the file.
-        values: for each, its blocks in order.
+        values: the blocks of each tensor, in order.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header(tensors))
-            for entry, blocks in zip(tensors, values, strict=True):
-                begin = file.tell()
-                for block in blocks:
-                    file.write(block.view(np.uint8).data)
-                assert file.tell() - begin == entry.num_bytes, entry
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write.remove_leftovers(path)
+    with atomic_write.replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(header(tensors))
+        for entry, blocks in zip(tensors, values, strict=True):
+            begin = file.tell()
+            for block in blocks:
+                file.write(block.view(np.uint8).data)
+            assert file.tell() - begin == entry.num_bytes, entry
 
 
 def header(tensors: Sequence[Entry]) -> bytes:
-    """What a file begins with."""
+    """Return the first bytes of a file: length and JSON header."""
     described: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # without it transformers refuses the file
     offset = 0
     for entry in tensors:
@@ -201,7 +195,7 @@ def header(tensors: Sequence[Entry]) -> bytes:
 
 
 def blocks(array: np.ndarray, dtype: str, factor: float) -> Iterator[np.ndarray]:
-    """A float32 array times a factor in another dtype, some rows at a time; rounds to the nearest, once."""
+    """Yield a float32 array times a factor in another dtype, some rows at a time; rounds to nearest once."""
     rows = max(1, BLOCK_BYTES // max(1, array[:1].nbytes)) if array.ndim > 1 else max(1, array.size)
     for start in range(0, len(array), rows):
         block = array[start : start + rows]

@@ -1,4 +1,4 @@
-"""tokenizer.json and what stands beside it: for transformers on export, for us on import."""
+"""Conversion of tokenizer.json and its companion files: to transformers' on export, to ours on import."""
 
 import dataclasses
 import json
@@ -17,36 +17,36 @@ from teleflm_jax.tokenizer.specials import Specials
 
 FILE, SETTINGS, NAMES, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", chat.TEMPLATE
 TEMPLATES, DEFAULT = "additional_chat_templates", "default"
-"""Folder of further chat templates, and the name of the one that is taken."""
+"""Folder of further chat templates, and the name of the template that is used."""
 PROBE = "a"
 LARGEST_SETTINGS = 16 << 20
 """Bytes; those of models have some hundred kB, of which most list tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What stands beside a tokenizer.json."""
+class TokenizerSettings:
+    """Contents of the files beside a tokenizer.json."""
 
     names: Mapping[str, str] | None
-    """`bos_token` and the like -> token; None: no file says so."""
+    """`bos_token` and the like -> token; None: no file names them."""
     special: tuple[str, ...]
-    """Further tokens that are special."""
+    """Further special tokens."""
     adds: Mapping[str, bool | None]
-    """`add_bos_token` and `add_eos_token`; None: not said."""
+    """`add_bos_token` and `add_eos_token`; None: absent."""
     template: str | None
-    """Of chats."""
+    """Chat template."""
     notes: tuple[str, ...]
-    """What the user should know, a line each."""
+    """Remarks for the user, a line each."""
 
 
 def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dict[str, str]:
-    """Name -> content of the files that transformers' `AutoTokenizer` reads.
+    """Return name -> content of the files that transformers' `AutoTokenizer` reads.
 
-    Their tokenizer puts around a text what the model is given here: `<s>` in front of it where the tokenizer is ours.
+    The exported tokenizer adds the ids around a text that the model is given here, for example `<s>` before it.
 
     Args:
-        folder: a run's, with its tokenizer.json.
-        around: of that tokenizer.
+        folder: of a run, with its tokenizer.json.
+        around: special ids of that tokenizer.
         context_length: of the model.
     """
     loaded = load.load(folder / FILE)
@@ -62,19 +62,21 @@ def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dic
     return found | ({} if template is None else {TEMPLATE: template})
 
 
-def imported(path: pathlib.Path, settings: Settings, ids: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
-    """The content of the tokenizer.json that a run's folder gets: theirs, but that it says what all files do; ours is ours again.
+def imported(path: pathlib.Path, settings: TokenizerSettings, ids: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
+    """Return the content of the tokenizer.json for a run's folder.
+
+    It holds what all of the model's files say of special tokens; a tokenizer that we exported comes back byte for byte.
 
     Args:
-        path: their tokenizer.json.
-        settings: what stands beside it.
-        ids: what config.json and generation_config.json say (`config.Description.ids`).
+        path: the model's tokenizer.json.
+        settings: contents of the files beside it.
+        ids: special ids of config.json and generation_config.json (`config.Description.ids`).
 
     Returns:
-        The content, and what the user should know, a line each.
+        The content, and remarks for the user, a line each.
 
     Raises:
-        UserError: it is none, has no id for the end of a text, or pieces that are no bytes.
+        UserError: the file is not a tokenizer, no id ends a text, or a piece stands for no bytes.
     """
     original = _content(path)
     content = original | {"truncation": None, "padding": None}
@@ -107,17 +109,17 @@ def imported(path: pathlib.Path, settings: Settings, ids: Mapping[str, tuple[int
     return _text(content | {"post_processor": specials.post_processor(found, bare.id_to_token)}), notes
 
 
-def settings(folder: pathlib.Path) -> Settings:
-    """What a model's folder says of its tokenizer beside tokenizer.json.
+def settings(folder: pathlib.Path) -> TokenizerSettings:
+    """Read the files beside a tokenizer.json.
 
-    Of several chat templates it takes the one that transformers does, the one with the name `default`.
+    Of several chat templates, the one named `default` is used, as in transformers.
     """
     there = [name for name in (SETTINGS, NAMES) if os.path.lexists(folder / name)]
     found = {name: _object(foreign.inside(folder, name), LARGEST_SETTINGS) for name in there}
     of_tokenizer = found.get(SETTINGS, {})
     # as transformers: the second file counts where the first lists no tokens
     both = of_tokenizer | ({} if "added_tokens_decoder" in of_tokenizer else found.get(NAMES, {}))
-    names = {key: token for key in specials.NAMES if (token := _token(both.get(key))) is not None}
+    names = {key: token for key in specials.NAMES if (token := _named(folder, key, both.get(key))) is not None}
     further = [both.get(key) for key in ("extra_special_tokens", "additional_special_tokens")]
     listed = both.get("added_tokens_decoder")
     further.append(
@@ -126,22 +128,25 @@ def settings(folder: pathlib.Path) -> Settings:
     special = tuple(token for each in further if isinstance(each, list) for token in map(_token, each) if token is not None)
     adds = {key: value if isinstance(value := both.get(key), bool) else None for key in ("add_bos_token", "add_eos_token")}
     template, notes = _template(folder, of_tokenizer)
-    return Settings(names=names if there else None, special=special, adds=adds, template=template, notes=notes)
+    return TokenizerSettings(names=names if there else None, special=special, adds=adds, template=template, notes=notes)
 
 
 def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    """The chat template, and a line on those that are left out."""
-    found = settings.get("chat_template")
+    """Return the chat template, and a remark on those that are left out."""
+    given = found = settings.get("chat_template")
     if isinstance(found, list):
         found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict) and isinstance(each.get("name"), str)}
     templates = found if isinstance(found, dict) else {DEFAULT: found}
+    dropped = isinstance(given, list) and len(templates) < len(given)
+    dropped |= given is not None and not all(isinstance(each, str) for each in templates.values())
     if (further := folder / TEMPLATES).is_symlink():
         raise UserError(f"got {further}, which is a link; allowed: a folder of the model's own; copy it there (cp -rL)")
     files = {path.stem: path for path in sorted(further.glob("*.jinja"))}
     if os.path.lexists(folder / TEMPLATE):
         files.setdefault(DEFAULT, folder / TEMPLATE)
+    notes = (f"chat_template of {SETTINGS} has entries that are no templates, which are left out",) if dropped else ()
     left = sorted(str(name) for name in {**templates, **files} if name != DEFAULT)
-    notes = (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
+    notes += (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
     if DEFAULT in files:
         return chat.source(files[DEFAULT].parent, files[DEFAULT].name), notes
     text = templates.get(DEFAULT)
@@ -151,7 +156,7 @@ def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | 
 
 
 def _refuse_ordinary(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, ids: set[int]) -> None:
-    """What wraps a text must be special, or text could yield it."""
+    """Raise unless the ids around a text are special tokens; text could contain them otherwise."""
     added = tokenizer.get_added_tokens_decoder()
     for index in sorted(ids):
         if index not in added or not added[index].special:
@@ -162,7 +167,7 @@ def _refuse_ordinary(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, ids: s
 
 
 def _content(path: pathlib.Path) -> dict[str, Any]:
-    """A tokenizer.json as JSON."""
+    """Read a tokenizer.json as JSON."""
     if not path.exists():
         raise UserError(
             f"got no {path}; allowed: a tokenizer.json, which says what the weights' ids mean; add --tokenizer FILE (a tokenizer.model of "
@@ -190,8 +195,8 @@ def _probed(path: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> list[int]:
     return ids
 
 
-def _added(content: Mapping[str, Any], tokenizer: tokenizers.Tokenizer, settings: Settings) -> list[dict[str, Any]]:
-    """Its added tokens, of which those that the settings name are special, as transformers makes them."""
+def _added(content: Mapping[str, Any], tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings) -> list[dict[str, Any]]:
+    """Return the added tokens; those that the settings name are special, as in transformers."""
     added = {token["content"]: token for token in content["added_tokens"]}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     for token in (*(settings.names or {}).values(), *settings.special):
@@ -201,23 +206,30 @@ def _added(content: Mapping[str, Any], tokenizer: tokenizers.Tokenizer, settings
 
 
 def _around(path: pathlib.Path, wrapped: Sequence[int], text: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What a post-processor puts in front of a text and behind it."""
+    """Return the ids that a post-processor adds before and after a text."""
     starts = [start for start in range(len(wrapped) - len(text) + 1) if wrapped[start : start + len(text)] == text]
     if not starts:
-        raise UserError(
-            f"got {path}, whose post_processor changes a text; allowed: one that puts ids in front of it or behind it; correct it"
-        )
+        raise UserError(f"got {path}, whose post_processor changes a text; allowed: one that adds ids before or after it; correct it")
     return tuple(wrapped[: starts[0]]), tuple(wrapped[starts[0] + len(text) :])
 
 
+def _named(folder: pathlib.Path, key: str, value: Any) -> str | None:
+    """Return the text of a named token, None for null; raise a `UserError` for anything else."""
+    token = _token(value)
+    if token is None and value is not None:
+        shown = foreign.printable(json.dumps(value), 40)
+        raise UserError(f"got {key} {shown} in the settings of {folder}; allowed: a token's text, or null; correct {SETTINGS}")
+    return token
+
+
 def _token(value: Any) -> str | None:
-    """The text of a token, written as it is or with its properties."""
+    """Return the text of a token, which is written alone or with its properties."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
 
 
 def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
-    """A JSON object."""
+    """Read a JSON object."""
     try:
         found = foreign.parse_json(foreign.read(path, most))
     except ValueError as error:
@@ -228,5 +240,5 @@ def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
 
 
 def _text(content: dict) -> str:
-    """JSON as `tokenizer train` writes it."""
+    """Return JSON in the form that `tokenizer train` writes."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))

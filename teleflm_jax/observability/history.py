@@ -22,6 +22,7 @@ COLUMNS = (
     "targets",
     "loss",
     "grad_norm",
+    "learning_rate",
     "data_wait_seconds",
     "step_seconds",
     "tokens_per_second",

@@ -18,20 +18,22 @@ STEPS_ON_SIGNAL = 3
 
 
 @contextlib.contextmanager
-def on_request(config: ProfileConfig, folder: pathlib.Path, say: Callable[[str], None]) -> Iterator["Profiler"]:
-    """Yield a profiler that the loop tells of each step; until the end, the signal asks it for the next steps.
+def on_request(config: ProfileConfig, folder: pathlib.Path, say: Callable[[str], None], *, handle_signal: bool) -> Iterator["Profiler"]:
+    """Yield a profiler that the loop informs of each step.
 
     Args:
         config: the steps that are known beforehand.
         folder: the run's.
         say: prints a message.
+        handle_signal: trace the next steps also when the process gets `SIGNAL`; only the main thread can.
     """
     profiler = Profiler(config.steps, folder, say)
-    before = signal.signal(SIGNAL, profiler.ask)
+    before = signal.signal(SIGNAL, profiler.ask) if handle_signal else None
     try:
         yield profiler
     finally:
-        signal.signal(SIGNAL, before)
+        if handle_signal:
+            signal.signal(SIGNAL, before)
         profiler.close()
 
 

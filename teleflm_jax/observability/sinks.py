@@ -14,6 +14,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 
+from teleflm_jax import invocation
 from teleflm_jax.observability.config import TelemetryConfig
 from teleflm_jax.observability.run_log import Publish, tag
 
@@ -79,7 +80,7 @@ def _fed(sink: _Sink, say: Callable[[str], None]) -> Iterator[Publish]:
                     publish(row)
                     counts["published"] += 1
         except ModuleNotFoundError as error:
-            off(f"there is no module {error.name}", "pip install -r requirements-telemetry.txt")
+            off(f"there is no module {error.name}", invocation.install("telemetry"))
         except Exception as error:
             off(" ".join(f"{type(error).__name__}: {error}".split()), sink.remedy)
 

@@ -12,11 +12,11 @@ from flax import nnx
 
 from teleflm_jax.mup import Mup
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.optim.schedule import cosine
+from teleflm_jax.optim.schedule import learning_rate
 
 
 def make(config: OptimizerConfig, mup: Mup) -> optax.GradientTransformationExtraArgs:
-    """The update rule; its `update` takes the rates of the step as `rates={role: scalar}`."""
+    """Make the optimizer; its `update` takes the rates of the step as `rates={role: scalar}`."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
@@ -26,18 +26,18 @@ def make(config: OptimizerConfig, mup: Mup) -> optax.GradientTransformationExtra
 
 
 def rates(config: OptimizerConfig, mup: Mup, *, tokens: int, tokens_per_step: int) -> dict[str, float]:
-    """Learning rate of every role for the update that starts after `tokens` tokens.
+    """Return the learning rate of every role for the update that starts after `tokens` tokens.
 
-    Computed on the host in Python numbers: 2.5T tokens do not fit in the 32-bit integers of a device.
+    It is computed on the host in Python numbers: 2.5T tokens do not fit in the 32-bit integers of a device.
     """
     return {
-        role: cosine(rule.learning_rate, rule.minimum_learning_rate, tokens=tokens, tokens_per_step=tokens_per_step, config=config)
+        role: learning_rate(rule.learning_rate, rule.minimum_learning_rate, tokens=tokens, tokens_per_step=tokens_per_step, config=config)
         for role, rule in mup.rules.items()
     }
 
 
 def roles(model: nnx.Module):
-    """The model's tree with the declared µP role in place of every weight."""
+    """Return the model's tree with the declared µP role in place of every weight."""
     return jax.tree.map(lambda param: param.role, model, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 

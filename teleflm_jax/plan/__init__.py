@@ -1,1 +1,1 @@
-"""What a run will need on a cluster that is not here: memory, traffic, time, and better layouts (docs/plan.md)."""
+"""Prediction of a run on a cluster that is not here: memory, traffic, time, and better layouts (docs/plan.md)."""

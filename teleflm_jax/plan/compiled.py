@@ -1,4 +1,4 @@
-"""What the compiler says of a run's training step: its memory by kind, what it sends, which products it does."""
+"""Figures of the compiled training step: memory by kind, traffic by mesh axis, matrix products."""
 
 import collections
 import dataclasses
@@ -26,25 +26,25 @@ HLO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """The compiler's figures for one device; with a pipeline, for a stage's layers and both ends, embedding and head."""
+    """The compiler's figures for one device; with a pipeline, for the layers of a stage plus embedding and head."""
 
     seconds: float
-    """It took to compile."""
+    """Compilation time."""
     memory: Memory
     sent: dict[tuple[str, str], float]
     """(mesh axes, kind of collective) -> bytes a step."""
     product_flops: float
-    """Of all matrix products of a step."""
-    beside: list[hlo.Beside]
-    """What is scheduled while messages are under way; empty where the compiler sends none apart (on a CPU)."""
+    """FLOPs of all matrix products of a step."""
+    beside: list[hlo.Overlap]
+    """Work scheduled during asynchronous collectives; empty where the compiler makes none asynchronous (on a CPU)."""
     attention_runs: float
-    """Forward runs of the attention kernel a step; 0 where it is no kernel of its own."""
+    """Forward runs of the attention kernel in a step; 0 if attention is not a kernel of its own."""
 
 
 def trace(
     model: ModelConfig, rule: mup.MupConfig, optimizer: OptimizerConfig, train: TrainConfig, layout: rules.Layout
 ) -> jax.stages.Traced:
-    """Trace the training step from shapes alone: `train.step.make`'s, with those that `train.loop` calls it with."""
+    """Trace the training step from shapes alone: the step of `train.step.make`, called as `train.loop` calls it."""
     width = mup.at_width(rule, model.d_model)
     update = update_rule.make(optimizer, width)
     state = jax.eval_shape(lambda: layout.physical(new_state(model, width, update, 0)))
@@ -65,7 +65,7 @@ def trace(
 
 
 def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> Compiled:
-    """Compile, and read what came out."""
+    """Compile the step and extract its figures."""
     began = time.perf_counter()
     compiled = traced.lower().compile()
     seconds, program = time.perf_counter() - began, hlo.Program(compiled.as_text(), layout.mesh, turns(job))
@@ -82,7 +82,7 @@ def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> C
 
 
 def turns(job: Job) -> dict[str, float]:
-    """Mean turns a tick of the loops that only the run decides on, by the scope of what they do; of stages that do it."""
+    """Return the mean iterations per tick of loops whose length depends on the stage, by named scope; for a stage that runs them."""
     ticks = job.schedule.ticks
     return {
         "head": job.microbatches / ticks,
@@ -92,9 +92,9 @@ def turns(job: Job) -> dict[str, float]:
 
 
 def _by_kind(program: hlo.Program, job: Job, of_weights: dict[str, list[hlo.Shape]], arguments: int, temporary: int) -> Memory:
-    """The compiler's totals, taken apart by the arrays that its loops carry.
+    """Split the compiler's totals into kinds by the arrays that its loops carry.
 
-    Residuals have (slots, layers of a chunk) in front; accumulators and working weights are known by their shapes.
+    Residuals have the leading dimensions (slots, layers of a chunk); accumulators and working weights are recognised by their shapes.
     """
     loops = program.loops() or [collections.Counter()]  # the compiler unrolls loops of one turn; what they carried counts as temporary
     kept = (job.schedule.slots, job.layers // job.mesh.interleave)
@@ -109,7 +109,7 @@ def _by_kind(program: hlo.Program, job: Job, of_weights: dict[str, list[hlo.Shap
 
 
 def _of_weights(model: object, job: Job, layout: rules.Layout) -> dict[str, list[hlo.Shape]]:
-    """Shapes on one device of the accumulators, and of the working weights that are no master weights."""
+    """Return the shapes on one device of the accumulators, and of the working weights that differ from the master weights."""
     found: dict[str, list[hlo.Shape]] = {"gradients": [], "weights": []}
 
     def visit(x, axes):

@@ -1,29 +1,31 @@
-"""What `cluster.*` and `plan.*` bind: a cluster's rates, and the assumptions of a prediction; importing this imports no jax."""
+"""Settings of `cluster.*` and `plan.*`: a cluster's rates and the assumptions of a prediction. Importing this imports no jax."""
 
 import dataclasses
-import pathlib
 import re
 
+from teleflm_jax.config import files
 from teleflm_jax.errors import UserError, refuse_outside
 
-CLUSTERS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "clusters"
-"""The clusters that come with the project."""
+CLUSTERS = files.CONFIGS / "clusters"
+"""Folder of the clusters that come with the project."""
+JSON, PICTURE = "plan.json", "plan.png"
+"""Files of a plan."""
 
 
 LEAST, MOST = 1e-3, 1e18
-"""Of a share that something is divided by; of a rate."""
+"""Smallest share that is used as a divisor, and largest rate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Equal nodes of equal GPUs. Rates are the vendor's, per GPU and second; how much of them is reached is said apart."""
+    """Equal nodes of equal GPUs. Rates are the vendor's, per GPU and second; separate fields give the share that is reached."""
 
     gpu: str
     """Name of the card."""
     nodes: int
     gpus_per_node: int
     memory_bytes: float
-    """Of one card."""
+    """Memory of one card."""
     bf16_flops: float
     """Dense bfloat16 FLOP/s, never the sparse figure."""
     memory_rate: float
@@ -37,13 +39,13 @@ class ClusterConfig:
     attention_efficiency: float = 0.5
     """Share of `bf16_flops` that the attention kernel reaches on the half of the scores that a causal mask leaves."""
     watts: float = 0.0
-    """Of one card with its share of the node under load; 0: energy is not predicted."""
+    """Power of one card with its share of the node under load; 0: energy is not predicted."""
     compute_capability: str = "8.0"
-    """Of the card, for the compiler."""
+    """Compute capability of the card, for the compiler."""
     cores: int = 108
     """Multiprocessors of the card, for the compiler."""
     clock_ghz: float = 1.41
-    """Of the card, for the compiler."""
+    """Clock rate of the card, for the compiler."""
     cache_bytes: int = 41_943_040
     """Level-2 cache of the card, for the compiler."""
 
@@ -69,10 +71,10 @@ class ClusterConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """Assumptions of a prediction. Where they come from stands in docs/plan.md."""
+    """Assumptions of a prediction; docs/plan.md gives their sources."""
 
     allowance_bytes: float = 3e9
-    """Of a card's memory, for what is no array of the program: CUDA's context, cuDNN's and cuBLAS's workspaces, NCCL's buffers."""
+    """Memory of a card outside of the program's arrays: CUDA's context, workspaces of cuDNN and cuBLAS, NCCL's buffers."""
     spare: float = 0.1
     """Share of a card's memory that a layout must leave free to be proposed, by a search or as a remedy."""
     memory_efficiency: float = 0.8
@@ -82,13 +84,13 @@ class PlanConfig:
     network_efficiency: float = 0.85
     """Share of `cluster.network_rate` that collectives reach."""
     layer_overlap: float = 0.8
-    """Share of ZeRO 3's gathers and reduce-scatters, layer by layer, that is hidden behind computation."""
+    """Share of ZeRO 3's layer-by-layer gathers and reduce-scatters that computation hides."""
     tensor_overlap: float = 0.0
-    """Share of the traffic over `tensor` that is hidden behind computation."""
+    """Share of the traffic over `tensor` that computation hides."""
     target_tokens: float = 0.0
     """Tokens to reach; 0: those of `train.steps`."""
     goodput: float = 1.0
-    """Share of the time that trains; the rest is checkpoints, evaluation, failures."""
+    """Share of wall time spent training; the rest is checkpoints, evaluation and failures."""
 
     def __post_init__(self):
         refuse_outside("plan", self, allowance_bytes=0, target_tokens=0)
@@ -99,11 +101,11 @@ class PlanConfig:
 
 
 SECTIONS = {"cluster": ClusterConfig, "plan": PlanConfig}
-"""What a plan's configuration has besides a run's."""
+"""Sections of a plan's configuration beside those of a run."""
 
 
 def refuse_no_share(section: str, settings: object, *names: str) -> None:
-    """Raise a `UserError` unless these are shares that something can be divided by."""
+    """Raise a `UserError` unless these fields are shares from `LEAST` to 1."""
     for name in names:
         if not LEAST <= getattr(settings, name) <= 1:
             raise UserError(f"got {section}.{name}={getattr(settings, name)}; allowed: {LEAST} to 1; change {section}.{name}")

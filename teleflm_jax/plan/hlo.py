@@ -1,4 +1,4 @@
-"""A compiled step's text, read: which loops run how often, what is sent over which mesh axis, which products are done, what loops carry."""
+"""Parser of a compiled step's HLO text: trip counts, bytes sent over each mesh axis, matrix products, arrays that loops carry."""
 
 import collections
 import dataclasses
@@ -22,16 +22,16 @@ FLASH = re.compile(r'custom_call_target="__cudnn\$fmhaSoftmax(Backward)?"')
 LOOP = re.compile(r" = (\(.*?\)) while\(")
 CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][\[{]"?([\d",]*)[\]}]')
 Shape = tuple[str, tuple[int, ...]]
-"""dtype and dimensions of an array."""
+"""dtype and dimensions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beside:
-    """A collective, and what runs between its start and its end."""
+class Overlap:
+    """A collective, and the work scheduled between its start and its end."""
 
     axes: str
     bytes_: float
-    """That one device of a ring sends, each time."""
+    """Bytes that one device of a ring sends each time."""
     runs: float
     product_flops: float
     attention_flops: float
@@ -39,16 +39,16 @@ class Beside:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The text of a compiled module, for devices that are numbered in the order of `mesh`."""
+    """HLO text of a compiled module whose devices are numbered in the order of `mesh`."""
 
     text: str
     mesh: jax.sharding.Mesh
     turns: Mapping[str, float]
-    """For a loop whose count is known at run time only, or a branch: its mean turns by the named scope of what is inside."""
+    """Named scope -> mean iterations of a loop whose trip count is known only at run time, or of a branch, that contains it."""
 
     @functools.cached_property
     def computations(self) -> dict[str, list[str]]:
-        """Lines by computation."""
+        """Computation -> its lines."""
         lines_of, name = collections.defaultdict(list), None
         for line in self.text.splitlines():
             opens = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
@@ -60,7 +60,7 @@ class Program:
 
     @functools.cached_property
     def _callers(self) -> dict[str, list[tuple[str, float | None]]]:
-        """Computation -> who calls it, and how often: a number, or None where only the run knows."""
+        """Computation -> (caller, number of calls); None where the number is known only at run time."""
         found: dict[str, list[tuple[str, float | None]]] = collections.defaultdict(list)
         for computation, lines in self.computations.items():
             for line in lines:
@@ -75,7 +75,7 @@ class Program:
         return dict(found)
 
     def runs(self, computation: str, line: str = "") -> float:
-        """How often a computation runs in one step; `line` is an instruction in it whose named scope decides first."""
+        """Return the number of runs of a computation in one step; the named scope of `line`, an instruction in it, is looked up first."""
         callers = self._callers.get(computation)
         if callers is None:
             return 1.0
@@ -94,7 +94,7 @@ class Program:
                 yield computation, line
 
     def sent(self) -> dict[tuple[str, str], float]:
-        """(mesh axes, kind of collective) -> bytes that one device of a ring sends in one step."""
+        """Return (mesh axes, kind of collective) -> bytes that one device of a ring sends in one step."""
         total = collections.Counter()
         for computation, line in self._instructions():
             if COLLECTIVE.search(line):
@@ -103,17 +103,17 @@ class Program:
         return dict(total)
 
     def _message(self, line: str) -> tuple[str, str, float]:
-        """Of a collective: mesh axes, kind, and the bytes that one device of a ring sends each time."""
+        """Return a collective's mesh axes, kind, and the bytes that one device of a ring sends each time."""
         found = COLLECTIVE.search(line)
         axes, size = _axes(line, self.mesh)
         return axes, found[2], _cost(found[2], message_bytes(found), size)
 
     def product_flops(self) -> float:
-        """Floating-point operations of all matrix products of one device in one step; attention kernels are none."""
+        """Return the FLOPs of all matrix products of one device in one step, without attention kernels."""
         return sum(flops * self.runs(at, line) for at, line in self._instructions() if (flops := self._product(at, line)))
 
     def _product(self, computation: str, line: str) -> float:
-        """Operations of one instruction; 0 if it is no matrix product."""
+        """Return the FLOPs of one instruction; 0 unless it is a matrix product."""
         found = PRODUCT.search(line)
         if not found:
             return 0.0
@@ -121,8 +121,8 @@ class Program:
         contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", CONTRACTED.search(line)[1]))
         return 2.0 * math.prod(arrays(found[1])[0][1]) * contracted
 
-    def beside(self) -> list[Beside]:
-        """Every collective that is started apart from its end, with the work that is scheduled in between."""
+    def beside(self) -> list[Overlap]:
+        """Return every asynchronous collective with the work scheduled between its start and its end."""
         found = []
         for computation, lines in self.computations.items():
             begun = {}
@@ -134,7 +134,7 @@ class Program:
                     axes, _, bytes_ = self._message(start)
                     between = lines[begun[done[1]] + 1 : number]
                     found.append(
-                        Beside(
+                        Overlap(
                             axes=axes,
                             bytes_=bytes_,
                             runs=self.runs(computation, start),
@@ -145,22 +145,22 @@ class Program:
         return found
 
     def kernel_runs(self, name: str) -> float:
-        """How often custom calls of this name run in one step."""
+        """Return the number of custom calls of this name in one step."""
         return sum(self.runs(at, line) for at, line in self._instructions() if f'custom_call_target="{name}"' in line)
 
     @functools.cached_property
     def _shapes(self) -> dict[str, dict[str, Shape]]:
-        """By computation and instruction, the first array of what it defines."""
+        """Computation -> instruction -> first array of its result."""
         return {name: _defined(lines) for name, lines in self.computations.items()}
 
     def loops(self) -> list[collections.Counter[Shape]]:
-        """The arrays that each loop carries, how often: what lives through a step is among them. Those that carry most come first."""
+        """Return the arrays that each loop carries, with their number; the loop that carries most bytes comes first."""
         found = [collections.Counter(arrays(loop[1])) for _, line in self._instructions() if (loop := LOOP.search(line))]
         return sorted(found, key=lambda loop: -sum(nbytes(shape) * count for shape, count in loop.items()))
 
 
 def _attention(line: str) -> float:
-    """Operations of a causal flash attention call, 2.5 times as many backward as forward.
+    """Return the FLOPs of a causal flash attention call; the backward pass has 2.5 times those of the forward pass.
 
     Its first result is [batch, heads, positions, head size].
     """
@@ -181,12 +181,12 @@ def _defined(lines: list[str]) -> dict[str, Shape]:
 
 
 def arrays(types: str) -> list[Shape]:
-    """The arrays of an instruction's type."""
+    """Return the arrays of an instruction's type."""
     return [(dtype, _dimensions(dims)) for dtype, dims in ARRAY.findall(types)]
 
 
 def nbytes(shape: Shape) -> int:
-    """Bytes of an array."""
+    """Return the size of an array in bytes."""
     return BYTES[shape[0]] * math.prod(shape[1])
 
 
@@ -195,7 +195,7 @@ def _dimensions(text: str) -> tuple[int, ...]:
 
 
 def message_bytes(collective: re.Match) -> int:
-    """Bytes of a collective's result; one that is started apart names its operands as well, in front, unless it reduces in place."""
+    """Return the bytes of a collective's result. An asynchronous one lists its operands first, except an all-reduce."""
     types, kind, started = collective.groups()
     flags = [("u32", ())] if kind == "collective-permute" else []
     found = [nbytes(shape) for shape in arrays(types) if shape not in flags]
@@ -205,7 +205,7 @@ def message_bytes(collective: re.Match) -> int:
 
 
 def _cost(kind: str, result: int, size: int) -> float:
-    """Bytes that one device of a ring of `size` sends, from the bytes of its result."""
+    """Return the bytes that one device of a ring of `size` sends, from the bytes of the result."""
     if size == 1:
         return 0.0
     share = (size - 1) / size
@@ -215,7 +215,7 @@ def _cost(kind: str, result: int, size: int) -> float:
 
 
 def _axes(line: str, mesh: jax.sharding.Mesh) -> tuple[str, int]:
-    """Which mesh axes the groups of a collective run along, and how many devices are in one."""
+    """Return the mesh axes that the groups of a collective run along, and the size of a group."""
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     explicit = re.search(r"replica_groups=\{(\{.*?\})\}", line)
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)

@@ -1,4 +1,4 @@
-"""A run's sizes on a mesh, in plain numbers: what all closed forms start from."""
+"""Sizes of a training step on a mesh as plain numbers, the input of all closed forms."""
 
 import dataclasses
 import math
@@ -9,25 +9,25 @@ from sharding.pipeline import Schedule
 from teleflm_jax.model.config import ModelConfig
 
 FLOAT = 4
-"""Bytes of a float32."""
+"""Size of a float32 in bytes."""
 BYTES = {"float32": FLOAT, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """One step of a model on a mesh; sizes that do not divide have been refused before (`sharding.rules`)."""
+    """One training step of a model on a mesh; sizes that do not divide are refused earlier (`sharding.rules`)."""
 
     model: ModelConfig
     mesh: MeshConfig
-    """With `data` resolved."""
+    """Mesh with a resolved `data`."""
     batch_size: int
     microbatch_size: float
-    """Sequences that a data-parallel group takes at a time. A part of one stands for context parallelism in a published run."""
+    """Sequences of a data-parallel group per microbatch. A fraction stands for context parallelism in a published run."""
     accumulation_dtype: str = "float32"
 
     @property
     def devices(self) -> int:
-        """GPUs."""
+        """Number of GPUs."""
         return math.prod(axes.sizes(self.mesh).values())
 
     @property
@@ -37,12 +37,12 @@ class Job:
 
     @property
     def schedule(self) -> Schedule:
-        """The pipeline's."""
+        """Schedule of the pipeline."""
         return Schedule(stages=self.mesh.pipe, chunks=self.mesh.interleave, microbatches=self.microbatches)
 
     @property
     def layers(self) -> int:
-        """Of one stage."""
+        """Layers of one stage."""
         return self.model.num_layers // self.mesh.pipe
 
     @property
@@ -57,17 +57,17 @@ class Job:
 
     @property
     def sequence_shards(self) -> int:
-        """Parts of a sequence between the blocks."""
+        """Number of parts that a sequence has between the blocks."""
         return self.mesh.tensor if self.mesh.sequence_parallel else 1
 
     @property
     def compute_bytes(self) -> int:
-        """Of a number in the compute dtype."""
+        """Size of a number in the compute dtype, bytes."""
         return BYTES[self.model.compute_dtype]
 
     @property
     def accumulator_bytes(self) -> int:
-        """Of a number in a sum of gradients."""
+        """Size of a number in a gradient accumulator, bytes."""
         return BYTES[self.accumulation_dtype]
 
     @property
@@ -88,11 +88,11 @@ class Job:
 
     @property
     def padding(self) -> float:
-        """By how much the width is filled up so that `data` divides it."""
+        """Ratio of the padded width, which `data` divides, to the width."""
         width, data = self.model.d_model, self.mesh.data
         return math.ceil(width / data) * data / width if self.mesh.zero else 1.0
 
 
 def ring(size: int) -> float:
-    """Share of the whole that a device of a ring sends in a gather or a reduce-scatter: (n - 1) / n."""
+    """Return the share of an array that a device of a ring sends in a gather or a reduce-scatter: (n - 1) / n."""
     return (size - 1) / size

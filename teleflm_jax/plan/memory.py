@@ -1,4 +1,4 @@
-"""Memory of one GPU in closed form, by kind; the compiler's own figures are in `compiled.py`.
+"""Memory of one GPU in closed form, by kind; `compiled.py` has the compiler's figures.
 
 Derivation in docs/plan.md. Letters: h width, f feed-forward, t tensor ways, c bytes of the compute dtype.
 """
@@ -18,20 +18,20 @@ class Memory:
     weights: float
     """Working copies in the compute dtype."""
     gradients: float
-    """Accumulators."""
+    """Gradient accumulators."""
     activations: float
-    """What units keep for their backward pass."""
+    """Residuals kept for the backward pass."""
     temporaries: float
-    """What a layer or the head works with and drops."""
+    """Temporary arrays of a layer or the head."""
 
     @property
     def total(self) -> float:
-        """Of all kinds."""
+        """Sum of all kinds."""
         return sum(dataclasses.astuple(self))
 
 
 def closed_form(job: Job) -> Memory:
-    """Memory of the busiest GPU."""
+    """Return the memory of the busiest GPU."""
     data, c = job.mesh.data, job.compute_bytes
     layers, ends = job.layers * job.layer_weights, 2 * job.end_weights
     share = 1 / data if job.mesh.zero else 1.0
@@ -52,7 +52,7 @@ def closed_form(job: Job) -> Memory:
 
 
 def residuals(job: Job) -> float:
-    """What one layer keeps of one microbatch, by `model.remat`."""
+    """Return the bytes that one layer keeps of one microbatch under `model.remat`."""
     model, c, t = job.model, job.compute_bytes, job.mesh.tensor
     between = job.positions * model.d_model / job.sequence_shards
     qkv = job.positions * (model.d_model + 2 * job.kv_width) / t
@@ -69,7 +69,7 @@ def residuals(job: Job) -> float:
 
 
 def _attention_residuals(job: Job, qkv: float) -> float:
-    """What attention keeps: its output, and what its kernel needs of scores, queries, keys and values."""
+    """Return the bytes that attention keeps: its output and the kernel's residuals."""
     model, c, t = job.model, job.compute_bytes, job.mesh.tensor
     output = c * job.positions * model.d_model / t
     if model.attention == "cudnn":
@@ -81,13 +81,13 @@ def _attention_residuals(job: Job, qkv: float) -> float:
 
 
 RECOMPUTED = {"none": (3, 2), "qkv_gate_up": (6, 4), "qkv": (6, 6), "full": (9, 6)}
-"""Remat policy -> arrays as wide as h and as f that are alive in a layer's backward pass. Fitted to what the compiler allots."""
+"""Remat policy -> arrays of width h and of width f that are alive in a layer's backward pass. Fitted to the compiler's allocations."""
 
 
 def _layer_work(job: Job) -> float:
-    """A layer's backward pass: recomputed values, entering gradients, and weights and weight gradients on their way.
+    """Return the temporaries of a layer's backward pass: recomputed values, incoming gradients, weights and their gradients.
 
-    Under ZeRO 3 two layers' gathered weights and one layer's gradient wait beside it.
+    Under ZeRO 3 these include the gathered weights of two layers and the gradient of one.
     """
     model, c, t = job.model, job.compute_bytes, job.mesh.tensor
     wide, fed = RECOMPUTED[model.remat]
@@ -97,7 +97,7 @@ def _layer_work(job: Job) -> float:
 
 
 def _head_work(job: Job) -> float:
-    """The loss: a chunk's logits, and the head's gradient before it is added, with copies where the width is filled up."""
+    """Return the temporaries of the loss: a chunk's logits and the head's gradient, with copies if the width is padded."""
     chunk = min(job.model.loss_chunk_tokens, job.model.context_length) * job.microbatch_size
     logits = FLOAT * chunk * job.end_weights / job.model.d_model
     return (
@@ -106,5 +106,5 @@ def _head_work(job: Job) -> float:
 
 
 def _finish_work(job: Job, gradients: float) -> float:
-    """Accumulators in the order that a reduce-scatter wants; weights and residuals are gone by then."""
+    """Return the bytes of accumulators reordered for the reduce-scatter, when weights and residuals are freed already."""
     return 0.75 * gradients if job.mesh.zero == 1 and job.mesh.data > 1 else 0.0

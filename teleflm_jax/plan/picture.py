@@ -1,11 +1,12 @@
-"""The picture of a plan: memory of one GPU by kind under the card's capacity, and what a step's time goes to."""
+"""Chart of a plan: memory of one GPU by kind against the card's capacity, and the time of a step by kind."""
 
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import matplotlib
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sharding.axes import NAMES
 from teleflm_jax.plan.memory import Memory
@@ -14,9 +15,10 @@ KINDS = tuple(field.name for field in dataclasses.fields(Memory))
 
 
 def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
-    """Draw `report.describe`d layouts, one bar each, as a PNG."""
-    with matplotlib.rc_context({"backend": "agg", "axes.spines.top": False, "axes.spines.right": False}):
-        figure, (memory, time) = plt.subplots(1, 2, figsize=(15, 2.4 + 0.4 * len(layouts)), layout="constrained", sharey=True)
+    """Draw layouts from `report.describe`, one bar each, as a PNG."""
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(15, 2.4 + 0.4 * len(layouts)), layout="constrained")
+        memory, time = figure.subplots(1, 2, sharey=True)
     names = [label(layout) for layout in layouts]
     capacity = layouts[0]["memory"]["capacity"] / 1e9
     needed = [layout["memory"]["needed"] / 1e9 for layout in layouts]
@@ -27,12 +29,11 @@ def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
     time.set(title="one step, predicted", xlabel="seconds")
     for axes, place in ((memory, "outside lower left"), (time, "outside lower right")):
         figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=5, loc=place)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def label(layout: dict) -> str:
-    """A layout in one line."""
+    """Return a layout as one line."""
     of = layout["layout"]
     mesh = " x ".join(str(of[f"mesh.{name}"]) for name in NAMES)
     interleave = f", interleave {of['mesh.interleave']}" if of["mesh.interleave"] > 1 else ""
@@ -45,8 +46,8 @@ def _memory(layout: dict) -> dict[str, float]:
     return {kind: source[kind] for kind in KINDS} | {"CUDA, NCCL": by["allowance"]}
 
 
-def _bars(axes: plt.Axes, names: Sequence[str], rows: Sequence[dict[str, float]], unit: float) -> None:
-    """Stacked horizontal bars."""
+def _bars(axes: Axes, names: Sequence[str], rows: Sequence[dict[str, float]], unit: float) -> None:
+    """Draw stacked horizontal bars."""
     left = [0.0] * len(rows)
     for kind in rows[0]:
         widths = [row[kind] / unit for row in rows]

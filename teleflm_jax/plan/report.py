@@ -1,4 +1,4 @@
-"""All that a plan says, as plain values: what `plan` prints, draws and writes as JSON."""
+"""Results of a plan as plain values, which `plan` prints, draws and writes as JSON."""
 
 import dataclasses
 
@@ -10,29 +10,29 @@ from teleflm_jax.plan.job import Job
 from teleflm_jax.plan.memory import Memory
 
 NOTED = 1e-4
-"""Share of all traffic below which a message that no closed form has (sums of losses and norms) is left out."""
+"""Messages without a closed form (sums of losses and norms) are left out below this share of all traffic."""
 REMEDIES = 3
-"""Shown at most."""
+"""Largest number of remedies shown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of every layout."""
+    """Cluster, assumptions and length of the run for which layouts are described."""
 
     cluster: ClusterConfig
     plan: PlanConfig
     tokens: float
-    """Of the whole run."""
+    """Tokens of the whole run."""
 
 
 def describe(candidate: search.Candidate, question: Question, found: Compiled | None = None, trusted: bool = False) -> dict:
-    """One layout.
+    """Return one layout's figures.
 
     Args:
         candidate: the layout and its closed forms.
         question: cluster, assumptions and the run's length.
-        found: what the compiler said, if it was asked.
-        trusted: whether its memory and its traffic decide; else the closed forms do.
+        found: the compiler's figures, if the step was compiled.
+        trusted: True if the compiler's memory and traffic decide, else the closed forms do.
     """
     cluster, plan, job = question.cluster, question.plan, candidate.job
     times = roofline.predict(job, cluster, plan, found.sent) if found and trusted else candidate.times
@@ -61,14 +61,14 @@ def describe(candidate: search.Candidate, question: Question, found: Compiled | 
 
 
 def assumptions(question: Question) -> dict:
-    """Every number that a prediction rests on, by the name that overrides it."""
+    """Return every number that a prediction depends on, by the name that overrides it."""
     found = {f"cluster.{name}": value for name, value in dataclasses.asdict(question.cluster).items()}
     found |= {f"plan.{name}": value for name, value in dataclasses.asdict(question.plan).items()}
     return found | {"plan.target_tokens": question.tokens}
 
 
 def remedies(job: Job, question: Question) -> list[dict]:
-    """The fastest layouts that fit and differ from this one in one respect, each as what to bind."""
+    """Return the fastest layouts that fit and differ from this one in one respect, each as bindings."""
     near = search.remedies(job, question.cluster, question.plan)[:REMEDIES]
     return [
         {
@@ -96,7 +96,7 @@ def _products(job: Job, found: Compiled | None) -> dict:
 
 
 def _hidden(axis: str, question: Question, path: traffic.Path, found: Compiled) -> float | None:
-    """Share of an axis's sending time during which, in the compiled schedule, products or attention run; None if nothing is sent apart."""
+    """Return the share of an axis's sending time that products or attention hide in the compiled schedule; None without async sends."""
     cluster, rate = question.cluster, path.rate(question.cluster, question.plan)
     sending = hidden = 0.0
     for message in found.beside:
@@ -109,7 +109,7 @@ def _hidden(axis: str, question: Question, path: traffic.Path, found: Compiled) 
 
 
 def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]:
-    """By mesh axes and kind of collective, all that the closed form has and all of note that the compiled program sends."""
+    """Return traffic by mesh axes and kind of collective, from the closed form and the compiled program."""
     wanted, sent = traffic.closed_form(job), found.sent if found else {}
     least = NOTED * sum(sent.values())
     rows = []
@@ -129,3 +129,13 @@ def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]
             }
         )
     return rows
+
+
+def gigabytes(number: float, digits: int = 1) -> str:
+    """Return bytes as gigabytes for a table."""
+    return rounded(number / 1e9, digits)
+
+
+def rounded(value: float, digits: int) -> str:
+    """Return a number with so many decimal places, or with three significant digits if that would leave little of it."""
+    return f"{value:,.{digits}f}" if abs(value) >= 10**-digits * 10 or not value else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""How long a step takes: a roofline of products, attention, memory and links, and the schedule's bubble (docs/plan.md)."""
+"""Time of a step: a roofline of matrix products, attention, memory and links, and the pipeline's bubble (docs/plan.md)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,39 +13,39 @@ DAY = 86_400.0
 Sent = Mapping[tuple[str, str], float]
 """(mesh axes, kind of collective) -> bytes."""
 SCORE_PASSES = 16
-"""Reads and writes of float32 scores by the `xla` attention, forward and backward; a kernel of its own keeps them on the chip."""
+"""Reads and writes of float32 scores by the `xla` attention, forward and backward; a fused kernel keeps them on the chip."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
-    """Seconds of one step on the busiest GPU, which add up to the step."""
+    """Seconds of one step on the busiest GPU; they add up to the step."""
 
     products: float
     """Matrix products of forward and backward, head included."""
     recomputation: float
-    """Products and attention that are done a second time."""
+    """Matrix products and attention that are recomputed."""
     attention: float
     elementwise: float
-    """Norms, rotary positions, activations, losses, adding up gradients: bound by memory."""
+    """Norms, rotary positions, activations, losses, gradient accumulation: bound by memory."""
     tensor: float
-    """Traffic over `tensor` that nothing hides."""
+    """Exposed traffic over `tensor`."""
     pipe: float
-    """Hand-over between stages."""
+    """Transfers between stages."""
     data: float
-    """Gathers of weights and reduce-scatters of gradients that nothing hides."""
+    """Exposed gathers of weights and reduce-scatters of gradients."""
     update: float
-    """The optimizer, and making and emptying accumulators."""
+    """The optimizer, and allocating and clearing accumulators."""
     bubble: float
-    """The schedule's: stages that wait for the first and the last microbatch."""
+    """Idle time of stages at the first and the last microbatches."""
 
     @property
     def step(self) -> float:
-        """The whole step."""
+        """Seconds of the whole step."""
         return sum(dataclasses.astuple(self))
 
 
 def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig, sent: Sent | None = None) -> Times:
-    """Seconds of one step by what they are spent on; `sent` is what a compiled program sends, instead of the closed form."""
+    """Return the seconds of one step by kind; `sent` is the traffic of a compiled program, in place of the closed form."""
     seconds = _sending(sent or traffic.closed_form(job), job, cluster, plan)
     units, microbatches = job.microbatches * job.layers, job.microbatches
     work, head = _layer(job, cluster, plan), _head(job, cluster, plan)
@@ -65,9 +65,9 @@ def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig, sent: Sent | Non
 
 
 def _sending(sent: Sent, job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float]:
-    """Seconds of sending over each axis, and of those over `data` the ones that belong to layers (ZeRO 3).
+    """Return the seconds of sending over each axis, and under `layers` the part over `data` that belongs to layers (ZeRO 3).
 
-    What goes over several axes at once counts for the first of them.
+    A message over several axes counts for the first of them.
     """
     found = dict.fromkeys(NAMES, 0.0)
     for (axes, kind), bytes_ in sent.items():
@@ -80,19 +80,19 @@ def _sending(sent: Sent, job: Job, cluster: ClusterConfig, plan: PlanConfig) -> 
 
 
 def product_flops(job: Job) -> tuple[float, float]:
-    """Operations of all matrix products of one device in one step: those of forward and backward, and those done again."""
+    """Return the FLOPs of matrix products of one device in one step: of forward and backward, and of recomputation."""
     useful = 6 * job.positions * job.microbatches * (job.layers * job.layer_weights + job.end_weights)
     return useful, 2 * job.positions * job.microbatches * job.layers * _again(job)
 
 
 def _again(job: Job) -> float:
-    """Weights of a layer that a backward pass multiplies with once more: all but the last product's, gate and up, or none."""
+    """Return the number of a layer's weights whose products are recomputed: all but the last product's, gate and up, or none."""
     fed = job.model.d_model * job.model.d_ff / job.mesh.tensor
     return {"none": 0.0, "qkv_gate_up": 0.0, "qkv": 2 * fed, "full": job.layer_weights - fed}[job.model.remat]
 
 
 def _layer(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float]:
-    """Seconds of work of one layer for one microbatch, forward and backward."""
+    """Return the seconds of one layer for one microbatch, forward and backward."""
     model, t = job.model, job.mesh.tensor
     products, kernel = cluster.bf16_flops * cluster.product_efficiency, cluster.bf16_flops * cluster.attention_efficiency
     # queries times keys and weights times values, of which a causal mask leaves half; a backward pass does five such products
@@ -107,7 +107,7 @@ def _layer(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, floa
 
 
 def _layer_bytes(job: Job) -> float:
-    """Bytes that elementwise work of one layer reads and writes for one microbatch, forward and backward (twice as much)."""
+    """Return the bytes that elementwise work of one layer reads and writes for one microbatch, forward and backward."""
     model, c, t = job.model, job.compute_bytes, job.mesh.tensor
     stream = 10 * model.d_model / job.sequence_shards
     inside = (2 * (model.d_model + job.kv_width) + 3 * model.d_ff) / t
@@ -118,7 +118,7 @@ def _layer_bytes(job: Job) -> float:
 
 
 def _head(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float]:
-    """Seconds of the head and its loss for one microbatch."""
+    """Return the seconds of the head and its loss for one microbatch."""
     chunks = max(1.0, job.model.context_length / job.model.loss_chunk_tokens)
     logits = job.positions * job.end_weights / job.model.d_model
     moved = (4 * FLOAT + job.compute_bytes) * logits + 4 * FLOAT * chunks * job.end_weights
@@ -129,7 +129,7 @@ def _head(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float
 
 
 def _update_bytes(job: Job) -> float:
-    """Bytes once a step: weights, moments and gradients, copies made, accumulators emptied and turned for their scatter."""
+    """Return the bytes moved once a step: weights, moments, gradients, copies, and clearing and reordering accumulators."""
     layers, ends = job.layers * job.layer_weights, 2 * job.end_weights
     share = 1 / job.mesh.data if job.mesh.zero else 1.0
     held = layers * (share if job.mesh.zero == 3 else 1.0) + ends
@@ -138,19 +138,19 @@ def _update_bytes(job: Job) -> float:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What follows from a step's time."""
+    """Speed and cost that follow from the time of a step."""
 
     tokens_per_second_per_gpu: float
     mfu: dict[str, float]
-    """By convention (`model.size.flops_per_token`)."""
+    """Convention (`model.size.flops_per_token`) -> MFU."""
     days: float
     gpu_hours: float
     megawatt_hours: float | None
-    """None where the cluster's power is not given."""
+    """None if the cluster's power is not given."""
 
 
 def forecast(job: Job, times: Times, cluster: ClusterConfig, plan: PlanConfig, tokens: float) -> Forecast:
-    """Speed, utilisation, and the cost of a run of so many tokens."""
+    """Return speed, utilisation, and the cost of a run of `tokens` tokens."""
     speed = job.tokens / times.step / job.devices
     counts = size.flops_per_token(job.model)
     seconds = tokens / (speed * job.devices) / plan.goodput

@@ -1,4 +1,4 @@
-"""Which layout is fastest among those that fit: every mesh, microbatch and remat policy for so many GPUs, in closed form."""
+"""Search for the fastest layout that fits: every mesh, microbatch size and remat policy for a number of GPUs, in closed form."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,37 +20,37 @@ SHARDED = (1, 3)
 MESH = (*axes.NAMES, "interleave", "sequence_parallel", "zero")
 
 FOLLOWS = {f"mesh.{axes.REMAINDER}"}
-"""From the other axes and the number of GPUs, so that its change is none of its own."""
+"""Settings that follow from the others and the number of GPUs, so that a change of them does not count."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A layout and what the closed forms say of it."""
+    """A layout with its closed forms."""
 
     job: Job
     memory: Memory
     times: roofline.Times
 
 
-def judge(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> Candidate:
-    """A layout's memory and time."""
+def assess(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> Candidate:
+    """Return a layout with its memory and time."""
     return Candidate(job=job, memory=memory.closed_form(job), times=roofline.predict(job, cluster, plan))
 
 
 def fits(needed: Memory, cluster: ClusterConfig, plan: PlanConfig, spare: float = 0.0) -> bool:
-    """Whether one GPU holds it with the allowance, and `spare` of its memory stays free."""
+    """Return True if one GPU holds it with the allowance, and the share `spare` of its memory stays free."""
     return needed.total + plan.allowance_bytes <= cluster.memory_bytes * (1 - spare)
 
 
 def jobs(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, gpus: int) -> Iterator[Job]:
-    """Every layout that model and batch divide over, of all GPUs; of `mesh` the use of sequence parallelism is kept."""
+    """Yield every layout over all GPUs that model and batch divide over; sequence parallelism is as in `mesh`."""
     for other in _meshes(model, mesh, gpus):
         rows = train.batch_size // other.data
         for microbatch in {*_divisors(rows, LARGEST_MICROBATCH), train.microbatch_size or rows}:
             settings = dataclasses.replace(train, microbatch_size=microbatch)
             try:
                 train_step.microbatch(model, settings, rules.without_devices(other, model.d_model))
-            except UserError:  # what does not divide is no candidate
+            except UserError:  # sizes do not divide
                 continue
             for remat in REMAT:
                 yield Job(
@@ -65,12 +65,12 @@ def jobs(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, gpus: int) ->
 def ranked(
     model: ModelConfig, train: TrainConfig, mesh: MeshConfig, gpus: int, cluster: ClusterConfig, plan: PlanConfig
 ) -> tuple[list[Candidate], int]:
-    """The layouts that fit, fastest first, and how many there were in all.
+    """Return the layouts that fit, fastest first, and the number of all layouts.
 
     Raises:
-        UserError: none divides, or none fits.
+        UserError: no layout divides the sizes, or none fits.
     """
-    every = [judge(job, cluster, plan) for job in jobs(model, train, mesh, gpus)]
+    every = [assess(job, cluster, plan) for job in jobs(model, train, mesh, gpus)]
     if not every:
         raise UserError(
             f"got {gpus} GPUs for {model.num_layers} layers, {model.num_heads} heads and train.batch_size={train.batch_size}; "
@@ -87,12 +87,12 @@ def ranked(
 
 
 def remedies(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> list[Candidate]:
-    """Layouts that differ in one respect (remat, microbatch, one axis against `data`, ZeRO) and fit, fastest first."""
+    """Return layouts that differ in one respect (remat, microbatch, one axis against `data`, ZeRO) and fit, fastest first."""
     train = TrainConfig(
         steps=1, batch_size=job.batch_size, microbatch_size=int(job.microbatch_size), accumulation_dtype=job.accumulation_dtype
     )
     near = [
-        judge(other, cluster, plan)
+        assess(other, cluster, plan)
         for other in jobs(job.model, train, job.mesh, job.devices)
         if len(changes(job, other).keys() - FOLLOWS) == 1
     ]
@@ -102,13 +102,13 @@ def remedies(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> list[Candida
 
 
 def bindings(job: Job) -> dict[str, object]:
-    """What to write into a run's gin file to get this layout."""
+    """Return the gin bindings of a layout."""
     mesh = {f"mesh.{name}": getattr(job.mesh, name) for name in MESH}
     return {**mesh, "train.microbatch_size": job.microbatch_size, "model.remat": job.model.remat}
 
 
 def changes(job: Job, other: Job) -> dict[str, object]:
-    """What to bind otherwise to get from one layout to another."""
+    """Return the bindings of another layout that differ from this one's."""
     own = bindings(job)
     return {name: value for name, value in bindings(other).items() if value != own[name]}
 

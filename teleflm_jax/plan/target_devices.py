@@ -1,11 +1,12 @@
-"""Devices that are not here: a cluster's GPUs for XLA's GPU compiler, or as many virtual CPU devices.
+"""Devices to compile for without having them: a cluster's GPUs for XLA's GPU compiler, or as many virtual CPU devices.
 
-`prepare` sets the environment, which is read when jax starts, so it comes before the first use of jax in a process.
+`prepare` sets environment variables that jax reads when it starts, so it must run before the first use of jax in a process.
 """
 
 import importlib.util
 from collections.abc import MutableMapping
 
+from teleflm_jax import invocation
 from teleflm_jax.distributed import xla
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan.config import ClusterConfig
@@ -19,24 +20,24 @@ SHARED_MEMORY = {"8.0": (167_936, 166_912, 64), "9.0": (233_472, 232_448, 128)}
 
 
 TAKEN, SCHEDULED = 0.92, 0.8
-"""Share of a card that a process takes (`distributed/xla.py`), and the share of what the compiler is told that it schedules for."""
+"""Share of a card's memory that a process reserves (`distributed/xla.py`), and the share of the stated memory that the compiler uses."""
 
 
 def has_gpu_compiler() -> bool:
-    """Whether jax's CUDA wheels are installed; no GPU is needed for them to compile."""
+    """Return True if jax's CUDA wheels are installed; they compile without a GPU."""
     return importlib.util.find_spec("jax_plugins") is not None and any(importlib.util.find_spec(name) is not None for name in PLUGINS)
 
 
 def choose(backend: str | None, cluster: ClusterConfig) -> str:
-    """The compiler to use: the one asked for, or the best there is.
+    """Return the compiler to use: the requested one, or the best that is installed.
 
     Raises:
-        UserError: the GPU compiler is asked for and not here, or does not know the card.
+        UserError: the GPU compiler is requested and is not installed, or does not know the card.
     """
     if backend == GPU and not has_gpu_compiler():
         raise UserError(
             "got --backend gpu without jax's CUDA wheels; allowed: gpu where they are installed (no GPU is needed), cpu everywhere; "
-            "change it with pip install -r requirements-gpu.txt, or to --backend cpu"
+            f"change it to --backend cpu, or {invocation.install('gpu')}"
         )
     if backend == GPU and cluster.compute_capability not in SHARED_MEMORY:
         raise UserError(
@@ -47,7 +48,7 @@ def choose(backend: str | None, cluster: ClusterConfig) -> str:
 
 
 def prepare(backend: str, count: int, environment: MutableMapping[str, str]) -> None:
-    """Make jax start without the devices of this machine: `count` virtual ones for the CPU compiler, none of note for the GPU's."""
+    """Make jax start without this machine's devices: with `count` virtual ones for the CPU compiler, with one CPU for the GPU compiler."""
     environment["JAX_PLATFORMS"] = "cpu"
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the compiler's warnings name no remedy that a plan does not
     if backend == CPU:
@@ -60,7 +61,7 @@ def prepare(backend: str, count: int, environment: MutableMapping[str, str]) -> 
 
 
 def devices(backend: str, count: int, cluster: ClusterConfig) -> list:
-    """`count` devices of the cluster, node by node."""
+    """Return `count` devices of the cluster, node by node."""
     import jax
     from jax.experimental import topologies
 
@@ -73,7 +74,7 @@ def devices(backend: str, count: int, cluster: ClusterConfig) -> list:
 
 
 def _target(cluster: ClusterConfig) -> str:
-    """The card in the compiler's words (`xla.GpuTargetConfigProto`)."""
+    """Return the card as the compiler's `xla.GpuTargetConfigProto` in text form."""
     major, minor = cluster.compute_capability.split(".")
     per_core, per_block, units = SHARED_MEMORY[cluster.compute_capability]
     capability = f"major: {major}" + (f" minor: {minor}" if minor != "0" else "")
@@ -87,5 +88,5 @@ platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} device_descriptio
 
 
 def _plain(name: str) -> str:
-    """A name without what would end a quoted string."""
+    """Return a name without characters that could end a quoted string."""
     return "".join(character for character in name if character.isalnum() or character in " -_.")

@@ -1,6 +1,6 @@
-"""What one GPU sends in a step, in closed form: bytes by mesh axis and collective; and how fast it goes.
+"""Traffic of one GPU in a step, in closed form: bytes by mesh axis and collective, and the rate of each axis.
 
-The program's own text is read in `hlo.py`; both agree within 5 % (tests/plan). Derivation in docs/parallelism.md.
+`hlo.py` reads the same from a compiled program; both agree within 5 % (tests/plan). Derivation in docs/parallelism.md.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from teleflm_jax.plan.job import FLOAT, Job, ring
 
 GATHER, SCATTER, REDUCE, PERMUTE = "all-gather", "reduce-scatter", "all-reduce", "collective-permute"
 TENSOR_PASSES = {"none": (4, 4), "qkv_gate_up": (6, 4), "qkv": (6, 4), "full": (6, 5)}
-"""Remat policy -> gathers and reduce-scatters of the residual stream that one layer takes for one microbatch, forward and backward."""
+"""Remat policy -> gathers and reduce-scatters of the residual stream in one layer for one microbatch, forward and backward."""
 TENSOR_SUMS = {"none": 4, "qkv_gate_up": 4, "qkv": 4, "full": 5}
-"""The same without sequence parallelism: all-reduces."""
+"""Remat policy -> all-reduces in their place without sequence parallelism."""
 
 
 def closed_form(job: Job) -> dict[tuple[str, str], float]:
-    """(mesh axis, kind of collective) -> bytes that one device of a ring sends in one step; a stage's layers, and both ends."""
+    """Return (mesh axis, kind of collective) -> bytes that one device of a ring sends in one step, with embedding and head."""
     found = _over_data(job) | _over_pipe(job) | _over_tensor(job)
     return {key: size for key, size in found.items() if size}
 
@@ -32,7 +32,7 @@ def _over_data(job: Job) -> dict[tuple[str, str], float]:
         return {(DATA, REDUCE): 2 * share * k * (layers + ends)}
     if job.mesh.zero == 1:
         return {(DATA, GATHER): share * c * (layers + ends), (DATA, SCATTER): share * k * (layers + ends)}
-    # one layer more than run, as each is gathered ahead of its turn and its gradient sent behind it
+    # one layer more than runs: weights are gathered one layer ahead, and gradients are sent one layer behind
     turns = job.microbatches * layers + job.layer_weights * job.padding
     return {(DATA, GATHER): share * c * (2 * turns + ends), (DATA, SCATTER): share * k * (turns + ends)}
 
@@ -58,16 +58,16 @@ def _over_tensor(job: Job) -> dict[tuple[str, str], float]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Path:
-    """How the groups of a mesh axis lie on the nodes."""
+    """Placement of a mesh axis's groups on the nodes."""
 
     members: int
-    """Of a group on one node, at least."""
+    """Smallest number of devices of a group on one node."""
     crosses_nodes: bool
 
     def rate(self, cluster: ClusterConfig, plan: PlanConfig, kind: str = GATHER) -> float:
-        """Bytes/s that each device gets: NVLink's; between nodes those of as many network adapters as a ring has members on a node.
+        """Return the bytes/s of each device: NVLink's, or between nodes those of as many adapters as a ring has members on a node.
 
-        A hand-over (collective-permute) has one adapter: only one member of a group on a node sends to another node.
+        A collective-permute uses one adapter: only one member of a group on a node sends to another node.
         """
         inside = cluster.link_rate * plan.link_efficiency
         adapters = 1 if kind == PERMUTE else self.members
@@ -75,7 +75,7 @@ class Path:
 
 
 def path(axis: str, mesh: MeshConfig, gpus_per_node: int) -> Path:
-    """Return how the groups of one axis lie on the nodes, which follows from `axes.DEVICE_ORDER`."""
+    """Return the placement of one axis's groups, which follows from `axes.DEVICE_ORDER`."""
     sizes = axes.sizes(mesh)
     faster = axes.DEVICE_ORDER[axes.DEVICE_ORDER.index(axis) + 1 :]
     inner, size, devices = math.prod(sizes[name] for name in faster), sizes[axis], math.prod(sizes.values())

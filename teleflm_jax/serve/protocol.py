@@ -35,7 +35,7 @@ MAX_PROMPT_LOGPROBS = 1 << 18
 """Log-probabilities of prompts in one answer, which cost the client next to nothing to ask for."""
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 WITHOUT_EFFECT = (
-    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
     + ("parallel_tool_calls",)  # of tools that there are not
 )
 """Fields that say nothing about the text."""
@@ -52,6 +52,7 @@ NEUTRAL = {
     "reasoning_effort": ("none",),
     "verbosity": (),
     "web_search_options": (),
+    "moderation": (),  # may withhold an answer, and adds scores to it
 }
 """Fields that are not supported -> values, beside null, with which they change nothing."""
 BOTH = ("model", "stream", "stream_options", "max_tokens", "n", "stop", "seed", "logprobs", *SAMPLING, "top_k", "logit_bias")

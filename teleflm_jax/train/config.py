@@ -27,7 +27,10 @@ class TrainConfig:
     seed: int = 0
     """Initial weights."""
     init_from: str | None = None
-    """`RUN@step`: start from another run's weights, with a fresh optimizer and schedule."""
+    """`RUN@step`: start from the weights of another run's checkpoint, with a new optimizer at step 0 unless `init_optimizer` is set."""
+    init_optimizer: bool = False
+    """With `init_from`: also take the optimizer's state, the counters and the position in the data, so that the run is a branch of the
+    other one. `steps` then counts from the other run's step 0; `optimizer.*` and the rates of `mup.*` may differ."""
     eval_every: int = 0
     """Steps between evaluations on the held-out sets; 0: only after the last step."""
     suite_every: int = 0
@@ -55,6 +58,11 @@ class TrainConfig:
         refuse_outside("train", self, steps=1, batch_size=1, microbatch_size=0, eval_every=0, suite_every=0, eval_bytes=0)
         refuse_outside("train", self, checkpoint_every=1, keep_last=1, keep_every=0, keep_best=0)
         refuse_seed("train", self.seed)
+        if self.init_optimizer and self.init_from is None:
+            raise UserError(
+                "got train.init_optimizer=True without train.init_from; allowed: only with a run to branch from; set train.init_from, "
+                "or remove train.init_optimizer"
+            )
         if self.accumulation_dtype not in ACCUMULATION_DTYPES:
             raise UserError(
                 f"got train.accumulation_dtype={self.accumulation_dtype!r}; allowed: {', '.join(ACCUMULATION_DTYPES)}; "

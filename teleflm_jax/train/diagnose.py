@@ -1,7 +1,6 @@
 """Where numbers first went wrong in a step whose loss or gradient is not finite."""
 
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharding.rules import Layout
-from teleflm_jax import checksum, passes
+from teleflm_jax import atomic_write, checksum, passes
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import TrainState
 
@@ -65,11 +64,8 @@ def _named(flags: Mapping, layout: Layout) -> list[str]:
 def write(path: pathlib.Path, data_step: int, findings: Mapping[str, Any], records: Sequence) -> None:
     """Write the findings and where each row of the batch comes from, as JSON."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(
-        json.dumps({"data_step": data_step, **findings, "records": list(records)}, ensure_ascii=False, indent=1), encoding="utf-8"
-    )
-    os.replace(temporary, path)
+    facts = {"data_step": data_step, **findings, "records": list(records)}
+    atomic_write.write(path, json.dumps(facts, ensure_ascii=False, indent=1).encode())
 
 
 def summary(findings: Mapping[str, Any]) -> str:

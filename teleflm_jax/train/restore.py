@@ -42,6 +42,8 @@ class Beginning:
     """How often the run has gone back to this very checkpoint."""
     set_aside: tuple[tuple[int, str], ...] = ()
     """Damaged checkpoints that were newer: step, and what is wrong with it."""
+    branched_from: str | None = None
+    """`RUN@step` of the parent, where a branch has no checkpoint of its own yet."""
 
 
 def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
@@ -93,11 +95,56 @@ def begin(
             f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; "
             "allowed: one that is whole; restore one from a copy, or start a new run in another --workdir; nothing was changed"
         )
+    if train.init_optimizer:
+        return _branch(folder, model, train, layout, logical, identity)
     rewound = _rewound(folder, 0)
     fresh = _fresh(model, mup, optimizer, train, layout, logical, identity)
     counters = _drawn(Counters(), rewound["data_step"], train, model)
     mixture = tuple((since, dict(weights)) for since, weights in rewound["mixture"])
     return Beginning(state=fresh, counters=counters, mixture=mixture, rewinds=rewound["times"])
+
+
+def _branch(
+    folder: pathlib.Path,
+    model: ModelConfig,
+    train: TrainConfig,
+    layout: Layout,
+    logical: TrainState,
+    identity: Mapping[str, Any],
+) -> Beginning:
+    """Load all that the parent's checkpoint holds, as though it were the run's own."""
+    other, step = other_run(train.init_from)
+    arrays, record = checkpoint.restore(other / checkpoint.FOLDER, step, to_arrays(logical), identity)
+    refuse_unfit_parent(record, train, model)
+    rewound = _rewound(folder, step)
+    return Beginning(
+        state=layout.physical(from_arrays(arrays, logical)),
+        counters=_drawn(Counters(**record.counters), rewound["data_step"], train, model),
+        mixture=tuple((since, dict(weights)) for since, weights in rewound["mixture"] or record.mixture),
+        rewinds=rewound["times"],
+        branched_from=train.init_from,
+    )
+
+
+def refuse_unfit_parent(record: checkpoint.Record, train: TrainConfig, model: ModelConfig) -> None:
+    """Raise a `UserError` if a branch cannot continue from the checkpoint with this record."""
+    if not any(name.startswith("optimizer/") for name in record.arrays) or record.counters.keys() != vars(Counters()).keys():
+        raise UserError(
+            f"got train.init_optimizer=True with train.init_from={train.init_from!r}, which has no optimizer state, as imported models do; "
+            "allowed: a checkpoint that training saved; remove train.init_optimizer to start with a new optimizer"
+        )
+    parent, tokens_per_step = Counters(**record.counters), train.batch_size * model.context_length
+    if parent.tokens != parent.data_step * tokens_per_step:
+        raise UserError(
+            f"got train.batch_size={train.batch_size} with train.init_optimizer=True, {tokens_per_step:,} tokens a step, where "
+            f"{train.init_from} drew {parent.tokens // parent.data_step:,}; allowed: the same, since schedule and data order count steps; "
+            "change train.batch_size, or remove train.init_optimizer"
+        )
+    if parent.updates >= train.steps:
+        raise UserError(
+            f"got train.steps={train.steps} with train.init_optimizer=True, where {train.init_from} is at step {parent.updates}; "
+            "allowed: more, since a branch counts from its parent's step 0; raise train.steps"
+        )
 
 
 def _fresh(

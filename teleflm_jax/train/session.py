@@ -21,7 +21,7 @@ from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import due
-from teleflm_jax.train.setup import DONE, STOPPED, GaveUp, History, Parts, Plan, Rewind
+from teleflm_jax.train.setup import GaveUp, History, Outcome, Parts, Plan, Rewind
 from teleflm_jax.train.state import Counters, TrainState, to_arrays
 
 LATE_PROBES = 3
@@ -75,7 +75,7 @@ class Attempt:
     """Batches, those under way included."""
     compiled: bool = False
 
-    def go_on(self, state: TrainState, batches: Iterator) -> int:
+    def go_on(self, state: TrainState, batches: Iterator) -> Outcome:
         """The loop. A step's figures are read only when the next step is under way, so that the devices never wait for the host."""
         settings = self.plan.train
         self.drawn = self.counters.data_step
@@ -85,7 +85,7 @@ class Attempt:
             _, owed = self._evaluate(state)  # a signal or a kill came before its end
             if owed:
                 self._leave()
-                return STOPPED
+                return Outcome.STOPPED
         pending, self.mark = None, time.monotonic()
         while self.counters.updates < settings.steps:
             expected = self.counters.updates + (pending is not None) + 1
@@ -101,9 +101,9 @@ class Attempt:
             if stopping or saving or self._is_due_for_evaluation(expected) or self._is_due_for_probe(expected):
                 stopping, pending = self._settle(pending, state) or stopping, None
                 if self._rest(state, stopping):
-                    return STOPPED
+                    return Outcome.STOPPED
         self._finish()
-        return DONE
+        return Outcome.COMPLETED
 
     def _rest(self, state: TrainState, stopping: bool) -> bool:
         """Between two steps, with none under way: probe, save, evaluate; says whether the run is to leave now.

@@ -51,6 +51,18 @@ def test_rates_are_shown_along_the_schedule(info):
     assert [row["step"] for row in rows] == [0, 2_000, 181_653, 363_305, 454_131]
 
 
+def test_a_schedule_s_name_phases_and_rates_are_shown(info):
+    given = ("optimizer.schedule = 'wsd'", "optimizer.stable_tokens = 1.8e12", "optimizer.decay_tokens = 2e12")
+    arguments = [RUN_52B, *(part for binding in given for part in ("--gin_param", binding))]
+    _, out, _ = info(*arguments, "--json")
+    rows = {row["tokens"]: row["learning_rate"] for row in json.loads(out)["learning_rates"]}
+    assert rows == {0: 1.5e-4 / 2_000} | dict.fromkeys((2_000 * 5_505_024, 800 * 10**9, 1_600 * 10**9, 1_800 * 10**9), 1.5e-4) | {
+        2 * 10**12: 1.5e-5
+    }
+    _, out, _ = info(*arguments)
+    assert "Learning rates, schedule wsd" in out and "stays at its peak up to step 326,975" in " ".join(out.split())
+
+
 def test_a_shape_alone_is_enough(info):
     code, out, _ = info("--gin_file", "configs/models/1t.gin")
     assert code == 0

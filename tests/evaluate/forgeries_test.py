@@ -128,7 +128,7 @@ FORGERIES = {
         import sys
         judge = sys.modules['judge']
         judge.verdict = lambda *a: 'passed'
-        judge.Candidate.__call__ = lambda *a: 1
+        judge.RemoteFunction.__call__ = lambda *a: 1
         def f(x): return 0
     """,
     "memory through ctypes": """

@@ -54,10 +54,10 @@ def part(tmp_path_factory):
     folder = tmp_path_factory.mktemp("part") / "run"
     begun = {}
     for step in (OLDER, NEWEST):
-        assert loop.train(plan(folder, step)) == loop.DONE
+        assert loop.train(plan(folder, step)).outcome == "completed"
         begun[step] = begin(plan(folder, END))
     whole = commands.copy(folder, folder.parent / "whole")
-    assert loop.train(plan(whole, END)) == loop.DONE
+    assert loop.train(plan(whole, END)).outcome == "completed"
     return folder, begun, commands.exact_rows(whole)
 
 
@@ -82,7 +82,7 @@ def test_damage_to_any_file_of_the_newest_checkpoint_is_found_or_harmless(part, 
             assert commands.content(run / (aside if beginning.set_aside else newest)) == damaged
             assert commands.content(run / checkpoint.FOLDER / str(OLDER)) == older
             if number % 9 == 0:  # the state decides the rows; here it is seen
-                assert loop.train(plan(run, END)) == loop.DONE
+                assert loop.train(plan(run, END)).outcome == "completed"
                 assert commands.exact_rows(run) == whole, (name, file)
         assert any("/d/" in file for file in found) and checkpoint.MARKER in found
         kinds = ", ".join(sorted({pathlib.Path(file).name for file in harmless})) or "none"

@@ -194,7 +194,7 @@ def link_out(path):
     [
         (link_out, "which leaves the folder"),
         (lambda path: path.symlink_to("gone/x"), "which leaves the folder"),
-        (os.mkfifo, "which is no plain file"),
+        (os.mkfifo, "which is not a plain file"),
         (lambda path: path.write_bytes(b"{{ messages }}" + b" " * (1 << 20)), "of more than 1,048,576 bytes"),
         (lambda path: path.write_bytes(b"\xff"), "which is not UTF-8"),
     ],

@@ -170,23 +170,59 @@ def test_a_text_that_needs_a_longer_row_is_held_until_there_is_one(make, alone, 
     go, original = threading.Event(), programs._Lowered.extend
 
     def held(self, count, slots, alternatives):
-        assert slots < 512 or go.wait(60)
+        assert slots < CONTEXT or go.wait(60)
         return original(self, count, slots, alternatives)
 
     monkeypatch.setattr(programs._Lowered, "extend", held)
     running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
-    old = running.add(ask(0, max_tokens=400))
-    while len(texts.get(old, ())) < 60:
-        step(running, texts)
-    young = running.add(ask(1, max_tokens=200))
+    longest = Request(prompt=(1,) * 200, max_tokens=400, sampling=GREEDY)
+    old, young = running.add(longest), running.add(ask(1, max_tokens=500))
     go_on = []
     while not running.idle:
         go_on.append(step(running, texts))
         if go_on[-3:] == [{young}] * 3:
             break
-    assert go_on[-3:] == [{young}] * 3 and len(texts[old]) < 256
+    assert go_on[-3:] == [{young}] * 3 and len(texts[old]) < 400
     go.set()
-    assert finish(running, texts) == [alone(0, 400), alone(1, 200)]
+    assert finish(running, texts) == [finish(one := make(slots=1), {one.add(longest): []})[0], alone(1, 500)]
+
+
+def test_a_text_grows_while_the_programs_of_another_are_compiled(make, alone, long, monkeypatch):
+    go, original = threading.Event(), programs.Programs._compile
+
+    def held(self, program):
+        assert program[0] not in ("read", "written") or 64 not in program or go.wait(60)
+        return original(self, program)
+
+    monkeypatch.setattr(programs.Programs, "_compile", held)
+    running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
+    first = running.add(ask(0, max_tokens=700))
+    while first not in step(running, texts):
+        pass
+    second = running.add(Request(prompt=(1,) * 40, max_tokens=5, sampling=GREEDY))
+    while first in {text.ticket for text in running.texts}:
+        step(running, texts)
+    assert texts[first] == alone(0, 700) and second not in texts
+    go.set()
+    finish(running, texts)
+    assert len(texts[second]) == 5
+
+
+def test_a_new_text_waits_for_the_length_that_the_others_will_have(make, long, monkeypatch):
+    wanted, original = [], programs._Lowered.extend
+
+    def recorded(self, count, slots, alternatives):
+        wanted.append((count, slots))
+        return original(self, count, slots, alternatives)
+
+    monkeypatch.setattr(programs._Lowered, "extend", recorded)
+    running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
+    first = running.add(ask(0))
+    while first not in step(running, texts):
+        pass
+    running.add(ask(1, max_tokens=9))
+    finish(running, texts)
+    assert wanted[0] == (1, 512) and {slots for count, slots in wanted if count == 2} == {CONTEXT}
 
 
 def test_a_program_that_cannot_be_compiled_is_tried_again(make, long, monkeypatch):

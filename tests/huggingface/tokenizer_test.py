@@ -49,7 +49,13 @@ TEMPLATES = {
         "one",
         "not rag",
     ),
-    "no text": ({"tokenizer_config.json": {"chat_template": [1, {"name": [], "template": "x"}, {"name": "default"}]}}, None, ""),
+    "no text": (
+        {"tokenizer_config.json": {"chat_template": [1, {"name": [], "template": "x"}, {"name": "default"}]}},
+        None,
+        "no templates",
+    ),
+    "a number": ({"tokenizer_config.json": {"chat_template": 1}}, None, "no templates"),
+    "a number beside a text": ({"tokenizer_config.json": {"chat_template": [1, SEVERAL[1]]}}, "listed", "no templates"),
 }
 
 
@@ -72,12 +78,19 @@ def linked_folder(folder, name):
     (folder / "model" / tokenizer.TEMPLATES).symlink_to(folder / "elsewhere")
 
 
+@pytest.mark.parametrize("token", [1, True, [], {"content": 1}, {}])
+def test_a_named_token_that_is_no_text_is_refused(folder, token):
+    put(folder, "tokenizer_config.json", {"bos_token": token})
+    with pytest.raises(UserError, match="^got bos_token .*; allowed: a token's text, or null; correct tokenizer_config.json$"):
+        tokenizer.settings(folder)
+
+
 FURTHER = f"{tokenizer.TEMPLATES}/default.jinja"
 NOT_OURS = {
     "a link out": (lambda folder: linked(folder, tokenizer.TEMPLATE), "which leaves the folder"),
     "a link to nothing": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).symlink_to("gone/x"), "which leaves the folder"),
-    "a FIFO": (lambda folder: os.mkfifo(folder / "model" / tokenizer.TEMPLATE), "which is no plain file"),
-    "a folder": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).mkdir(), "which is no plain file"),
+    "a FIFO": (lambda folder: os.mkfifo(folder / "model" / tokenizer.TEMPLATE), "which is not a plain file"),
+    "a folder": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).mkdir(), "which is not a plain file"),
     "a large file": (lambda folder: put(folder, f"model/{tokenizer.TEMPLATE}", "x" * (1 << 20) + "x"), "of more than 1,048,576 bytes"),
     "large settings": (
         lambda folder: put(folder, "model/tokenizer_config.json", {"chat_template": "x" * (1 << 20) + "x"}),
@@ -118,7 +131,7 @@ def test_links_of_a_snapshot_are_its_own(tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("case", [name for name in TEMPLATES if name != "no text"])
+@pytest.mark.parametrize("case", [name for name, (*_, told) in TEMPLATES.items() if "no templates" not in told])
 def test_the_chat_template_is_the_one_that_transformers_takes(folder, case):
     transformers = pytest.importorskip("transformers", reason="requirements-parity.txt is not installed")
     for name, value in TEMPLATES[case][0].items():

@@ -58,7 +58,7 @@ def test_the_planned_step_is_the_one_that_the_loop_runs(tmp_path, monkeypatch, m
     plan = runs.plan(tmp_path / "run", config, layout, steps=1)
     planned = compiled.trace(config, tiny.WIDE, plan.optimizer, plan.train, layout)
     monkeypatch.setattr(loop.train_step, "make", recording)
-    assert loop.train(plan) == loop.DONE
+    assert loop.train(plan).outcome == "completed"
     assert len(ran) == 1
     assert printed(planned) == printed(ran[0])
     assert jax.tree.leaves(planned.in_avals) == jax.tree.leaves(ran[0].in_avals)

@@ -50,7 +50,7 @@ def saved(folder, chosen: rules.Layout) -> dict:
     ],
 )
 def test_a_checkpoint_is_restored_to_the_same_bits_under_every_mesh(tmp_path, writer, readers):
-    assert loop.train(runs.plan(tmp_path, CONFIG, layout(writer), steps=4)) == loop.DONE
+    assert loop.train(runs.plan(tmp_path, CONFIG, layout(writer), steps=4)).outcome == "completed"
     expected = saved(tmp_path, layout(writer))
     assert expected["model"]["embedding"].shape == (60, 32) and expected["counters"]["updates"] == 4
     for name in readers:
@@ -61,8 +61,8 @@ def test_a_checkpoint_is_restored_to_the_same_bits_under_every_mesh(tmp_path, wr
 def test_a_run_that_changes_its_mesh_on_the_way_gives_the_same_losses(tmp_path):
     folder = tmp_path / "run"
     for steps, name in ((3, "tensor 2, pipe 2, data 2"), (5, "fsdp 8"), (6, "pipe 2 interleaved"), (8, "data 3, which divides nothing")):
-        assert loop.train(runs.plan(folder, CONFIG, layout(name), steps=steps)) == loop.DONE
-    assert loop.train(runs.plan(tmp_path / "one", CONFIG, layout("1 device"), steps=8)) == loop.DONE
+        assert loop.train(runs.plan(folder, CONFIG, layout(name), steps=steps)).outcome == "completed"
+    assert loop.train(runs.plan(tmp_path / "one", CONFIG, layout("1 device"), steps=8)).outcome == "completed"
     mixed, one = (list(run_log.rows(path / run_log.METRICS)) for path in (folder, tmp_path / "one"))
     assert [row["tokens"] for row in mixed] == [row["tokens"] for row in one]
     for name in ("loss", "grad_norm"):

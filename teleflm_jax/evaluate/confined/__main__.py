@@ -1,11 +1,10 @@
-"""Judge a program that nobody has read; `sandbox.py` starts this folder as `python -I -S confined SECONDS BYTES`.
+"""Judge an untrusted program; `sandbox.py` starts this folder as `python -I -S confined SECONDS BYTES`.
 
-This process watches two others that it makes. One is the candidate (`candidate.py`): it runs the program and answers calls of its function.
-The other one is the judge (`judge.py`): it reads the problem from stdin, runs the problem's tests, and says what it found. The candidate is
-forked before the tests are read, and has nothing but two pipes to the judge, so neither the tests nor the verdict are within its reach.
-All three are confined (`kernel.py`).
+This process supervises two children. The candidate (`candidate.py`) runs the program and answers calls of its function. The judge
+(`judge.py`) reads the problem from stdin, runs the problem's tests, and reports the verdict. The candidate is forked before the tests are
+read and has only two pipes to the judge, so it can reach neither the tests nor the verdict. All three are confined (`kernel.py`).
 
-On stdout stands one JSON object at the end: `passed`, `why`, and `open`, what could not be shut off.
+The result on stdout is one JSON object: `passed`, `why`, and `open`, the restrictions that the machine does not support.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ STDIN = 0
 
 
 def main() -> None:
-    """Make both, wait for the verdict, and tell it."""
+    """Start both children, wait for the verdict, and print it."""
     seconds, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
     del sys.path[0]  # this folder
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -42,7 +41,7 @@ def main() -> None:
                 os._exit(1)
         return child
 
-    # the judge comes first: where there is a namespace of processes it is its process 1, which no signal from inside ends
+    # the judge comes first: in a process namespace it is process 1, which no signal from inside can kill
     children = [start(judge.work, (ask, answered, tell), (STDIN,)), start(candidate.work, (asked, answer))]
     late = []
 
@@ -59,7 +58,7 @@ def main() -> None:
         why = verdict.read(judge.LONGEST).decode(errors="replace")
     signal.setitimer(signal.ITIMER_REAL, 0)
     end()
-    for child in reversed(children):  # the end of a namespace's process 1 waits until all others have been waited for
+    for child in reversed(children):  # process 1 of a namespace exits only after all others are reaped
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     why = why or ("did not end in time" if late else f"the judge ended with code {code}")
     json.dump({"passed": why == judge.PASSED, "why": why, "open": left_open}, sys.stdout)

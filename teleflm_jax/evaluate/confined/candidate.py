@@ -1,4 +1,4 @@
-"""Runs the program, and answers calls of its function. Nothing that this process says is believed; it is only compared."""
+"""Process that runs the program and answers calls of its function. Its answers are untrusted and only compared."""
 
 import os
 
@@ -6,11 +6,11 @@ import values
 
 
 def work(asked: int, answer: int) -> None:
-    """Read the program, run it, and answer until the judge has gone; never returns by an exception."""
+    """Read the program, run it, and answer until the judge exits; never raises."""
     try:
         program, entry_point = values.receive(asked)
         namespace = {"__name__": "program"}
-        if _answered(answer, lambda: exec(compile(program, "program", "exec"), namespace)):  # what this folder is for
+        if _answered(answer, lambda: exec(compile(program, "program", "exec"), namespace)):  # the purpose of this sandbox
             while True:
                 arguments, named = values.unpack(values.receive(asked))
                 _answered(answer, lambda: namespace[entry_point](*arguments, **named))  # noqa: B023, it is called at once
@@ -19,7 +19,7 @@ def work(asked: int, answer: int) -> None:
 
 
 def _answered(answer: int, act) -> bool:
-    """Send what a call returns or raises; says whether it returned."""
+    """Send what a call returns or raises; returns True if it returned."""
     try:
         said, returned = ["returned", values.pack(act())], True
     except BaseException as error:

@@ -1,6 +1,6 @@
-"""Runs a problem's tests on a function that another process has, and says whether they hold.
+"""Process that runs a problem's tests on a function of another process.
 
-The tests and the prompt come with the problem and are run here; of the program this process sees values of Python's own types.
+The tests and the prompt are part of the problem and run here; from the program this process receives only values of builtin types.
 """
 
 import builtins
@@ -11,26 +11,26 @@ import values
 
 PASSED = "passed"
 LONGEST = 800
-"""Bytes of a verdict."""
+"""Largest verdict in bytes."""
 
 
 class Broken(BaseException):
-    """The candidate has ended, or says what is no answer; no test can make good for it."""
+    """The candidate exited or sent an invalid answer; no test can recover from it."""
 
 
-class Candidate:
-    """The function, as the tests call it."""
+class RemoteFunction:
+    """The candidate's function, called like a local one."""
 
     def __init__(self, ask: int, answered: int):
         self._ask, self._answered, self.broken = ask, answered, None
 
     def __call__(self, *arguments, **named):
-        """Ask the other process. Arguments that it changes do not come back, as no test of HumanEval looks at them afterwards."""
+        """Call it in the other process. Changed arguments are not sent back, since no test of HumanEval reads them."""
         self._say(values.pack((arguments, named)))
         return self._listen()
 
     def run(self, program: str, entry_point: str) -> None:
-        """Have the program run that defines the function."""
+        """Run the program that defines the function."""
         self._say([program, entry_point])
         self._listen()
 
@@ -50,7 +50,7 @@ class Candidate:
             error = next(filter(_is_exception, map(vars(builtins).get, names)), None)
         except Exception as error:
             self._break(f"an answer that is none ({type(error).__name__}: {error})", error)
-        if error is None:  # such as SystemExit, which ends a program that nobody catches
+        if error is None:  # for example SystemExit, which ends a program unless it is caught
             self._break(f"{names[0]}: {text}", None)
         raise error(text)
 
@@ -60,18 +60,18 @@ class Candidate:
 
 
 def work(ask: int, answered: int, tell: int) -> None:
-    """Read a problem on stdin, test, and tell; never returns by an exception."""
+    """Read a problem from stdin, run its tests, and send the verdict; never raises."""
     try:
         with os.fdopen(0, "rb") as stdin:  # closed before the tests run
             problem = json.load(stdin)
-        why = verdict(problem, Candidate(ask, answered))
+        why = verdict(problem, RemoteFunction(ask, answered))
         os.write(tell, why.encode(errors="replace")[:LONGEST])
     finally:
         os._exit(0)
 
 
-def verdict(problem: dict[str, str], candidate: Candidate) -> str:
-    """Return `PASSED`, or what failed."""
+def verdict(problem: dict[str, str], candidate: RemoteFunction) -> str:
+    """Return `PASSED`, or the failure."""
     entry_point = problem["entry_point"]
     try:
         candidate.run(problem["program"], entry_point)
@@ -86,7 +86,7 @@ def verdict(problem: dict[str, str], candidate: Candidate) -> str:
 
 
 def _complete(prompt: str):
-    """A prompt as code; its last function may have no body yet."""
+    """Compile a prompt, whose last function may lack a body."""
     try:
         return compile(prompt, "prompt", "exec")
     except SyntaxError:

@@ -1,8 +1,8 @@
-"""Confine this process and all that it makes, as far as this kernel can.
+"""Confinement of this process and its children, as far as the kernel supports it.
 
-Shut off: reading anything but Python's own files, writing to any disk, processes and threads, programs, signals to others, sockets, memory
-and queues that outlive a process, memory, CPU and wall time, new rights. Four layers of the kernel overlap, as none is there on every
-machine: namespaces, Landlock, a filter of system calls (seccomp) that admits only what computing takes, and limits of resources.
+Forbidden: reading anything but Python's own files, writing to disks, processes and threads, programs, signals to others, sockets, memory
+and queues that outlive a process, and new privileges; memory, CPU and wall time are limited. Four kernel mechanisms overlap, since no
+machine is sure to have each: namespaces, Landlock, a system-call filter (seccomp) that admits only what computing needs, and rlimits.
 
 Source: man pages unshare(2), mount(2), mount_setattr(2), setrlimit(2), prctl(2), seccomp(2), capabilities(7) and landlock(7); numbers of
 system calls from the kernel's tables for x86-64 and for arm64.
@@ -20,7 +20,7 @@ import sys
 NOBODY = 65_534
 OPEN_FILES = 32
 MOST_OPEN = 1 << 10
-"""Descriptors from here on nobody has opened: whoever starts this passes three."""
+"""Upper bound of open descriptors: the starting process passes three."""
 FILE_BYTES = 1 << 20
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 """Folders and files that Python's own modules may need beside Python's folder."""
@@ -29,19 +29,19 @@ CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 
 NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 PRIVATE = ("/proc", "/sys", "/home", "/root", "/tmp", "/var", "/run", "/mnt", "/media", "/srv")
-"""Folders of users' files and the kernel's: hidden under empty ones where mounts can be made, as not every kernel has Landlock."""
+"""Folders with files of users and of the kernel: hidden by empty mounts where possible, as not every kernel has Landlock."""
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 CAPABILITY_VERSION_3 = 0x20080522
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT, LANDLOCK_VERSION, LANDLOCK_BENEATH = 444, 445, 446, 1, 1
 LANDLOCK_FILES = ((1, 0x1FFF), (2, 0x2000), (3, 0x4000), (5, 0x8000))
-"""Since which version of Landlock: rights to run, read, write, remove and make files; to link elsewhere; to truncate; to steer devices."""
+"""(Landlock version, rights): to run, read, write, remove and make files; to link elsewhere; to truncate; to control devices."""
 LANDLOCK_READ_FILE, LANDLOCK_READ_FOLDER = 4, 8
 LANDLOCK_TCP, LANDLOCK_SIGNALS = (4, 0b11), (6, 0b11)
-"""Since which version: to bind and connect; to signal, and reach abstract sockets, beyond the confined processes."""
+"""(Landlock version, rights): to bind and connect; to signal, and reach abstract sockets, beyond the confined processes."""
 
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""Machine -> its number in seccomp, and which of two numbers a system call has there."""
+"""Machine -> its number in seccomp, and the index of its numbers in the tables below."""
 CAPSET = (126, 91)
 CALLS = {
     "read": (0, 63),
@@ -105,19 +105,19 @@ CALLS = {
     "rseq": (334, 293),
     "faccessat2": (439, 439),
 }
-"""System calls that the filter admits -> their numbers. None of them reaches another process or makes anything that stays."""
+"""System calls that the filter admits -> their numbers. None of them affects another process or persists."""
 OPENS = (("open", (2, None), 1), ("openat", (257, 56), 2))
-"""Calls that open files, their numbers, and which argument says for what."""
+"""Calls that open files, their numbers, and the index of the flags argument."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | 0o20000000
-"""In that argument: anything but reading; the last one makes a file without a name."""
+"""Flags other than reading; the last one creates an unnamed file."""
 FCNTL, FCNTL_COMMANDS = (72, 25), (1, 2, 3, 1030)
-"""Flags of a descriptor, and copies of it; no locks, and no signals to others."""
+"""Commands for the flags of a descriptor and for copying it; no locks, no signals to others."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine() -> list[str]:
-    """Shut off what this kernel can but for system calls, which `limit` filters; returns what stays open."""
+    """Apply all restrictions except the system-call filter of `limit`; returns those that this machine does not support."""
     if os.getuid() == 0:
         _give_up_root()
     separate = _libc.unshare(NAMESPACES) == 0
@@ -150,7 +150,7 @@ def confine() -> list[str]:
 
 
 def keep_only(nothing: int, *descriptors: int) -> None:
-    """Close every other descriptor and end with whoever made this process; 0, 1 and 2 become `nothing` unless they are kept."""
+    """Close every other descriptor and die with the parent process; 0, 1 and 2 become `nothing` unless they are kept."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for stream in {0, 1, 2} - {*descriptors}:
         os.dup2(nothing, stream)
@@ -160,7 +160,7 @@ def keep_only(nothing: int, *descriptors: int) -> None:
 
 
 def limit(seconds: float, memory_bytes: int) -> None:
-    """Set this process's limits, and filter its system calls; raises an `OSError` where the kernel does not."""
+    """Set this process's limits and filter its system calls; raises an `OSError` if the kernel refuses."""
     for kind, value in (
         (resource.RLIMIT_CPU, int(seconds) + 1),
         (resource.RLIMIT_AS, memory_bytes),
@@ -176,13 +176,13 @@ def limit(seconds: float, memory_bytes: int) -> None:
 
 
 def _give_up_root() -> None:
-    """Become nobody, unless that user could not read Python's own modules."""
+    """Become the user nobody, unless that user cannot read Python's own modules."""
     place = os.path.dirname(os.__file__)
     while place != "/":
         if not os.stat(place).st_mode & 1:
             return
         place = os.path.dirname(place)
-    with contextlib.suppress(OSError):  # in a container's namespace there may be no such user; this root is then none of the machine's
+    with contextlib.suppress(OSError):  # a container's namespace may lack that user; its root is not the machine's root then
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
@@ -197,7 +197,7 @@ def _call(number: int, *arguments) -> int:
 
 
 def _filter(machine: int, which: int) -> None:
-    """Let the kernel refuse all system calls from now on but some."""
+    """Make the kernel refuse all system calls except those of the tables."""
     load, equal, common, give = 0x20, 0x15, 0x45, 0x06
     refuse, allow = (give, 0, 0, 0x00050000 | errno.EPERM), (give, 0, 0, 0x7FFF0000)
     steps = [(load, 0, 0, 4), (equal, 1, 0, machine), refuse, (load, 0, 0, 0)]
@@ -219,7 +219,7 @@ def _filter(machine: int, which: int) -> None:
 
 
 def _landlock() -> int:
-    """Forbid files but Python's own, and where the kernel can, TCP and signals to others; returns the version that did, 0 if none."""
+    """Forbid all files but Python's own and, if supported, TCP and signals to others; returns the Landlock version, 0 without it."""
     version = max(0, _call(LANDLOCK_CREATE, None, 0, LANDLOCK_VERSION))
     files = sum(rights for since, rights in LANDLOCK_FILES if version >= since)
     known = [files] + [rights for since, rights in (LANDLOCK_TCP, LANDLOCK_SIGNALS) if version >= since]
@@ -235,7 +235,7 @@ def _landlock() -> int:
 
 
 def _admit(rules: int, place: str) -> None:
-    """Let files at or below a place be read, if there is one."""
+    """Allow reading files at or below a path, if it exists."""
     try:
         descriptor = os.open(place, os.O_PATH)
     except OSError:

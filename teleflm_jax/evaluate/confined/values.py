@@ -1,8 +1,8 @@
-"""Plain values as messages between two processes of which one is not trusted.
+"""Messages of plain values between two processes, one of which is untrusted.
 
-A message is its length in four bytes and one JSON value. What JSON has no form for is an object with a single key, its type. Reading one
-makes values of Python's own types alone and calls nothing of the sender's, so two values that compare equal here are equal. An instance of
-a subclass arrives as its base, and what is none of these as an iterator over its items, or as an `Opaque`.
+A message is its length in four bytes and one JSON value. A type without a JSON form is an object with a single key, the type's name.
+Decoding creates only builtin types and calls no code of the sender, so two values that compare equal here are equal. An instance of a
+subclass arrives as its base class, any other value as an iterator over its items or as an `Opaque`.
 """
 
 import json
@@ -10,13 +10,13 @@ import os
 import sys
 
 LARGEST = 1 << 24
-"""Bytes of a message."""
+"""Largest message in bytes."""
 _SMALL = 1 << 63
-"""Integers from here on travel in base 16, which takes linear time."""
+"""Larger integers are sent in base 16, which takes linear time."""
 
 
 class Opaque:
-    """Stands for a value that is not plain; it equals nothing else, and is as true as the value was."""
+    """Placeholder of a value that is not plain; it equals nothing else and has the truth value of the original."""
 
     def __init__(self, truth: bool):
         self._truth = truth
@@ -42,7 +42,7 @@ def receive(pipe: int) -> object:
 
 
 def pack(value: object) -> object:
-    """Make JSON's own types of a value."""
+    """Encode a value in JSON's types."""
     if value is None or isinstance(value, bool | str | float):
         return value
     if isinstance(value, int):
@@ -70,7 +70,7 @@ def pack(value: object) -> object:
 
 
 def unpack(value: object) -> object:
-    """Make the value that was packed; raises a `ValueError`, `TypeError` or the like if it is none."""
+    """Decode a packed value; raises a `ValueError`, `TypeError` or the like if it is invalid."""
     if isinstance(value, list):
         return [unpack(item) for item in value]
     if not isinstance(value, dict):

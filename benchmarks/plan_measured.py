@@ -19,7 +19,7 @@ import numpy as np
 from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.cli import options
-from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import estimate
 from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.train import step as train_step
@@ -36,8 +36,8 @@ def main() -> None:
     ask = estimate.PlanRequest(run=run, **estimate.this_machine(), gpus=jax.device_count(), backend=estimate.HERE)
     plan = estimate.own_layout(ask)["layouts"][0]
 
-    optimizer = update_rule.make(run.optimizer, width)
-    build = lambda: layout.physical(new_state(run.model, width, optimizer, 0))  # noqa: E731
+    optimizer = make_optimizer(run.optimizer, width)
+    build = lambda: layout.to_runtime(new_state(run.model, width, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     batch = layout.place_batch(_batch(run), run.train.batch_size)

@@ -134,7 +134,7 @@ class Layout:
             return padded_vocab_size(size, self._size(TABLE["vocab"]))
         return self.padded_width if name == "embed" else size
 
-    def physical(self, tree: Any) -> Any:
+    def to_runtime(self, tree: Any) -> Any:
         """Convert canonical arrays to the runtime layout; may be traced, or called with arrays that are sharded as `stored` says."""
 
         def convert(x, axes):
@@ -150,8 +150,8 @@ class Layout:
         shardings = self.shardings(tree)
         return jax.jit(lambda tree: map_with_axes(convert, tree), out_shardings=shardings)(tree)
 
-    def to_logical(self, like: Any) -> Callable[[Any], Any]:
-        """Return a compiled function that undoes `physical`; `like` has the canonical shapes, with shardings.
+    def to_canonical(self, like: Any) -> Callable[[Any], Any]:
+        """Return a compiled function that undoes `to_runtime`; `like` has the canonical shapes, with shardings.
 
         Trees that the two layouts store alike pass through.
         """

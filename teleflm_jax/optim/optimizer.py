@@ -15,7 +15,7 @@ from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.optim.schedule import learning_rate
 
 
-def make(config: OptimizerConfig, mup: Mup) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: OptimizerConfig, mup: Mup) -> optax.GradientTransformationExtraArgs:
     """Make the optimizer; its `update` takes the rates of the step as `rates={role: scalar}`."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -25,7 +25,7 @@ def make(config: OptimizerConfig, mup: Mup) -> optax.GradientTransformationExtra
     )
 
 
-def rates(config: OptimizerConfig, mup: Mup, *, tokens: int, tokens_per_step: int) -> dict[str, float]:
+def learning_rates(config: OptimizerConfig, mup: Mup, *, tokens: int, tokens_per_step: int) -> dict[str, float]:
     """Return the learning rate of every role for the update that starts after `tokens` tokens.
 
     It is computed on the host in Python numbers: 2.5T tokens do not fit in the 32-bit integers of a device.

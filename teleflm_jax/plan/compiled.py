@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import hlo
 from teleflm_jax.plan.job import Job
 from teleflm_jax.plan.memory import Memory
@@ -46,8 +46,8 @@ def trace(
 ) -> jax.stages.Traced:
     """Trace the training step from shapes alone: the step of `train.step.make`, called as `train.loop` calls it."""
     width = mup.at_width(rule, model.d_model)
-    update = update_rule.make(optimizer, width)
-    state = jax.eval_shape(lambda: layout.physical(new_state(model, width, update, 0)))
+    update = make_optimizer(optimizer, width)
+    state = jax.eval_shape(lambda: layout.to_runtime(new_state(model, width, update, 0)))
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, layout.shardings(state))
     rows = jax.sharding.NamedSharding(layout.mesh, rules.BATCH)
     shape = (train.batch_size, model.context_length)

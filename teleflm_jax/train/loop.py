@@ -14,8 +14,8 @@ from teleflm_jax import checkpoint
 from teleflm_jax.hardware import throughput
 from teleflm_jax.observability import curves, profiler, run_log, sinks, watchdog
 from teleflm_jax.observability.history import Growing
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim import schedule
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.session import Attempt
@@ -33,7 +33,7 @@ def train(plan: Plan) -> TrainResult:
     """
     settings, quiet, say = plan.train, jax.process_index() > 0, plan.log
     microbatch = train_step.microbatch(plan.model, settings, plan.layout)
-    optimizer = update_rule.make(plan.optimizer, plan.mup)
+    optimizer = make_optimizer(plan.optimizer, plan.mup)
     with (
         sinks.opened(plan.telemetry, plan.folder, say, quiet) as publish,
         profiler.on_request(plan.profile, plan.folder, say, handle_signal=plan.handle_signals) as profiling,
@@ -43,7 +43,7 @@ def train(plan: Plan) -> TrainResult:
         restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         parts = Parts(
             step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
-            to_logical=plan.layout.to_logical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
+            to_canonical=plan.layout.to_canonical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             diagnose=diagnose.make(plan.layout, microbatch),
             peak=throughput.peak(plan.model.compute_dtype),

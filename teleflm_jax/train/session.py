@@ -17,7 +17,7 @@ from teleflm_jax.hardware import throughput
 from teleflm_jax.model import size
 from teleflm_jax.mup import MATRIX, VECTOR
 from teleflm_jax.observability import run_log, watchdog
-from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.optimizer import learning_rates
 from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import due
@@ -138,7 +138,7 @@ class Attempt:
         """The state as a checkpoint holds it, its checksums, and the seconds that these took; a state that is not finite is left."""
         self.parts.dog.expect(f"taking checksums after step {self.counters.updates}", guard.hang_limit(self.plan.guard, self.summed))
         began = time.monotonic()
-        arrays = to_arrays(self.parts.to_logical(state))
+        arrays = to_arrays(self.parts.to_canonical(state))
         sums, finite = checksum.of_tree(arrays)
         if not finite:
             self._go_back("weights or optimizer state are not finite", skip_data=True)
@@ -168,7 +168,7 @@ class Attempt:
         tokens = plan.tokens_per_step
         rates = [
             # the schedule counts updates, so that a skipped one leaves it where it was
-            update_rule.rates(plan.optimizer, plan.mup, tokens=(known.updates + i) * tokens, tokens_per_step=tokens)
+            learning_rates(plan.optimizer, plan.mup, tokens=(known.updates + i) * tokens, tokens_per_step=tokens)
             for i in range(train_step.AHEAD)
         ]
         checking = saving or self._is_due_for_evaluation(expected) or due(expected, plan.guard.copies_every)
@@ -191,7 +191,7 @@ class Attempt:
             self.compiled, now = True, time.monotonic()
             jax.block_until_ready(state)
             stepped = time.monotonic()
-            checksum.of_tree(to_arrays(self.parts.to_logical(state)))  # compiled now, so that the first save is as quick as the others
+            checksum.of_tree(to_arrays(self.parts.to_canonical(state)))  # compiled now, so that the first save is as quick as the others
             summed = time.monotonic() - stepped  # compilation too, and no part of the first step
             self.log.event("compile", step=known.updates, seconds=now - began + summed)
             self.mark = now - waited + summed

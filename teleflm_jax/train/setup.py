@@ -113,7 +113,7 @@ class Parts:
     """Parts that are built once and outlive a rewind."""
 
     step: Callable
-    to_logical: Callable[[TrainState], TrainState]
+    to_canonical: Callable[[TrainState], TrainState]
     """Converts the state from the layout of steps to that of checkpoints."""
     fingerprint: Callable
     diagnose: Callable

@@ -80,12 +80,12 @@ def make(
 
     Where the loss or the gradient's norm is not finite, or no target counts, the state comes back as it was, decided on the devices.
     Figures: `loss`, `grad_norm`; `targets`, the sum of their weights; `words` of all processes; `copies`, a checksum of each device
-    (`passes.gradients`); `bad`, for each weight whether its gradient is not finite (stacked weights: one for each layer, in physical
+    (`passes.gradients`); `bad`, for each weight whether its gradient is not finite (stacked weights: one for each layer, in runtime
     order), computed only where the update is skipped.
 
     Args:
-        optimizer: from `optim.optimizer.make`.
-        layout: the mesh and its use; batches arrive split over its `data` axis, the state in physical form.
+        optimizer: from `optim.optimizer.make_optimizer`.
+        layout: the mesh and its use; batches arrive split over its `data` axis, the state in the runtime layout.
         microbatch_size: rows that one data-parallel group takes at a time.
         accumulation_dtype: of the sums of gradients.
         objective: the function to minimise.
@@ -116,7 +116,7 @@ def make(
 
 
 def not_finite(tree: Any) -> dict:
-    """For each weight whether it has a value that is not finite, bool; stacked weights: [layers], in physical order."""
+    """For each weight whether it has a value that is not finite, bool; stacked weights: [layers], in runtime order."""
     flags = rules.map_with_axes(lambda x, axes: ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(axes), x.ndim))), tree)
     return weights_of(flags)
 

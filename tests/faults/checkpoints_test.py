@@ -11,7 +11,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
-from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import loop, restore
 from tests import tiny
 from tests.faults import commands
@@ -44,7 +44,7 @@ def plan(folder: pathlib.Path, steps: int) -> loop.Plan:
 
 
 def begin(of: loop.Plan) -> restore.Beginning:
-    rule = optimizer.make(of.optimizer, of.mup)
+    rule = make_optimizer(of.optimizer, of.mup)
     return restore.begin(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
 
 

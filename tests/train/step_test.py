@@ -11,8 +11,8 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, from_arrays, new_state, to_arrays
@@ -40,8 +40,8 @@ def orders(layout: rules.Layout, updates: int, words=(0, 0), check: bool = False
 
 
 def begin(layout: rules.Layout, microbatch_size: int, config=tiny.CONFIG):
-    optimizer = update_rule.make(OptimizerConfig(), RULES)
-    build = lambda: layout.physical(new_state(config, RULES, optimizer, 0))  # noqa: E731
+    optimizer = make_optimizer(OptimizerConfig(), RULES)
+    build = lambda: layout.to_runtime(new_state(config, RULES, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     return state, train_step.make(optimizer, layout, microbatch_size)
 
@@ -79,7 +79,7 @@ def test_loss_is_the_mean_over_the_targets_that_count():
 
 def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
     rules_decayed, model = RULES, tiny.model()
-    rule = update_rule.make(OptimizerConfig(weight_decay=0.5), rules_decayed)
+    rule = make_optimizer(OptimizerConfig(weight_decay=0.5), rules_decayed)
     zero = jax.tree.map(jnp.zeros_like, model)
     updates, _ = rule.update(zero, rule.init(model), model, rates=RATES)
     # without a gradient only decay moves a weight: by rate of its role · decay · weight
@@ -87,7 +87,7 @@ def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
     for untouched in (updates.embedding, updates.head, updates.final_norm.gain, updates.blocks.attention_norm.gain):
         assert (untouched[...] == 0).all()
     gradient = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), model)
-    plain = update_rule.make(OptimizerConfig(epsilon=1e-30), RULES)
+    plain = make_optimizer(OptimizerConfig(epsilon=1e-30), RULES)
     updates, _ = plain.update(gradient, plain.init(model), model, rates=RATES)
     # Adam's first step has size one
     for update, role in ((updates.blocks.feed_forward.down, mup.MATRIX), (updates.head, mup.VECTOR), (updates.final_norm.gain, mup.GAIN)):
@@ -96,7 +96,7 @@ def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
 
 def test_a_large_gradient_is_clipped_to_norm_one():
     model = tiny.model()
-    rule = update_rule.make(OptimizerConfig(), RULES)
+    rule = make_optimizer(OptimizerConfig(), RULES)
     huge = jax.tree.map(lambda x: jnp.full_like(x, 100.0), model)
     _, state = rule.update(huge, rule.init(model), model, rates=RATES)
     # the first moment is (1 - beta1) times the clipped gradient

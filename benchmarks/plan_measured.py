@@ -41,16 +41,16 @@ def main() -> None:
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     batch = layout.place_batch(_batch(run), run.train.batch_size)
-    rates = {role: (1e-4,) * train_step.AHEAD for role in width.rules}
-    orders = train_step.orders(layout, rates=rates, updates=0, words=(0, 0), check=False)
+    rates = {role: (1e-4,) * train_step.RATE_CANDIDATES for role in width.rules}
+    inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
     microbatch = train_step.microbatch(run.model, run.train, layout)
     step = train_step.make(optimizer, layout, microbatch, run.train.accumulation_dtype)
-    step = step.lower(state, batch, orders).compile()  # so that what compiling takes is not counted
+    step = step.lower(state, batch, inputs).compile()  # so that what compiling takes is not counted
     before = _resident_after_reset()
     seconds = []
     for _ in range(STEPS):
         began = time.perf_counter()
-        state, figures = step(state, batch, orders)
+        state, figures = step(state, batch, inputs)
         jax.block_until_ready(figures)
         seconds.append(time.perf_counter() - began)
     device = jax.devices()[0]

@@ -43,12 +43,12 @@ def ours(config: ModelConfig, rows: np.ndarray):
     step = train_step.make(optimizer, layout, min(MICROBATCH, len(rows)))
     batch = {"tokens": rows[:, :-1], "targets": rows[:, 1:]}
     batch |= {"segments": np.ones_like(batch["tokens"]), "weights": np.ones(batch["tokens"].shape, np.float32)}
-    rates = {role: (1e-3,) * train_step.AHEAD for role in rule.rules}
-    orders = train_step.orders(layout, rates=rates, updates=0, words=(0, 0), check=False)
+    rates = {role: (1e-3,) * train_step.RATE_CANDIDATES for role in rule.rules}
+    inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
     held = {"state": state}
 
     def take() -> None:
-        held["state"], figures = step(held["state"], layout.place_batch(batch, len(rows)), orders)
+        held["state"], figures = step(held["state"], layout.place_batch(batch, len(rows)), inputs)
         jax.block_until_ready((held["state"], figures))
 
     return take

@@ -112,14 +112,14 @@ class Layout:
         sharding = NamedSharding(self.mesh, BATCH)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])), batch)
 
-    def place_words(self, words: tuple[float, ...]) -> jax.Array:
-        """Make a global float32 array with one row for each device, in which this process's rows are `words`."""
+    def place_per_device(self, values: tuple[float, ...]) -> jax.Array:
+        """Make a global float32 array with one row for each device, in which this process's rows are `values`."""
         sharding = NamedSharding(self.mesh, PER_DEVICE)
-        own = np.tile(np.array(words, np.float32), (len(self.mesh.local_devices), 1))
-        return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size, len(words)))
+        own = np.tile(np.array(values, np.float32), (len(self.mesh.local_devices), 1))
+        return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size, len(values)))
 
     def processes(self) -> np.ndarray:
-        """Return the process of each device in the order of `place_words`, int64 [devices]."""
+        """Return the process of each device in the order of `place_per_device`, int64 [devices]."""
         return np.array([device.process_index for device in self.mesh.devices.flat])
 
     def padded(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> tuple[int, ...]:

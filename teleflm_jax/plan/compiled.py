@@ -54,14 +54,14 @@ def trace(
     kinds = {"tokens": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for name, kind in kinds.items()}
     every_device = jax.sharding.NamedSharding(layout.mesh, rules.PER_DEVICE)
-    orders = train_step.Orders(
-        rates={role: jax.ShapeDtypeStruct((train_step.AHEAD,), jnp.float32) for role in width.rules},
+    inputs = train_step.StepInputs(
+        rates={role: jax.ShapeDtypeStruct((train_step.RATE_CANDIDATES,), jnp.float32) for role in width.rules},
         updates=jax.ShapeDtypeStruct((), jnp.int32),
-        words=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.WORDS)), jnp.float32, sharding=every_device),
-        check=jax.ShapeDtypeStruct((), jnp.bool_),
+        host_signals=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.HOST_SIGNALS)), jnp.float32, sharding=every_device),
+        check_copies=jax.ShapeDtypeStruct((), jnp.bool_),
     )
     microbatch = train_step.microbatch(model, train, layout)
-    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, orders)
+    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, inputs)
 
 
 def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> Compiled:

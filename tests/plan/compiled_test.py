@@ -114,10 +114,10 @@ def test_arguments_are_the_live_buffers_of_a_run_to_the_byte():
     stats = jobs.traced(job, layout).lower().compile().memory_analysis()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     rows = jobs.ROWS // layout.data * job.model.context_length
-    roles = set(jax.tree.leaves(roles(shapes.model)))  # a rate that no weight of this model has is dropped
-    orders = train_step.AHEAD * 4 * len(roles) + 4 + 4 * len(train_step.WORDS) + 1  # rates, count, words, a flag
+    known = set(jax.tree.leaves(roles(shapes.model)))  # a rate that no weight of this model has is dropped
+    inputs = train_step.RATE_CANDIDATES * 4 * len(known) + 4 + 4 * len(train_step.HOST_SIGNALS) + 1  # rates, count, words, a flag
     # of the batch's four arrays the segments, which nothing reads without a document mask, may be dropped
-    assert stats.argument_size_in_bytes in (live + 3 * 4 * rows + orders, live + 4 * 4 * rows + orders)
+    assert stats.argument_size_in_bytes in (live + 3 * 4 * rows + inputs, live + 4 * 4 * rows + inputs)
     assert stats.alias_size_in_bytes == live  # the old state's memory is the new one's
 
 

@@ -35,12 +35,12 @@ def scales(width: int, base_width: int) -> dict[str, float]:
         "segments": np.ones((8, 16), np.int32),
         "weights": np.ones((8, 16), np.float32),
     }
-    rates = {role: (r.learning_rate,) * train_step.AHEAD for role, r in rule.rules.items()}
-    orders = train_step.orders(layout, rates=rates, updates=0, words=(0, 0), check=False)
+    rates = {role: (r.learning_rate,) * train_step.RATE_CANDIDATES for role, r in rule.rules.items()}
+    inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
 
     before = activations(state.model, batch["tokens"])
     for _ in range(STEPS):
-        state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), orders)
+        state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), inputs)
     after = activations(state.model, batch["tokens"])
     rms = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x))))  # noqa: E731
     changes = {f"{name} change": rms(after[name] - before[name]) for name in before}

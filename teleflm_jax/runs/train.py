@@ -23,7 +23,7 @@ from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import watchdog
-from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.optimizer import learning_rates
 from teleflm_jax.runs import evaluators, folder
 from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_withheld, saved_config
 from teleflm_jax.train import deadlines, loop, restore, step
@@ -146,7 +146,7 @@ def refuse_what_cannot_train(run: RunConfig, width: mup.Mup, layout: rules.Layou
         _refuse_other_tokenizer(run)
         if run.train.init_optimizer:
             _parent(run)
-    optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
+    learning_rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 
 def _refuse_incomplete(config: RunConfig) -> None:

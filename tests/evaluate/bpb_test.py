@@ -69,7 +69,7 @@ def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
 @pytest.mark.parametrize("config", [{"tensor": 4}, {"tensor": 2, "pipe": 2}, {"zero": 3}])
 def test_scores_are_the_same_on_every_mesh(model, config):
     split = rules.layout(MeshConfig(**config), 32)
-    placed = jax.jit(split.physical, out_shardings=split.shardings(model))(model)
+    placed = jax.jit(split.to_runtime, out_shardings=split.shardings(model))(model)
     expected = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
     for domain, score in bpb.measure(placed, DOCUMENTS, batch_size=2, layout=split, bos=layout.BOS).items():
         assert score.nats == pytest.approx(expected[domain].nats, rel=1e-5)

@@ -42,7 +42,7 @@ def step_inputs(layout: rules.Layout, updates: int, host_signals=(0, 0)) -> trai
 
 def begin(layout: rules.Layout, microbatch_size: int, config=tiny.CONFIG):
     optimizer = make_optimizer(OptimizerConfig(), RULES)
-    build = lambda: layout.physical(new_state(config, RULES, optimizer, 0))  # noqa: E731
+    build = lambda: layout.to_runtime(new_state(config, RULES, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     return state, train_step.make(optimizer, layout, microbatch_size)
 

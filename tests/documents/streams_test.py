@@ -6,7 +6,7 @@ import random
 import pyarrow
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.documents import streams
@@ -86,7 +86,6 @@ def test_skippable_frames_and_lz4_are_read(tmp_path):
     assert b"".join(PARTS).startswith(text) and len(gaps) == 1
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=6), st.sampled_from(sorted(COMPRESS)), st.integers(1, 64), st.integers(1, 64))
 def test_what_is_read_does_not_depend_on_how_much_at_a_time(tmp_path_factory, parts, compression, given_at_a_time, read_at_a_time):
     path = tmp_path_factory.mktemp("streams") / "a"
@@ -97,7 +96,6 @@ def test_what_is_read_does_not_depend_on_how_much_at_a_time(tmp_path_factory, pa
         assert chunks(path, packed, compression) == (b"".join(parts), [])
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(sorted(COMPRESS)), st.integers(0, 400), st.binary(max_size=8))
 def test_any_bytes_are_read_to_their_end(tmp_path_factory, noise, compression, at, more):
     packed = COMPRESS[compression](b"some text") * 3

@@ -6,7 +6,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.documents import parquet, thrift
@@ -96,7 +96,6 @@ def test_numbers_that_the_library_would_cut_are_refused(header):
         parquet._dictionary_bytes(io.BytesIO(header), COLUMN)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_damaged_footer_is_refused_or_read(data):
     content = bytearray(written().getvalue())

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.documents import files, parquet, streams, work_units
@@ -36,7 +36,6 @@ def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-@settings(max_examples=60, deadline=None)
 @given(TEXTS, st.integers(1, 300), st.booleans(), st.booleans())
 def test_every_line_is_read_once_wherever_the_units_border(rows, unit_bytes, escaped, final_newline):
     data = "\n".join(json.dumps({"text": row}, ensure_ascii=escaped) for row in rows) + "\n" * final_newline

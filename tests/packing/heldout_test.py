@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.documents import work_units
@@ -40,7 +40,6 @@ def test_the_fraction_is_that_of_the_families():
     assert 400 < chosen < 600
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_forgetting_families_changes_no_choice(data):
     names = [f"{i}" for i in range(data.draw(st.integers(2, 60)))]

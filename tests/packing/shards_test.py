@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.packing import shards
@@ -36,7 +36,6 @@ def test_records_by_hand():
     assert [row.starts.tolist() for row in rows] == [[0, 4], [0]]
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("ab \n"), max_size=200), st.integers(1, 20))
 def test_cut_loses_nothing_and_is_bounded(text, size):
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +44,6 @@ def test_cut_loses_nothing_and_is_bounded(text, size):
     assert "".join(ranges) == text and max(map(len, ranges)) <= size and (all(ranges) or not text)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(["<s>", "</s>", "<pad>"]), max_size=6))
 def test_the_stream_gives_the_texts_back(tokenizer, texts):
     loaded = load.load(tokenizer)

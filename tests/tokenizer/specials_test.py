@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from teleflm_jax.errors import UserError
@@ -29,7 +29,6 @@ def test_an_imported_one_says_itself_what_wraps_a_text(imported):
     assert specials.controls(loaded) == {loaded.token_to_id(name) for name in ("<unk>", "<|begin|>", "<|end|>")}
 
 
-@settings(deadline=None)
 @given(TEXT)
 @example("<|end|> ab")
 def test_ids_of_any_text_are_its_bytes_and_none_is_special(imported, text):

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.corpus
 from teleflm_jax.corpus import rows, spark  # noqa: E402
 from teleflm_jax.corpus.config import DuplicateConfig, ParagraphConfig  # noqa: E402
 from teleflm_jax.corpus.dedup import deduplicate, duplicates, reference_corpora  # noqa: E402
+from teleflm_jax.corpus.stages import partitions  # noqa: E402
 from teleflm_jax.corpus.stages.run import CorpusRun  # noqa: E402
 from teleflm_jax.documents.statistics import Statistics  # noqa: E402
 

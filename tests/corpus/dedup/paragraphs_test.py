@@ -1,7 +1,7 @@
 import collections
 import unicodedata
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import rows, tokens
@@ -44,7 +44,6 @@ def batches(*documents):
     )
 
 
-@settings(max_examples=200, deadline=None)
 @given(TEXTS, st.integers(0, 12))
 def test_lines_count_and_are_alike_as_in_plain_python(texts, least):
     wanted = [(i, number, kept) for i, text in enumerate(texts) for number, kept in plain(text, least)]
@@ -54,7 +53,6 @@ def test_lines_count_and_are_alike_as_in_plain_python(texts, least):
     assert len(alike) == len({hashed for hashed, _ in alike}) == len({kept for _, kept in alike})
 
 
-@settings(max_examples=100, deadline=None)
 @given(TEXTS, st.integers(0, 12))
 def test_neighbours_in_the_batch_do_not_matter(texts, least):
     alone = [(i, line, hashed) for i, text in enumerate(texts) for _, line, hashed in lines_of([text], least)]
@@ -116,7 +114,6 @@ def test_documents_with_too_little_left_are_dropped_and_counted():
     assert without([(1, text)], {1: [0]}, min_left=0.6)[0] == {} == without([(2, LONG)], {2: [0]}, min_left=0)[0]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["one line", "Another, line", "another line", "", "三"]), min_size=1, max_size=6), max_size=5))
 def test_without_what_stood_before_every_paragraph_stands_once(documents):
     texts = list(map("\n".join, documents))

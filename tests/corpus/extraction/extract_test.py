@@ -3,7 +3,7 @@ import time
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import rows
@@ -51,7 +51,6 @@ def depth(tags):
 NAMES = st.sampled_from(["b", "div", "br", "h1", "blockquote", "polyline", "polylines", "abcdefghijklmnop", "abcdefghijklmnox"])
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), NAMES), max_size=60), st.integers(1, 20))
 def test_pages_are_as_deep_as_plain_python_says(tags, allowed):
     html = "".join(f"<{'/' * end}{name.upper() if i % 3 else name} a='é'>x < y <- </ " for i, (end, name) in enumerate(tags))

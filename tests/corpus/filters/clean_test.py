@@ -2,7 +2,7 @@ import unicodedata
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import config, rows
@@ -95,14 +95,12 @@ GAPS, NO_SURROGATES = st.sampled_from(" \t\u3000\n"), st.characters(exclude_cate
 BEYOND_BYTES = st.characters(min_codepoint=0x100)  # noise of bytes looks like text that was decoded wrongly, again and again
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(SPECIAL, BEYOND_BYTES), max_size=40).map("".join))
 def test_uniform_text_stays_as_it_is(text):
     once = clean.normalize(text)
     assert clean.normalize(once) == once
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.lists(st.one_of(SPECIAL, GAPS, NO_SURROGATES), max_size=40).map("".join), st.booleans()), max_size=5))
 def test_a_batch_is_made_uniform_as_each_text_is(rows):
     texts, codes = [text for text, _ in rows], [is_code for _, is_code in rows]
@@ -111,7 +109,6 @@ def test_a_batch_is_made_uniform_as_each_text_is(rows):
     assert found == [clean.normalize(text, is_code=is_code) for text, is_code in zip(texts, codes * 2, strict=True)]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(SPECIAL, st.characters()), max_size=40).map("".join))
 def test_uniform_code_stays_as_it_is(text):
     once = clean.normalize(text, is_code=True)
@@ -200,7 +197,6 @@ def test_documents_with_nothing_left_are_counted():
 DOCUMENTS = st.lists(st.sampled_from([ENGLISH, ENGLISH * 9, CHINESE, CHINESE * 9, "", "Tweet this", "short"]), max_size=8)
 
 
-@settings(max_examples=30, deadline=None)
 @given(DOCUMENTS)
 def test_what_comes_in_goes_out_or_is_dropped_with_a_reason_whatever_stands_beside_it(texts):
     kept, _, statistics = cleaned(*((text, "", "web") for text in texts))

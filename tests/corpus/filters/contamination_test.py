@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import rows, tokens
@@ -161,7 +161,6 @@ def test_no_item_is_found_across_the_border_of_two_documents(tmp_path, item):
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "中"]), max_size=12)
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, max_size=5))
 def test_what_is_found_is_what_plain_python_finds(tmp_path_factory, items, texts):
     config = DecontaminateConfig(words=4, characters=5, shortest=2)

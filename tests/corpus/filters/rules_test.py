@@ -2,7 +2,7 @@ import collections
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import config, tokens
@@ -131,7 +131,6 @@ def grams(words, n):
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-@settings(max_examples=150, deadline=None)
 @given(LISTS, st.integers(2, 4))
 def test_the_commonest_gram_is_that_of_plain_python(words, n):
     counts = collections.Counter(grams(words, n))
@@ -140,7 +139,6 @@ def test_the_commonest_gram_is_that_of_plain_python(words, n):
     assert measures(" ".join(words)).repetitions[n][0] == pytest.approx(wanted)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.one_of(LISTS, LISTS.map(lambda words: words[:12] * 3)), st.integers(5, 10))
 def test_repeated_grams_cover_what_they_cover_in_plain_python(words, n):
     seen, covered = set(), set()
@@ -155,7 +153,6 @@ def test_repeated_grams_cover_what_they_cover_in_plain_python(words, n):
 TEXTS = st.lists(st.sampled_from([PROSE, *BROKEN.values(), *KEPT.values(), "", "\n", "今天天气很好，我们去公园散步。" * 8]), max_size=6)
 
 
-@settings(max_examples=30, deadline=None)
 @given(TEXTS)
 def test_a_text_is_measured_the_same_whatever_stands_beside_it(texts):
     batch = rules.Measures(texts, tokens.tokens(texts), np.zeros(len(texts), bool), [config.STOP_WORDS["en"]] * len(texts))

@@ -5,7 +5,7 @@ import tarfile
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus.read import latex
@@ -360,7 +360,6 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(PIECES)
 def test_any_text_loses_its_comments_and_macros_without_failing(ranges):
     text = "".join(ranges)
@@ -375,7 +374,6 @@ def test_drafts_of_a_paper_are_left_out_in_all_its_files(paper):
     assert paper(files) == "Text\nmore.\n\nFinal."
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2559), st.integers(0, 255)), min_size=1, max_size=6))
 def test_a_damaged_archive_never_fails(changes):
     data = bytearray(tar({"m.tex": PAPER, "1.gz": gzip.compress(PAPER)}))

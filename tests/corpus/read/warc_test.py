@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from fastwarc.stream_io import BrotliWriter, GzipWriter, ZstdWriter
 from fastwarc.warc import WarcRecord, WarcRecordType
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import read
@@ -310,7 +310,6 @@ def test_a_file_is_told_by_its_content(tmp_path):
         assert counted(tmp_path, name, b"".join(map(compress, numbered(3)))) == (PAGES[:3], {})
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5000), st.integers(0, 3), st.sampled_from([bytes, gzip.compress]))
 def test_records_do_not_depend_on_how_much_is_read_at_a_time(tmp_path_factory, size, blanks, compress):
     data = b"".join(compress(one + b"\r\n" * blanks) for one in numbered(12))

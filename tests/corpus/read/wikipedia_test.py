@@ -4,7 +4,7 @@ import time
 from xml.sax.saxutils import escape
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus.read import wikipedia, wikitext, xml
@@ -187,7 +187,6 @@ def test_headings_have_as_many_marks_as_both_sides_share():
     assert wikitext.plain("== a ===\n\n=b=\n\n= = =", "en") == "a =\n\nb\n\n="
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.sampled_from(["{{", "}}", "[[", "]]", "{|", "|}", "|", "=", "\n", "<ref>", "</ref>", "<b ", ">", "File:", "a", "''", "<!--"])

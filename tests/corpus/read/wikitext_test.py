@@ -2,7 +2,7 @@ import time
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus.config import LANGUAGES
@@ -180,7 +180,6 @@ def test_what_is_taken_out_leaves_no_hole(source, shown):
     assert plain(source, "en") == shown
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
@@ -312,7 +311,6 @@ def test_markup_made_to_be_slow_is_not(text):
     assert time.process_time() - start < 10  # a second in truth
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.sampled_from(

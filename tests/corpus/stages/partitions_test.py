@@ -4,7 +4,7 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import rows
@@ -162,7 +162,6 @@ def statistics_of(events):
     return counted
 
 
-@settings(max_examples=60, deadline=None)
 @given(EVENTS)
 def test_tallies_survive_json(events):
     counted = statistics_of(events)
@@ -174,7 +173,6 @@ def test_tallies_survive_json(events):
     assert again.dropped["new"] == Amount(1, 3)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(EVENTS, max_size=4))
 def test_merged_tallies_are_the_tally_of_everything(several):
     apart = [statistics_of(events) for events in several]

@@ -382,7 +382,7 @@ def test_a_damaged_archive_never_fails(changes):
     list(latex._read_tar(io.BytesIO(bytes(data)), "p.tar", Statistics()))
 
 
-def test_a_piece_is_read_by_its_own_name(tmp_path):
+def test_a_file_is_read_by_its_own_name(tmp_path):
     (tmp_path / "a.tex").write_bytes(PAPER)
     (found,) = latex.read(str(tmp_path / "a.tex"), work_units.FileRange("b/a.tex", 0, None, 1), Statistics())
     assert found.origin == "b/a.tex"

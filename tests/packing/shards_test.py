@@ -39,16 +39,16 @@ def test_records_by_hand():
 @given(st.text(st.sampled_from("ab \n"), max_size=200), st.integers(1, 20))
 def test_cut_loses_nothing_and_is_bounded(text, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "PIECE_CHARACTERS", size)
-        pieces = shards.cut(text)
-    assert "".join(pieces) == text and max(map(len, pieces)) <= size and (all(pieces) or not text)
+        patch.setattr(shards, "CHUNK_CHARACTERS", size)
+        ranges = shards.cut(text)
+    assert "".join(ranges) == text and max(map(len, ranges)) <= size and (all(ranges) or not text)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(["<s>", "</s>", "<pad>"]), max_size=6))
 def test_the_stream_gives_the_texts_back(tokenizer, texts):
     loaded = load.load(tokenizer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "PIECE_CHARACTERS", 7)
+        patch.setattr(shards, "CHUNK_CHARACTERS", 7)
         patch.setattr(shards, "BATCH_CHARACTERS", 20)
         tokens = [int(token) for array in shards.stream(loaded, texts) for token in array]
     assert collections.Counter(tokens)[layout.BOS] == len(texts)

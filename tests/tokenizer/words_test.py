@@ -31,7 +31,7 @@ tricky = st.lists(st.sampled_from(parts)).map("".join)
 @example("x)\n\n   y", 1, patterns.TELEFLM)
 @example("a \x1c\n\x1cb", 1, patterns.TELEFLM)
 def test_stretches_change_no_word(text, length, pattern):
-    pieces = list(words.stretches(text, length, longest=10**6))
+    pieces = list(words.segments(text, length, longest=10**6))
     assert "".join(pieces) == text
     assert [word for piece in pieces for word in cut(piece, pattern)] == cut(text, pattern)
 
@@ -44,8 +44,8 @@ def test_patterns_cut_where_they_say():
 
 
 def test_a_stretch_without_a_safe_place_is_cut_all_the_same():
-    assert list(map(len, words.stretches("中" * 25, 4, longest=10))) == [10, 10, 5]
-    assert list(words.stretches("中文" * 4 + " " + "字" * 8, 4, longest=10)) == ["中文" * 4, " " + "字" * 8]
+    assert list(map(len, words.segments("中" * 25, 4, longest=10))) == [10, 10, 5]
+    assert list(words.segments("中文" * 4 + " " + "字" * 8, 4, longest=10)) == ["中文" * 4, " " + "字" * 8]
 
 
 @given(st.lists(tricky, max_size=8), st.integers(1, 30))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from teleflm_jax.corpus import read
 from teleflm_jax.documents import streams, work_units
-from teleflm_jax.documents.statistics import Amount, Tally
+from teleflm_jax.documents.statistics import Amount, Statistics
 
 HTML = b"Content-Type: text/html; charset=iso-8859-1\r\n"
 PAGE = b"<html><body><p>A page about harbours.</p></body></html>"
@@ -265,9 +265,9 @@ def test_bytes_that_are_no_text_in_headers_do_no_harm(gather):
 def counted(tmp_path, name, data):
     """Contents, and what was dropped with its bytes."""
     (tmp_path / name).write_bytes(data)
-    tally = Tally()
-    (unit,) = work_units.units(str(tmp_path / name), 1 << 30)
-    return [content for batch in read.read(unit, "", 0, tally) for content in batch["content"].to_pylist()], tally.dropped
+    statistics = Statistics()
+    (unit,) = work_units.split_source(str(tmp_path / name), 1 << 30)
+    return [content for batch in read.read(unit, "", 0, statistics) for content in batch["content"].to_pylist()], statistics.dropped
 
 
 def numbered(count):

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from teleflm_jax.observability import curves
-from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.train import loop
 from teleflm_jax.train import step as train_step
 
 
 @pytest.fixture(scope="package", autouse=True)
 def shared_steps() -> Iterator[None]:
     """Make one step for all runs with equal settings; `passes.gradients` is among them, since a test may break it."""
-    optimizers, steps, make_optimizer, make_step = {}, {}, update_rule.make, train_step.make
+    optimizers, steps, make_optimizer, make_step = {}, {}, loop.make_optimizer, train_step.make
 
     def optimizer(config, rules):
         key = repr((config, rules))
@@ -27,7 +27,7 @@ def shared_steps() -> Iterator[None]:
         return steps[key][1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(update_rule, "make", optimizer)
+        patch.setattr(loop, "make_optimizer", optimizer)
         patch.setattr(train_step, "make", step)
         yield
 

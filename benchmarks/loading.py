@@ -23,7 +23,7 @@ import time
 import beside
 
 from teleflm_jax.cli import run_folder
-from teleflm_jax.generate import score
+from teleflm_jax.generate import loglikelihood
 
 SHAPE = dataclasses.replace(beside.MEDIUM, num_layers=20, d_model=2048, d_ff=5632)
 """Tele-FLM's shape in small: 16 heads of 128, d_ff about 8/3 of the width."""
@@ -46,7 +46,7 @@ def load(root: pathlib.Path) -> None:
     """What `generate`, `serve` and `eval.py` do."""
     run, _ = beside.opened(root / "ours")
     decoder = run_folder.load_decoder(root / "ours", run, 0)
-    assert math.isfinite(score.score(decoder, [((1,), (2,))], batch_size=1)[0][0])
+    assert math.isfinite(loglikelihood.loglikelihoods(decoder, [((1,), (2,))], batch_size=1)[0][0])
 
 
 def transformers(root: pathlib.Path) -> None:

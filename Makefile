@@ -11,7 +11,9 @@ CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py co
 SECONDS ?= 3600
 # A test of these may last so many seconds; in the rest of the suite it is what pyproject.toml says.
 LONG := -o faulthandler_timeout=3600
-TORCH := $(shell $(PYTHON) -c 'import sys; print("requirements-parity.txt" if sys.version_info[:2] == (3, 11) else "")')
+# Of the chosen interpreter, such as 3.11; empty if it does not run.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&-)
+TORCH := $(if $(filter 3.11,$(VERSION)),requirements-parity.txt)
 
 .PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
 
@@ -19,7 +21,8 @@ setup: $(VENV)/runtime
 setup-dev: $(VENV)/dev
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "error: got $$($(PYTHON) --version); allowed: Python 3.11, 3.12 or 3.13; change with: make PYTHON=python3.12" >&2; exit 2; }
+	@case "$(VERSION)" in 3.11 | 3.12 | 3.13) ;; *) \
+	  echo "error: got PYTHON=$(PYTHON), which $(if $(VERSION),is Python $(VERSION),does not run); allowed: Python 3.11, 3.12 or 3.13; change with: make PYTHON=python3.12" >&2; exit 2;; esac
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: got a Python without venv; allowed: one with it; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
@@ -34,7 +37,7 @@ $(VENV)/dev: requirements-dev.txt requirements-gguf.txt requirements-text.txt re
 quickstart: setup
 	$(BIN)/python examples/quickstart.py $(QUICKSTART)
 
-$(VENV)/corpus: requirements-text.txt requirements-corpus.txt $(VENV)/runtime
+$(VENV)/corpus: requirements-text.txt requirements-spark.txt requirements-corpus.txt $(VENV)/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-corpus.txt
 	@touch $@
 

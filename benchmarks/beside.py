@@ -11,9 +11,11 @@ import tokenizers
 
 from teleflm_jax import mup
 from teleflm_jax.cli import main as commands
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import options
 from teleflm_jax.huggingface.config import LLAMA, exported
 from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.runs.config import RunConfig, saved_config
+from teleflm_jax.runs.load import load_tokenizer
 from teleflm_jax.tokenizer import train
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -79,7 +81,7 @@ def command(*arguments: object) -> None:
         sys.exit(code)
 
 
-def opened(folder: pathlib.Path) -> tuple[options.Run, tokenizers.Tokenizer]:
+def opened(folder: pathlib.Path) -> tuple[RunConfig, tokenizers.Tokenizer]:
     """The configuration and the tokenizer of a run's folder."""
-    run = run_folder.configuration(folder)
-    return run, run_folder.load_tokenizer(folder, run.model.vocab_size)
+    run = saved_config(folder)
+    return run, load_tokenizer(folder, run.model.vocab_size)

@@ -34,12 +34,13 @@ from lm_eval.models.huggingface import HFLM
 
 from sharding import rules
 from sharding.config import MeshConfig
-from teleflm_jax.cli import evaluate, run_folder
 from teleflm_jax.evaluate import bpb, harness
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import engine
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.sampling import GREEDY
+from teleflm_jax.runs import evaluate
+from teleflm_jax.runs.load import load_decoder, load_model
 
 SHAPES = {"tiny": beside.TINY, "small": beside.SMALL, "medium": beside.MEDIUM}
 BATCH_SIZES = (1, 8)
@@ -89,7 +90,7 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
     documents = [text[:CHARACTERS] for text in beside.texts(10)]
     held_out = [evaluate.encode(tokenizer, text) for text in documents]
     layout = rules.layout(MeshConfig(), run.model.d_model)
-    model = layout.physical(run_folder.load_model(folder, run, 0, layout.stored))
+    model = layout.physical(load_model(folder, run, 0, layout.stored))
     rolling = asked("loglikelihood_rolling", [(text,) for text in documents])
     measure = lambda size: -bpb.measure(model, {"all": held_out}, batch_size=size, layout=layout, bos=1)["all"].nats  # noqa: E731
     own = {f"ours, batches of {size}": functools.partial(measure, size) for size in BATCH_SIZES}
@@ -99,7 +100,7 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
     tokens = sum(len(one.tokens) for one in held_out)
     found["bits per byte"] = row(seconds, tokens, apart=apart([ours] * len(others), others))
 
-    asking = Model(name="ours", decoder=run_folder.load_decoder(folder, run, 0), tokenizer=tokenizer, batch_size=8, bos=False)
+    asking = Model(name="ours", decoder=load_decoder(folder, run, 0), tokenizer=tokenizer, batch_size=8, bos=False)
     everyone = {"ours": harness.Harness(asking)} | peers
     words = " ".join(beside.texts(40)).split()
     for name, endings, contexts in (("four endings of a context", 4, 50), ("one ending of a context", 1, 100)):
@@ -119,7 +120,7 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
 def decoding(folder: pathlib.Path, theirs: pathlib.Path, rounds: int, *, prompt: int = 64, new: int = 128) -> dict:
     """Greedy continuation of 1 and of 16 prompts."""
     run, tokenizer = beside.opened(folder)
-    decoder = run_folder.load_decoder(folder, run, 0)
+    decoder = load_decoder(folder, run, 0)
     model = transformers.AutoModelForCausalLM.from_pretrained(theirs, dtype=torch.float32).eval()
     found = {}
     for count in (1, 16):

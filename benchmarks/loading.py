@@ -22,8 +22,8 @@ import time
 
 import beside
 
-from teleflm_jax.cli import run_folder
 from teleflm_jax.generate import loglikelihood
+from teleflm_jax.runs.load import load_decoder
 
 SHAPE = dataclasses.replace(beside.MEDIUM, num_layers=20, d_model=2048, d_ff=5632)
 """Tele-FLM's shape in small: 16 heads of 128, d_ff about 8/3 of the width."""
@@ -45,7 +45,7 @@ def import_(root: pathlib.Path) -> None:
 def load(root: pathlib.Path) -> None:
     """What `generate`, `serve` and `eval.py` do."""
     run, _ = beside.opened(root / "ours")
-    decoder = run_folder.load_decoder(root / "ours", run, 0)
+    decoder = load_decoder(root / "ours", run, 0)
     assert math.isfinite(loglikelihood.loglikelihoods(decoder, [((1,), (2,))], batch_size=1)[0][0])
 
 

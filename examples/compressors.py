@@ -20,6 +20,7 @@ import rich.table
 
 from teleflm_jax.cli import options
 from teleflm_jax.evaluate import documents
+from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.tokenizer import load
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
@@ -71,7 +72,7 @@ def compare(text: str, piece_bytes: int) -> dict[str, dict[str, float]]:
     }
 
 
-def heldout(run: options.Run) -> Iterator[tuple[str, str, int]]:
+def heldout(run: RunConfig) -> Iterator[tuple[str, str, int]]:
     """Each domain's held-out text, documents joined by line feeds, and the bytes of a piece: the model's context × mean bytes per token."""
     pieces, evaluation = piece_bytes(load.load(run.data.tokenizer)), run.evaluation
     measured = documents.heldout(

@@ -1,1 +1,1 @@
-"""The only code that names mesh axes."""
+"""The device mesh and what it splits; only this package and `configs/mesh` name mesh axes."""

@@ -1,4 +1,4 @@
-"""The one exception that means "what the user gave is wrong"; every command turns it into one line and exit code 2."""
+"""The exception for wrong user input; every command reports it in one line and exits with code 2."""
 
 import math
 
@@ -12,10 +12,10 @@ class UserError(ValueError):
 
 
 def refuse_outside(section: str, settings: object, **least: float | None) -> None:
-    """Hold numbers of a configuration against their ranges: at least the given one, or with None above 0, and finite.
+    """Check numbers of a configuration: finite, and at least the given bound, or above 0 where the bound is None.
 
     Raises:
-        UserError: names the first that is outside.
+        UserError: names the first number that is out of range.
     """
     for name, bound in least.items():
         value = getattr(settings, name)
@@ -25,6 +25,6 @@ def refuse_outside(section: str, settings: object, **least: float | None) -> Non
 
 
 def refuse_seed(section: str, seed: int) -> None:
-    """Seeds are unsigned 32-bit numbers, which every generator takes as they are."""
+    """Raise if a seed is not an unsigned 32-bit number, which every generator accepts."""
     if not 0 <= seed < 2**32:
         raise UserError(f"got {section}.seed={seed}; allowed: 0 to {2**32 - 1:,}; change {section}.seed")

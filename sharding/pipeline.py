@@ -1,16 +1,15 @@
-"""The pipeline's schedule: which microbatch runs where at which tick, and the loop that runs it.
+"""The pipeline's schedule: which microbatch each stage runs at each tick, and the loop that runs them.
 
-1F1B in lockstep: at every tick each stage runs one forward and one backward unit, then hands its results to its neighbours. A unit is one
+1F1B in lockstep: at every tick each stage runs one forward and one backward unit, then sends its results to its neighbours. A unit is one
 chunk of layers on one microbatch. With p stages, v chunks a stage and m microbatches (v > 1 needs p to divide m), stage i at tick t runs
 
     forward unit  u = t - i                      chunk (u mod pv) div p,          microbatch p (u div pv) + u mod p
     backward unit u = t - (pv - 1) - (p - 1 - i) chunk v - 1 - (u mod pv) div p,  microbatch the same
 
-so that an output reaches the next stage at the very tick that needs it, and nothing is queued. Full ticks, where both run, cost as much as
+so that an output reaches the next stage at the tick that needs it, and nothing is queued. A tick in which both units run costs as much as
 the busiest stage; the bubble is (p - 1) / (vm + p - 1) of the step. Source: interleaved 1F1B of Narayanan et al. 2021, in lockstep.
 
-The backward pass is not derived through the loop but given, so the loop keeps what its caller keeps: a unit's residuals live at most
-2pv - 2 ticks, hence `slots`.
+The caller gives the backward pass; JAX does not differentiate the loop. The residuals of a unit live at most 2pv - 2 ticks, hence `slots`.
 """
 
 import dataclasses
@@ -20,25 +19,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-AXIS = "pipe"
+from sharding.axes import PIPE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unit:
-    """What a stage runs at a tick; plain values without a pipeline, traced ones with it."""
+    """A unit that a stage runs at a tick; plain values without a pipeline, traced ones with it."""
 
     on: Any
-    """Whether there is anything to run."""
+    """True if there is a unit to run."""
     chunk: Any
     next_chunk: Any
-    """Of the unit after it."""
+    """Chunk of the unit after it."""
     microbatch: Any
     slot: Any
-    """Where its residuals are kept."""
+    """Index of its residuals."""
     first: Any
-    """Whether its input is the embedding's."""
+    """True if its input comes from the embedding."""
     last: Any
-    """Whether its output is the head's."""
+    """True if its output goes to the head."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,30 +50,30 @@ class Schedule:
 
     @property
     def ticks(self) -> int:
-        """Length of the loop, forward and backward."""
+        """Ticks of forward and backward passes together."""
         return self.microbatches * self.chunks + self.chunks * self.stages + self.stages - 2
 
     @property
     def forward_ticks(self) -> int:
-        """Length of a loop that only goes forward."""
+        """Ticks of forward passes alone."""
         return self.microbatches * self.chunks + self.stages - 1
 
     @property
     def slots(self) -> int:
-        """Units whose residuals are alive at one time, at most."""
+        """Largest number of units whose residuals exist at the same time."""
         return min(2 * self.chunks * self.stages - 1, self.microbatches * self.chunks)
 
     def forward(self, tick: Any) -> Unit:
-        """This stage's forward unit."""
+        """Return this stage's forward unit."""
         if self.stages == 1:
             return Unit(on=True, chunk=0, next_chunk=0, microbatch=tick, slot=0, first=True, last=True)
-        return self._unit(tick - jax.lax.axis_index(AXIS), forward=True)
+        return self._unit(tick - jax.lax.axis_index(PIPE), forward=True)
 
     def backward(self, tick: Any) -> Unit:
-        """This stage's backward unit."""
+        """Return this stage's backward unit."""
         if self.stages == 1:
             return self.forward(tick)
-        behind = self.stages * self.chunks - 1 + self.stages - 1 - jax.lax.axis_index(AXIS)
+        behind = self.stages * self.chunks - 1 + self.stages - 1 - jax.lax.axis_index(PIPE)
         return self._unit(tick - behind, forward=False)
 
     def _unit(self, number: jax.Array, *, forward: bool) -> Unit:
@@ -83,7 +82,7 @@ class Schedule:
         group, offset = number // (self.stages * self.chunks), number % self.stages
         chunk, next_chunk = (self._chunk(u, forward=forward) for u in (number, number + 1))
         ran_forward = number if forward else (group * self.chunks + chunk) * self.stages + offset
-        stage = jax.lax.axis_index(AXIS)
+        stage = jax.lax.axis_index(PIPE)
         return Unit(
             on=on,
             chunk=chunk,
@@ -103,12 +102,12 @@ def run(schedule: Schedule, forward: Callable, backward: Callable, carry: Any, x
     """Run all units.
 
     Args:
-        schedule: what runs when.
+        schedule: the order of units.
         forward: (carry, unit, input) -> (carry, output); its loops should run zero times where `unit.on` is false.
         backward: (carry, unit, output of this tick's forward unit, gradient of its own output) -> (carry, gradient of its input). At
-            `unit.last` the two units are the same, and the gradient is to be made from the output.
+            `unit.last` the two units are the same, and `backward` computes the gradient from the output.
         carry: arrays that are updated in place, such as residuals and gradients.
-        x: zeros, of the shape and dtype that stages hand over.
+        x: zeros of the shape and dtype that stages send to each other.
     """
 
     def tick(t, state):
@@ -121,7 +120,7 @@ def run(schedule: Schedule, forward: Callable, backward: Callable, carry: Any, x
 
 
 def run_forward(schedule: Schedule, forward: Callable, carry: Any, x: jax.Array) -> Any:
-    """`run` without a backward pass."""
+    """Run all forward units, without a backward pass."""
 
     def tick(t, state):
         carry, x = state
@@ -131,22 +130,22 @@ def run_forward(schedule: Schedule, forward: Callable, carry: Any, x: jax.Array)
     return jax.lax.fori_loop(0, schedule.forward_ticks, tick, (carry, x))[0]
 
 
-def when(on: Any, function: Callable, carry: Any) -> Any:
-    """`function(carry)` where `on`, else carry: a loop of one or no turn, since a conditional would copy what it leaves alone."""
+def run_if(on: Any, function: Callable, carry: Any) -> Any:
+    """Return `function(carry)` if `on`, else `carry`: a loop of one or zero iterations, since `cond` would copy arrays it leaves alone."""
     if on is True:
         return function(carry)
     return jax.lax.fori_loop(0, on.astype(jnp.int32), lambda _, held: function(held), carry)
 
 
-def turns(on: Any, count: int) -> Any:
-    """`count` where `on`, else 0: the bound of a loop that an idle unit skips."""
+def trip_count(on: Any, count: int) -> Any:
+    """Return `count` if `on`, else 0: the bound of a loop that an idle unit skips."""
     return count if on is True else jnp.where(on, count, 0)
 
 
 def _hand_over(schedule: Schedule, x: jax.Array, by: int) -> jax.Array:
-    """Send to the next (1) or previous (-1) stage; only with several chunks from the last stage to the first as well."""
+    """Send to the next (1) or previous (-1) stage; with several chunks, also from the last stage to the first."""
     p = schedule.stages
     if p == 1:
         return x
     pairs = [(i, (i + by) % p) for i in range(p) if schedule.chunks > 1 or 0 <= i + by < p]
-    return jax.lax.ppermute(x, AXIS, pairs)
+    return jax.lax.ppermute(x, PIPE, pairs)

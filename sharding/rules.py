@@ -1,7 +1,7 @@
-"""What lies where on the mesh: one table from the logical axes that weights declare to mesh axes, and what follows from it.
+"""Sharding of all arrays on the mesh, by the logical axes that weights declare (`sharding/axes.py` says which mesh axes split them).
 
-Arrays have two forms. Logical: as declared, unpadded, layers in order; what is initialised, saved and exchanged. Physical: what a step
-works on; rows of zeros fill the vocabulary and the width up to what the mesh divides, and layers are sorted by the stage that runs them.
+Arrays have two layouts. Canonical: as declared, unpadded, layers in order; initialised, saved and exchanged. Runtime: what a step works on;
+rows of zeros pad the vocabulary and the width to multiples of what the mesh splits them into, and layers are sorted by pipeline stage.
 """
 
 import dataclasses
@@ -15,102 +15,115 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sharding import axes as mesh_axes
 from sharding import mesh as device_mesh
+from sharding.axes import ROWS, STAGES, ZERO
 from sharding.config import MeshConfig, padded_vocab_size
 from sharding.errors import UserError
 from sharding.tensor import Group
 
-TABLE = {
-    "layers": "pipe",
-    "vocab": "tensor",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "head_dim": None,
-    "embed": "data",  # of master weights and optimizer state from ZeRO 1 on, of the weights themselves with ZeRO 3
-}
-"""Logical axis -> mesh axis. Every weight has `embed` once, so that all state is split over `data`."""
-BATCH = P("data")
-"""Rows of a batch."""
+TABLE = {logical: mesh_axes.splitting(logical) for logical in mesh_axes.LOGICAL} | {"head_dim": ()}
+"""Logical axis -> mesh axes. Every weight has `embed` once, so that ZeRO splits all state: master weights and optimizer state from ZeRO 1
+on, the weights themselves under ZeRO 3."""
+BATCH = P(ROWS)
+"""Partition spec of a batch: rows are split."""
+LAYERS = P(STAGES)
+"""Partition spec of an array with one element for each layer."""
+PER_DEVICE = P(mesh_axes.NAMES)
+"""Partition spec of an array with one row for each device."""
+GROUPS = tuple(name for name in mesh_axes.NAMES if name not in STAGES)
+"""Mesh axes whose devices hold the same layers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A mesh, and how it is used."""
+    """A mesh and its use: what is split over it, and how arrays are padded and ordered."""
 
     mesh: Mesh
     width: int
-    """Of the residual stream (`embed`), unpadded."""
+    """Width of the residual stream (`embed`), unpadded."""
     interleave: int = 1
     sequence_parallel: bool = True
     zero: int = 1
 
     @property
     def data(self) -> int:
-        """Data-parallel groups."""
-        return self.mesh.shape["data"]
+        """Data-parallel groups: parts that a batch's rows are split into."""
+        return self._size(ROWS)
+
+    @property
+    def zero_shards(self) -> int:
+        """Parts that ZeRO splits the width into."""
+        return self._size(ZERO) if self.zero else 1
 
     @property
     def pipe(self) -> int:
         """Pipeline stages."""
-        return self.mesh.shape["pipe"]
+        return self._size(STAGES)
 
     @property
-    def tensor(self) -> Group:
-        """What the model needs to know of the devices that share its layers."""
-        return Group(size=self.mesh.shape["tensor"], sequence=self.sequence_parallel)
+    def group(self) -> Group:
+        """Communication among the devices that share layers, as the model takes it."""
+        return Group(size=self.mesh.shape[mesh_axes.TENSOR], sequence=self.sequence_parallel)
 
     @property
     def padded_width(self) -> int:
-        """The width, filled up to what `data` splits it into."""
-        return -(-self.width // self.data) * self.data if self.zero else self.width
+        """The width, padded to a multiple of the parts that ZeRO splits it into."""
+        return -(-self.width // self.zero_shards) * self.zero_shards
 
     @property
     def sequence_shards(self) -> int:
-        """Parts of a sequence between the blocks, which its length is a multiple of."""
-        return self.mesh.shape["tensor"] if self.sequence_parallel else 1
+        """Parts of a sequence between the blocks; its length is a multiple of them."""
+        return self._size(mesh_axes.SEQUENCE) if self.sequence_parallel else 1
 
-    def mesh_axes(self, axes: tuple[str, ...] | None, ndim: int) -> tuple[str | None, ...]:
-        """The mesh axis of each dimension of a weight's state.
+    def _size(self, names: tuple[str, ...]) -> int:
+        return math.prod(self.mesh.shape[name] for name in names)
+
+    def mesh_axes(self, axes: tuple[str, ...] | None, ndim: int) -> tuple[tuple[str, ...], ...]:
+        """Return the mesh axes that split each dimension of a weight's state.
 
         Args:
-            axes: its logical axes; None for what is no weight. Stacked weights have one dimension more, `layers`.
-            ndim: of the array.
+            axes: its logical axes; None for an array that is not a weight. Stacked weights have one more dimension, `layers`.
+            ndim: dimensions of the array.
         """
         if axes is None:
             return ()
         found = [TABLE[axis] for axis in ("layers",) * (ndim - len(axes)) + axes]
-        return tuple(None if axis == "data" and not self.zero else axis for axis in found)
+        return tuple(() if names == ZERO and not self.zero else names for names in found)
+
+    def spec(self, axes: tuple[str, ...] | None, ndim: int) -> P:
+        """Return the partition spec of a weight's state in the runtime layout; arguments as in `mesh_axes`."""
+        return P(*(names or None for names in self.mesh_axes(axes, ndim)))
 
     def shardings(self, tree: Any) -> Any:
-        """Where a tree of weights, or of optimizer state, lies in its physical form."""
-        return each(lambda x, axes: NamedSharding(self.mesh, P(*self.mesh_axes(axes, x.ndim))), tree)
+        """Return the shardings of a tree of weights, or of optimizer state, in the runtime layout."""
+        return map_with_axes(lambda x, axes: NamedSharding(self.mesh, self.spec(axes, x.ndim)), tree)
 
     def specs(self, tree: Any) -> Any:
-        """The same as partition specs."""
-        return each(lambda x, axes: P(*self.mesh_axes(axes, x.ndim)), tree)
+        """Return the same as partition specs."""
+        return map_with_axes(lambda x, axes: self.spec(axes, x.ndim), tree)
 
     def replicated(self) -> NamedSharding:
-        """Whole on every device."""
+        """Return the sharding of an array that is whole on every device."""
         return NamedSharding(self.mesh, P())
 
     def place_batch(self, batch: Any, rows: int) -> Any:
-        """This process's rows of a batch of `rows` (numpy, any tree) -> global arrays split over `data`."""
+        """Make global arrays, split by rows, of this process's rows of a batch of `rows` (numpy arrays in any tree)."""
         sharding = NamedSharding(self.mesh, BATCH)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])), batch)
 
     def place_words(self, words: tuple[float, ...]) -> jax.Array:
-        """A float32 row for each device of the mesh, this process's from `words`: what each process has to say, whatever rows it shares."""
-        sharding = NamedSharding(self.mesh, P(device_mesh.AXES))
+        """Make a global float32 array with one row for each device, in which this process's rows are `words`."""
+        sharding = NamedSharding(self.mesh, PER_DEVICE)
         own = np.tile(np.array(words, np.float32), (len(self.mesh.local_devices), 1))
         return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size, len(words)))
 
     def processes(self) -> np.ndarray:
-        """The process of each device, in the order of `place_words`; int64 [devices]."""
+        """Return the process of each device in the order of `place_words`, int64 [devices]."""
         return np.array([device.process_index for device in self.mesh.devices.flat])
 
     def padded(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> tuple[int, ...]:
-        """The physical shape of a logical one."""
+        """Return the runtime shape of a canonical one."""
         if axes is None:
             return shape
         names = ("layers",) * (len(shape) - len(axes)) + axes
@@ -118,11 +131,11 @@ class Layout:
 
     def _padded(self, name: str, size: int) -> int:
         if name == "vocab":
-            return padded_vocab_size(size, self.mesh.shape["tensor"])
+            return padded_vocab_size(size, self._size(TABLE["vocab"]))
         return self.padded_width if name == "embed" else size
 
     def physical(self, tree: Any) -> Any:
-        """Logical arrays -> physical ones, where they belong; to be traced, or called with arrays that lie as `stored` says."""
+        """Convert canonical arrays to the runtime layout; may be traced, or called with arrays that are sharded as `stored` says."""
 
         def convert(x, axes):
             if axes is None:
@@ -135,16 +148,16 @@ class Layout:
         if not self.changes(tree):
             return tree
         shardings = self.shardings(tree)
-        return jax.jit(lambda tree: each(convert, tree), out_shardings=shardings)(tree)
+        return jax.jit(lambda tree: map_with_axes(convert, tree), out_shardings=shardings)(tree)
 
     def to_logical(self, like: Any) -> Callable[[Any], Any]:
-        """A function that undoes `physical`, compiled once; `like` has the logical shapes, with shardings.
+        """Return a compiled function that undoes `physical`; `like` has the canonical shapes, with shardings.
 
-        What needs no change is passed through as it is.
+        Trees that the two layouts store alike pass through.
         """
 
         def convert(tree):
-            back = each(lambda x, axes: x[np.argsort(self.layer_order(x.shape[0]))] if self._is_sorted(x, axes) else x, tree)
+            back = map_with_axes(lambda x, axes: x[np.argsort(self.layer_order(x.shape[0]))] if self._is_sorted(x, axes) else x, tree)
             return jax.tree.map(lambda x, y: jax.lax.slice(x, (0,) * x.ndim, y.shape), back, like)
 
         if not self.changes(like):
@@ -152,46 +165,48 @@ class Layout:
         return jax.jit(convert, out_shardings=jax.tree.map(lambda y: y.sharding, like))
 
     def changes(self, tree: Any) -> bool:
-        """Whether the physical form of a tree of logical arrays or shapes is another."""
-        return any(jax.tree.leaves(each(lambda x, axes: self._is_sorted(x, axes) or self.padded(x.shape, axes) != x.shape, tree)))
+        """Return True if the runtime layout of a tree of canonical arrays or shapes differs from it."""
+        return any(jax.tree.leaves(map_with_axes(lambda x, axes: self._is_sorted(x, axes) or self.padded(x.shape, axes) != x.shape, tree)))
 
     def stored(self, shapes: Any) -> Any:
-        """Logical shapes with shardings: split over the mesh as far as it divides them, so that each process saves and loads a share."""
-        return each(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._stored(x.shape, axes)), shapes)
+        """Return canonical shapes with shardings, split over the mesh as far as it divides them: each process saves and loads a share."""
+        return map_with_axes(lambda x, axes: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._stored(x.shape, axes)), shapes)
 
     def _stored(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> NamedSharding:
-        wanted = self.mesh_axes(axes, len(shape))
-        grid, names, parts = [], [], {}
-        for axis in device_mesh.AXES:
-            size = self.mesh.shape[axis]
-            part = math.gcd(size, shape[wanted.index(axis)]) if axis in wanted else 1
+        wanted, spec = self.mesh_axes(axes, len(shape)), self.spec(axes, len(shape))
+        left, grid, names = list(shape), [], []
+        divides = True
+        for axis, size in self.mesh.shape.items():
+            dimension = next((d for d, split in enumerate(wanted) if axis in split), None)
+            part = 1 if dimension is None else math.gcd(size, left[dimension])
+            if dimension is not None:
+                left[dimension] //= part
+                divides &= part == size
             grid += [part, size // part]
             names += [axis, f"copies of {axis}"]
-            parts[axis] = part
-        if all(parts[axis] == self.mesh.shape[axis] for axis in wanted if axis):
-            return NamedSharding(self.mesh, P(*wanted))
-        split = Mesh(self.mesh.devices.reshape(grid), names, axis_types=(jax.sharding.AxisType.Auto,) * 6)
-        return NamedSharding(split, P(*wanted))
+        if divides:
+            return NamedSharding(self.mesh, spec)
+        return NamedSharding(Mesh(self.mesh.devices.reshape(grid), names, axis_types=(jax.sharding.AxisType.Auto,) * len(names)), spec)
 
     def _is_sorted(self, x: Any, axes: tuple[str, ...] | None) -> bool:
         return self.interleave > 1 and axes is not None and x.ndim > len(axes)
 
     def layer_order(self, layers: int) -> np.ndarray:
-        """Which layer each of the stacked ones is in physical form: stage by stage, of each its chunks.
+        """Return the layer at each place of the runtime layout: stage by stage, and for each stage its chunks.
 
-        Chunk c of stage i is the (c · pipe + i)-th of all.
+        Chunk c of stage i is the (c · pipe + i)-th chunk of the model.
         """
         return np.arange(layers).reshape(self.interleave, self.pipe, -1).swapaxes(0, 1).reshape(-1)
 
 
 def layout(config: MeshConfig, width: int, devices: list | None = None) -> Layout:
-    """The layout that a configuration asks for; raises a `UserError` where the devices do not fit."""
+    """Return the layout that a configuration asks for; raise a `UserError` where the devices do not fit."""
     return _on(device_mesh.make(config, devices), config, width)
 
 
 def without_devices(config: MeshConfig, width: int) -> Layout:
-    """The same for a mesh of which only the sizes are known; `data` among them. For whoever asks about sizes, not places."""
-    sizes = {axis: getattr(config, axis) for axis in device_mesh.AXES}
+    """Return the layout of a mesh without devices, whose sizes, `data` among them, are all given; it answers questions about sizes."""
+    sizes = mesh_axes.sizes(config)
     return _on(AbstractMesh(tuple(sizes.values()), tuple(sizes)), config, width)
 
 
@@ -199,8 +214,11 @@ def _on(mesh: Mesh | AbstractMesh, config: MeshConfig, width: int) -> Layout:
     return Layout(mesh=mesh, width=width, interleave=config.interleave, sequence_parallel=config.sequence_parallel, zero=config.zero)
 
 
-def each(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Map arrays (of several trees of one structure, side by side) and the logical axes they were declared with (None for others)."""
+def map_with_axes(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Map a function over arrays and the logical axes of their declarations (None for arrays that are not weights).
+
+    Several trees of one structure are mapped side by side; the first one gives the axes.
+    """
 
     def visit(node, *beside):
         axes = getattr(node, "axes", None)
@@ -210,10 +228,10 @@ def each(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def microbatch(batch_size: int, microbatch_size: int, layout: Layout) -> int:
-    """Sequences that one data-parallel group takes at a time: `microbatch_size`, or with 0 its whole share of the batch.
+    """Return the sequences that one data-parallel group takes at a time: `microbatch_size`, or for 0 its whole share of the batch.
 
     Raises:
-        UserError: the batch does not split evenly; names the nearest sizes that do.
+        UserError: the batch does not split evenly; the message names the nearest sizes that do.
     """
     if batch_size % layout.data:
         raise UserError(
@@ -236,12 +254,12 @@ def microbatch(batch_size: int, microbatch_size: int, layout: Layout) -> int:
 
 
 def refuse_misfit(layout: Layout, *, num_heads: int, num_kv_heads: int, d_ff: int, num_layers: int, context_length: int) -> None:
-    """Hold the model's sizes against the mesh.
+    """Raise if the mesh does not divide the model's sizes.
 
     Raises:
-        UserError: says which number does not divide which, and the nearest that do.
+        UserError: names the two numbers, and the nearest that fit.
     """
-    ways, stages = layout.mesh.shape["tensor"], layout.pipe * layout.interleave
+    ways, stages = layout.group.size, layout.pipe * layout.interleave
     split = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "d_ff": d_ff}
     if layout.sequence_parallel:
         split["context_length"] = context_length
@@ -259,6 +277,6 @@ def refuse_misfit(layout: Layout, *, num_heads: int, num_kv_heads: int, d_ff: in
 
 
 def nearest(size: int, multiple: int) -> str:
-    """The multiples next to a number, in words."""
+    """Return the multiples next to a number, in words."""
     below = size // multiple * multiple
     return f"{below} or {below + multiple}" if below else str(multiple)

@@ -1,7 +1,8 @@
-"""Tensor and sequence parallelism: what brings together the parts that the devices of a `tensor` group computed.
+"""Tensor and sequence parallelism: the collectives among the devices of a `tensor` group, which share the model's layers.
 
-These run inside a region that is manual over the mesh. Gradients there are contributions: the true gradient of what every device of a
-group holds a copy of is the sum of theirs. Collectives transpose accordingly by themselves, and `zero.finish` adds up what remains.
+These functions run inside a region that is manual over the mesh (`jax.shard_map`). A device's gradient there is its contribution: where all
+devices of a group hold a copy of an array, its true gradient is the sum of theirs. JAX transposes the collectives accordingly, and
+`zero.finish` adds the contributions that remain.
 """
 
 import dataclasses
@@ -9,57 +10,54 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-AXIS = "tensor"
+from sharding.axes import TENSOR
+
 SEQUENCE = 1
 """Dimension of [B, T, D] that is split between the blocks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """The devices that share heads, feed-forward and vocabulary. With size 1 nothing is sent, and no region is needed."""
+    """Communication among the devices that share heads, feed-forward and vocabulary; a group of size 1 sends nothing."""
 
     size: int = 1
     sequence: bool = False
-    """Whether the residual stream is split along the sequence; else every device has all of it."""
+    """True if the residual stream is split along the sequence; otherwise every device has all of it."""
 
-    def whole(self, x_BTD: jax.Array) -> jax.Array:
-        """What enters heads, feed-forward and vocabulary: all positions."""
+    def gather_sequence(self, x_BTD: jax.Array) -> jax.Array:
+        """Return all positions of the residual stream, as heads, feed-forward and vocabulary need them."""
         if self.size == 1 or not self.sequence:
             return x_BTD
-        return jax.lax.all_gather(x_BTD, AXIS, axis=SEQUENCE, tiled=True)
+        return jax.lax.all_gather(x_BTD, TENSOR, axis=SEQUENCE, tiled=True)
 
-    def split(self, x_BTD: jax.Array) -> jax.Array:
-        """Add up the devices' partial results, and go back to the residual stream's split."""
+    def reduce_partials(self, x_BTD: jax.Array) -> jax.Array:
+        """Sum the devices' partial results; the sum is split along the sequence again if the residual stream is."""
         if self.size == 1:
             return x_BTD
         if self.sequence:
-            return jax.lax.psum_scatter(x_BTD, AXIS, scatter_dimension=SEQUENCE, tiled=True)
-        return jax.lax.psum(x_BTD, AXIS)
+            return jax.lax.psum_scatter(x_BTD, TENSOR, scatter_dimension=SEQUENCE, tiled=True)
+        return jax.lax.psum(x_BTD, TENSOR)
 
-    def unsplit(self, gradient_BTD: jax.Array) -> jax.Array:
-        """The transpose of `split`."""
-        return self.whole(gradient_BTD) if self.sequence else self.sum(gradient_BTD)
-
-    def rows(self, ids: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-        """Which of the `count` vocabulary rows of this device the ids mean: (row, whether it is here)."""
+    def local_rows(self, ids: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+        """Map token ids to rows of this device's vocabulary shard of `count` rows: (row, True if this device has it; else row 0)."""
         if self.size == 1:
             return ids, jnp.ones(ids.shape, bool)
-        local = ids - self.first(count)
+        local = ids - self.first_row(count)
         here = (local >= 0) & (local < count)
         return jnp.where(here, local, 0), here
 
-    def first(self, count: int) -> jax.Array | int:
-        """Id of the first vocabulary row of this device, where each has `count`."""
-        return 0 if self.size == 1 else jax.lax.axis_index(AXIS) * count
+    def first_row(self, count: int) -> jax.Array | int:
+        """Return the id of this device's first vocabulary row, where each device has `count` rows."""
+        return 0 if self.size == 1 else jax.lax.axis_index(TENSOR) * count
 
     def sum(self, x: jax.Array) -> jax.Array:
-        """Sum over the group."""
-        return x if self.size == 1 else jax.lax.psum(x, AXIS)
+        """Return the sum over the group."""
+        return x if self.size == 1 else jax.lax.psum(x, TENSOR)
 
     def max(self, x: jax.Array) -> jax.Array:
-        """Maximum over the group."""
-        return x if self.size == 1 else jax.lax.pmax(x, AXIS)
+        """Return the maximum over the group."""
+        return x if self.size == 1 else jax.lax.pmax(x, TENSOR)
 
 
 ALONE = Group()
-"""No tensor parallelism."""
+"""A group of one device: no tensor parallelism."""

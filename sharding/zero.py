@@ -1,103 +1,107 @@
-"""ZeRO over the `data` axis: from the split master weights to those that a step works with, and from its gradients back to the split.
+"""ZeRO: from the split master weights to the working weights of a step, and from its gradients back to the split.
 
-All run inside a region that is manual over the mesh, on trees whose weights declare their logical axes. Width is the axis that is split
-(`embed`), filled up with zeros where the groups do not divide it.
+These functions run inside a region that is manual over the mesh, on trees whose weights declare their logical axes. ZeRO splits the width
+(`embed`), padded with zeros where the groups do not divide it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sharding.rules import Layout, each
-
-AXIS = "data"
+from sharding.axes import NAMES, ZERO
+from sharding.rules import Layout, map_with_axes
 
 
 def working(layout: Layout, tree: Any, dtype: str) -> Any:
-    """The weights that a step works with, in its compute dtype: whole over `data`, but layers still split under ZeRO 3.
+    """Return the working weights of a step, in its compute dtype: gathered, except that layers stay split under ZeRO 3.
 
-    Vectors (norm gains) stay float32: the norms compute in it, and they are few.
+    Vectors (norm gains) stay float32: the norms compute in float32, and vectors are small.
     """
 
     def one(x, axes):
         x = x.astype(dtype) if len(axes) > 1 else x
         return x if _is_split(layout, x, axes) else _gathered(layout, x, axes)
 
-    return each(one, tree)
+    return map_with_axes(one, tree)
 
 
 def gathers_layers(layout: Layout) -> bool:
-    """Whether each layer's weights are gathered for its turn, and its gradients sent after it."""
-    return layout.zero == 3 and layout.data > 1
+    """Return True if each layer's weights are gathered before it runs, and its gradients sent after it."""
+    return layout.zero == 3 and layout.zero_shards > 1
 
 
 def whole(layout: Layout, weights: Any) -> list[jax.Array]:
-    """Those of the working weights that every group holds: under ZeRO 3 all but the layers'."""
-    return [x for x in jax.tree.leaves(each(lambda x, axes: None if _is_split(layout, x, axes) else x, weights)) if x is not None]
+    """Return the working weights that every group holds whole: under ZeRO 3 all but the layers'."""
+    return [x for x in jax.tree.leaves(map_with_axes(lambda x, axes: None if _is_split(layout, x, axes) else x, weights)) if x is not None]
 
 
 def layer(layout: Layout, weights: Any) -> Any:
-    """One layer's working weights at the moment of their use: whole."""
-    return each(lambda x, axes: _gathered(layout, x, axes), weights) if gathers_layers(layout) else weights
+    """Return one layer's working weights, gathered if they are split."""
+    return map_with_axes(lambda x, axes: _gathered(layout, x, axes), weights) if gathers_layers(layout) else weights
 
 
 def accumulators(layout: Layout, weights: Any, dtype: str) -> Any:
-    """Zeros to add gradients of working weights to; padded already where `finish` splits them, so that no padded copy is made."""
-    return each(lambda x, axes: jnp.zeros(x.shape if _is_split(layout, x, axes) else _padded(layout, x.shape, axes), dtype), weights)
+    """Return zeros to add gradients of working weights to, padded where `finish` will split them, so that no padded copy is made."""
+    return map_with_axes(
+        lambda x, axes: jnp.zeros(x.shape if _is_split(layout, x, axes) else _padded(layout, x.shape, axes), dtype), weights
+    )
 
 
 def add(layout: Layout, totals: Any, gradients: Any) -> Any:
     """Add gradients of whole weights to their accumulators."""
-    return each(lambda total, x, axes: total + _pad(layout, x, axes).astype(total.dtype), totals, gradients)
+    return map_with_axes(lambda total, x, axes: total + _pad(layout, x, axes).astype(total.dtype), totals, gradients)
 
 
 def add_layer(layout: Layout, totals: Any, gradients: Any) -> Any:
-    """Add gradients of a `layer` to that layer's accumulators; under ZeRO 3 each group receives the sum of its share."""
+    """Add gradients of a `layer` to its accumulators; under ZeRO 3 each group receives the sum of its share."""
     if layout.zero < 3:
         return add(layout, totals, gradients)
-    return each(lambda total, x, axes: total + _scattered(layout, _pad(layout, x, axes).astype(total.dtype), axes), totals, gradients)
+    return map_with_axes(
+        lambda total, x, axes: total + _scattered(layout, _pad(layout, x, axes).astype(total.dtype), axes), totals, gradients
+    )
 
 
 def finish(layout: Layout, totals: Any) -> Any:
-    """Accumulated gradients -> the sum over all devices, float32, in the split of the master weights."""
+    """Sum accumulated gradients over all devices; the result is float32 and split like the master weights."""
 
     def one(total, axes):
         if not _is_split(layout, total, axes):
-            total = _scattered(layout, total, axes) if layout.zero else _summed(layout, total, AXIS)
+            total = _scattered(layout, total, axes) if layout.zero else _summed(layout, total, ZERO)
         total = total.astype(jnp.float32)
-        split = layout.mesh_axes(axes, total.ndim)
-        # copies on other stages and tensor shards have contributed their own parts
-        return _summed(layout, total, *(axis for axis in ("pipe", "tensor") if axis not in split))
+        split = {name for names in layout.mesh_axes(axes, total.ndim) for name in names}
+        # devices on other stages and tensor shards hold copies, and have contributed their own parts
+        return _summed(layout, total, [name for name in NAMES if name not in (*ZERO, *split)])
 
-    return each(one, totals)
+    return map_with_axes(one, totals)
 
 
 def _is_split(layout: Layout, x: Any, axes: tuple[str, ...]) -> bool:
-    """Whether working weights are: the stacked layers', under ZeRO 3."""
+    """Return True if working weights are split: the stacked layers', under ZeRO 3."""
     return layout.zero == 3 and x.ndim > len(axes)
 
 
 def _gathered(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    if layout.data == 1 or not layout.zero:
+    if layout.zero_shards == 1:
         return x
     dimension = _width_dimension(x, axes)
-    return jax.lax.slice_in_dim(jax.lax.all_gather(x, AXIS, axis=dimension, tiled=True), 0, layout.width, axis=dimension)
+    return jax.lax.slice_in_dim(jax.lax.all_gather(x, ZERO, axis=dimension, tiled=True), 0, layout.width, axis=dimension)
 
 
 def _scattered(layout: Layout, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    if layout.data == 1:
+    if layout.zero_shards == 1:
         return x
-    return jax.lax.psum_scatter(x, AXIS, scatter_dimension=_width_dimension(x, axes), tiled=True)
+    return jax.lax.psum_scatter(x, ZERO, scatter_dimension=_width_dimension(x, axes), tiled=True)
 
 
-def _summed(layout: Layout, x: jax.Array, *axes: str) -> jax.Array:
-    axes = tuple(axis for axis in axes if layout.mesh.shape[axis] > 1)
-    return jax.lax.psum(x, axes) if axes else x
+def _summed(layout: Layout, x: jax.Array, names: Iterable[str]) -> jax.Array:
+    names = tuple(name for name in names if layout.mesh.shape[name] > 1)
+    return jax.lax.psum(x, names) if names else x
 
 
 def _padded(layout: Layout, shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple[int, ...]:
-    """A shape that is not split, with the width that the split fills up to."""
+    """Return an unsplit shape with the padded width."""
     width = len(shape) - len(axes) + axes.index("embed")
     return (*shape[:width], layout.padded_width, *shape[width + 1 :])
 

@@ -6,9 +6,9 @@ import tracemalloc
 import pytest
 
 from teleflm_jax import config, foreign
-from teleflm_jax.cli import options
 from teleflm_jax.config import read, values
 from teleflm_jax.errors import UserError
+from teleflm_jax.runs.config import SECTIONS
 
 OPTIONAL = ("model", "data", "train")
 
@@ -20,7 +20,7 @@ def refusal(text, tmp_path, saved=False):
     tracemalloc.start()
     try:
         with pytest.raises(UserError) as caught:
-            config.parse([str(path)], [], options.SECTIONS, OPTIONAL, saved=str(path) if saved else None)
+            config.parse([str(path)], [], SECTIONS, OPTIONAL, saved=str(path) if saved else None)
         assert tracemalloc.get_traced_memory()[1] < 1 << 27
     finally:
         tracemalloc.stop()
@@ -68,14 +68,14 @@ def test_what_stays_within_the_limits_is_read(tmp_path):
     unused = "\n".join(["a = ('x', 'x')", *(f"a{i} = %a" for i in range(60)), "suite.include = ('x',)"])
     assert len(foreign.printable(refusal(unused, tmp_path))) <= foreign.LONGEST_LINE + 3
     path.write_text("\n".join(["a60 = 'x'", *(f"a{i} = %a{i + 1}" for i in range(60)), "suite.include = (%a0, %a0)"]))
-    found = config.parse([str(path)], [], {"suite": options.SECTIONS["suite"]})
+    found = config.parse([str(path)], [], {"suite": SECTIONS["suite"]})
     assert found["suite"].include == ("x", "x")
     path.write_text("\n".join(["suite.include = ('a' 'b' r'\\c'", *["''"] * 2_000, ",)"]))
-    assert config.parse([str(path)], [], {"suite": options.SECTIONS["suite"]})["suite"].include == ("ab\\c",)
-    text = config.dump({"suite": options.SECTIONS["suite"](include=tuple(f"task_{i}" for i in range(5_000)))})
+    assert config.parse([str(path)], [], {"suite": SECTIONS["suite"]})["suite"].include == ("ab\\c",)
+    text = config.dump({"suite": SECTIONS["suite"](include=tuple(f"task_{i}" for i in range(5_000)))})
     assert max(map(len, text.splitlines())) < values.WIDTH + 100
     path.write_text(text)
-    assert config.parse([str(path)], [], {"suite": options.SECTIONS["suite"]})["suite"].include[-1] == "task_4999"
+    assert config.parse([str(path)], [], {"suite": SECTIONS["suite"]})["suite"].include[-1] == "task_4999"
 
 
 @pytest.mark.parametrize(

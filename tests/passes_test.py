@@ -12,6 +12,8 @@ import pytest
 from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import passes
+from teleflm_jax.model import transformer
+from teleflm_jax.objectives import cross_entropy
 from tests import tiny
 
 ROWS, VOCABULARY = 24, 60
@@ -39,18 +41,22 @@ def expected(config):
     return jax.jit(jax.value_and_grad(loss))(tiny.model(config))
 
 
-def on_mesh(config, devices, microbatch_size, **mesh):
+def on_mesh(config, devices, microbatch_size, rows=None, objective=cross_entropy.loss_and_gradients, **mesh):
+    rows = rows or batch()
     layout = rules.layout(MeshConfig(**mesh), config.d_model, jax.devices()[:devices])
     logical = tiny.model(config)
     like = layout.stored(jax.eval_shape(lambda: logical))
     model = jax.jit(layout.physical, out_shardings=layout.shardings(like))(logical)
-    loss, gradient, *_ = jax.jit(passes.gradients(layout, microbatch_size))(model, layout.place_batch(batch(), ROWS))
+    loss, gradient, *_ = jax.jit(passes.gradients(layout, microbatch_size, objective=objective))(model, layout.place_batch(rows, ROWS))
     return loss, layout.to_logical(like)(gradient)
 
 
 def compare(config, devices, microbatch_size, **mesh):
-    loss, gradient = on_mesh(config, devices, microbatch_size, **mesh)
-    wanted_loss, wanted = expected(dataclasses.replace(config, remat="none"))
+    assert_close(on_mesh(config, devices, microbatch_size, **mesh), expected(dataclasses.replace(config, remat="none")))
+
+
+def assert_close(found, expected):
+    (loss, gradient), (wanted_loss, wanted) = found, expected
     np.testing.assert_allclose(loss, wanted_loss, rtol=1e-6)
     for mine, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
         chex.assert_equal_shape([mine, theirs])
@@ -104,6 +110,60 @@ def test_grouped_heads_documents_output_biases_and_rematerialisation_on_a_mesh()
 def test_output_biases_are_added_once_and_have_their_gradients_on_every_mesh(name):
     devices, microbatch_size, mesh = MESHES[name]
     compare(tiny.config(num_layers=4, vocab_size=VOCABULARY, output_biases=True), devices, microbatch_size, **mesh)
+
+
+SMOOTHING, DISTILLATION = 0.2, 0.03
+
+
+@functools.cache
+def taught():
+    """The same rows with a teacher's hidden states."""
+    return batch() | {"teacher": np.random.default_rng(0).normal(size=(ROWS, 16, CONFIG.d_model)).astype(np.float32)}
+
+
+def distilled(z, head, batch, gradient_DV):
+    """An objective: label-smoothed cross-entropy, and squared error to a teacher's hidden states."""
+    logits = jnp.einsum("btd,dv->btv", z, head.weight_DV)
+    ids = jnp.arange(logits.shape[-1]) + head.group.first_row(logits.shape[-1])
+    known, hit = ids < head.vocab_size, ids == batch["targets"][..., None]
+    top = head.group.max(jnp.where(known, logits, -jnp.inf).max(axis=-1))[..., None]
+    share = jnp.where(known, jnp.exp(logits - top), 0)
+    total = head.group.sum(share.sum(axis=-1, keepdims=True))
+    wanted = (1 - SMOOTHING) * hit + SMOOTHING / head.vocab_size * known
+    losses = (jnp.log(total) + top)[..., 0] - head.group.sum((wanted * logits).sum(axis=-1))
+    difference = z - batch["teacher"]
+    losses += DISTILLATION / 2 * jnp.square(difference).sum(axis=-1)
+    dlogits = (share / total - wanted) * batch["weights"][..., None]
+    dz = jnp.einsum("btv,dv->btd", dlogits, head.weight_DV)
+    dz += DISTILLATION * difference * batch["weights"][..., None] / head.group.size  # the group's contributions are added up
+    own = jnp.einsum("btd,btv->dv", z, dlogits)
+    return (losses * batch["weights"]).sum(), dz, gradient_DV.at[: own.shape[0]].add(own)
+
+
+@functools.cache
+def expected_distilled():
+    """Differentiated by JAX as a whole."""
+
+    def loss(model):
+        rows = taught()
+        z, _ = model.forward(rows["tokens"], transformer.plain(model.config, 16))
+        nll = -jax.nn.log_softmax(model.logits(z))
+        smoothed = (1 - SMOOTHING) * jnp.take_along_axis(nll, rows["targets"][..., None], -1)[..., 0] + SMOOTHING * nll.mean(axis=-1)
+        distances = DISTILLATION / 2 * jnp.square(z - rows["teacher"]).sum(axis=-1)
+        return ((smoothed + distances) * rows["weights"]).sum() / rows["weights"].sum()
+
+    return jax.jit(jax.value_and_grad(loss))(tiny.model(CONFIG))
+
+
+OBJECTIVE_IN_CI = ("all three, zero 3", "tensor without sequence parallelism, zero 0")
+
+
+@pytest.mark.parametrize(
+    "name", [*OBJECTIVE_IN_CI, *(pytest.param(name, marks=pytest.mark.distributed) for name in MESHES if name not in OBJECTIVE_IN_CI)]
+)
+def test_another_objective_with_arrays_of_its_own_has_its_gradients_on_every_mesh(name):
+    devices, microbatch_size, mesh = MESHES[name]
+    assert_close(on_mesh(CONFIG, devices, microbatch_size, rows=taught(), objective=distilled, **mesh), expected_distilled())
 
 
 @pytest.mark.parametrize("mesh", [{}, {"tensor": 2, "pipe": 2}, {"pipe": 4, "zero": 3}])

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 
 from teleflm_jax import foreign
-from teleflm_jax.cli import generate, options, run_folder
+from teleflm_jax.cli import generate, options
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import chat, text
 from teleflm_jax.generate.chat import ChatFormat, Message
 from teleflm_jax.generate.engine import Engine
 from teleflm_jax.generate.request import Request
+from teleflm_jax.runs.load import choose_step, load_decoder, load_tokenizer
 
 HELP = "chat with a trained model; it remembers the conversation as far as its context reaches"
 PROMPT = "> "
@@ -53,8 +54,8 @@ def main(args: argparse.Namespace) -> int:
     generate.check_max_tokens(args)
     settings, variables = generate.sampling(args), _variables(args.template_kwargs)
     run, folder = options.load_trained(args)
-    step = run_folder.choose_step(folder, args.step)
-    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
+    step = choose_step(folder, args.step)
+    tokenizer = load_tokenizer(folder, run.model.vocab_size)
     format = chat.with_variables(chat.load(folder, tokenizer), variables, name="--template_kwargs")
     # every answer gets its own prompt
     request = Request(prompt=(0,), max_tokens=args.max_tokens, sampling=settings, seed=args.seed, stop_ids=chat.stop_ids(format))
@@ -64,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
         limit = _max_conversation(run.model.context_length, args.max_tokens)
         # refuses a wrong system message before the weights are loaded, which may take minutes
         chat.fit(format, (*before, Message(role="user", content="")), limit)
-    engine = Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=1)
+    engine = Engine(load_decoder(folder, run, step), tokenizer, slots=1)
     talk(Assistant(engine=engine, format=format, request=request), before, interactive=sys.stdin.isatty())
     return 0
 

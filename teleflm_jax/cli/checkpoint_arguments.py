@@ -1,49 +1,22 @@
-"""The models that `eval.py` measures, and tables of what it found: one row a model and step, as in tables 5 and 6 of the report."""
+"""Options that name the checkpoints to measure, and tables with one row for each, as tables 5 and 6 of the report."""
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-import tokenizers
-
 from teleflm_jax import checkpoint
-from teleflm_jax.checkpoint import record
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import options
 from teleflm_jax.cli.tables import Table
 from teleflm_jax.errors import UserError
+from teleflm_jax.runs import load
+from teleflm_jax.runs.config import RunConfig
 
 ALL = "all"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """A checkpoint to measure."""
-
-    folder: pathlib.Path
-    run: options.Run
-    step: int
-
-    @property
-    def name(self) -> str:
-        """As the tables have it."""
-        return f"{self.folder}, step {self.step:,}"
-
-    @property
-    def tokens(self) -> int | None:
-        """That it was trained on, as far as the checkpoint knows: one that was imported does not."""
-        with contextlib.suppress(record.Damaged):
-            return record.read(self.folder / checkpoint.FOLDER, self.step).counters.get("tokens") or None
-        return None
-
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """The one that it was trained with."""
-        return run_folder.load_tokenizer(self.folder, self.run.model.vocab_size)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what names several checkpoints."""
+    """Add the options that name several checkpoints."""
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--steps", metavar="all|N,N,…", help="several checkpoints of the run, one row each")
     parser.add_argument(
@@ -56,45 +29,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose(args: argparse.Namespace, run: options.Run, folder: pathlib.Path) -> list[Chosen]:
-    """The checkpoints that the options name.
+def choose(args: argparse.Namespace, run: RunConfig, folder: pathlib.Path) -> list[load.Checkpoint]:
+    """Return the checkpoints that the options name.
 
     Args:
         args: of `add_arguments` and `options.add_arguments`.
-        run: the configuration of the first run; what it says about measuring holds for all.
+        run: the configuration of the first run; its settings for measuring hold for all.
         folder: the first run's.
 
     Raises:
-        UserError: a checkpoint or a run that is not there.
+        UserError: a checkpoint or a run does not exist.
     """
     if args.step is not None and args.steps is not None:
         raise UserError("got --step and --steps; allowed: one of them; remove one")
-    chosen = [Chosen(folder=folder, run=run, step=step) for step in _steps(folder, args.step, args.steps)]
+    chosen = [load.Checkpoint(folder=folder, config=run, step=step) for step in _steps(folder, args.step, args.steps)]
     for place in args.beside:
         path, _, step = place.partition("@") if not pathlib.Path(place).is_dir() else (place, "", "")
         if step and not step.isdecimal():
             raise UserError(f"got --beside {place}; allowed: RUN or RUN@STEP; change the step to a number")
-        other = pathlib.Path(path)
-        options.refuse_no_run(other)
-        changed = dataclasses.replace(run_folder.configuration(other), evaluation=run.evaluation, suite=run.suite)
-        chosen.append(Chosen(folder=other, run=changed, step=run_folder.choose_step(other, int(step) if step else None)))
+        other = load.checkpoint(path, int(step) if step else None)
+        changed = dataclasses.replace(other.config, evaluation=run.evaluation, suite=run.suite)
+        chosen.append(dataclasses.replace(other, config=changed))
     return chosen
 
 
 def _steps(folder: pathlib.Path, step: int | None, steps: str | None) -> list[int]:
     if steps is None:
-        return [run_folder.choose_step(folder, step)]
+        return [load.choose_step(folder, step)]
     if steps == ALL:
-        run_folder.choose_step(folder, None)  # says so if there is none
+        load.choose_step(folder, None)  # raises if there is none
         return checkpoint.steps(folder / checkpoint.FOLDER)
     numbers = [number.strip() for number in steps.split(",")]
     if not all(number.isdecimal() for number in numbers):
         raise UserError(f"got --steps {steps}; allowed: {ALL}, or numbers as in 100,200; change --steps")
-    return [run_folder.choose_step(folder, number) for number in dict.fromkeys(map(int, numbers))]
+    return [load.choose_step(folder, number) for number in dict.fromkeys(map(int, numbers))]
 
 
 def table(title: str, rows: Sequence[Mapping], columns: Sequence[str], cell: Callable[[Mapping, str], float | None], digits: int) -> Table:
-    """One row a model, one column a figure; the best of a column is not marked, as smaller may be better or worse."""
+    """Return one row for each model and one column for each figure; nothing is marked as best, as smaller may be better or worse."""
     found = [[cell(row, column) for column in columns] for row in rows]
     body = [
         [name, _tokens(row["tokens"]), *("-" if value is None else f"{value:.{digits}f}" for value in values)]
@@ -104,7 +76,7 @@ def table(title: str, rows: Sequence[Mapping], columns: Sequence[str], cell: Cal
 
 
 def _names(rows: Sequence[Mapping]) -> list[str]:
-    """Run and step, of a run's path no more than tells the runs apart: a cell holds no long paths."""
+    """Return run and step of each row, with as much of the run's path as tells the runs apart, so that cells stay short."""
     paths = {row["run"]: pathlib.Path(row["run"]).parts for row in rows}
     depths = range(1, max(map(len, paths.values())) + 1)
     depth = next((depth for depth in depths if len({parts[-depth:] for parts in paths.values()}) == len(paths)), depths[-1])

@@ -1,4 +1,4 @@
-"""`checkpoints`: what a run has saved, and whether it is still as it was saved."""
+"""`checkpoints`: list a run's checkpoints and verify them."""
 
 import argparse
 import pathlib
@@ -11,7 +11,7 @@ from teleflm_jax.observability.run_log import bits_per_byte
 HELP = "list a run's checkpoints with step, tokens, size and soundness; --verify reads all of them"
 
 UNSOUND = 1
-"""Exit code: one of them is damaged."""
+"""Exit code: a checkpoint is damaged."""
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print a table; returns 1 if a checkpoint is damaged."""
+    """Print a table; return 1 if a checkpoint is damaged."""
     from teleflm_jax import checkpoint  # here, so that --help and mistakes need no jax
 
     folder = pathlib.Path(args.run) / checkpoint.FOLDER
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _size(path: pathlib.Path) -> str:
-    """Bytes on the disk, in words."""
+    """Return the size on the disk as text."""
     size = float(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

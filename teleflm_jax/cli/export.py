@@ -12,10 +12,12 @@ import rich.progress
 import tokenizers
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import config, gguf_file, gguf_vocabulary, tokenizer
 from teleflm_jax.huggingface import export as exports
+from teleflm_jax.runs.folder import refuse_change
+from teleflm_jax.runs.load import choose_step, load_tokenizer, read_record
 from teleflm_jax.tokenizer import specials
 
 HELP = "write a trained model as a Hugging Face folder, for transformers, or as a GGUF file, for llama.cpp"
@@ -51,12 +53,12 @@ def main(args: argparse.Namespace) -> None:
     if args.format == config.GGUF and args.shard_bytes is not None:
         raise UserError(f"got --shard_bytes {args.shard_bytes} with --format gguf; allowed: one file; remove --shard_bytes")
     (run, folder), out = options.load_trained(args), pathlib.Path(args.out)
-    step = run_folder.choose_step(folder, args.step)
-    run_folder.refuse_change(folder, {"model": run.model, "mup": run.mup})
-    loaded = run_folder.load_tokenizer(folder, run.model.vocab_size)
+    step = choose_step(folder, args.step)
+    refuse_change(folder, {"model": run.model, "mup": run.mup})
+    loaded = load_tokenizer(folder, run.model.vocab_size)
     job = exports.ExportJob(
         checkpoint=(folder / checkpoint.FOLDER / str(step)).resolve(),
-        record=run_folder.read_record(folder, run, step),
+        record=read_record(folder, run, step),
         model=run.model,
         mup=run.mup,
         form=args.format,
@@ -89,6 +91,6 @@ def _write_gguf(job: exports.ExportJob, folder: pathlib.Path, loaded: tokenizers
 
 
 def _progress(files: Sequence[T]) -> Iterable[T]:
-    """A bar on stderr, where that is a terminal."""
+    """Show a bar on stderr if that is a terminal."""
     console = rich.console.Console(stderr=True)
     return rich.progress.track(files, "writing", console=console, transient=True, disable=not console.is_terminal)

@@ -6,11 +6,12 @@ import pathlib
 import signal
 from collections.abc import Sequence
 
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import engine, text
 from teleflm_jax.generate.request import Request, TextDelta, number_choices
 from teleflm_jax.generate.sampling import Sampling
+from teleflm_jax.runs.load import choose_step, load_decoder, load_tokenizer
 from teleflm_jax.tokenizer import specials
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -98,8 +99,8 @@ def main(args: argparse.Namespace) -> int:
     if args.slots < 1:
         raise UserError(f"got --slots {args.slots}; allowed: 1 or more; change --slots")
     run, folder = options.load_trained(args)
-    step = run_folder.choose_step(folder, args.step)
-    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
+    step = choose_step(folder, args.step)
+    tokenizer = load_tokenizer(folder, run.model.vocab_size)
     requests = number_choices(
         Request(
             prompt=tuple(specials.prompt(tokenizer, prompt)),
@@ -114,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
     )
     for request in requests:  # before the weights are loaded, which may take minutes
         request.validate(context_length=run.model.context_length, vocab_size=run.model.vocab_size)
-    loaded = engine.Engine(run_folder.load_decoder(folder, run, step), tokenizer, slots=args.slots)
+    loaded = engine.Engine(load_decoder(folder, run, step), tokenizer, slots=args.slots)
     if len(prompts) == 1 and not args.json:
         return _print_stream(prompts[0], loaded, requests[0])
     pieces = engine.run(loaded, requests)

@@ -1,4 +1,4 @@
-"""`info`: what a configuration amounts to, before anything is trained: size, cost, schedule and µP's values."""
+"""`info`: size, cost, schedule and µP values of a configuration, before anything is trained."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.model import size
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim import schedule
+from teleflm_jax.runs.config import RunConfig
 
 HELP = "show what a configuration amounts to: parameters, FLOPs, tokens per step, µP's values, learning rates"
 
@@ -51,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 
 def main(args: argparse.Namespace):
-    """Print what the configuration amounts to."""
+    """Print the facts."""
     facts = describe(options.load(args, optional=("data", "train")), args.at_tokens)
     if args.json:
         print(json.dumps(facts))
@@ -59,8 +60,8 @@ def main(args: argparse.Namespace):
         _print(facts)
 
 
-def describe(run: options.Run, at_tokens: Sequence[int] = ()) -> dict:
-    """All that `info` says, as plain values; what needs `train.*` is None where the configuration has none."""
+def describe(run: RunConfig, at_tokens: Sequence[int] = ()) -> dict:
+    """Return everything that `info` prints, as plain values; entries that need `train.*` are None if the configuration has none."""
     model = run.model
     count = size.parameters(model)
     rule = mup.at_width(run.mup, model.d_model)
@@ -88,13 +89,13 @@ def describe(run: options.Run, at_tokens: Sequence[int] = ()) -> dict:
 
 
 def printed_size(model: ModelConfig) -> str | None:
-    """The size that the paper prints for this shape, if it is one of the paper's."""
+    """Return the size that the paper prints for this shape; None for other shapes."""
     if model.vocab_size != PRINTED_VOCABULARY or model.num_kv_heads != model.num_heads:
         return None
     return PRINTED_SIZES.get((model.num_layers, model.num_heads, model.d_model, model.d_ff))
 
 
-def _training(run: options.Run) -> dict:
+def _training(run: RunConfig) -> dict:
     tokens_per_step = run.train.batch_size * run.model.context_length
     tokens = run.train.steps * tokens_per_step
     return {
@@ -110,13 +111,13 @@ def _training(run: options.Run) -> dict:
     }
 
 
-def _milestones(run: options.Run) -> list[int]:
+def _milestones(run: RunConfig) -> list[int]:
     """Return the tokens to show rates at: the start, each phase's end, two and four fifths of the last (1T and 2T of the paper's)."""
     borders = schedule.borders(run.optimizer, run.train.batch_size * run.model.context_length)
     return sorted({0, *borders, borders[-1] * 2 // 5, borders[-1] * 4 // 5})
 
 
-def _rates(run: options.Run, rule: mup.Mup, tokens: int) -> dict:
+def _rates(run: RunConfig, rule: mup.Mup, tokens: int) -> dict:
     tokens_per_step = run.train.batch_size * run.model.context_length
 
     def rate(role):

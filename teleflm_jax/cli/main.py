@@ -1,4 +1,4 @@
-"""`python -m teleflm_jax COMMAND …`: finds a command's module by name and imports only that one."""
+"""`teleflm COMMAND …` or `python -m teleflm_jax COMMAND …`: find the command's module by name and import only that one."""
 
 import ast
 import difflib
@@ -8,16 +8,17 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from teleflm_jax import invocation
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
-
-PROG = "python -m teleflm_jax"
 
 COMMANDS = {
     "info": "teleflm_jax.cli.info",
     "corpus": "teleflm_jax.cli.corpus",
     "tokenizer": "teleflm_jax.cli.tokenizer",
     "pack": "teleflm_jax.cli.pack",
+    "train": "teleflm_jax.cli.train",
+    "eval": "teleflm_jax.cli.evaluate",
     "generate": "teleflm_jax.cli.generate",
     "chat": "teleflm_jax.cli.chat",
     "serve": "teleflm_jax.cli.serve",
@@ -36,39 +37,41 @@ def main(argv: Sequence[str]) -> int | None:
     """Run one command.
 
     Raises:
-        UserError: On an unknown command or whatever the command refuses.
+        UserError: the command is unknown, or it refuses its input.
     """
+    program = invocation.program()
     if not argv:
-        raise UserError(f"got no command; allowed: {', '.join(COMMANDS)}; see {PROG} --help")
+        raise UserError(f"got no command; allowed: {', '.join(COMMANDS)}; see {program} --help")
     name, *rest = argv
     if name in ("-h", "--help"):
         print(overview())
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        change = f"change it to {near[0]}" if near else f"see {PROG} --help"
+        change = f"change it to {near[0]}" if near else f"see {program} --help"
         raise UserError(f"got the unknown command {name!r}; allowed: {', '.join(COMMANDS)}; {change}")
     command = importlib.import_module(COMMANDS[name])
-    parser = options.make_parser(f"{PROG} {name}", command.HELP)
+    parser = options.make_parser(f"{program} {name}", command.HELP)
     command.arguments(parser)
     return command.main(parser.parse_args(rest))
 
 
 def overview() -> str:
-    """The list of commands."""
+    """Return the list of commands."""
+    program = invocation.program()
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:{width}}{summary(module)}" for name, module in COMMANDS.items()]
-    example = f"example: {PROG} info --gin_file configs/runs/pretrain_52b.gin"
-    return "\n".join([f"usage: {PROG} COMMAND ...", "", *lines, "", f"{PROG} COMMAND --help shows a command's options.", example])
+    example = f"example: {program} info --gin_file configs/runs/pretrain_52b.gin"
+    return "\n".join([f"usage: {program} COMMAND ...", "", *lines, "", f"{program} COMMAND --help shows a command's options.", example])
 
 
 def summary(module: str) -> str:
-    """A command's `HELP`, read from its source: importing every command would import jax to print a list."""
+    """Return a command's `HELP` from its source, since importing every command would import jax to print a list."""
     source = pathlib.Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
     assignments = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
     return next(ast.literal_eval(node.value) for node in assignments if node.targets[0].id == "HELP")
 
 
 def entry() -> int:
-    """What `__main__` calls."""
+    """Run the command of the process's arguments; return the exit code."""
     return options.run_command(lambda: main(sys.argv[1:]))

@@ -1,10 +1,9 @@
-"""What all commands share: the sections of a run, the options that name them, and how a wrong input leaves a command.
+"""Shared parts of the commands: options that name a run, and how errors end a command.
 
 Importing this imports no jax, so that `--help`, `tokenizer` and `pack` start at once.
 """
 
 import argparse
-import dataclasses
 import difflib
 import errno
 import os
@@ -13,70 +12,22 @@ import select
 import sys
 import time
 import traceback
-import types
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from sharding.config import MeshConfig
-from teleflm_jax import config, foreign, open_files
-from teleflm_jax.data.config import DataConfig
+from teleflm_jax import foreign, open_files
 from teleflm_jax.distributed import processes, variables
 from teleflm_jax.errors import UserError
-from teleflm_jax.evaluate.config import EvaluationConfig, SuiteConfig
-from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.mup import MupConfig
-from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
-from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.packing.config import PackConfig
-from teleflm_jax.tokenizer.config import TokenizerConfig
-from teleflm_jax.train.config import GuardConfig, TrainConfig
-
-SECTIONS = {
-    "model": ModelConfig,
-    "mup": MupConfig,
-    "optimizer": OptimizerConfig,
-    "tokenizer": TokenizerConfig,
-    "pack": PackConfig,
-    "data": DataConfig,
-    "mesh": MeshConfig,
-    "train": TrainConfig,
-    "evaluation": EvaluationConfig,
-    "suite": SuiteConfig,
-    "guard": GuardConfig,
-    "telemetry": TelemetryConfig,
-    "profile": ProfileConfig,
-}
-"""Section of a configuration -> its dataclass."""
-
-PATHS = {
-    "data": ("tokenizer", "packed", "sources"),
-    "train": ("init_from",),
-    "suite": ("data", "include"),
-    "corpus": ("sources", "earlier"),
-    "decontaminate": ("benchmarks", "ignored"),
-    "mix": ("tokenizer",),
-    "quality": ("model",),
-}
-"""Fields that name files and folders; a relative path begins at the current folder, and is made absolute as soon as it is read."""
-
-SAVED_CONFIG = "config.gin"
-"""In a run's folder: its whole configuration."""
-
-FROM_COMMAND_LINE = {
-    "suite": ("tasks", "fractions", "data", "include", "allow_code"),
-    "telemetry": ("wandb_project", "prometheus_port", "prometheus_address"),
-}
-"""Fields that run code or reach the network: each start must give them, and a run's own configuration does not, since others may have
-written it."""
-WITHHOLD = {SAVED_CONFIG: [f"{section}.{field}" for section, fields in FROM_COMMAND_LINE.items() for field in fields]}
+from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, read_config, read_sections, refuse_no_run
 
 WRONG_INPUT = 2
-"""Exit code: what the user gave is wrong."""
+"""Exit code: the input is wrong."""
 STDOUT = 1
 """The file descriptor."""
 INTERRUPTED = 128 + 2
 """Exit code: Ctrl-C before or outside the training loop, as a shell reports it."""
 PIPE_CLOSED = 128 + 13
-"""Exit code: who read our output has left, as a shell reports a death by SIGPIPE."""
+"""Exit code: the reader of our output is gone, as a shell reports a death by SIGPIPE."""
 
 _REMEDIES = {
     errno.ENOENT: ("something that exists", "correct the path or make it first"),
@@ -104,40 +55,19 @@ _REMEDIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run's whole configuration; a section is None only where `load` was told that it may be left out."""
-
-    model: ModelConfig | None = None
-    mup: MupConfig
-    optimizer: OptimizerConfig
-    tokenizer: TokenizerConfig
-    pack: PackConfig
-    data: DataConfig | None = None
-    mesh: MeshConfig
-    train: TrainConfig | None = None
-    evaluation: EvaluationConfig
-    suite: SuiteConfig
-    guard: GuardConfig
-    telemetry: TelemetryConfig
-    profile: ProfileConfig
-    withheld: tuple[str, ...] = ()
-    """Fields of `FROM_COMMAND_LINE` that a run's own configuration sets and this start does not."""
-
-
 def make_parser(prog: str, description: str, example: str = "--gin_file configs/runs/quickstart.gin") -> argparse.ArgumentParser:
-    """A parser whose mistakes are `UserError`s and whose `--help` ends with an example.
+    """Return a parser that raises `UserError`s and whose `--help` ends with an example.
 
     Args:
-        prog: What the user typed to get here.
-        description: One line.
-        example: Arguments of a call that works.
+        prog: the command as the user typed it.
+        description: one line.
+        example: arguments of a call that works.
     """
     return _Parser(prog=prog, description=description, epilog=f"example: {prog} {example}")
 
 
 def add_arguments(parser: argparse.ArgumentParser):
-    """Add what names a run: `--gin_file`, `--gin_param`, `--workdir`, or its folder or gin file as a plain argument."""
+    """Add the options that name a run: `--gin_file`, `--gin_param`, `--workdir`, or a folder or gin file as a positional argument."""
     parser.add_argument("run", nargs="?", type=path, metavar="RUN", help="a run's folder, whose config.gin is read, or a gin file")
     parser.add_argument(
         "--gin_file", action="append", default=[], type=path, metavar="FILE", help="configuration; a later file overrides an earlier one"
@@ -151,40 +81,25 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def add_process_arguments(parser: argparse.ArgumentParser):
-    """Add what places this process among those of a run; `launch`, Slurm, Open MPI and Kubernetes say it by the environment."""
+    """Add the options that number this process among those of a run; `launch` and cluster schedulers set the environment instead."""
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where none of the known starters is used")
     parser.add_argument("--num_processes", type=int, metavar="N", help="of the run")
     parser.add_argument("--process_id", type=int, metavar="I", help="of this process, from 0")
 
 
-def load(args: argparse.Namespace, optional: Collection[str] = (), before: Sequence[str] = ()) -> Run:
-    """Read the configuration that `add_arguments`' options name, and find what a run's own one sets beside it.
+def load(args: argparse.Namespace, optional: Collection[str] = (), before: Sequence[str] = ()) -> RunConfig:
+    """Read the configuration that the options of `add_arguments` name.
 
     Args:
-        args: Parsed arguments.
-        optional: Sections that the command can do without.
+        args: parsed arguments.
+        optional: sections that the command does not need.
         before: gin files that are read first.
 
     Raises:
-        UserError: On any mistake in it, or when nothing names a configuration.
+        UserError: the configuration has a mistake, or no option names one.
     """
-    found, whole = (load_sections(args, SECTIONS, optional, before=before, withhold=names) for names in (WITHHOLD, {}))
-    withheld = (
-        f"{section}.{field}"
-        for section, fields in FROM_COMMAND_LINE.items()
-        for field in fields
-        if getattr(found[section], field) != getattr(whole[section], field)
-    )
-    return Run(**found, withheld=tuple(withheld))
-
-
-def refuse_withheld(run: Run, *sections: str) -> None:
-    """Raise a `UserError` where a run's own configuration sets what has to be given on the command line, and was not."""
-    if names := [name for name in run.withheld if name.split(".")[0] in sections]:
-        raise UserError(
-            f"got {', '.join(names)} from a run's own {SAVED_CONFIG} alone; allowed: on the command line, as it may run code or reach the "
-            "network and others may have written that file; give it again, or its default, by --gin_file FILE or --gin_param"
-        )
+    files, saved = _files(args)
+    return read_config([*before, *files], args.gin_param, optional, saved=saved)
 
 
 def load_sections(
@@ -194,12 +109,14 @@ def load_sections(
     *,
     before: Sequence[str] = (),
     after: Sequence[str] = (),
-    withhold: Mapping[str, Collection[str]] = types.MappingProxyType(WITHHOLD),
-) -> dict:
-    """`load` with other sections, as a dictionary; `before` and `after` are gin files that are read first and last.
+) -> dict[str, Any]:
+    """Read other sections like `load`, as a dictionary; the gin files `before` and `after` are read first and last."""
+    files, saved = _files(args)
+    return read_sections([*before, *files, *after], args.gin_param, sections, optional, saved=saved)
 
-    What a run's own configuration may not set is as its default, unless the command line sets it.
-    """
+
+def _files(args: argparse.Namespace) -> tuple[list[str], str | None]:
+    """Return the gin files that the options name, and which path would be the run's own configuration."""
     folder, files = places(args)
     if not files and folder:
         if not (folder / SAVED_CONFIG).is_file():
@@ -209,69 +126,31 @@ def load_sections(
         files = [str(folder / SAVED_CONFIG)]
     if not files and not args.gin_param:
         raise UserError("got no configuration; allowed: --gin_file FILE or a run's folder; add --gin_file configs/runs/quickstart.gin")
-    saved = str(folder / SAVED_CONFIG) if folder else None
-    return absolute(config.parse([*before, *files, *after], args.gin_param, sections, optional, withhold=withhold, saved=saved))
-
-
-def absolute(found: Mapping[str, object]) -> dict[str, object]:
-    """Sections with absolute paths, so that what is written into a run's folder means the same from every other folder."""
-    return dict(found) | {
-        section: dataclasses.replace(found[section], **{field: _absolute(getattr(found[section], field)) for field in fields})
-        for section, fields in PATHS.items()
-        if section in found
-    }
-
-
-def without_paths(found: Mapping[str, object]) -> dict[str, dict]:
-    """Fields of sections, apart from paths, which differ between machines that mount the same disk at different places."""
-    return {
-        section: {name: value for name, value in vars(settings).items() if name not in PATHS.get(section, ())}
-        for section, settings in found.items()
-    }
+    return files, str(folder / SAVED_CONFIG) if folder else None
 
 
 def path(text: str) -> str:
-    """A path of the command line or a configuration; `~` begins it where no shell has replaced that, as in `--workdir=~/run`."""
+    """Expand `~` at the start of a path, which the shell leaves alone in `--workdir=~/run`."""
     return os.path.expanduser(text)
 
 
-def _absolute(value: str | tuple | dict | None) -> str | tuple | dict | None:
-    """A path, or paths; `..` stays, as the folder before it may be a symbolic link."""
-    if isinstance(value, dict):
-        return {key: _absolute(path) for key, path in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_absolute, value))
-    return str(pathlib.Path(path(value)).absolute()) if value else value
-
-
-def load_trained(args: argparse.Namespace, before: Sequence[str] = ()) -> tuple[Run, pathlib.Path]:
-    """Configuration and folder of a run that has been trained or imported; an imported one has no `data` and `train`.
+def load_trained(args: argparse.Namespace, before: Sequence[str] = ()) -> tuple[RunConfig, pathlib.Path]:
+    """Return configuration and folder of a run that was trained or imported; an imported one has no `data` and `train`.
 
     Args:
-        args: Parsed arguments.
+        args: parsed arguments.
         before: gin files that are read first.
 
     Raises:
-        UserError: as `load`; no such run is there, whatever gin files are given.
+        UserError: as `load`; or the folder is not a run's, whatever gin files are given.
     """
     folder = workdir(args)
     refuse_no_run(folder)
     return load(args, ("data", "train"), before), folder
 
 
-def refuse_no_run(folder: pathlib.Path) -> None:
-    """Raise a `UserError` unless a folder is a run's."""
-    if (folder / SAVED_CONFIG).is_file():
-        return
-    what = f" without {SAVED_CONFIG}" if folder.exists() else ", which is not there"
-    change = "change the folder"
-    if (folder / "config.json").is_file():
-        change = f"import it first, if it is a model in safetensors: python -m teleflm_jax import --from {folder} --workdir runs/NAME"
-    raise UserError(f"got {folder}{what}; allowed: the folder of a run that was trained or imported; {change}")
-
-
 def workdir(args: argparse.Namespace) -> pathlib.Path:
-    """The run's folder, which need not exist yet."""
+    """Return the run's folder, which need not exist yet."""
     folder, _ = places(args)
     if folder is None:
         raise UserError("got no folder for the run; allowed: --workdir FOLDER; add --workdir runs/NAME")
@@ -279,7 +158,7 @@ def workdir(args: argparse.Namespace) -> pathlib.Path:
 
 
 def places(args: argparse.Namespace) -> tuple[pathlib.Path | None, list[str]]:
-    """The run's folder and the gin files, wherever among the arguments they stand."""
+    """Return the run's folder and the gin files, from options and the positional argument."""
     plain = [args.run] if args.run else []
     files = [place for place in plain if place.endswith(".gin") or os.path.isfile(place)]
     folders = [place for place in (*plain, args.workdir) if place and place not in files]
@@ -289,7 +168,7 @@ def places(args: argparse.Namespace) -> tuple[pathlib.Path | None, list[str]]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Also what `add_subparsers` makes, with the same settings."""
+    """A strict parser; `add_subparsers` makes the same kind."""
 
     def __init__(self, **settings):
         super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
@@ -298,7 +177,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"got {message}; allowed: {' '.join(self.format_usage().split())}; see {self.prog} --help")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Refuse what is left over here and not in `parse_args`: then a sub-command's parser names its own options."""
+        """Refuse unknown arguments here and not in `parse_args`, so that a sub-command's parser names its own options."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             wrong = unknown[0].split("=")[0]
@@ -310,18 +189,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
-    """Run a command; what its user or the machine's disks got wrong becomes one line on stderr.
+    """Run a command; errors of the user or of the machine's disks become one line on stderr.
 
-    Anything else that is raised is a bug and propagates with its traceback.
+    Any other exception is a bug and propagates with its traceback.
 
     Args:
         main: the command.
-        hesitate: seconds to wait before an error is shown, of all but the first of several processes, which is likely to say the same.
+        hesitate: seconds to wait before an error is shown; the other processes of a run wait, as process 0 is likely to show the same.
 
     Returns:
         The process's exit code.
     """
-    # a name on the disk may hold what the terminal's encoding has no sign for; the C locale's stdout has `surrogateescape`
+    # a file name may hold characters that the terminal's encoding lacks; the C locale's stdout has `surrogateescape`
     if sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
     for variable in variables.settle(os.environ):
@@ -358,19 +237,19 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     return WRONG_INPUT
 
 
-def run_process(main: Callable[[], int | None], place: processes.Place | None) -> int:
-    """`run_command` in one of a run's processes, which have joined; one that fails leaves without waiting for the others."""
+def run_process(main: Callable[[], int | None], process: processes.ProcessInfo | None) -> int:
+    """Run a command in one of a run's processes, which have joined; one that fails exits without waiting for the others."""
     try:
-        return processes.leave(run_command(main, processes.NOTICE_SECONDS * (place is not None and place.index > 0)), place)
+        return processes.leave(run_command(main, processes.NOTICE_SECONDS * (process is not None and process.index > 0)), process)
     except BaseException:
-        if place is not None:
+        if process is not None:
             traceback.print_exc()
-        processes.leave(1, place)
+        processes.leave(1, process)
         raise
 
 
 def _stdout_is_closed() -> bool:
-    """Whether it was our own output that broke, and no worker's; if so, what is still buffered goes nowhere instead of failing at exit."""
+    """Return whether our own stdout broke, and not a worker's; if so, discard what is still buffered, which would fail at exit."""
     poll = select.poll()
     poll.register(STDOUT, 0)
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):

@@ -1,22 +1,25 @@
-"""`plan`: whether a run compiles, fits and finishes in time on a cluster that is not here, and which layout would be better."""
+"""`plan`: compile a run for a cluster that is not here; show whether it fits, how long it takes, and which layouts are better."""
 
 import argparse
 import difflib
 import json
+import math
 import os
 import pathlib
 
+from sharding import axes
 from sharding.config import MeshConfig
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan import target_devices
-from teleflm_jax.plan.config import CLUSTERS, SECTIONS, ClusterConfig
+from teleflm_jax.plan.config import CLUSTERS, JSON, PICTURE, ClusterConfig
+from teleflm_jax.plan.config import SECTIONS as PLANNING
+from teleflm_jax.runs.config import SECTIONS, RunConfig
 
 HELP = "compile a run for a cluster that is not here: memory, traffic, time, and better layouts"
 
-JSON, PICTURE = "plan.json", "plan.png"
 SHOWN = 12
-"""Layouts of a search that are printed and drawn."""
+"""Number of layouts of a search that are printed and drawn."""
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -39,28 +42,29 @@ def arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace):
     """Print the plan; a layout that does not fit is an error."""
     file, out = _cluster_file(args.cluster), _out(args)
-    found = options.load_sections(args, options.SECTIONS | SECTIONS, optional=("data",), after=[file])
+    found = options.load_sections(args, SECTIONS | PLANNING, optional=("data",), after=[file])
     cluster = found["cluster"]
     backend = target_devices.choose(args.backend, cluster)
     count = _gpus(args, found["mesh"], cluster)
     target_devices.prepare(backend, count, os.environ)
-    from teleflm_jax.cli import planning  # after the environment is set, as it imports jax
+    from teleflm_jax.cli import planning  # after the environment is set, as they import jax
+    from teleflm_jax.plan import estimate
 
-    run = options.Run(**{"data": None} | {name: found[name] for name in options.SECTIONS if name in found})
-    ask = planning.Ask(run=run, cluster=cluster, plan=found["plan"], gpus=count, backend=backend)
-    facts = planning.search(ask, args.compile, SHOWN) if args.search else planning.one(ask)
+    run = RunConfig(**{name: found[name] for name in SECTIONS if name in found})
+    request = estimate.PlanRequest(run=run, cluster=cluster, plan=found["plan"], gpus=count, backend=backend)
+    facts = estimate.search(request, args.compile, SHOWN) if args.search else estimate.own_layout(request)
     if out:
-        planning.write(out, facts)
+        estimate.write(out, facts)
     if args.json:
         print(json.dumps(facts))
     else:
         planning.show(facts)
         print(f"\nWritten: {out / JSON} and {out / PICTURE}" if out else "")
-    planning.refuse_what_does_not_fit(facts)
+    estimate.refuse_what_does_not_fit(facts)
 
 
 def _out(args: argparse.Namespace) -> pathlib.Path | None:
-    """Where to write, asked before anything is computed whether that can be."""
+    """Return the folder to write to, or None; raise a `UserError` now if it cannot be written."""
     if args.out is None and not args.search:
         return None
     names = [pathlib.Path(place).stem for place in (*args.gin_file, args.run or args.workdir or "run", args.cluster)]
@@ -86,11 +90,12 @@ def _cluster_file(name: str | None) -> str:
 
 
 def _gpus(args: argparse.Namespace, mesh: MeshConfig, cluster: ClusterConfig) -> int:
-    """How many GPUs the plan is for: as asked, as the run's mesh has, or all; a search is not bound to the run's mesh."""
-    meshed = mesh.data * mesh.pipe * mesh.tensor
+    """Return the number of GPUs: as asked, of the run's mesh, or all; a search is not bound to the run's mesh."""
+    sizes = axes.sizes(mesh).values()
+    meshed = math.prod(sizes)
     count = args.gpus or (min(meshed, cluster.gpus) if args.search else meshed) or cluster.gpus
     if count > cluster.gpus:
-        what = f"--gpus {count}" if args.gpus else f"a mesh of {mesh.data} x {mesh.pipe} x {mesh.tensor} = {count} GPUs"
+        what = f"--gpus {count}" if args.gpus else f"a mesh of {' x '.join(map(str, sizes))} = {count} GPUs"
         raise UserError(
             f"got {what} on {args.cluster}, which has {cluster.nodes} x {cluster.gpus_per_node} = {cluster.gpus}; allowed: up to "
             f"{cluster.gpus}; change --gpus, mesh.data or --cluster"

@@ -1,4 +1,4 @@
-"""`report`: where a run's time went, how far it is and how it looks, on the terminal and as one page; of several runs side by side."""
+"""`report`: progress, time by category and curves of one or several runs, on the terminal and as one page."""
 
 import argparse
 import contextlib
@@ -20,6 +20,7 @@ from teleflm_jax.observability import curves, ledger
 from teleflm_jax.observability.progress import duration
 from teleflm_jax.observability.run_log import EVALS, EVENTS, METRICS, rows
 from teleflm_jax.optim import schedule
+from teleflm_jax.runs.config import SAVED_CONFIG, SECTIONS, refuse_no_run
 
 HELP = "show where a run's time went, its goodput, MFU and curves, as tables and as one HTML page; several runs side by side"
 
@@ -27,16 +28,16 @@ PAGE, SUFFIX = "report.html", ".html"
 COUNTED = ("save", "eval", "saved")
 """Events that every run has many of: one line for all of a kind."""
 LISTED = 100
-"""Of the other kinds, so many are listed one by one; a kind with more becomes one line as well."""
+"""Most events of another kind that are listed one by one; a kind with more gets one line."""
 ENDS = {"done": "done", "stop": "stopped by a signal", "diverged": "diverged"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """What the report knows of a run."""
+class RunReport:
+    """Data of a run that the report shows."""
 
     name: str
-    """As it was given."""
+    """Folder, as the user gave it."""
     ledger: ledger.Ledger
     evals: Sequence[Mapping[str, Any]]
     planned_steps: int
@@ -74,23 +75,23 @@ def main(args: argparse.Namespace):
     console.print(f"Drawn in {printable(str(page))}", markup=False)
 
 
-def read(name: str) -> Run:
-    """A run from its folder.
+def read(name: str) -> RunReport:
+    """Read a run's folder.
 
     Raises:
-        UserError: it is no run's folder, or the run has written nothing yet, or a file is damaged.
+        UserError: the folder is not a run's, the run has written nothing yet, or a file is damaged.
     """
     folder = pathlib.Path(name)
-    options.refuse_no_run(folder)
-    saved = str(folder / options.SAVED_CONFIG)
-    found = config.parse([saved], [], options.SECTIONS, ("data", "model", "train"), saved=saved)
+    refuse_no_run(folder)
+    saved = str(folder / SAVED_CONFIG)
+    found = config.parse([saved], [], SECTIONS, ("data", "model", "train"), saved=saved)
     if not ("model" in found and "train" in found):
-        raise UserError(f"got {folder / options.SAVED_CONFIG} without model.* and train.*; allowed: a run's folder; change the folder")
+        raise UserError(f"got {folder / SAVED_CONFIG} without model.* and train.*; allowed: a run's folder; change the folder")
     if not any((folder / file).exists() for file in (METRICS, EVENTS)):
         raise UserError(f"got {folder} without {METRICS} and {EVENTS}; allowed: a run that has begun; wait for it, or change the folder")
     train = found["train"]
     tokens_per_step = train.batch_size * found["model"].context_length
-    return Run(
+    return RunReport(
         name=name,
         ledger=ledger.read(folder),
         evals=list(rows(folder / EVALS)),
@@ -100,9 +101,9 @@ def read(name: str) -> Run:
     )
 
 
-def figures(runs: Sequence[Run]) -> list:
-    """Captions and pictures."""
-    drawn = [curves.Run(label=run.name if len(runs) > 1 else "", history=run.ledger.history, evals=run.evals) for run in runs]
+def figures(runs: Sequence[RunReport]) -> list:
+    """Return captions and figures."""
+    drawn = [curves.RunCurves(label=run.name if len(runs) > 1 else "", metrics=run.ledger.metrics, evals=run.evals) for run in runs]
     return [
         ("Time line", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
         ("Loss, gradient norm and learning rate", curves.losses(drawn)),
@@ -111,8 +112,8 @@ def figures(runs: Sequence[Run]) -> list:
     ]
 
 
-def describe(runs: Sequence[Run], now: float) -> list[Table]:
-    """The report's tables; `now` is the wall clock."""
+def describe(runs: Sequence[RunReport], now: float) -> list[Table]:
+    """Return the report's tables; `now` is the wall clock."""
     names = tuple(printable(run.name) for run in runs)
     return [
         _summary(runs, names, now),
@@ -122,7 +123,7 @@ def describe(runs: Sequence[Run], now: float) -> list[Table]:
     ]
 
 
-def _summary(runs: Sequence[Run], names: Sequence[str], now: float) -> Table:
+def _summary(runs: Sequence[RunReport], names: Sequence[str], now: float) -> Table:
     facts = [_facts(run, now) for run in runs]
     remarks = [f"{name}: {remark}" for run, name in zip(runs, names, strict=True) for remark in (f"{run.schedule}.", *run.ledger.remarks)]
     note = "Goodput is the share of the wall time, from the first start on, that went into steps that are kept."
@@ -134,7 +135,7 @@ def _summary(runs: Sequence[Run], names: Sequence[str], now: float) -> Table:
     )
 
 
-def _facts(run: Run, now: float) -> dict[str, str]:
+def _facts(run: RunReport, now: float) -> dict[str, str]:
     book = run.ledger
     left = max(0, run.planned_steps - book.step) * run.planned_tokens // run.planned_steps  # those of skipped updates were drawn as well
     start = next((event for event in reversed(book.events) if event["event"] in ledger.BEGINNINGS), {})
@@ -157,13 +158,13 @@ def _facts(run: Run, now: float) -> dict[str, str]:
 
 def _counted(book: ledger.Ledger) -> str:
     """Targets that count, of the steps that are kept and whose log says it."""
-    targets, positions = book.history["targets"], book.history["positions"]
+    targets, positions = book.metrics["targets"], book.metrics["positions"]
     known = np.isfinite(targets) & np.isfinite(positions)
     counted, drawn = float(targets[known].sum()), float(positions[known].sum())
     return f"{counted:,.0f} ({counted / drawn:.1%}; the rest is padding and borders of documents)" if drawn > 0 else "unknown"
 
 
-def _epochs(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
+def _epochs(runs: Sequence[RunReport], names: Sequence[str]) -> list[Table]:
     """Make the table of passes through each domain, from the last event that has them; no table where none has."""
     last = [next((e["epochs"] for e in reversed(run.ledger.events) if isinstance(e.get("epochs"), dict)), {}) for run in runs]
     domains = sorted({domain for epochs in last for domain in epochs})
@@ -188,7 +189,7 @@ def _left(tokens: int, speed: float) -> str:
     return "nothing" if not tokens else duration(tokens / speed) if speed > 0 else "unknown"
 
 
-def _seconds(runs: Sequence[Run], names: Sequence[str]) -> Table:
+def _seconds(runs: Sequence[RunReport], names: Sequence[str]) -> Table:
     books = [(run.ledger.seconds, run.ledger.total) for run in runs]
     table = [
         (f"{category}: {what}" if what else category, *(cell for seconds, total in books for cell in _cells(seconds[category], total)))
@@ -203,7 +204,7 @@ def _cells(seconds: float, total: float) -> tuple[str, str]:
     return f"{seconds:,.1f}", f"{seconds / total:.1%}" if total else "-"
 
 
-def _events(run: Run, name: str) -> Table:
+def _events(run: RunReport, name: str) -> Table:
     kinds: dict[str, list] = {}
     for event in run.ledger.events:
         kinds.setdefault(event["event"], []).append(event)

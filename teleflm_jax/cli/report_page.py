@@ -1,21 +1,21 @@
-"""The report as one HTML page: tables and pictures in a single file that needs no network and runs no script.
+"""The report as one HTML page: tables and figures in a single file that needs no network and runs no script.
 
-What stands in it comes from folders' names and logs, so all of it is escaped, and the page forbids itself scripts and requests.
+Its content comes from names of folders and from logs, so all of it is escaped, and the page forbids scripts and requests.
 """
 
 import base64
 import html
 import io
-import os
 import pathlib
 from collections.abc import Sequence
 
 import matplotlib
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
+from teleflm_jax import atomic_write
 from teleflm_jax.cli.tables import Table
 from teleflm_jax.observability import curves
-from teleflm_jax.observability.ledger import CATEGORIES, Session
+from teleflm_jax.observability.ledger import CATEGORIES, SessionSeconds
 
 COLORS = {
     "start-up": "#e6a700",
@@ -28,7 +28,7 @@ COLORS = {
     "down": "#30343b",
     "other": "#b4b8bf",
 }
-"""Of the time line."""
+"""Category of the time line -> color."""
 SHOWN = 60
 """Sessions of a run in the time line; of more, neighbours are drawn as one."""
 UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
@@ -53,7 +53,7 @@ img {{ max-width: 100%; }} p {{ color: #555b63; }}
 """
 
 
-def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequence[tuple[str, plt.Figure]]) -> None:
+def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequence[tuple[str, Figure]]) -> None:
     """Write the page, whole or not at all, and close its figures.
 
     Args:
@@ -66,21 +66,17 @@ def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequ
     parts += [_table(table) for table in tables if not table.text]
     parts += [_picture(caption, figure) for caption, figure in figures]
     parts += [_table(table) for table in tables if table.text]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("\n".join([*parts, "</body>", "</html>", ""]), encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write.write(path, "\n".join([*parts, "</body>", "</html>", ""]).encode(errors="replace"))
 
 
-def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> plt.Figure:
-    """Where the seconds went: one bar a run, session after session with the pauses between them; the caller closes the figure.
+def timeline(runs: Sequence[tuple[str, Sequence[SessionSeconds]]]) -> Figure:
+    """Draw where the seconds went: one bar for each run, session after session with the pauses between them.
 
     Inside a session the categories stand in their order, not in that of the events.
     """
     with matplotlib.rc_context(curves.STYLE | {"axes.grid.axis": "x", "axes.axisbelow": True}):
-        figure, axes = plt.subplots(figsize=(15, 1.6 + 0.5 * len(runs)), layout="constrained")
+        figure = Figure(figsize=(15, 1.6 + 0.5 * len(runs)), layout="constrained")
+        axes = figure.subplots()
     longest = max((sum(sum(session.seconds.values()) for session in sessions) for _, sessions in runs), default=0.0)
     unit, name = next((unit, name) for unit, name in UNITS if longest >= 3 * unit or unit == 1)
     for category in CATEGORIES:
@@ -97,8 +93,8 @@ def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> plt.Figure:
     return figure
 
 
-def _together(sessions: Sequence[Session]) -> list[dict[str, float]]:
-    """Seconds by category, those of neighbouring sessions summed where there are more than the eye tells apart."""
+def _together(sessions: Sequence[SessionSeconds]) -> list[dict[str, float]]:
+    """Return seconds by category of each session; neighboring sessions are summed if there are too many to tell apart."""
     size = max(1, -(-len(sessions) // SHOWN))
     groups = [sessions[i : i + size] for i in range(0, len(sessions), size)]
     return [{category: sum(session.seconds[category] for session in group) for category in CATEGORIES} for group in groups]
@@ -112,9 +108,8 @@ def _table(table: Table) -> str:
     return f"<h2>{html.escape(table.title)}</h2>\n<table{kind}>\n<tr>{head}</tr>\n{body}\n</table>\n{note}"
 
 
-def _picture(caption: str, figure: plt.Figure) -> str:
+def _picture(caption: str, figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     return f'<h2>{html.escape(caption)}</h2>\n<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'

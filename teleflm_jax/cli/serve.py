@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import dataclasses
 import functools
-import importlib.util
 import os
 import socket
 import sys
@@ -12,10 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from teleflm_jax import foreign
-from teleflm_jax.cli import options, run_folder
+from teleflm_jax import foreign, invocation
+from teleflm_jax.cli import options
 from teleflm_jax.distributed import xla
 from teleflm_jax.errors import UserError
+from teleflm_jax.runs.load import choose_step, load_decoder, load_tokenizer
 from teleflm_jax.serve.config import API_KEY, ServeConfig
 
 if TYPE_CHECKING:
@@ -68,17 +68,14 @@ def main(args: argparse.Namespace) -> int:
         grace=args.grace,
         cache_gb=args.cache_gb,
     )
-    if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise UserError(
-            f"got no module {missing[0]}; allowed: an environment with the server's libraries; run pip install -r requirements-serve.txt"
-        )
+    invocation.refuse_missing("serve", LIBRARIES)
     from teleflm_jax.generate import cache_budget, engine, programs
     from teleflm_jax.serve import access, app, engine_thread, metrics, served_model, server  # imported here since they need those libraries
     from teleflm_jax.serve.responses import vocabulary
 
     run, folder = options.load_trained(args)
-    step = run_folder.choose_step(folder, args.step)
-    tokenizer = run_folder.load_tokenizer(folder, run.model.vocab_size)
+    step = choose_step(folder, args.step)
+    tokenizer = load_tokenizer(folder, run.model.vocab_size)
     served = served_model.load(
         args.name or folder.resolve().name, folder, tokenizer, context_length=run.model.context_length, vocab_size=run.model.vocab_size
     )
@@ -87,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"got an empty {API_KEY}; allowed: a key, or no variable; set it, or unset it")
     listening = server.listen(config.host, config.port)  # before the weights, which may take minutes
     _enable_compilation_cache()
-    decoder = run_folder.load_decoder(folder, run, step)
+    decoder = load_decoder(folder, run, step)
     budget_bytes = cache_budget.SHARE * cache_budget.free_bytes() if config.cache_gb is None else config.cache_gb * 1e9
     budget = cache_budget.CacheBudget(decoder=decoder, bytes=budget_bytes)
     compiled = programs.Programs(decoder, chunk=engine.CHUNK, background=True)

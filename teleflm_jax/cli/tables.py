@@ -11,7 +11,7 @@ import rich.table
 from teleflm_jax import foreign
 
 PIPED_WIDTH = 120
-"""Columns where the output is no terminal."""
+"""Width of the output in characters if it is not a terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     text: bool = False
-    """Whether its columns are flush left: words, not figures."""
+    """Align all columns to the left, because they hold words and not numbers."""
 
 
 def make_console() -> rich.console.Console:
-    """A console as wide as the terminal, or of a fixed width in a pipe."""
+    """Return a console as wide as the terminal, or of a fixed width in a pipe."""
     console = rich.console.Console(highlight=False)
-    console.on_broken_pipe = _raise_again  # rich would exit with 1; what a closed pipe means is decided in one place, options.py
+    console.on_broken_pipe = _raise_again  # rich would exit with 1; options.py decides what a closed pipe means
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     return console
@@ -40,12 +40,12 @@ def _raise_again():
 
 
 def print_table(console: rich.console.Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], note: str = ""):
-    """Print a title, a table whose columns but the first are flush right, and a note."""
+    """Print a title, a table whose columns are right-aligned except for the first, and a note."""
     _print(console, Table(title, columns, list(rows), note))
 
 
 def show(console: rich.console.Console, table: Table):
-    """Print a table whose words come from outside: none of them is markup, or steers a terminal."""
+    """Print a table with text from outside, escaped so that none of it is markup or a terminal's control sequence."""
     rows = [[_plain(cell) for cell in row] for row in table.rows]
     columns = [_plain(column) for column in table.columns]
     _print(console, dataclasses.replace(table, title=_plain(table.title), columns=columns, rows=rows, note=_plain(table.note)))

@@ -9,14 +9,13 @@ imports) is refused.
 """
 
 import dataclasses
-import pathlib
 import re
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from teleflm_jax import foreign
-from teleflm_jax.config.read import LARGEST, REQUIRED, Binding, Macro, Place, Reader, advice, field_names, leaves, nearest
+from teleflm_jax.config.read import LARGEST, REQUIRED, Binding, Macro, Place, Reader, advice, field_names, find, leaves, nearest
 from teleflm_jax.config.values import MismatchError, convert, describe, literal, short
 from teleflm_jax.errors import UserError
 
@@ -33,7 +32,7 @@ def parse(
     """Read gin files, then single bindings, into one dataclass per section.
 
     Args:
-        files: Paths of gin files; a later file overrides an earlier one.
+        files: Paths of gin files, as given or in the package's configurations; a later file overrides an earlier one.
         bindings: `section.field = value` texts, which override all files.
         sections: Section name -> dataclass; a field without a default must be bound.
         optional: Sections that may be left out altogether; where a field of theirs is required they are then absent from the result.
@@ -49,7 +48,7 @@ def parse(
     reader = Reader(sections, withhold)
     bound: dict[str, Binding] = {}
     for file in files:
-        bound |= reader.read_file(pathlib.Path(file), alone=file == saved)
+        bound |= reader.read_file(find(file), alone=file == saved)
     bound |= reader.read_parameters(bindings)
     _check_macros(bound, reader.macro_uses, sections)
     touched = {_section(name) for name in bound}

@@ -14,11 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from gin import config_parser
 
 from teleflm_jax import foreign
+from teleflm_jax.config import files
 from teleflm_jax.config.values import short
 from teleflm_jax.errors import UserError
-
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-"""Includes are also looked up from here, so that a run file in a user's own folder can include `configs/models/tiny.gin`."""
 
 REQUIRED = "gin.REQUIRED"
 """The macro that stands for a value which an including file or `--gin_param` has to give."""
@@ -251,14 +249,26 @@ def _include(own: dict[str, Binding], included: Mapping[str, Binding], place: Pl
 
 
 def _find_include(name: str, including: pathlib.Path, chain: tuple[pathlib.Path, ...], place: Place) -> pathlib.Path:
-    """The file that an include means: from the including file's folder, the current one, or the repository."""
-    name = os.path.expanduser(name)
-    candidates = [including.parent / name, pathlib.Path(name), REPOSITORY / name]
-    path = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
+    """Find the file that an include names: from the including file's folder, the current one, or the package's configurations."""
+    candidates = files.candidates(os.path.expanduser(name), (including.parent, pathlib.Path()))
+    path = files.first(candidates)
     if path is None:
         raise _not_there(f"include {name!r} ({place})", candidates)
     if path.resolve() in chain:
         raise UserError(f"got include {name!r} ({place}), a file that includes this one; allowed: no cycle of includes; remove one of them")
+    return path
+
+
+def find(name: str) -> pathlib.Path:
+    """Find the file that `--gin_file` names: the path as given, else the one in the package's configurations.
+
+    Raises:
+        UserError: Neither exists.
+    """
+    candidates = files.candidates(name)
+    path = files.first(candidates)
+    if path is None:
+        raise _not_there(f"--gin_file {name}", candidates)
     return path
 
 

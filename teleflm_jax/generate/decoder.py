@@ -20,7 +20,7 @@ HEAD_ROWS = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """Weights in the compute dtype with unstacked layers (`kv.apart`), split over all devices of a group.
+    """Weights in the compute dtype with unstacked layers (`kv.unstack_layers`), split over all devices of a group.
 
     The model is flattened once and not at each call of a compiled program, which would take 2 ms for 8 layers.
     """
@@ -59,7 +59,7 @@ def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Dec
         layout: the mesh.
         release: delete each array of the model as soon as it is laid out, so that only one exists twice at a time.
     """
-    shardings = decoding.shardings(layout, jax.eval_shape(kv.apart, model))
+    shardings = decoding.shardings(layout, jax.eval_shape(kv.unstack_layers, model))
     per_layer, shardings.blocks = jax.tree.leaves(shardings.blocks[0]), nnx.List([])
     remaining = iter([*jax.tree.leaves(shardings), *per_layer])
 
@@ -71,7 +71,7 @@ def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Dec
             x.delete()
         return moved
 
-    return Decoder(model=kv.apart(model, move), layout=layout)
+    return Decoder(model=kv.unstack_layers(model, move), layout=layout)
 
 
 def prefill(decoder: Decoder, tokens_BT: jax.Array) -> tuple[jax.Array, kv.Cache]:

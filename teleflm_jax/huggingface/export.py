@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import tensorstore
 
-from teleflm_jax import checkpoint, checksum, foreign, mup
+from teleflm_jax import atomic_write, checkpoint, checksum, foreign, mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import config as settings
 from teleflm_jax.huggingface import names, tensors
@@ -140,7 +140,7 @@ def export(
     left = [file for file in todo if file.name not in state["files"] or not (partial / file.name).is_file()]
     refuse_small_disk(partial, [entry for file in left for entry in file.entries])
     partial.mkdir(parents=True, exist_ok=True)
-    _put(partial / STATE, json.dumps(state))
+    atomic_write.write(partial / STATE, json.dumps(state).encode())
     context = tensorstore.Context(READING)
     for file in watch(left):
         sums: dict[str, int] = {}
@@ -148,14 +148,14 @@ def export(
         values = (tensors.blocks(array, DTYPES[job.dtype], job.factors.get(row.ours, 1.0)) for row, array in arrays)
         tensors.write(partial / file.name, file.entries, values)
         state["files"][file.name] = sums
-        _put(partial / STATE, json.dumps(state))
+        atomic_write.write(partial / STATE, json.dumps(state).encode())
     refuse_damaged(job, state["files"])
     if len(todo) > 1:
         weights = {entry.name: file.name for file in todo for entry in file.entries}
         total = sum(entry.num_bytes for file in todo for entry in file.entries)
         texts = {**texts, tensors.INDEX: json.dumps({"metadata": {"total_size": total}, "weight_map": weights}, indent=1)}
     for name, text in texts.items():
-        _put(partial / name, text)
+        atomic_write.write(partial / name, text.encode())
     (partial / STATE).unlink()
     os.rename(partial, folder)
 
@@ -219,13 +219,3 @@ def refuse_damaged(job: ExportJob, written: Mapping[str, Mapping[str, int]]) -> 
             found = sum(sums.get(name, 0) for sums in written.values()) % 2**32
             if found != described["checksum"]:
                 raise checkpoint.Damaged(job.checkpoint, f"{name} is not as it was saved")
-
-
-def _put(path: pathlib.Path, text: str) -> None:
-    """Write a file that is whole or not there."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

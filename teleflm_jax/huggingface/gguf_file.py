@@ -7,14 +7,15 @@ multiplier would underflow in float16.
 Source: the format's description in github.com/ggml-org/ggml, docs/gguf.md; the names of the `gguf` package.
 """
 
+import contextlib
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorstore
 
+from teleflm_jax import atomic_write, invocation
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import export, names, tensors
 from teleflm_jax.huggingface.gguf_vocabulary import GGUFVocabulary
@@ -83,9 +84,11 @@ def write(
     todo = tensors_in_order(job, lambda name: named.get_name(name, (".weight", ".bias")))
     export.refuse_small_disk(path, [place.entry for place in todo])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
-    try:
+    atomic_write.remove_leftovers(path)
+    with (
+        atomic_write.replacing(path) as temporary,
+        contextlib.closing(gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])) as writer,
+    ):
         _describe(writer, job, path.stem, gguf.LlamaFileType[_FILE_TYPES[job.dtype]])
         _add_text(writer, text)
         for place in todo:
@@ -101,12 +104,6 @@ def write(
             _write_tensor(file, job, place, sums, context)
             writer.write_padding(file, place.entry.num_bytes)
         export.refuse_damaged(job, {path.name: sums})
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        writer.close()
-        temporary.unlink(missing_ok=True)
 
 
 def library():
@@ -115,7 +112,7 @@ def library():
         import gguf
     except ImportError as error:
         raise UserError(
-            "got --format gguf without the gguf package; allowed: with it; pip install -r requirements-gguf.txt, or change --format"
+            f"got --format gguf without the gguf package; allowed: with it; change --format, or {invocation.install('gguf')}"
         ) from error
     return gguf
 

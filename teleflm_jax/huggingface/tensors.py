@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from teleflm_jax import foreign
+from teleflm_jax import atomic_write, foreign
 from teleflm_jax.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -171,20 +171,14 @@ def write(path: pathlib.Path, tensors: Sequence[Entry], values: Iterable[Iterabl
         tensors: in the order of the file.
         values: the blocks of each tensor, in order.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header(tensors))
-            for entry, blocks in zip(tensors, values, strict=True):
-                begin = file.tell()
-                for block in blocks:
-                    file.write(block.view(np.uint8).data)
-                assert file.tell() - begin == entry.num_bytes, entry
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write.remove_leftovers(path)
+    with atomic_write.replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(header(tensors))
+        for entry, blocks in zip(tensors, values, strict=True):
+            begin = file.tell()
+            for block in blocks:
+                file.write(block.view(np.uint8).data)
+            assert file.tell() - begin == entry.num_bytes, entry
 
 
 def header(tensors: Sequence[Entry]) -> bytes:

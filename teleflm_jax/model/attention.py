@@ -1,7 +1,7 @@
-"""Self-attention: projections, rotary positions, and the kernels that weigh values.
+"""Self-attention: projections, rotary embeddings and attention kernels.
 
-A kernel takes q [B, T, N, H], k and v [B, S, K, H] and returns [B, T, N, H]. Which one runs is named by one argument, and one that
-cannot do what is asked raises: it never falls back.
+A kernel takes q [B, T, N, H] and k, v [B, S, K, H] and returns [B, T, N, H]. `model.attention` names the kernel; a kernel that does not
+support a setting raises, and there is no fallback to another one.
 """
 
 import functools
@@ -14,20 +14,21 @@ from jax.ad_checkpoint import checkpoint_name
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.model.layers import Rotation, rotate, weight
+from teleflm_jax.model.layers import Rope, apply_rope, weight
 from teleflm_jax.mup import MATRIX, Mup
 
 Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(q, k, v) -> attention output."""
 
 QUERY_BLOCK = 128
-"""Queries per block of the XLA kernel: a block sees only keys up to its own end, which saves nearly half of the work."""
+"""Queries per block of the `xla` kernel: a block reads only the keys up to its own end, which saves nearly half of the work."""
 
 
-def weigh(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Plain attention under a boolean mask (True: may look; broadcastable over B); softmax in float32, scale 1/sqrt(H) also under µP.
+def masked_attention(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Attention under a boolean mask (True: attend; broadcastable over B); softmax in float32, scale 1/sqrt(H) under µP too.
 
-    Query heads share key/value heads in groups of N / K. The softmax is divided out after the values are weighed, which saves a pass over
-    the scores; every query must be allowed at least one key.
+    Query heads share key/value heads in groups of N / K. The softmax is normalised after the product with the values, which saves a pass
+    over the scores. The mask must allow every query at least one key.
     """
     b, t, n, h = q_BTNH.shape
     q_BKGTH = (q_BTNH * h**-0.5).swapaxes(1, 2).reshape(b, k_BKSH.shape[1], -1, t, h)
@@ -40,9 +41,9 @@ def weigh(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask_BTS: jax
 
 
 def causal(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
-    """Causal attention in blocks of queries that never touch the keys after them; the `xla` kernel.
+    """Causal attention in blocks of queries, each of which skips all keys after the block; the `xla` kernel.
 
-    With `segments_BT`, a token sees only tokens of its own document.
+    With `segments_BT`, a token attends only to tokens of its own document.
     """
     length = q_BTNH.shape[1]
     k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
@@ -51,29 +52,29 @@ def causal(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT:
         end = min(start + QUERY_BLOCK, length)
         mask = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
         mask_BTS = mask[None] if segments_BT is None else mask & (segments_BT[:, start:end, None] == segments_BT[:, None, :end])
-        blocks.append(weigh(q_BTNH[:, start:end], k_BKTH[:, :, :end], v_BKTH[:, :, :end], mask_BTS))
+        blocks.append(masked_attention(q_BTNH[:, start:end], k_BKTH[:, :, :end], v_BKTH[:, :, :end], mask_BTS))
     return jnp.concatenate(blocks, axis=1)
 
 
 def refuse_absent(config: ModelConfig) -> None:
-    """Refuse a kernel that this machine has not; whoever computes here asks first, whoever only compiles for another machine need not.
+    """Raise if the backend lacks the kernel. Commands that compute call this first; compiling for another machine does not need it.
 
     Raises:
-        UserError: cudnn without an NVIDIA GPU (cudnn with a document mask is refused by `ModelConfig`).
+        UserError: cudnn without an NVIDIA GPU (`ModelConfig` refuses cudnn with a document mask).
     """
     if config.attention == "cudnn" and jax.default_backend() != "gpu":
         raise UserError(f"got model.attention='cudnn' on {jax.default_backend()}; allowed: NVIDIA GPUs; change model.attention to 'xla'")
 
 
 def kernel(config: ModelConfig, segments_BT: jax.Array | None = None) -> Kernel:
-    """The causal kernel that `config.attention` names, confined to documents when `config.document_attention` asks for it."""
+    """Return the causal kernel that `config.attention` names, masked by document under `config.document_attention`."""
     if config.attention == "cudnn":
         return functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
     return functools.partial(causal, segments_BT=segments_BT if config.document_attention else None)
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with rotary positions; fewer key/value heads are allowed. A bias on its output is the block's."""
+    """Multi-head or grouped-query attention with rotary embeddings. The block adds the output bias, if there is one."""
 
     def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
         d, n, k, h = config.d_model, config.num_heads, config.num_kv_heads, config.head_size
@@ -82,12 +83,12 @@ class Attention(nnx.Module):
         self.value = weight(rngs, mup, MATRIX, ("embed", "kv_heads", "head_dim"), (d, k, h))
         self.out = weight(rngs, mup, MATRIX, ("heads", "head_dim", "embed"), (n, h, d))
 
-    def __call__(self, x_BTD: jax.Array, turn: Rotation, attend: Kernel) -> jax.Array:
-        """[B, T, D] -> [B, T, D]; `attend` is a causal kernel, or one that keeps a cache (`cache.py`).
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Kernel) -> jax.Array:
+        """Map [B, T, D] to [B, T, D]; `attend` is a causal kernel, or one that updates a cache (`cache.py`).
 
-        On a shard of the heads, what comes out is that shard's part of a sum.
+        On a shard of the heads, the result is that shard's partial sum.
         """
         q, k, v = (jnp.einsum("btd,dnh->btnh", x_BTD, w[...].astype(x_BTD.dtype)) for w in (self.query, self.key, self.value))
-        q, k = rotate(q, turn), rotate(k, turn)
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
         o_BTNH = attend(*(checkpoint_name(y, "qkv") for y in (q, k, v)))
         return jnp.einsum("btnh,nhd->btd", o_BTNH, self.out[...].astype(x_BTD.dtype))

@@ -1,4 +1,4 @@
-"""The shape of a decoder and how it computes: what `model.*` binds in a configuration."""
+"""Shape of a decoder and settings of its computation: the section `model` of a configuration."""
 
 import dataclasses
 
@@ -22,23 +22,23 @@ class ModelConfig:
     d_ff: int
     """Width of the gated feed-forward ("FFN hidden size")."""
     vocab_size: int
-    """Rows of the embedding and of the head: the tokenizer's size, unpadded."""
+    """Rows of the embedding and of the head: the tokenizer's vocabulary size, unpadded."""
     context_length: int
-    """Tokens in one training sequence and the longest context that is served."""
+    """Tokens of a training sequence, and the longest context for evaluation and generation."""
     output_biases: bool = False
-    """Biases on attention's output and on the feed-forward's, as TeleChat has them; no Tele-FLM has any."""
+    """Biases on the outputs of attention and feed-forward, as in TeleChat; no Tele-FLM has any."""
     norm_epsilon: float = 1e-5
     rope_theta: float = 10_000.0
     compute_dtype: str = "bfloat16"
-    """Matrix products and activations; parameters, norms, rotary angles and losses are always float32. float16 cannot be trained in."""
+    """Of matrix products and activations; parameters, norms, rotary angles and losses are always float32. float16 is for inference only."""
     remat: str = "none"
-    """What a layer keeps for its backward pass: none (everything), qkv_gate_up, qkv, or full (nothing but its input)."""
+    """Values that a layer keeps for its backward pass: none (all of them), qkv_gate_up, qkv, or full (only its input)."""
     attention: str = "xla"
-    """Kernel: xla (everywhere) or cudnn (NVIDIA GPUs, 16-bit, no document mask)."""
+    """Attention kernel: xla (every backend) or cudnn (NVIDIA GPUs, 16-bit, no document mask)."""
     document_attention: bool = False
-    """Confine attention to the token's own document. The report does not say; False is the common practice of its time."""
+    """Confine attention to the token's own document. The report does not say; False was common practice when it was written."""
     loss_chunk_tokens: int = 512
-    """Positions of every sequence whose logits exist at one time in the loss (`losses.py`)."""
+    """Positions of every sequence whose logits exist at the same time in the loss (`objectives/cross_entropy.py`)."""
 
     def __post_init__(self):
         refuse_outside("model", self, num_layers=1, d_model=1, num_heads=1, num_kv_heads=1, d_ff=1, vocab_size=1)
@@ -68,5 +68,5 @@ class ModelConfig:
 
     @property
     def head_size(self) -> int:
-        """Size of one attention head; 128 in every Tele-FLM."""
+        """Dimension of one attention head; 128 in every Tele-FLM."""
         return self.d_model // self.num_heads

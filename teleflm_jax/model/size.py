@@ -1,12 +1,12 @@
-"""Size and cost of a model, from its shape alone and in whole numbers."""
+"""Parameters and floating-point operations of a model, computed from its shape in whole numbers."""
 
 from teleflm_jax.model.config import ModelConfig
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameters by component; they sum to L(2h² + 2hk + 3hf) + 2Vh + (2L + 1)h, where k is the width of all key/value heads.
+    """Count parameters by component; they sum to L(2h² + 2hk + 3hf) + 2Vh + (2L + 1)h, where k is the width of all key/value heads.
 
-    Output biases, where the model has them, add 2Lh.
+    Output biases add 2Lh.
 
     Source: report, table 2. Without grouped heads k = h, which gives 4h².
     """
@@ -23,12 +23,12 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def flops_per_token(config: ModelConfig) -> dict[str, int]:
-    """Floating-point operations of forward and backward per token, in the three conventions in use; recomputation is never counted.
+    """Count floating-point operations of forward and backward per token in three conventions; none counts recomputation.
 
     Returns:
-        `6n`: 6 N with all N parameters. `causal`: 6 P + 6 L s h, where P are the parameters of matrix products (no embedding, no
-        norms) and s the context, counting the half of the attention scores that a causal mask leaves. `full`: 6 P + 12 L s h, as
-        though nothing were masked (PaLM).
+        `6n`: 6 N with all N parameters. `causal`: 6 P + 6 L s h, where P counts the parameters of matrix products (no embedding, no
+        norms) and s is the context length; half of the attention scores count, because of the causal mask. `full`: 6 P + 12 L s h,
+        which counts all attention scores (PaLM).
     """
     count = parameters(config)
     products = 6 * (count["attention"] + count["feed-forward"] + count["head"])

@@ -1,13 +1,15 @@
 """The Tele-FLM decoder: pre-norm blocks of attention and SwiGLU, final norm, untied head, input and output multipliers.
 
-Source: report, section 3.1. It knows no mesh, no loop and no configuration files; `group` stands for the devices, if any,
-that hold the other heads, the rest of the feed-forward and of the vocabulary.
+Source: report, section 3.1. The model knows no mesh, no training loop and no configuration files. Where devices share its layers, it is
+given a `group`: the communication functions among them.
 
 Dimension letters, here and in the whole project: B batch, T (query) time, S key time, D model, N heads, K key/value heads, G query heads
 per key/value head, H head size, F feed-forward, V vocabulary, L layers. `x_BTD` is an array of shape [B, T, D].
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -18,12 +20,12 @@ from jax.ad_checkpoint import checkpoint_name
 from sharding.tensor import ALONE, Group
 from teleflm_jax.model.attention import Attention, Kernel, kernel
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.model.layers import FeedForward, RMSNorm, Rotation, biased, output_bias, rotation, weight
+from teleflm_jax.model.layers import FeedForward, RMSNorm, Rope, add_bias, output_bias, rope_tables, weight
 from teleflm_jax.mup import VECTOR, Mup
 
 SAVED = {"qkv_gate_up": ("qkv", "middle", "gate_up"), "qkv": ("qkv", "middle"), "full": ()}
-"""Remat policy -> named values that a layer keeps for its backward pass. `middle`, the residual stream after attention, spares the
-first two a second attention output projection; with gate and up kept as well, no matrix product is done twice."""
+"""Rematerialisation policy -> named values that a layer keeps for its backward pass. `middle` is the residual stream after attention; it
+spares the first two policies a second attention output projection. With gate and up kept too, no matrix product runs twice."""
 
 
 class Block(nnx.Module):
@@ -37,17 +39,37 @@ class Block(nnx.Module):
         self.feed_forward = FeedForward(config, mup, rngs=rngs)
         self.feed_forward_bias = output_bias(config, mup, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array, turn: Rotation, attend: Kernel, group: Group = ALONE) -> jax.Array:
-        """[B, T, D] -> [B, T, D]; on a shard of heads and feed-forward, `group` is those who have the others."""
-        y_BTD = self.attention(group.whole(self.attention_norm(x_BTD)), turn, attend)
-        # biases are added to the whole sum: each device's part of it would add them again
-        x_BTD = checkpoint_name(x_BTD + biased(group.split(y_BTD), self.attention_bias), "middle")
-        y_BTD = self.feed_forward(group.whole(self.feed_forward_norm(x_BTD)))
-        return x_BTD + biased(group.split(y_BTD), self.feed_forward_bias)
+    def __call__(self, x_BTD: jax.Array, rope: Rope, attend: Kernel, group: Group = ALONE) -> jax.Array:
+        """Map [B, T, D] to [B, T, D]; `group` holds the other heads and the rest of the feed-forward."""
+        y_BTD = self.attention(group.gather_sequence(self.attention_norm(x_BTD)), rope, attend)
+        # biases are added after the sum: added to partial sums, they would count once for each device
+        x_BTD = checkpoint_name(x_BTD + add_bias(group.reduce_partials(y_BTD), self.attention_bias), "middle")
+        y_BTD = self.feed_forward(group.gather_sequence(self.feed_forward_norm(x_BTD)))
+        return x_BTD + add_bias(group.reduce_partials(y_BTD), self.feed_forward_bias)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traversal:
+    """Parts of `Transformer.forward` that differ between training, scoring, decoding and plain automatic differentiation."""
+
+    layer: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Any]]
+    """(blocks, index, x_BTD, kept) -> (output, kept): run one layer and update what is kept: residuals, keys and values, or nothing."""
+    num_layers: Any
+    """Layers to run: an integer, or a traced scalar."""
+    kept: Any = None
+    """Initial value of `kept`."""
+    loop: Callable = jax.lax.fori_loop
+    """(start, end, body, carry) -> carry."""
+    embed: Callable[[Callable], jax.Array] = lambda embed: embed()
+    """Calls the embedding, except on a pipeline stage whose input comes from the stage before it."""
+    final: Callable[[Callable, jax.Array], Any] = lambda final, x_BTD: final(x_BTD)
+    """Calls the final norm on the output of the last layer, except on a pipeline stage that has a successor."""
+    group: Group = ALONE
+    """Communication among the devices that share the layers."""
 
 
 class Transformer(nnx.Module):
-    """Tokens to logits. The weights of all blocks are stacked along a leading layer dimension, and one traced block is scanned."""
+    """A decoder whose blocks' weights are stacked along a leading layer dimension."""
 
     def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
         self.config = config
@@ -59,50 +81,66 @@ class Transformer(nnx.Module):
         self.final_norm = RMSNorm(config, mup, rngs=rngs)
         self.head = weight(rngs, mup, VECTOR, ("embed", "vocab"), (config.d_model, config.vocab_size))
 
-    def embed(self, tokens_BT: jax.Array, group: Group = ALONE) -> jax.Array:
-        """Token ids to the residual stream, [B, T, D] in the compute dtype; on a shard of the vocabulary, `group` has the other rows."""
-        rows_BT, here_BT = group.rows(tokens_BT, self.embedding.shape[0])
-        x_BTD = self.embedding[...][rows_BT].astype(self.config.compute_dtype)
-        return group.split(jnp.where(here_BT[..., None], x_BTD, 0)) * self.input_multiplier
-
-    def final(self, x_BTD: jax.Array) -> jax.Array:
-        """Last layer's output to what the head multiplies: normed, times the output multiplier."""
-        return finish(self.final_norm, self.output_multiplier, x_BTD)
-
-    def hidden(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
-        """Token ids [B, T] to final hidden states [B, T, D], multiplied; the head is left to the loss, which never holds all logits.
+    def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
+        """Map token ids [B, T] to float32 logits [B, T, V] of the next token.
 
         `segments_BT` numbers the documents of each row and is needed only under `document_attention`.
         """
+        z_BTD, _ = self.forward(tokens_BT, plain(self.config, tokens_BT.shape[1], segments_BT))
+        return self.logits(z_BTD)
+
+    def forward(self, tokens_BT: jax.Array, traversal: Traversal) -> tuple[Any, Any]:
+        """Map token ids [B, T] to final hidden states [B, T, D], which the head or an objective multiplies.
+
+        Returns:
+            The result of `traversal.final`, by default the final hidden states; and what the layers kept.
+        """
         chex.assert_rank(tokens_BT, 2)
-        if self.config.document_attention:
-            chex.assert_equal_shape([tokens_BT, segments_BT])
-        turn = rotation(jnp.arange(tokens_BT.shape[1])[None], self.config)
-        attend = kernel(self.config, segments_BT)
 
-        def layer(x_BTD, block):
-            return block(x_BTD, turn, attend), None
+        @jax.named_scope("layers")
+        def layer(index, carry):
+            return traversal.layer(self.blocks, index, *carry)
 
-        x_BTD, _ = jax.lax.scan(rematerialised(layer, self.config.remat), self.embed(tokens_BT), self.blocks)
-        return self.final(x_BTD)
+        x_BTD = traversal.embed(lambda: self.embed(tokens_BT, traversal.group))
+        x_BTD, kept = traversal.loop(0, traversal.num_layers, layer, (x_BTD, traversal.kept))
+        return traversal.final(lambda x_BTD: self.final(x_BTD, traversal.group), x_BTD), kept
 
-    def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array | None = None) -> jax.Array:
-        """Token ids [B, T] to float32 logits [B, T, V] of the next token."""
-        return self.logits(self.hidden(tokens_BT, segments_BT))
+    @jax.named_scope("embedding")
+    def embed(self, tokens_BT: jax.Array, group: Group = ALONE) -> jax.Array:
+        """Map token ids to the residual stream, [B, T, D] in the compute dtype; `group` holds the other rows of the vocabulary."""
+        rows_BT, here_BT = group.local_rows(tokens_BT, self.embedding.shape[0])
+        return self.scale_embedded(self.embedding[...][rows_BT].astype(self.config.compute_dtype), here_BT, group)
+
+    def scale_embedded(self, x_BTD: jax.Array, here_BT: jax.Array, group: Group = ALONE) -> jax.Array:
+        """Combine looked-up rows over the `group`, each of which one device has (`here_BT`), times the input multiplier; linear in x."""
+        return group.reduce_partials(jnp.where(here_BT[..., None], x_BTD, 0)) * self.input_multiplier
+
+    def final(self, x_BTD: jax.Array, group: Group = ALONE) -> jax.Array:
+        """Map the last layer's output to final hidden states of all positions: final norm times the output multiplier."""
+        # in float32: 1T's 0.025 is 0.1 % off in bfloat16
+        return group.gather_sequence((self.final_norm(x_BTD).astype(jnp.float32) * self.output_multiplier).astype(x_BTD.dtype))
 
     def logits(self, z_BTD: jax.Array) -> jax.Array:
-        """Final hidden states to float32 logits."""
+        """Map final hidden states to float32 logits."""
         return jnp.einsum("btd,dv->btv", z_BTD, self.head[...].astype(z_BTD.dtype), preferred_element_type=jnp.float32)
 
 
-def finish(norm: RMSNorm, multiplier: float, x_BTD: jax.Array) -> jax.Array:
-    """`Transformer.final` as a function of its weights."""
-    # in float32: 1T's 0.025 is 0.1 % off in bfloat16
-    return (norm(x_BTD).astype(jnp.float32) * multiplier).astype(x_BTD.dtype)
+def plain(config: ModelConfig, length: int, segments_BT: jax.Array | None = None) -> Traversal:
+    """Run whole sequences of `length` on one device and keep nothing; JAX differentiates it."""
+    if config.document_attention:
+        chex.assert_equal(segments_BT.shape[1], length)
+    rope, attend = rope_tables(jnp.arange(length)[None], config), kernel(config, segments_BT)
+    run = rematerialised(lambda block, x_BTD: block(x_BTD, rope, attend), config.remat)
+
+    def layer(blocks, index, x_BTD, kept):
+        block = jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), blocks)
+        return run(block, x_BTD), kept
+
+    return Traversal(layer=layer, num_layers=config.num_layers)
 
 
-def rematerialised(layer: Callable, remat: str) -> Callable:
-    """Wrap a layer so that it keeps only what the policy `remat` names (`ModelConfig.remat`)."""
-    if remat == "none":
+def rematerialised(layer: Callable, policy: str) -> Callable:
+    """Wrap a layer so that it keeps only the values that a policy names (`ModelConfig.remat`)."""
+    if policy == "none":
         return layer
-    return jax.checkpoint(layer, policy=jax.checkpoint_policies.save_only_these_names(*SAVED[remat]), prevent_cse=False)
+    return jax.checkpoint(layer, policy=jax.checkpoint_policies.save_only_these_names(*SAVED[policy]), prevent_cse=False)

@@ -1,6 +1,6 @@
-"""The pictures of runs: losses, gradient norm and learning rate against tokens, speed against steps. Source of the first: report, figure 2.
+"""Figures of runs: losses, gradient norm and learning rate against tokens, speed against steps. Source of the first: report, figure 2.
 
-Every curve is drawn by at most 4,000 points (`history.extremes`): a run of millions of steps looks the same and is drawn at once.
+Every curve has at most 4,000 points (`history.downsample`): a run of millions of steps looks the same and is drawn quickly.
 """
 
 import dataclasses
@@ -9,43 +9,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from teleflm_jax import atomic_write
 from teleflm_jax.observability import history
 
-STYLE = {"backend": "agg", "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 
 COLUMNS = 4
-"""Panels beside each other."""
+"""Panels side by side."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """What is drawn of a run."""
+class RunCurves:
+    """Data of a run that is drawn."""
 
     label: str
-    """Empty where it is the only one."""
-    history: history.History
+    """Name of the run; empty if it is the only one."""
+    metrics: history.Columns
     evals: Sequence[Mapping[str, Any]]
-    """The rows of evals.jsonl."""
+    """Rows of evals.jsonl."""
 
 
-def draw(logs: history.Growing) -> pathlib.Path:
-    """Draw curves.png into the folder of a run from its logs; returns its path."""
-    run = Run(label="", history=logs.history(), evals=logs.evals())
+def draw(logs: history.Logs) -> pathlib.Path:
+    """Draw curves.png into the folder of a run from its logs; return its path."""
     path = logs.folder / "curves.png"
-    figure = losses([run])
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure = losses([RunCurves(label="", metrics=logs.metrics(), evals=logs.evals())])
+    with atomic_write.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     return path
 
 
-def losses(runs: Sequence[Run]) -> plt.Figure:
-    """Draw training and validation loss, gradient norm and learning rate against tokens; the caller closes the figure."""
+def losses(runs: Sequence[RunCurves]) -> Figure:
+    """Draw training and validation loss, gradient norm and learning rate against tokens."""
     with matplotlib.rc_context(STYLE):
-        figure, (training, validation, gradient, rate) = plt.subplots(1, 4, figsize=(20, 4.2), layout="constrained")
+        figure = Figure(figsize=(20, 4.2), layout="constrained")
+        training, validation, gradient, rate = figure.subplots(1, 4)
     _curves(training, runs, "tokens", "loss", "tab:blue")
     training.set(title="training loss", xlabel="tokens", ylabel="nats per token")
     for i, run in enumerate(runs):
@@ -67,23 +69,24 @@ def losses(runs: Sequence[Run]) -> plt.Figure:
     return figure
 
 
-def evaluations(runs: Sequence[Run]) -> list[tuple[str, plt.Figure]]:
-    """What was measured on the way, with a caption: bits per byte of each domain, and scores of benchmark tasks, against tokens.
+def evaluations(runs: Sequence[RunCurves]) -> list[tuple[str, Figure]]:
+    """Draw bits per byte of each domain, and scores of benchmark tasks, against tokens; return figures with captions.
 
-    A kind that no run has measured gets no picture; the caller closes the others. Source: report, figures 3 and 4.
+    A kind that no run has measured gets no figure. Source: report, figures 3 and 4.
     """
     kinds = (("Bits per byte on held-out text", "bpb/", "bits per byte"), ("Benchmark tasks", "suite/", "score"))
     return [(title, figure) for title, prefix, unit in kinds if (figure := _panels(runs, prefix, unit)) is not None]
 
 
-def _panels(runs: Sequence[Run], prefix: str, unit: str) -> plt.Figure | None:
-    """A panel a figure whose name has the prefix, a curve a run."""
+def _panels(runs: Sequence[RunCurves], prefix: str, unit: str) -> Figure | None:
+    """Draw one panel for each column whose name has the prefix, with one curve for each run."""
     names = sorted({name for run in runs for row in run.evals for name in row if name.startswith(prefix)})
     if not names:
         return None
     rows = -(-len(names) // COLUMNS)
     with matplotlib.rc_context(STYLE):
-        figure, grid = plt.subplots(rows, COLUMNS, figsize=(15, 3.0 * rows), layout="constrained", squeeze=False)
+        figure = Figure(figsize=(15, 3.0 * rows), layout="constrained")
+        grid = figure.subplots(rows, COLUMNS, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
         for i, run in enumerate(runs):
             points = np.array([(history.number(row.get("tokens")), history.number(row[name])) for row in run.evals if name in row])
@@ -97,10 +100,11 @@ def _panels(runs: Sequence[Run], prefix: str, unit: str) -> plt.Figure | None:
     return figure
 
 
-def speeds(runs: Sequence[Run]) -> plt.Figure:
-    """Tokens per second and MFU against steps; the caller closes the figure."""
+def speeds(runs: Sequence[RunCurves]) -> Figure:
+    """Draw tokens per second and MFU against steps."""
     with matplotlib.rc_context(STYLE):
-        figure, (speed, mfu) = plt.subplots(1, 2, figsize=(15, 3.6), layout="constrained")
+        figure = Figure(figsize=(15, 3.6), layout="constrained")
+        speed, mfu = figure.subplots(1, 2)
     _curves(speed, runs, "step", "tokens_per_second", "tab:green")
     speed.set(title="tokens per second", xlabel="step", ylim=(0, None))
     _curves(mfu, runs, "step", "mfu", "tab:purple")
@@ -110,20 +114,20 @@ def speeds(runs: Sequence[Run]) -> plt.Figure:
 
 
 def plain(label: str) -> str:
-    """A label as matplotlib prints it: no formula, no letter that its font may lack, and shown though it begin with `_`."""
+    """Escape a label for matplotlib: no formula, no letter that its font may lack, and no leading `_`, which hides it."""
     text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in label)
     return text.replace("$", r"\$") if not text.startswith("_") else " " + text.replace("$", r"\$")
 
 
-def _curves(axes: plt.Axes, runs: Sequence[Run], x: str, y: str, color: str, *, smooth: bool = True) -> None:
+def _curves(axes: Axes, runs: Sequence[RunCurves], x: str, y: str, color: str, *, smooth: bool = True) -> None:
     """Draw every run's values: faint beside their running mean, or alone; a single run has a colour of its own."""
     for i, run in enumerate(runs):
-        known = np.isfinite(run.history[x]) & np.isfinite(run.history[y])
-        place, values = run.history[x][known], run.history[y][known]
+        known = np.isfinite(run.metrics[x]) & np.isfinite(run.metrics[y])
+        position, values = run.metrics[x][known], run.metrics[y][known]
         look = {"color": f"C{i}" if run.label else color}
         if smooth:
-            axes.plot(*history.extremes(place, values), linewidth=0.6, alpha=0.35, **look)
-        mean = history.smooth(values) if smooth else values
-        axes.plot(*history.extremes(place, mean), linewidth=1.5, label=plain(run.label), **look)
+            axes.plot(*history.downsample(position, values), linewidth=0.6, alpha=0.35, **look)
+        mean = history.running_mean(values) if smooth else values
+        axes.plot(*history.downsample(position, mean), linewidth=1.5, label=plain(run.label), **look)
     if any(run.label for run in runs):
         axes.legend(frameon=False)

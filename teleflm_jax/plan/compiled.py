@@ -9,12 +9,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from sharding import mesh as device_mesh
 from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import hlo
 from teleflm_jax.plan.job import Job
 from teleflm_jax.plan.memory import Memory
@@ -47,22 +46,22 @@ def trace(
 ) -> jax.stages.Traced:
     """Trace the training step from shapes alone: the step of `train.step.make`, called as `train.loop` calls it."""
     width = mup.at_width(rule, model.d_model)
-    update = update_rule.make(optimizer, width)
+    update = make_optimizer(optimizer, width)
     state = jax.eval_shape(lambda: layout.physical(new_state(model, width, update, 0)))
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, layout.shardings(state))
     rows = jax.sharding.NamedSharding(layout.mesh, rules.BATCH)
     shape = (train.batch_size, model.context_length)
     kinds = {"tokens": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for name, kind in kinds.items()}
-    every_device = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(device_mesh.AXES))
-    orders = train_step.Orders(
-        rates={role: jax.ShapeDtypeStruct((train_step.AHEAD,), jnp.float32) for role in width.rules},
+    every_device = jax.sharding.NamedSharding(layout.mesh, rules.PER_DEVICE)
+    inputs = train_step.StepInputs(
+        rates={role: jax.ShapeDtypeStruct((train_step.RATE_CANDIDATES,), jnp.float32) for role in width.rules},
         updates=jax.ShapeDtypeStruct((), jnp.int32),
-        words=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.WORDS)), jnp.float32, sharding=every_device),
-        check=jax.ShapeDtypeStruct((), jnp.bool_),
+        host_signals=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.HOST_SIGNALS)), jnp.float32, sharding=every_device),
+        check_copies=jax.ShapeDtypeStruct((), jnp.bool_),
     )
     microbatch = train_step.microbatch(model, train, layout)
-    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, orders)
+    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, inputs)
 
 
 def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> Compiled:
@@ -114,15 +113,15 @@ def _of_weights(model: object, job: Job, layout: rules.Layout) -> dict[str, list
     found: dict[str, list[hlo.Shape]] = {"gradients": [], "weights": []}
 
     def visit(x, axes):
-        local = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(*layout.mesh_axes(axes, x.ndim))).shard_shape(x.shape)
+        local = jax.sharding.NamedSharding(layout.mesh, layout.spec(axes, x.ndim)).shard_shape(x.shape)
         width = x.ndim - len(axes) + axes.index("embed")
         split = layout.zero == 3 and x.ndim > len(axes)
         of_width = lambda n: local if split else (*local[:width], n, *local[width + 1 :])  # noqa: E731
         found["gradients"].append((HLO_TYPES[job.accumulation_dtype], of_width(layout.padded_width)))
         dtype = job.model.compute_dtype if len(axes) > 1 else "float32"
-        if dtype != "float32" or (layout.zero and layout.data > 1 and not split):
+        if dtype != "float32" or (layout.zero_shards > 1 and not split):
             found["weights"].append((HLO_TYPES[dtype], of_width(layout.width)))
         return x
 
-    rules.each(visit, model)
+    rules.map_with_axes(visit, model)
     return found

@@ -1,13 +1,15 @@
 """Settings of `cluster.*` and `plan.*`: a cluster's rates and the assumptions of a prediction. Importing this imports no jax."""
 
 import dataclasses
-import pathlib
 import re
 
+from teleflm_jax.config import files
 from teleflm_jax.errors import UserError, refuse_outside
 
-CLUSTERS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "clusters"
+CLUSTERS = files.CONFIGS / "clusters"
 """Folder of the clusters that come with the project."""
+JSON, PICTURE = "plan.json", "plan.png"
+"""Files of a plan."""
 
 
 LEAST, MOST = 1e-3, 1e18

@@ -5,8 +5,10 @@ import pathlib
 from collections.abc import Sequence
 
 import matplotlib
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from sharding.axes import NAMES
 from teleflm_jax.plan.memory import Memory
 
 KINDS = tuple(field.name for field in dataclasses.fields(Memory))
@@ -14,8 +16,9 @@ KINDS = tuple(field.name for field in dataclasses.fields(Memory))
 
 def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
     """Draw layouts from `report.describe`, one bar each, as a PNG."""
-    with matplotlib.rc_context({"backend": "agg", "axes.spines.top": False, "axes.spines.right": False}):
-        figure, (memory, time) = plt.subplots(1, 2, figsize=(15, 2.4 + 0.4 * len(layouts)), layout="constrained", sharey=True)
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(15, 2.4 + 0.4 * len(layouts)), layout="constrained")
+        memory, time = figure.subplots(1, 2, sharey=True)
     names = [label(layout) for layout in layouts]
     capacity = layouts[0]["memory"]["capacity"] / 1e9
     needed = [layout["memory"]["needed"] / 1e9 for layout in layouts]
@@ -26,14 +29,13 @@ def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
     time.set(title="one step, predicted", xlabel="seconds")
     for axes, place in ((memory, "outside lower left"), (time, "outside lower right")):
         figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=5, loc=place)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def label(layout: dict) -> str:
     """Return a layout as one line."""
     of = layout["layout"]
-    mesh = f"{of['mesh.data']} x {of['mesh.pipe']} x {of['mesh.tensor']}"
+    mesh = " x ".join(str(of[f"mesh.{name}"]) for name in NAMES)
     interleave = f", interleave {of['mesh.interleave']}" if of["mesh.interleave"] > 1 else ""
     return f"{mesh}{interleave}, zero {of['mesh.zero']}, microbatch {of['train.microbatch_size']:g}, {of['model.remat']}"
 
@@ -44,7 +46,7 @@ def _memory(layout: dict) -> dict[str, float]:
     return {kind: source[kind] for kind in KINDS} | {"CUDA, NCCL": by["allowance"]}
 
 
-def _bars(axes: plt.Axes, names: Sequence[str], rows: Sequence[dict[str, float]], unit: float) -> None:
+def _bars(axes: Axes, names: Sequence[str], rows: Sequence[dict[str, float]], unit: float) -> None:
     """Draw stacked horizontal bars."""
     left = [0.0] * len(rows)
     for kind in rows[0]:

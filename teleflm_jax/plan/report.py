@@ -129,3 +129,13 @@ def _traffic(job: Job, question: Question, found: Compiled | None) -> list[dict]
             }
         )
     return rows
+
+
+def gigabytes(number: float, digits: int = 1) -> str:
+    """Return bytes as gigabytes for a table."""
+    return rounded(number / 1e9, digits)
+
+
+def rounded(value: float, digits: int) -> str:
+    """Return a number with so many decimal places, or with three significant digits if that would leave little of it."""
+    return f"{value:,.{digits}f}" if abs(value) >= 10**-digits * 10 or not value else f"{value:.3g}"

@@ -6,6 +6,7 @@
 import importlib.util
 from collections.abc import MutableMapping
 
+from teleflm_jax import invocation
 from teleflm_jax.distributed import xla
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan.config import ClusterConfig
@@ -36,7 +37,7 @@ def choose(backend: str | None, cluster: ClusterConfig) -> str:
     if backend == GPU and not has_gpu_compiler():
         raise UserError(
             "got --backend gpu without jax's CUDA wheels; allowed: gpu where they are installed (no GPU is needed), cpu everywhere; "
-            "change it with pip install -r requirements-gpu.txt, or to --backend cpu"
+            f"change it to --backend cpu, or {invocation.install('gpu')}"
         )
     if backend == GPU and cluster.compute_capability not in SHARED_MEMORY:
         raise UserError(

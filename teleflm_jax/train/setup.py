@@ -1,7 +1,8 @@
-"""What a run is made of: the plan that its caller gives, and the parts that are made of it once."""
+"""Interface of the training loop: the plan that its caller passes, what is built from it once, and the result."""
 
 import contextlib
 import dataclasses
+import enum
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,38 +11,61 @@ from typing import Any
 import numpy as np
 
 from sharding import rules
+from teleflm_jax.data.mixture import History
 from teleflm_jax.hardware import throughput
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.mup import Mup
-from teleflm_jax.observability import profiler, progress, run_log, watchdog
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
+from teleflm_jax.observability import profiler, run_log
 from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
+from teleflm_jax.observability.progress import Report
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train.config import GuardConfig, TrainConfig
+from teleflm_jax.train.deadlines import Deadlines
 from teleflm_jax.train.state import TrainState
 
-DONE, DIVERGED, STOPPED = 0, 3, 75
-"""Exit codes of a run."""
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
-"""(step, model, pause) -> figures by name; the weighted bits per byte under `bpb`.
+"""(step, model, pause) -> values by name; the weighted bits per byte under `bpb`.
 
-It calls `pause` about once a second or more often, as often on each process, and lets through what that raises.
+It calls `pause` about once a second or more often, equally often on each process, and does not catch its exceptions.
 """
-History = tuple
-"""`data.mixture.History`."""
+
+
+class Outcome(enum.StrEnum):
+    """Reason why a training returned."""
+
+    COMPLETED = "completed"
+    """The last step is done."""
+    STOPPED = "stopped"
+    """A signal or the caller asked for it; the state is saved, and the same call resumes."""
+    DIVERGED = "diverged"
+    """The guard gave up; every checkpoint is from before the divergence."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """Result of a training that ran to its end."""
+
+    outcome: Outcome
+    step: int
+    """Optimizer updates done when it returned."""
+    reason: str = ""
+    """Finding of the guard, if the run diverged."""
 
 
 class Rewind(Exception):
-    """The run goes back to its newest sound checkpoint."""
+    """The run returns to its newest sound checkpoint."""
 
 
 class GaveUp(Exception):
-    """Going back has not helped."""
+    """The run ends, since returning to the newest checkpoint has not helped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a run needs; `train` adds nothing of its own."""
+    """Everything that the loop needs."""
 
     folder: pathlib.Path
     model: ModelConfig
@@ -55,18 +79,28 @@ class Plan:
     batches: Callable[[int, History], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
     """Opens an iterator over this process's rows of batch(first), batch(first + 1), … under a mixture history."""
     mixture: Callable[[History, int], History] = lambda saved, data_step: saved
-    """The history to go on with from a data step, of a checkpoint's history (empty: a fresh run)."""
+    """Returns the history from a data step on, given a checkpoint's history (empty: a new run)."""
     records: Callable[[int, History], list] = lambda data_step, history: []
-    """Where each row of batch(data_step) comes from, as JSON."""
+    """Returns the origin of each row of batch(data_step) as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
-    """Passes of the batches before data_step through each domain, under a mixture history."""
+    """Returns the passes of the batches before data_step through each domain, under a mixture history."""
+    objective: Objective = cross_entropy.loss_and_gradients
+    """Function to minimise."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
-    """Called by every process once it is known what to go on from, before anything is written."""
+    """Called by every process once the state is restored, before anything is written."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What checkpoints belong to: the model's shape, the tokenizer, the data."""
+    """Owner of the checkpoints: the model's shape, the tokenizer, the data."""
     began: float = dataclasses.field(default_factory=time.monotonic)
-    """When the process did, by the monotonic clock."""
+    """When the start of the run began, by the monotonic clock."""
+    log: Callable[[str], None] = lambda message: None
+    """Takes messages for people, also from other threads."""
+    progress: Report = lambda row: None
+    """Takes each row of metrics.jsonl."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked between steps; True on any process makes the run save and return."""
+    handle_signals: bool = False
+    """Handle signals that ask to stop or to profile; only the main thread can."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -75,20 +109,25 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What is made once, and outlives a rewind."""
+class Setup:
+    """Functions and connections that are built once and outlive a rewind."""
 
     step: Callable
+    """Training step, from `step.make`."""
     to_logical: Callable[[TrainState], TrainState]
-    """From the form that steps work on to the one that is saved."""
+    """Converts the state from the layout of steps to that of checkpoints."""
     fingerprint: Callable
+    """Checksums of gradients, from `step.fingerprint`."""
     diagnose: Callable
+    """Search for the cause of a skipped update, from `diagnose.make`."""
     peak: throughput.Peak
     hosts: list[str]
     """Name of each process's machine."""
-    report: progress.Report
-    say: Callable[[str], None]
+    progress: Report
+    log: Callable[[str], None]
+    """Takes messages for people."""
     publish: run_log.Publish
     profiler: profiler.Profiler
-    asked_to_stop: Callable[[], bool]
-    dog: watchdog.Watchdog
+    stop_requested: Callable[[], bool]
+    """Returns whether a signal or the caller has asked this process to stop."""
+    deadlines: Deadlines

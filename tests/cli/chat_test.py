@@ -5,12 +5,13 @@ import sys
 import pytest
 
 from teleflm_jax.cli import chat as command
-from teleflm_jax.cli import main, options, run_folder
+from teleflm_jax.cli import main, options
 from teleflm_jax.generate import chat
 from teleflm_jax.generate.chat import Message
 from teleflm_jax.generate.engine import complete
 from teleflm_jax.generate.request import Request, TextDelta, Token
 from teleflm_jax.generate.sampling import GREEDY
+from teleflm_jax.runs.load import load_decoder
 
 
 class Parrot:
@@ -130,7 +131,7 @@ def test_the_command_talks_with_a_runs_model(trained, format, monkeypatch, capsy
     assert options.run_command(lambda: main.main(["chat", *arguments])) == 0
     prompt = chat.encode(format, [message("system", "be"), message("user", "the time")])
     request = Request(prompt=prompt, max_tokens=8, sampling=GREEDY, stop_ids=chat.stop_ids(format))
-    (wanted,) = complete(run_folder.load_decoder(trained.folder, trained.run, 10), trained.tokenizer, [request], slots=1)
+    (wanted,) = complete(load_decoder(trained.folder, trained.run, 10), trained.tokenizer, [request], slots=1)
     out, err = capsys.readouterr()
     assert out.startswith(command.text.printable(wanted.text) + "\n") and out.count("\n") >= 2 and "error" not in err
 

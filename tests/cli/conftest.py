@@ -5,9 +5,9 @@ import types
 import pytest
 
 from teleflm_jax import checkpoint, checksum, config
-from teleflm_jax.cli import options
 from teleflm_jax.packing import pack
 from teleflm_jax.packing.config import PackConfig
+from teleflm_jax.runs.config import SAVED_CONFIG, SECTIONS, RunConfig
 from teleflm_jax.tokenizer import load, train
 from teleflm_jax.train.state import weights_of
 from tests import tiny
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
         (sources / f"{i}.txt").write_text(f"page {i}: 你好, " + "the time of a house " * (i + 1), encoding="utf-8")
     shape = tiny.config(vocab_size=VOCABULARY, context_length=32)
     _write_config(root, folder, shape)
-    run = options.Run(**config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS))
+    run = RunConfig(**config.parse([str(folder / SAVED_CONFIG)], [], SECTIONS))
     pack.pack(
         sources={"web": str(sources)},
         packed=run.data.packed,
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
         sequence_length=32,
         vocab_size=VOCABULARY,
         config=PackConfig(heldout_fraction=0.5, processes=1),
-        say=lambda line: None,
+        log=lambda line: None,
     )
     model = tiny.model(shape)
     with checkpoint.writer(folder / "checkpoints", checkpoint.Retention(last=2, every=0, best=0)) as writer:
@@ -50,5 +50,5 @@ def _write_config(root: pathlib.Path, folder: pathlib.Path, shape) -> None:
     mine += [f"mup.{field.name} = {getattr(tiny.WIDE, field.name)!r}" for field in dataclasses.fields(tiny.WIDE)]
     mine += [f"data.tokenizer = '{root / 'gone.json'}'", f"data.packed = '{root / 'packed'}'", "data.proportions = {'web': 1.0}"]
     mine += ["train.steps = 10", "train.batch_size = 8", f"tokenizer.vocab_size = {VOCABULARY}"]
-    run = config.parse([], mine, options.SECTIONS)
-    (folder / options.SAVED_CONFIG).write_text(config.dump(run))
+    run = config.parse([], mine, SECTIONS)
+    (folder / SAVED_CONFIG).write_text(config.dump(run))

@@ -10,6 +10,8 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax.cli import evaluate
 from teleflm_jax.evaluate import bpb
+from teleflm_jax.runs import evaluate as runs_evaluate
+from teleflm_jax.runs import load
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_text_is_one_document_without_special_ids(call, trained, tmp_path):
     text = "the time</s><s> of 你好\r\n\n" * 5
     (tmp_path / "a.txt").write_bytes(text.encode())
     report = json.loads(call("--text", f"mine={tmp_path / 'a.txt'}", "--json")[1])
-    document = evaluate.encode(trained.tokenizer, text)
+    document = runs_evaluate.encode(trained.tokenizer, text)
     assert document.tokens.min() > 3
     expected = bpb.measure(
         trained.model, {"mine": [document]}, batch_size=1, layout=rules.layout(MeshConfig(zero=0), trained.run.model.d_model), bos=1
@@ -59,8 +61,8 @@ def test_a_text_is_one_document_without_special_ids(call, trained, tmp_path):
 
 def test_a_text_equals_the_same_text_packed(call, trained, tmp_path):
     packed = json.loads(call("--json")[1])["domains"]["web"]
-    files = []
-    for i, document in enumerate(evaluate.packed_documents(trained.folder, trained.run, trained.tokenizer)["web"]):
+    files, newest = [], load.checkpoint(trained.folder)
+    for i, document in enumerate(runs_evaluate.packed_documents(newest, trained.tokenizer)["web"]):
         (tmp_path / f"{i}").write_text(trained.tokenizer.decode(document.tokens.tolist()), encoding="utf-8")
         files += ["--text", f"{i}={tmp_path / str(i)}"]
     domains = json.loads(call(*files, "--json")[1])["domains"].values()
@@ -113,8 +115,10 @@ def test_a_folder_that_is_no_run_is_refused(capsys, trained, tmp_path):
     assert "without config.gin" in refused((evaluate.entry(["--workdir", str(tmp_path)]), *capsys.readouterr()))
     shape = [line for line in (trained.folder / "config.gin").read_text().splitlines() if line.startswith("model.")]
     (tmp_path / "config.gin").write_text("\n".join(shape))
+    shutil.copytree(trained.folder / "checkpoints", tmp_path / "checkpoints")
     assert "names no packed text (data.*)" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
     shutil.copy(trained.folder / "config.gin", tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
     assert "without a finished checkpoint" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
 
 

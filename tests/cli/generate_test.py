@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from teleflm_jax.cli import main, options, run_folder
+from teleflm_jax.cli import main, options
 from teleflm_jax.generate import engine
 from teleflm_jax.generate.request import Request, TextDelta, Token
+from teleflm_jax.runs.load import load_decoder
 from teleflm_jax.tokenizer import specials
 
 
@@ -24,7 +25,7 @@ def test_several_prompts_print_in_turn_what_decoding_gives(call, trained):
     report = json.loads(out)
     prompts = [tuple(specials.prompt(trained.tokenizer, text)) for text in ("the time", "a")]
     requests = [Request(prompt=prompt, max_tokens=12, seed=3, stop_ids=(2,)) for prompt in prompts]
-    wanted = engine.complete(run_folder.load_decoder(trained.folder, trained.run, 10), trained.tokenizer, requests, slots=2)
+    wanted = engine.complete(load_decoder(trained.folder, trained.run, 10), trained.tokenizer, requests, slots=2)
     assert code == 0 and report["step"] == 10
     assert [each["prompt"] for each in report["completions"]] == ["the time", "a"]
     assert [each["tokens"] for each in report["completions"]] == [len(piece.tokens) for piece in wanted]

@@ -13,6 +13,7 @@ from teleflm_jax import config
 from teleflm_jax.cli import main, options
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate.config import SuiteConfig
+from teleflm_jax.runs.config import SECTIONS
 from tests import job
 
 SIZES = {"num_layers": 1, "d_model": 8, "num_heads": 2, "num_kv_heads": 2, "d_ff": 8, "vocab_size": 9, "context_length": 4}
@@ -63,7 +64,7 @@ def test_paths_begin_at_the_current_folder_and_are_absolute_from_then_on(here, t
     assert (found.suite.data, found.suite.include) == (f"{here}/a b/[0]", (f"{here}/x", "/y"))
     assert found.train.init_from == f"{here}/runs/base@10"
     assert load("shape.gin").suite.data is None
-    (here / "run/config.gin").write_text(config.dump({name: getattr(found, name) for name in options.SECTIONS}))
+    (here / "run/config.gin").write_text(config.dump({name: getattr(found, name) for name in SECTIONS}))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     withheld = ("suite.data", "suite.include")
     assert load(str(here / "run")) == dataclasses.replace(found, suite=SuiteConfig(), withheld=withheld)

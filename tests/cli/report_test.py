@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 
-import matplotlib.pyplot as plt
 import pytest
 
 from teleflm_jax import config
 from teleflm_jax.cli import main, options, report_page
 from teleflm_jax.observability import ledger, run_log
+from teleflm_jax.runs.config import SAVED_CONFIG, SECTIONS
 from tests import job
 from tests.cli.options_test import SHAPE
 
@@ -35,7 +35,7 @@ EVALS = [{"step": 4, "tokens": 128, "loss/web": 2.5, "bpb": 1.1}]
 
 def write(folder, *, events=EVENTS, rows=ROWS, evals=EVALS, steps=10):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / options.SAVED_CONFIG).write_text(SHAPE + f"train.steps = {steps}\ntrain.batch_size = 8\n")
+    (folder / SAVED_CONFIG).write_text(SHAPE + f"train.steps = {steps}\ntrain.batch_size = 8\n")
     for file, lines in ((run_log.EVENTS, events), (run_log.METRICS, rows), (run_log.EVALS, evals)):
         if lines is not None:
             (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -191,7 +191,6 @@ def test_the_bars_of_the_time_line_are_as_long_as_the_run(count):
     unit = {name: seconds for seconds, name in report_page.UNITS}[name]
     assert sum(bar.get_width() for bar in bars) * unit == pytest.approx(36 * count)
     assert len(bars) <= (report_page.SHOWN + 1) * len(ledger.CATEGORIES)
-    plt.close(figure)
 
 
 def test_a_torn_last_line_is_no_error(report, tmp_path):
@@ -216,7 +215,7 @@ def test_wrong_input_is_one_line(report, tmp_path):
     write(tmp_path / "quiet", events=None, rows=None, evals=None)
     (write(tmp_path / "binary") / run_log.METRICS).write_bytes(b"\x80\xff\n")
     (write(tmp_path / "damaged") / run_log.EVENTS).write_text("[]\n")
-    (write(tmp_path / "shapeless") / options.SAVED_CONFIG).write_text("train.steps = 1\ntrain.batch_size = 1\n")
+    (write(tmp_path / "shapeless") / SAVED_CONFIG).write_text("train.steps = 1\ntrain.batch_size = 1\n")
     folder = write(tmp_path / "folder") / run_log.EVENTS
     folder.unlink(), folder.mkdir()
     write(tmp_path / "run")
@@ -248,7 +247,7 @@ def test_jax_is_not_imported(tmp_path):
 
 def test_the_saved_configuration_of_a_real_run_is_read(report, tmp_path, trained):
     folder = write(tmp_path / "run")
-    (folder / options.SAVED_CONFIG).write_text(config.dump({name: getattr(trained.run, name) for name in options.SECTIONS}))
+    (folder / SAVED_CONFIG).write_text(config.dump({name: getattr(trained.run, name) for name in SECTIONS}))
     assert "5 of 10" in report(folder)[1]
 
 

@@ -1,16 +1,15 @@
 """`train.py` in its own process: what a run's folder needs from elsewhere, and from where it may be called."""
 
 import json
-import os
 import shutil
 import time
 
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import evaluate, options, run_folder, training
-from teleflm_jax.errors import UserError
+from teleflm_jax.cli import evaluate, options, training
 from teleflm_jax.observability import run_log
+from teleflm_jax.runs.config import saved_config
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 
@@ -75,7 +74,7 @@ def test_what_is_not_there_is_named_from_the_root(project, tmp_path, monkeypatch
         (["--gin_file", project / "run.gin", "--workdir", "new"], f"got the tokenizer {tmp_path}/tokenizer.json (No such file"),
         (["--gin_file", project / "run.gin", "--workdir", project / "runs/whole"], f"got the tokenizer {tmp_path}/tokenizer.json (No such"),
         (["--workdir", project / "runs/whole", "--gin_param", "data.packed = '../packed'"], f"in {tmp_path}/../packed/web (No such file"),
-        (["--gin_file", "run.gin", "--workdir", "new"], f"(looked for: {tmp_path}/run.gin)"),
+        (["--gin_file", "run.gin", "--workdir", "new"], f"(looked for: {tmp_path}/run.gin, "),
     ):
         assert train(*arguments) == 2
         assert message in capsys.readouterr().err
@@ -98,21 +97,6 @@ def test_without_checkpoints_of_its_own_a_run_needs_its_parent(project, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "metrics.tmp", "anything"])
-@pytest.mark.parametrize("kind", ["link", "fifo", "broken"])
-def test_a_folder_with_what_leads_out_of_it_is_not_written_to(tmp_path, name, kind):
-    folder, outside = tmp_path / "run", tmp_path / "outside"
-    folder.mkdir()
-    outside.write_text("kept")
-    if kind == "fifo":
-        os.mkfifo(folder / name)
-    else:
-        (folder / name).symlink_to("../outside" if kind == "link" else "../none")
-    with pytest.raises(UserError, match="no plain file"), training._alone_in(folder):
-        raise AssertionError
-    assert outside.read_text() == "kept" and [path.name for path in folder.iterdir()] == [name] and not (tmp_path / "none").exists()
-
-
 def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(project)
     folder = tmp_path / "run"
@@ -122,7 +106,7 @@ def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, 
     assert train("--workdir", folder, *other) == 2
     assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
     assert train("--workdir", folder, *other, *leave) == 0
-    saved = run_folder.configuration(folder).data
+    saved = saved_config(folder).data
     assert (saved.proportions, saved.change_proportions) == ({"web": 2.0}, False)
     assert checkpoint.read(folder / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
     rows, arrays = exact_rows(folder), sums(folder, 4)
@@ -132,6 +116,40 @@ def test_leave_to_change_the_proportions_holds_for_one_start(project, tmp_path, 
     assert (exact_rows(folder), sums(folder, 4)) == (rows, arrays)
     assert train("--workdir", folder, "--gin_param", "data.proportions = {'web': 3.0}") == 2
     assert "add --gin_param 'data.change_proportions = True'" in capsys.readouterr().err
+
+
+def test_a_branch_goes_on_where_its_parent_was_under_another_schedule(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+
+    def branch(name, *bindings, parent="runs/whole@2"):
+        given = (f"train.init_from = '{parent}'", "train.init_optimizer = True", *bindings)
+        capsys.readouterr()
+        code = train("--gin_file", "run.gin", "--workdir", tmp_path / name, *(part for text in given for part in ("--gin_param", text)))
+        return code, capsys.readouterr().err
+
+    assert branch("same")[0] == 0
+    assert exact_rows(tmp_path / "same") == exact_rows(project / "runs/whole")[2:]
+    assert sums(tmp_path / "same", 4) == sums(project / "runs/whole", 4)
+    assert branch("faster", "optimizer.schedule = 'constant'", "optimizer.warmup_steps = 1", "mup.learning_rate = 0.5")[0] == 0
+    assert [row[EXACT.index("learning_rate")] for row in exact_rows(tmp_path / "faster")] == [0.5, 0.5]
+    for binding, words in (
+        ("data.seed = 7", f"got data.seed=7, where the run in {project}/runs/whole has 0"),
+        ("mup.std = 0.5", "remove train.init_optimizer to start with a new optimizer"),
+        ("train.batch_size = 4", "got train.batch_size=4 with train.init_optimizer=True, 128 tokens a step"),
+        ("train.steps = 2", "got train.steps=2 with train.init_optimizer=True"),
+        ("data.proportions = {'web': 2.0}", "add --gin_param 'data.change_proportions = True'"),
+    ):
+        code, told = branch("refused", binding)
+        assert code == 2 and words in told and told.count("\n") == 1 and not (tmp_path / "refused").exists()
+    code, told = branch("refused", parent="runs/parent@10")
+    assert code == 2 and "which has no optimizer state, as imported models do" in told and not (tmp_path / "refused").exists()
+    given = ("data.proportions = {'web': 2.0}", "data.change_proportions = True")
+    assert branch("annealed", *given)[0] == 0
+    assert checkpoint.read(tmp_path / "annealed" / checkpoint.FOLDER, 4).mixture == [[0, {"web": 1.0}], [2, {"web": 2.0}]]
+    rows = exact_rows(tmp_path / "annealed")
+    shutil.rmtree(tmp_path / "annealed/checkpoints/4")  # as though it was killed before it saved a checkpoint
+    assert train("--workdir", tmp_path / "annealed") == 0
+    assert exact_rows(tmp_path / "annealed") == rows
 
 
 def test_a_record_without_the_counter_of_data_is_refused_in_a_line(project, tmp_path, capsys):

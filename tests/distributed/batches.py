@@ -10,12 +10,12 @@ import numpy as np
 
 from sharding import mesh, rules
 from teleflm_jax import config
-from teleflm_jax.cli import options
 from teleflm_jax.data import loader
 from teleflm_jax.distributed import processes
+from teleflm_jax.runs.config import SECTIONS, RunConfig
 
 processes.join(processes.find(os.environ))
-run = options.Run(**config.parse([sys.argv[1]], [f"mesh.tensor = {sys.argv[2]}"], options.SECTIONS))
+run = RunConfig(**config.parse([sys.argv[1]], [f"mesh.tensor = {sys.argv[2]}"], SECTIONS))
 layout = rules.layout(run.mesh, run.model.d_model)
 sizes = {"sequence_length": run.model.context_length, "vocab_size": run.model.vocab_size}
 data = loader.open_run(run.data, batch_size=run.train.batch_size, steps=run.train.steps, **sizes)

@@ -9,8 +9,8 @@ import pytest
 from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import config, mup
-from teleflm_jax.cli import options
 from teleflm_jax.observability import run_log
+from teleflm_jax.runs.config import SECTIONS
 from teleflm_jax.train import loop
 from tests import tiny
 from tests.train import runs
@@ -43,14 +43,14 @@ MESHES = {
 @functools.cache
 def rates() -> mup.MupConfig:
     """The quickstart's learning rates and initial weights."""
-    return config.parse(["configs/runs/quickstart.gin"], [], options.SECTIONS)["mup"]
+    return config.parse(["configs/runs/quickstart.gin"], [], SECTIONS)["mup"]
 
 
 def curve(folder, shape, devices, mesh, microbatch_size, **train) -> np.ndarray:
     """[STEPS, 2]: loss and gradient norm."""
     layout = rules.layout(MeshConfig(**mesh), shape.d_model, jax.devices()[:devices])
     plan = runs.plan(folder, shape, layout, steps=STEPS, rates=rates(), microbatch_size=microbatch_size, **train)
-    assert loop.train(plan) == loop.DONE
+    assert loop.train(plan).outcome == "completed"
     return np.array([[row["loss"], row["grad_norm"]] for row in run_log.rows(folder / run_log.METRICS)])
 
 

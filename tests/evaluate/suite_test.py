@@ -210,7 +210,7 @@ def test_marks_of_roles_are_ids_only_in_what_the_chat_template_wrote(model, tmp_
 
 def test_without_the_harness_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setattr(suite.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="run `pip install -r requirements-eval.txt`"):
+    with pytest.raises(UserError, match="run pip install 'teleflm_jax\\[eval\\]'"):
         suite.load(SuiteConfig(tasks={"hellaswag": 10}))
 
 

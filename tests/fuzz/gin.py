@@ -3,10 +3,10 @@
 import tempfile
 
 from teleflm_jax import config, foreign
-from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
+from teleflm_jax.runs.config import SECTIONS
 
-SECTIONS = ("model", "data", "train")
+OPTIONAL = ("model", "data", "train")
 
 
 def one_input(data: bytes) -> None:
@@ -15,14 +15,14 @@ def one_input(data: bytes) -> None:
         file.write(data)
         file.flush()
         try:
-            found = config.parse([file.name], [], options.SECTIONS, SECTIONS)
+            found = config.parse([file.name], [], SECTIONS, OPTIONAL)
         except UserError as error:
             foreign.printable(str(error)).encode()
             return
     with tempfile.NamedTemporaryFile("w", suffix=".gin", encoding="utf-8") as file:
         file.write(config.dump(found))
         file.flush()
-        assert config.parse([file.name], [], options.SECTIONS, SECTIONS, saved=file.name) == found
+        assert config.parse([file.name], [], SECTIONS, OPTIONAL, saved=file.name) == found
 
 
 ENTRIES = {"gin": one_input}

@@ -11,8 +11,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from teleflm_jax import checkpoint, mup
 from teleflm_jax.cli import evaluate
-from teleflm_jax.cli import importing as command
 from teleflm_jax.huggingface import importing, tensors
+from teleflm_jax.runs import create
 from teleflm_jax.tokenizer import load, specials
 from teleflm_jax.train.state import new_model, weights_of
 from tests.huggingface import folders
@@ -196,11 +196,11 @@ def test_an_import_that_was_stopped_leaves_nothing_and_is_begun_again(take, tmp_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_save", stopped)
+        patch.setattr(create, "_save", stopped)
         assert take()[0] == 130
     assert not list(tmp_path.glob("run*"))
     (tmp_path / "run.partial").mkdir()
-    (tmp_path / "run.partial" / command.MARK).touch()  # as one that was killed leaves it
+    (tmp_path / "run.partial" / create.MARK).touch()  # as one that was killed leaves it
     assert take()[0] == 0
     assert not (tmp_path / "run.partial").exists() and checkpoint.verify(tmp_path / "run" / "checkpoints", 0).counters["updates"] == 0
 

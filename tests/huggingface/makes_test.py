@@ -5,9 +5,11 @@ import math
 
 import pytest
 
-from teleflm_jax.cli import evaluate, run_folder
+from teleflm_jax.cli import evaluate
 from teleflm_jax.generate import chat
 from teleflm_jax.huggingface import config, tokenizer
+from teleflm_jax.runs.config import saved_config
+from teleflm_jax.runs.load import load_tokenizer
 from teleflm_jax.serve import protocol, served_model
 from teleflm_jax.tokenizer import load, specials
 from tests.huggingface import folders, makes
@@ -147,8 +149,8 @@ def test_greedy_texts_end_where_transformers_s_do(full, capsys):
     assert [token["id"] for token in done["logprobs"]] == wanted and done["finish"] == "stop" and 3 < len(wanted) < NEW
     assert theirs.decode(ids + wanted[:-1], skip_special_tokens=True) == "the time" + done["text"]
 
-    run = run_folder.configuration(full / "run")
-    ours = run_folder.load_tokenizer(full / "run", run.model.vocab_size)
+    run = saved_config(full / "run")
+    ours = load_tokenizer(full / "run", run.model.vocab_size)
     served = served_model.load("m", full / "run", ours, context_length=run.model.context_length, vocab_size=run.model.vocab_size)
     (completion,) = protocol.parse_completion({"model": "m", "prompt": "the time"}, served, max_choices=1).requests
     assert list(completion.prompt) == ids and completion.stop_ids == specials.of(ours).ends

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from teleflm_jax import config, mup
-from teleflm_jax.cli import options
+from teleflm_jax.runs.config import SAVED_CONFIG, SECTIONS
 from teleflm_jax.train.state import weights_of
 from tests import tiny
 from tests.huggingface import folders
@@ -19,7 +19,7 @@ def same_weights(one, other):
 
 
 def settings(folder):
-    return config.parse([str(folder / options.SAVED_CONFIG)], [], options.SECTIONS, optional=("data", "train"))
+    return config.parse([str(folder / SAVED_CONFIG)], [], SECTIONS, optional=("data", "train"))
 
 
 @pytest.mark.parametrize("shard_bytes", [20_000, 10**9])

@@ -13,7 +13,7 @@ from tests import tiny
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 PROMPTS = np.array([3, 7, 1])
 
-apart = jax.jit(cache.apart)
+unstack_layers = jax.jit(cache.unstack_layers)
 extend = jax.jit(cache.extend)
 
 
@@ -47,7 +47,7 @@ def grouped():
 def test_prefill_then_token_by_token_equals_the_full_forward(name, request):
     model, tokens = request.getfixturevalue(name), tiny.tokens(3, 16)
     padded = jnp.where(jnp.arange(8) < PROMPTS[:, None], tokens[:, :8], 63)
-    full, model = forward(model, tokens), apart(model)
+    full, model = forward(model, tokens), unstack_layers(model)
     z, kept = prefill(model, padded)
     for row, length in enumerate(PROMPTS):
         chex.assert_trees_all_close(model.logits(z)[row, :length], full[row, :length], **CLOSE)
@@ -59,15 +59,15 @@ def test_prefill_then_token_by_token_equals_the_full_forward(name, request):
 
 def test_several_tokens_may_be_added_at_once(model):
     tokens = tiny.tokens(3, 16)
-    _, kept = prefill(apart(model), tokens[:, :8])
-    z, _ = extend(apart(model), tokens[:, 8:14], jnp.broadcast_to(jnp.arange(8, 14), (3, 6)), kept)
+    _, kept = prefill(unstack_layers(model), tokens[:, :8])
+    z, _ = extend(unstack_layers(model), tokens[:, 8:14], jnp.broadcast_to(jnp.arange(8, 14), (3, 6)), kept)
     chex.assert_trees_all_close(model.logits(z), forward(model, tokens)[:, 8:14], **CLOSE)
 
 
 def test_positions_past_the_end_change_nothing(model):
     tokens = tiny.tokens(3, 16)
-    _, kept = prefill(apart(model), tokens[:, :8])
-    _, after = one_step(apart(model), tokens[:, 0], np.array([16, 16, 16]), kept)
+    _, kept = prefill(unstack_layers(model), tokens[:, :8])
+    _, after = one_step(unstack_layers(model), tokens[:, 0], np.array([16, 16, 16]), kept)
     chex.assert_trees_all_equal(after, kept)
 
 
@@ -78,8 +78,8 @@ def test_a_cache_has_a_slot_for_each_key_head_of_each_layer():
     assert cache.init(tiny.config(compute_dtype="bfloat16"), 1, 1).keys[0].dtype == jnp.bfloat16
 
 
-def test_layers_apart_are_in_the_compute_dtype_and_gains_are_not():
-    found = apart(tiny.model(tiny.config(compute_dtype="bfloat16")))
+def test_unstacked_layers_are_in_the_compute_dtype_and_gains_are_not():
+    found = unstack_layers(tiny.model(tiny.config(compute_dtype="bfloat16")))
     assert len(found.blocks) == 2
     assert found.blocks[1].feed_forward.gate.dtype == found.head.dtype == jnp.bfloat16
     assert found.blocks[1].attention_norm.gain.dtype == found.final_norm.gain.dtype == jnp.float32
@@ -89,5 +89,5 @@ def test_a_document_mask_does_not_matter_inside_one_document(model):
     masked = nnx.clone(model)
     masked.config = tiny.config(document_attention=True)
     tokens = tiny.tokens(3, 16)
-    z, _ = prefill(apart(masked), tokens[:, :8])
+    z, _ = prefill(unstack_layers(masked), tokens[:, :8])
     chex.assert_trees_all_close(model.logits(z), forward(model, tokens)[:, :8], **CLOSE)

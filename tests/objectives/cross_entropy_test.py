@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Head
 
 B, T, D, V = 3, 20, 8, 101
 
@@ -25,8 +26,8 @@ def plain(z, head, targets, weights):
 
 def ours(z, head, targets, weights, chunk):
     """Loss and gradients as the passes call them."""
-    given = cross_entropy.Head(weight_DV=head, vocab_size=head.shape[1], chunk=chunk)
-    return cross_entropy.loss_and_gradients(z, given, targets, weights, jnp.zeros_like(head))
+    given = Head(weight_DV=head, vocab_size=head.shape[1], chunk=chunk)
+    return cross_entropy.loss_and_gradients(z, given, {"targets": targets, "weights": weights}, jnp.zeros_like(head))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10, 20, 512])
@@ -40,21 +41,21 @@ def test_chunks_equal_the_plain_loss_and_its_gradients(problem, chunk):
 
 def test_token_losses_are_what_the_sum_adds_up(problem):
     z, head, targets, weights = problem
-    each = cross_entropy.token_losses(z, cross_entropy.Head(weight_DV=head, vocab_size=V, chunk=6), targets)
+    each = cross_entropy.token_losses(z, Head(weight_DV=head, vocab_size=V, chunk=6), targets)
     assert each.shape == (B, T)
     chex.assert_trees_all_close(jnp.sum(each * weights), ours(*problem, 6)[0], rtol=1e-6)
 
 
 def test_equal_logits_cost_log_of_the_vocabulary():
-    uniform = cross_entropy.Head(weight_DV=jnp.ones((D, V)), vocab_size=V, chunk=2)
+    uniform = Head(weight_DV=jnp.ones((D, V)), vocab_size=V, chunk=2)
     each = cross_entropy.token_losses(jnp.zeros((1, 5, D)), uniform, jnp.arange(5)[None])
     chex.assert_trees_all_close(each, jnp.full((1, 5), jnp.log(V)), rtol=1e-6)
 
 
 def test_padding_has_neither_probability_nor_gradient(problem):
     z, head, targets, weights = problem
-    padded = cross_entropy.Head(weight_DV=jnp.pad(head, ((0, 0), (0, 27)), constant_values=5.0), vocab_size=V, chunk=6)
-    value, dz, dhead = cross_entropy.loss_and_gradients(z, padded, targets, weights, jnp.zeros((D, V + 27)))
+    padded = Head(weight_DV=jnp.pad(head, ((0, 0), (0, 27)), constant_values=5.0), vocab_size=V, chunk=6)
+    value, dz, dhead = cross_entropy.loss_and_gradients(z, padded, {"targets": targets, "weights": weights}, jnp.zeros((D, V + 27)))
     expected = ours(*problem, 6)
     chex.assert_trees_all_close((value, dz, dhead[:, :V]), expected, rtol=1e-5, atol=1e-6)  # sums of other lengths
     assert (dhead[:, V:] == 0).all()
@@ -62,9 +63,9 @@ def test_padding_has_neither_probability_nor_gradient(problem):
 
 def test_the_head_s_gradient_is_added_to_what_is_there(problem):
     z, head, targets, weights = problem
-    given = cross_entropy.Head(weight_DV=head, vocab_size=V, chunk=6)
-    *_, once = cross_entropy.loss_and_gradients(z, given, targets, weights, jnp.zeros_like(head))
-    *_, twice = cross_entropy.loss_and_gradients(z, given, targets, weights, once)
+    given = Head(weight_DV=head, vocab_size=V, chunk=6)
+    *_, once = cross_entropy.loss_and_gradients(z, given, {"targets": targets, "weights": weights}, jnp.zeros_like(head))
+    *_, twice = cross_entropy.loss_and_gradients(z, given, {"targets": targets, "weights": weights}, once)
     chex.assert_trees_all_close(twice, 2 * once, rtol=1e-5, atol=1e-6)
 
 

@@ -24,7 +24,7 @@ def advance(state):
 def run(folder, steps, *, first=1, wanted=None, at=None, say=lambda message: None, fail_at=None):
     """A loop as training's: each step begins when the one before may still be under way."""
     state = jnp.ones((64, 64))
-    with profiler.on_request(ProfileConfig(steps=wanted), folder, say) as profiling:
+    with profiler.on_request(ProfileConfig(steps=wanted), folder, say, handle_signal=True) as profiling:
         for step in range(first, first + steps):
             if step == at:
                 signal.raise_signal(signal.SIGUSR2)

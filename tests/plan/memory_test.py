@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sharding import zero
-from teleflm_jax import passes
 from teleflm_jax.model.attention import kernel
 from teleflm_jax.model.config import REMAT
-from teleflm_jax.model.layers import rotation
 from teleflm_jax.model.transformer import rematerialised
+from teleflm_jax.passes.layer_vjp import split_vjp
+from teleflm_jax.passes.stage import stage
 from teleflm_jax.plan import memory
 from tests import tiny
 from tests.plan import jobs
@@ -23,12 +22,11 @@ def kept(job, layout) -> int:
     config, found = job.model, []
 
     def inner(model):
-        weights = zero.working(layout, model, config.compute_dtype)
-        turn = rotation(jnp.arange(config.context_length)[None], config)
-        run = lambda block, x, turn: block(x, turn, kernel(config), layout.tensor)  # noqa: E731
-        forward, _ = passes._by_hand(rematerialised(run, config.remat))
-        x = passes._between(layout, config, (job.microbatch_size, config.context_length))
-        found.extend(forward(zero.layer(layout, passes._at(weights.blocks, 0)), x, (turn,))[1])
+        tokens = jnp.zeros((job.microbatch_size, config.context_length), jnp.int32)
+        here = stage(layout, model, {"tokens": tokens}, job.microbatch_size)
+        run = lambda block, x, rope: block(x, rope, kernel(config), layout.group)  # noqa: E731
+        forward, _ = split_vjp(rematerialised(run, config.remat))
+        found.extend(forward(here.fetch(0), here.handed_over, (here.rope,))[1])
         return jnp.zeros(())
 
     shapes = jax.eval_shape(lambda: layout.physical(tiny.model(config)))

@@ -9,10 +9,11 @@ import pytest
 from benchmarks import published_runs
 from sharding.config import MeshConfig
 from teleflm_jax import config
-from teleflm_jax.cli import options
 from teleflm_jax.plan import roofline, traffic
-from teleflm_jax.plan.config import SECTIONS, PlanConfig
+from teleflm_jax.plan.config import SECTIONS as PLANNING
+from teleflm_jax.plan.config import PlanConfig
 from teleflm_jax.plan.job import Job
+from teleflm_jax.runs.config import SECTIONS
 
 DATA = json.loads(published_runs.RUNS.read_text())
 ROWS = [published_runs.judged(run, DATA["shapes"]) for run in DATA["runs"]]
@@ -22,7 +23,7 @@ ROWS = [published_runs.judged(run, DATA["shapes"]) for run in DATA["runs"]]
 def report():
     """The 52B run on the cluster that it was trained on."""
     files = ["configs/runs/pretrain_52b.gin", "configs/clusters/a800x896.gin"]
-    found = config.parse(files, [], options.SECTIONS | SECTIONS)
+    found = config.parse(files, [], SECTIONS | PLANNING)
     train, mesh = found["train"], found["mesh"]
     return Job(model=found["model"], mesh=mesh, batch_size=train.batch_size, microbatch_size=1), found["cluster"]
 

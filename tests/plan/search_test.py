@@ -6,16 +6,16 @@ import pytest
 
 from sharding import rules
 from teleflm_jax import config
-from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
 from teleflm_jax.plan import search
-from teleflm_jax.plan.config import SECTIONS
+from teleflm_jax.plan.config import SECTIONS as PLANNING
+from teleflm_jax.runs.config import SECTIONS
 from teleflm_jax.train import step as train_step
 
 
 @pytest.fixture(scope="module")
 def setting():
-    return config.parse(["configs/runs/pretrain_7b.gin", "configs/clusters/h100x64.gin"], [], options.SECTIONS | SECTIONS)
+    return config.parse(["configs/runs/pretrain_7b.gin", "configs/clusters/h100x64.gin"], [], SECTIONS | PLANNING)
 
 
 def ranked(setting, gpus=64, **cluster):
@@ -52,7 +52,7 @@ def test_the_run_s_own_layout_is_among_them(setting):
 def test_bindings_give_the_layout_back(setting):
     best = ranked(setting)[0][0].job
     texts = [f"{name} = {value!r}" for name, value in search.bindings(best).items()]
-    parsed = config.parse(["configs/runs/pretrain_7b.gin"], texts, options.SECTIONS)
+    parsed = config.parse(["configs/runs/pretrain_7b.gin"], texts, SECTIONS)
     assert parsed["mesh"] == best.mesh
     assert parsed["model"] == best.model
     assert parsed["train"].microbatch_size == best.microbatch_size

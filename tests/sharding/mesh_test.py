@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sharding import mesh, rules
+from sharding import axes, mesh, rules
 from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
 
@@ -98,7 +98,7 @@ def test_irregular_shares_are_refused_on_every_process():
 def on_processes(numbers: np.ndarray, per_process: int):
     """A mesh of numbered devices, of which each process has so many."""
     places = np.vectorize(lambda number: types.SimpleNamespace(process_index=number // per_process))(numbers)
-    return types.SimpleNamespace(devices=places, shape=dict(zip(mesh.AXES, numbers.shape, strict=True)))
+    return types.SimpleNamespace(devices=places, shape=dict(zip(axes.NAMES, numbers.shape, strict=True)))
 
 
 def test_vocabulary_and_width_are_padded_as_stated():

@@ -14,7 +14,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
-from teleflm_jax.train import guard, loop, session
+from teleflm_jax.train import guard, loop
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import GuardConfig
 from tests.train import loop_test
@@ -52,13 +52,13 @@ def poisoned(*steps: int):
 
 def test_a_batch_that_is_not_finite_is_skipped_and_its_records_are_named(tmp_path):
     folder = tmp_path / "run"
-    assert loop.train(with_batches(plan(folder), poisoned(9))) == loop.DONE
+    assert loop.train(with_batches(plan(folder), poisoned(9))).outcome == "completed"
     rows = list(run_log.rows(folder / run_log.METRICS))
     assert [row["step"] for row in rows] == list(range(1, 21))
     # its tokens were drawn, and the rates go on as though it had not been there
     assert [row["tokens"] for row in rows] == [TOKENS * (step + (step > 9)) for step in range(1, 21)]
     clean = tmp_path / "clean"
-    assert loop.train(plan(clean)) == loop.DONE
+    assert loop.train(plan(clean)).outcome == "completed"
     rates = [[row["learning_rate"] for row in run_log.rows(path / run_log.METRICS)] for path in (folder, clean)]
     assert rates[0] == rates[1] and exact_rows(folder)[:9] == exact_rows(clean)[:9]
     (skip,) = events(folder, "skip")
@@ -74,7 +74,7 @@ def emptied(*steps: int):
 
 def test_batches_without_a_target_are_nothing_and_alarm_nobody(tmp_path):
     folder, empty = tmp_path / "run", range(8, 16)  # more in a row than may be skipped; a save was due after the first of them
-    assert loop.train(with_batches(plan(folder), emptied(*empty))) == loop.DONE
+    assert loop.train(with_batches(plan(folder), emptied(*empty))).outcome == "completed"
     rows = list(run_log.rows(folder / run_log.METRICS))
     assert [row["step"] for row in rows] == list(range(1, 21))
     assert [row["tokens"] for row in rows] == [TOKENS * (step + 8 * (step > 8)) for step in range(1, 21)]
@@ -87,7 +87,7 @@ def test_batches_without_a_target_are_nothing_and_alarm_nobody(tmp_path):
     # the updates around them are those of a run that never drew them
     without = tmp_path / "without"
     later = lambda step, batch: loop_test.batch(step + 8 * (step >= 8))  # noqa: E731
-    assert loop.train(with_batches(plan(without), later)) == loop.DONE
+    assert loop.train(with_batches(plan(without), later)).outcome == "completed"
     figures = [
         [(row["loss"], row["grad_norm"], row["learning_rate"]) for row in run_log.rows(f / run_log.METRICS)] for f in (folder, without)
     ]
@@ -97,14 +97,14 @@ def test_batches_without_a_target_are_nothing_and_alarm_nobody(tmp_path):
 def test_a_batch_without_a_target_neither_heals_nor_worsens_a_row_of_skips(tmp_path):
     folder = tmp_path / "run"
     mixed = lambda step, batch: poisoned(9, 11)(step, emptied(10)(step, batch))  # noqa: E731
-    assert loop.train(dataclasses.replace(with_batches(plan(folder), mixed), guard=GuardConfig(max_skips=1))) == loop.DONE
+    assert loop.train(dataclasses.replace(with_batches(plan(folder), mixed), guard=GuardConfig(max_skips=1))).outcome == "completed"
     assert [event["data_step"] for event in events(folder, "skip")] == [9, 10, 11]
     (rewind,) = events(folder, "rewind")
     assert rewind["reason"] == "2 updates in a row had no finite loss or gradient"
 
 
 def test_data_without_any_target_end_the_run_with_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "MAX_EMPTY", 9)
+    monkeypatch.setattr(guard, "MAX_EMPTY", 9)
     with pytest.raises(UserError, match=r"got 9 batches in a row without a target that counts, up to .*skipped/11\.json; allowed: "):
         loop.train(with_batches(plan(tmp_path / "run"), emptied(*range(3, 99))))
 
@@ -113,7 +113,7 @@ def test_an_evaluation_is_not_done_again_when_the_batch_after_it_is_empty(tmp_pa
     folder = tmp_path / "run"
     evaluate = lambda step, model, pause: {"bpb": 1.0 + step}  # noqa: E731
     given = plan(folder, evaluate=evaluate, eval_every=1, steps=6, checkpoint_every=1)
-    assert loop.train(with_batches(given, emptied(2, 4))) == loop.DONE
+    assert loop.train(with_batches(given, emptied(2, 4))).outcome == "completed"
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [1, 2, 3, 4, 5, 6]
 
 
@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_finite_in_one_weight_of_one_layer_is_named(tmp_p
 
     monkeypatch.setattr(train_step.passes, "gradients", broken)
     mark = lambda step, batch: {**batch, "weights": np.where(step == 5, MARK, batch["weights"]).astype(np.float32)}  # noqa: E731
-    assert loop.train(with_batches(plan(folder), mark)) == loop.DONE
+    assert loop.train(with_batches(plan(folder), mark)).outcome == "completed"
     said = json.loads((folder / "skipped" / "5.json").read_text())
     assert said["gradients"] == ["blocks/feed_forward/down of layer 1"]
     assert said["first_layer"] is None and said["rows"] == [] and said["weights"] == []
@@ -166,7 +166,7 @@ def with_nan(state):
 def test_a_weight_that_is_not_finite_rewinds_to_the_newest_checkpoint_and_skips_the_data_since(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     breaking(monkeypatch, {10}, with_nan)
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     rewind, rewound = events(folder, "rewind", "rewound")
     assert "blocks/attention/value of layer 1" in rewind["reason"] and rewind["skip_data"]
     assert rewound["step"] == 7 and rewound["data_step"] == rewind["data_step"] >= 11 and rewound["lost_steps"] == 3
@@ -179,7 +179,7 @@ def test_a_weight_that_is_not_finite_rewinds_to_the_newest_checkpoint_and_skips_
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     breaking(monkeypatch, {7}, with_nan)  # the very step whose state is due to be saved
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     (rewind,) = events(folder, "rewind")
     assert rewind["step"] == 7 and events(folder, "rewound")[0]["step"] == 0
     assert [event["step"] for event in events(folder, "save")] == [7, 14, 20]
@@ -189,7 +189,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
 def test_a_rewind_is_remembered_when_the_process_dies_on_the_way(tmp_path, monkeypatch):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     breaking(monkeypatch, {10}, with_nan)
-    assert loop.train(plan(whole)) == loop.DONE
+    assert loop.train(plan(whole)).outcome == "completed"
     monkeypatch.undo()
     breaking(monkeypatch, {10}, with_nan)
 
@@ -197,10 +197,10 @@ def test_a_rewind_is_remembered_when_the_process_dies_on_the_way(tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
-        dying.setattr(loop.start, "begin", _second_call(loop.start.begin, die))
+        dying.setattr(loop.restore, "restore", _second_call(loop.restore.restore, die))
         loop.train(plan(folder))
     monkeypatch.undo()
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     assert exact_rows(folder) == exact_rows(whole)
 
 
@@ -218,11 +218,11 @@ def test_too_many_skips_rewind_and_too_many_rewinds_give_up_with_3(tmp_path):
     folder = tmp_path / "run"
     limits = GuardConfig(max_skips=1, max_rewinds=2)
     given = dataclasses.replace(with_batches(plan(folder), poisoned(*range(9, 99))), guard=limits)
-    assert loop.train(given) == loop.DIVERGED
+    assert loop.train(given).outcome == "diverged"
     assert [event["event"] for event in events(folder, "rewind", "rewound", "diverged")] == ["rewind", "rewound"] * 2 + ["diverged"]
     assert checkpoint.steps(folder / "checkpoints") == [7]
     # the same command does not begin the same circle anew
-    assert loop.train(given) == loop.DIVERGED
+    assert loop.train(given).outcome == "diverged"
     assert len(events(folder, "rewind")) == 2
 
 
@@ -231,7 +231,7 @@ def test_copies_of_weights_that_differ_between_groups_name_the_process_and_the_s
     clean, folder = tmp_path / "clean", tmp_path / "run"
     layout = rules.layout(MeshConfig(zero=0), 32, jax.devices()[:4])
     settings = {"layout": layout, "guard": GuardConfig(copies_every=5)}
-    assert loop.train(dataclasses.replace(plan(clean, microbatch_size=1), **settings)) == loop.DONE
+    assert loop.train(dataclasses.replace(plan(clean, microbatch_size=1), **settings)).outcome == "completed"
     assert events(clean, "corruption", "rewind") == []
 
     def flip(state):
@@ -242,7 +242,7 @@ def test_copies_of_weights_that_differ_between_groups_name_the_process_and_the_s
         return state
 
     breaking(monkeypatch, {9}, flip)
-    assert loop.train(dataclasses.replace(plan(folder, microbatch_size=1), **settings)) == loop.DONE
+    assert loop.train(dataclasses.replace(plan(folder, microbatch_size=1), **settings)).outcome == "completed"
     (found,) = events(folder, "corruption")
     assert found["processes"] == [0] and "copies of the weights differ" in found["what"]
     assert exact_rows(folder) == exact_rows(clean)
@@ -260,7 +260,7 @@ def test_gradients_that_differ_when_they_are_computed_twice_are_told(tmp_path, m
         return twice
 
     monkeypatch.setattr(loop.train_step, "fingerprint", faulty)
-    assert loop.train(dataclasses.replace(plan(folder), guard=GuardConfig(recompute_every=5))) == loop.DONE
+    assert loop.train(dataclasses.replace(plan(folder), guard=GuardConfig(recompute_every=5))).outcome == "completed"
     (found,) = events(folder, "corruption")
     assert "computed twice" in found["what"] and len(calls) >= 6
 
@@ -275,25 +275,25 @@ def test_a_sustained_rise_is_told_and_can_go_back(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(guard, "judge", judge)
     folder, again = tmp_path / "run", tmp_path / "again"
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     (told,) = events(folder, "rise")  # once, not at every step of it
     assert told["step"] == 9 and told["usual_loss"] == 4.0 and not events(folder, "rewind")
     assert "sustained rise, loss 4.000 -> 6.000 and gradient norm 1.000 -> 3.000" in capfd.readouterr().err
     judged.clear(), rising.intersection_update({9})
-    assert loop.train(dataclasses.replace(plan(again), guard=GuardConfig(rewind_on_rise=True))) == loop.DONE
+    assert loop.train(dataclasses.replace(plan(again), guard=GuardConfig(rewind_on_rise=True))).outcome == "completed"
     (rewind,) = events(again, "rewind")
     assert "sustained rise" in rewind["reason"] and events(again, "rewound")[0]["step"] == 7
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(tmp_path, capfd):
     clean, folder = tmp_path / "clean", tmp_path / "run"
-    assert loop.train(plan(clean)) == loop.DONE
-    assert loop.train(plan(folder, steps=14)) == loop.DONE
+    assert loop.train(plan(clean)).outcome == "completed"
+    assert loop.train(plan(folder, steps=14)).outcome == "completed"
     data = max((folder / "checkpoints" / "14" / "model").rglob("d/*"), key=lambda file: file.stat().st_size)
     whole = bytearray(data.read_bytes())
     whole[len(whole) // 2] ^= 1
     data.write_bytes(whole)
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     assert exact_rows(folder) == exact_rows(clean)
     assert (folder / "checkpoints" / "14.damaged").is_dir()
     (found,) = events(folder, "damaged")
@@ -304,7 +304,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
 @pytest.mark.faults
 def test_with_no_sound_checkpoint_the_run_stops_and_touches_nothing(tmp_path):
     folder = tmp_path / "run"
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     for step in (14, 20):
         (folder / "checkpoints" / str(step) / checkpoint.MARKER).write_text("{}")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -316,9 +316,9 @@ def test_with_no_sound_checkpoint_the_run_stops_and_touches_nothing(tmp_path):
 def test_a_mixture_that_changes_joins_the_history_in_the_checkpoint(tmp_path):
     folder = tmp_path / "run"
     first = dataclasses.replace(plan(folder, steps=7), mixture=lambda saved, step: saved or ((0, {"a": 1.0}),))
-    assert loop.train(first) == loop.DONE
+    assert loop.train(first).outcome == "completed"
     second = dataclasses.replace(plan(folder), mixture=lambda saved, step: (*saved, (step, {"a": 1.0, "b": 2.0})))
-    assert loop.train(second) == loop.DONE
+    assert loop.train(second).outcome == "completed"
     record = checkpoint.read(folder / "checkpoints", 20)
     assert record.mixture == [[0, {"a": 1.0}], [7, {"a": 1.0, "b": 2.0}]]
     (event,) = events(folder, "mixture")
@@ -328,7 +328,7 @@ def test_a_mixture_that_changes_joins_the_history_in_the_checkpoint(tmp_path):
 def test_a_checkpoint_of_another_identity_is_refused_with_the_first_ten_differences(tmp_path):
     folder = tmp_path / "run"
     identity = {"model.num_heads": 4, "tokenizer": "abc"} | {f"x{i}": i for i in range(12)}
-    assert loop.train(dataclasses.replace(plan(folder, steps=1), identity=identity)) == loop.DONE
+    assert loop.train(dataclasses.replace(plan(folder, steps=1), identity=identity)).outcome == "completed"
     with pytest.raises(UserError, match="model.num_heads is 4 there and 8 here; tokenizer is abc there and abd here"):
         loop.train(dataclasses.replace(plan(folder), identity=identity | {"model.num_heads": 8, "tokenizer": "abd"}))
     with pytest.raises(UserError, match=r"x0 is 0 there and 1 here.*x7 is 7 there and 8 here and 2 more"):
@@ -345,7 +345,7 @@ def test_tokens_that_count_epochs_and_the_schedule_s_end_are_logged_and_told(tmp
 
     given = plan(folder, steps=3, checkpoint_every=2, eval_every=3, evaluate=lambda step, model, pause: {"bpb": 1.0})
     given = dataclasses.replace(with_batches(given, pad), epochs=lambda step, history: {"web": step / 8})
-    assert loop.train(given) == loop.DONE
+    assert loop.train(given).outcome == "completed"
     rows = list(run_log.rows(folder / run_log.METRICS))
     assert [(row["positions"], row["targets"], row["tokens"]) for row in rows] == [(64, 63, 64), (64, 62, 128), (64, 61, 192)]
     (start,) = events(folder, "start")

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import types
@@ -18,9 +19,9 @@ from teleflm_jax import checkpoint, checksum, mup
 from teleflm_jax.checkpoint import paths
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
-from teleflm_jax.optim import optimizer
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.train import loop, session, state
+from teleflm_jax.optim.optimizer import make_optimizer
+from teleflm_jax.train import loop, restore, session, state
 from teleflm_jax.train.config import TrainConfig
 from tests import tiny
 
@@ -65,6 +66,8 @@ def plan(folder, *, kill_at=None, before=None, evaluate=None, poison_at=None, **
         layout=rules.layout(MeshConfig(), 32, jax.devices()[:1]),
         batches=batches,
         evaluate=evaluate,
+        handle_signals=True,
+        log=functools.partial(print, file=sys.stderr),
     )
 
 
@@ -75,7 +78,7 @@ def exact_rows(folder) -> list[tuple]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "whole"
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     return folder
 
 
@@ -102,7 +105,7 @@ def test_the_first_step_s_seconds_are_without_the_checksum_s_compilation(tmp_pat
 
     monkeypatch.setattr(session, "time", types.SimpleNamespace(monotonic=lambda: time.monotonic() + clock.behind))
     monkeypatch.setattr(session, "checksum", types.SimpleNamespace(of_tree=of_tree))
-    assert loop.train(plan(tmp_path / "run", steps=2)) == loop.DONE
+    assert loop.train(plan(tmp_path / "run", steps=2)).outcome == "completed"
     assert all(row["step_seconds"] < slow / 2 for row in run_log.rows(tmp_path / "run" / run_log.METRICS))
     (compiled,) = [event for event in run_log.rows(tmp_path / "run" / run_log.EVENTS) if event["event"] == "compile"]
     assert compiled["seconds"] > slow / 2
@@ -114,7 +117,7 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(uninterrupted, 
         loop.train(plan(folder, kill_at=11))
     with (folder / run_log.METRICS).open("a") as file:
         file.write('{"step": 12, "tok')  # a line torn by the kill
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     assert exact_rows(folder) == exact_rows(uninterrupted)
     events = [(row["event"], row["step"]) for row in run_log.rows(folder / run_log.EVENTS)]
     assert ("resume", 7) in events
@@ -126,7 +129,7 @@ def test_a_run_in_a_folder_of_any_name_goes_on(uninterrupted, tmp_path):
     folder = tmp_path / os.fsdecode(b"lr=[0.1] \\ \n ** \xff")
     with pytest.raises(Killed):
         loop.train(plan(folder, kill_at=11))
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     assert exact_rows(folder) == exact_rows(uninterrupted)
     assert ("resume", 7) in [(row["event"], row["step"]) for row in run_log.rows(folder / run_log.EVENTS)]
 
@@ -140,7 +143,7 @@ def test_the_first_checkpoint_is_read_back_long_before_it_is_needed(tmp_path, mo
 
 
 def saved_arrays(folder, step):
-    shapes = jax.eval_shape(lambda: state.new_state(tiny.CONFIG, plan(folder).mup, optimizer.make(OptimizerConfig(), plan(folder).mup), 0))
+    shapes = jax.eval_shape(lambda: state.new_state(tiny.CONFIG, plan(folder).mup, make_optimizer(OptimizerConfig(), plan(folder).mup), 0))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state.to_arrays(shapes))
     return checkpoint.restore(folder / "checkpoints", step, placed, {})[0]
@@ -148,7 +151,7 @@ def saved_arrays(folder, step):
 
 def test_a_finished_run_stays_as_it_is(uninterrupted):
     before = (uninterrupted / run_log.METRICS).read_text()
-    assert loop.train(plan(uninterrupted)) == loop.DONE
+    assert loop.train(plan(uninterrupted)).outcome == "completed"
     assert (uninterrupted / run_log.METRICS).read_text() == before
 
 
@@ -156,11 +159,11 @@ def test_a_finished_run_stays_as_it_is(uninterrupted):
 def test_a_signal_saves_and_leaves_with_75_and_the_run_goes_on(uninterrupted, tmp_path, number):
     folder = tmp_path / "run"
     assert threading.current_thread() is threading.main_thread()
-    code = loop.train(plan(folder, before=lambda step: signal.raise_signal(number) if step == 9 else None))
-    assert code == loop.STOPPED
+    result = loop.train(plan(folder, before=lambda step: signal.raise_signal(number) if step == 9 else None))
+    assert result == loop.TrainResult(outcome=loop.Outcome.STOPPED, step=11)
     assert checkpoint.steps(folder / "checkpoints")[-1] == 11  # told along with step 10, learnt while step 11 runs
     assert [row["event"] for row in run_log.rows(folder / run_log.EVENTS)][-1] == "stop"
-    assert loop.train(plan(folder)) == loop.DONE
+    assert loop.train(plan(folder)).outcome == "completed"
     assert exact_rows(folder) == exact_rows(uninterrupted)
 
 
@@ -168,7 +171,7 @@ def test_evaluations_are_logged_and_the_best_checkpoint_stays(tmp_path):
     folder = tmp_path / "run"
     figures = {4: 2.0, 8: 1.0, 12: 3.0, 16: 4.0, 20: 5.0}
     evaluate = lambda step, model, pause: {"bpb": figures[step], "loss/english": figures[step], "bpb/english": figures[step]}  # noqa: E731
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=4, checkpoint_every=4, keep_last=1)) == loop.DONE
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=4, checkpoint_every=4, keep_last=1)).outcome == "completed"
     rows = list(run_log.rows(folder / run_log.EVALS))
     assert [(row["step"], row["tokens"], row["bpb"]) for row in rows] == [(step, step * TOKENS, bpb) for step, bpb in figures.items()]
     assert checkpoint.steps(folder / "checkpoints") == [8, 20]
@@ -179,7 +182,7 @@ def test_the_best_evaluation_saves_a_checkpoint_of_its_own(tmp_path, keep_best, 
     bpb = {3: 5.0, 6: 4.0, 9: 1.0, 12: 3.0, 15: 2.0, 18: 3.5, 20: 9.0}
     folder = tmp_path / "run"
     evaluate = lambda step, model, pause: {"bpb": bpb[step]}  # noqa: E731
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=3, keep_best=keep_best, keep_last=1, keep_every=14)) == loop.DONE
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=3, keep_best=keep_best, keep_last=1, keep_every=14)).outcome == "completed"
     assert checkpoint.steps(folder / "checkpoints") == kept
 
 
@@ -188,22 +191,68 @@ def test_an_evaluation_that_a_signal_prevented_is_made_up_for(tmp_path):
     evaluate = lambda step, model, pause: {"bpb": 1.0 + step}  # noqa: E731
     settings = {"evaluate": evaluate, "eval_every": 5}
     assert (
-        loop.train(plan(folder, before=lambda step: signal.raise_signal(signal.SIGTERM) if step == 9 else None, **settings)) == loop.STOPPED
+        loop.train(plan(folder, before=lambda step: signal.raise_signal(signal.SIGTERM) if step == 9 else None, **settings)).outcome
+        == "stopped"
     )
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [5]
-    assert loop.train(plan(folder, **settings)) == loop.DONE
+    assert loop.train(plan(folder, **settings)).outcome == "completed"
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [5, 10, 15, 20]
 
 
 def test_init_from_takes_the_weights_and_nothing_else(uninterrupted, tmp_path):
     settings = {"steps": 1, "init_from": f"{uninterrupted}@14"}
     slow = OptimizerConfig(warmup_steps=10**6, decay_tokens=10**12)
-    assert loop.train(dataclasses.replace(plan(tmp_path / "run", **settings), optimizer=slow)) == loop.DONE
+    assert loop.train(dataclasses.replace(plan(tmp_path / "run", **settings), optimizer=slow)).outcome == "completed"
     old, new = saved_arrays(uninterrupted, 14), saved_arrays(tmp_path / "run", 1)
     # the first update moves no weight by more than its rate, 4e-8 at most, and float32 rounds gains of about 1 to 6e-8
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1.5e-7), old["model"], new["model"])
     assert new["optimizer"]["count"] == 1
     assert [row["tokens"] for row in run_log.rows(tmp_path / "run" / run_log.METRICS)] == [TOKENS]
+
+
+def test_a_branch_equals_the_run_that_was_planned_so_from_the_start_to_the_last_bit(tmp_path):
+    """The parent has a longer stable phase and has skipped a batch; the branch starts its decay where the planned run has it."""
+
+    def wsd(name, *, stable, decay, **settings):
+        optimizer = OptimizerConfig(schedule="wsd", warmup_steps=5, stable_tokens=stable * TOKENS, decay_tokens=decay * TOKENS)
+        return dataclasses.replace(plan(tmp_path / name, poison_at=3, **settings), optimizer=optimizer)
+
+    assert loop.train(wsd("planned", stable=15, decay=20)).outcome == "completed"
+    assert loop.train(wsd("parent", stable=100, decay=200, steps=14)).outcome == "completed"
+    branch = functools.partial(wsd, "branch", stable=15, decay=20, init_from=f"{tmp_path / 'parent'}@14", init_optimizer=True)
+    assert loop.train(branch(steps=17)).outcome == "completed"
+    assert exact_rows(tmp_path / "branch") == exact_rows(tmp_path / "planned")[14:17]
+    (start,) = [event for event in run_log.rows(tmp_path / "branch" / run_log.EVENTS) if event["event"] == "start"]
+    assert (start["step"], start["branched_from"]) == (14, f"{tmp_path / 'parent'}@14")
+    assert loop.train(branch()).outcome == "completed"  # goes on from its own checkpoint
+    assert exact_rows(tmp_path / "branch") == exact_rows(tmp_path / "planned")[14:]
+    rates = [row[EXACT.index("learning_rate")] for row in exact_rows(tmp_path / "branch")]
+    assert rates[:2] == [1e-2, 1e-2] and rates[2:] == sorted({*rates[2:]}, reverse=True) and rates[2] < 1e-2
+    jax.tree.map(np.testing.assert_array_equal, *(saved_arrays(tmp_path / name, 20) for name in ("branch", "planned")))
+    records = [checkpoint.read(tmp_path / name / checkpoint.FOLDER, 20) for name in ("branch", "planned")]
+    assert records[0].counters == records[1].counters == {"updates": 20, "data_step": 21, "tokens": 21 * TOKENS}
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"steps": 14}, "got train.steps=14 .* is at step 14; allowed: more, since a branch counts from its parent's step 0"),
+        ({"batch_size": 8}, "got train.batch_size=8 .*, 128 tokens a step, where .*@14 drew 64; allowed: the same"),
+    ],
+)
+def test_a_branch_that_its_parent_does_not_fit_is_refused(uninterrupted, tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        loop.train(plan(tmp_path / "run", init_from=f"{uninterrupted}@14", init_optimizer=True, **settings))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_branch_needs_a_parent_with_an_optimizer(uninterrupted):
+    with pytest.raises(UserError, match="got train.init_optimizer=True without train.init_from"):
+        TrainConfig(steps=1, batch_size=1, init_optimizer=True)
+    record, train = checkpoint.read(uninterrupted / checkpoint.FOLDER, 14), TrainConfig(steps=1, batch_size=1, init_from="model@0")
+    alone = dataclasses.replace(record, arrays={name: value for name, value in record.arrays.items() if name.startswith("model/")})
+    with pytest.raises(UserError, match="train.init_from='model@0', which has no optimizer state"):
+        restore.refuse_unfit_parent(alone, train, tiny.CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +279,7 @@ def test_benchmark_tasks_have_steps_of_their_own_and_their_scores_a_row(tmp_path
         called.append(step)
         return {"suite/choice": step / 10}
 
-    assert loop.train(plan(tmp_path / "run", evaluate=evaluate, eval_every=4, suite_every=3)) == loop.DONE
+    assert loop.train(plan(tmp_path / "run", evaluate=evaluate, eval_every=4, suite_every=3)).outcome == "completed"
     last = called[-1]
     assert called == sorted({step for step in range(1, last + 1) if step % 4 == 0 or step % 3 == 0} | {last})
     rows = list(run_log.rows(tmp_path / "run" / run_log.EVALS))
@@ -258,7 +307,7 @@ def test_a_checkpoint_due_with_an_evaluation_is_there_when_a_kill_ends_that(unin
     with pytest.raises(Killed):
         loop.train(plan(folder, **settings))
     assert checkpoint.steps(folder / "checkpoints") == [7, 14]
-    assert loop.train(plan(folder, **settings)) == loop.DONE
+    assert loop.train(plan(folder, **settings)).outcome == "completed"
     assert exact_rows(folder) == exact_rows(uninterrupted)
     assert [(row["step"], row["bpb"]) for row in run_log.rows(folder / run_log.EVALS)] == [(7, 1 / 7), (14, 1 / 14), (20, 1 / 20)]
     events = [(row["event"], row["step"]) for row in run_log.rows(folder / run_log.EVENTS)]
@@ -285,12 +334,12 @@ def test_a_signal_in_an_evaluation_ends_it_at_once_and_it_is_done_when_the_run_g
             pause()
         return {"bpb": float(step)}
 
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=every)) == loop.STOPPED
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=every)).outcome == "stopped"
     assert paused == [(at, 0), (at, 1), (at, 2)]
     assert checkpoint.steps(folder / "checkpoints")[-1] == at
     assert list(run_log.rows(folder / run_log.EVALS)) == []
     assert [(row["event"], row["step"]) for row in run_log.rows(folder / run_log.EVENTS)][-3:] == last_events
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=every)) == loop.DONE
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=every)).outcome == "completed"
     assert exact_rows(folder) == exact_rows(uninterrupted)
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == sorted({at, 20})
 
@@ -307,9 +356,9 @@ def test_a_signal_in_the_evaluation_that_a_resume_makes_up_for_ends_that_too(tmp
 
     interrupted = []
     for number in (1, 2, 3):
-        assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)) == loop.STOPPED
+        assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)).outcome == "stopped"
         assert interrupted == [10] * number and checkpoint.steps(folder / "checkpoints") == [7, 10]
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)) == loop.DONE
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)).outcome == "completed"
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [10, 20]
 
 
@@ -322,9 +371,9 @@ def test_a_signal_at_the_end_of_an_evaluation_stops_there_and_its_row_stays(tmp_
             signal.raise_signal(signal.SIGTERM)
         return {"bpb": 1.0}
 
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)) == loop.STOPPED
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)).outcome == "stopped"
     assert [row["step"] for row in run_log.rows(folder / run_log.METRICS)] == list(range(1, 11))
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)) == loop.DONE
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=10)).outcome == "completed"
     assert [row["step"] for row in run_log.rows(folder / run_log.EVALS)] == [10, 20]
 
 
@@ -334,5 +383,5 @@ def test_the_best_is_known_after_a_resume_and_what_it_makes_superfluous_goes_at_
     with pytest.raises(Killed):
         loop.train(plan(folder, kill_at=13, **settings))
     assert checkpoint.steps(folder / "checkpoints") == [4, 12]
-    assert loop.train(plan(folder, **settings)) == loop.DONE
+    assert loop.train(plan(folder, **settings)).outcome == "completed"
     assert checkpoint.steps(folder / "checkpoints") == [20]

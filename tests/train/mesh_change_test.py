@@ -8,8 +8,8 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.observability import run_log
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import loop, restore
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import to_arrays
@@ -36,8 +36,8 @@ def layout(name: str) -> rules.Layout:
 def saved(folder, chosen: rules.Layout) -> dict:
     """What the folder's newest checkpoint holds, as this layout restores it, on the host and in logical form."""
     rule = mup.at_width(tiny.WIDE, CONFIG.d_model)
-    optimizer = update_rule.make(OptimizerConfig(), rule)
-    found = restore.begin(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
+    optimizer = make_optimizer(OptimizerConfig(), rule)
+    found = restore.restore(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
     like = restore.shapes(CONFIG, rule, optimizer, chosen)
     return jax.tree.map(np.asarray, to_arrays(chosen.to_logical(like)(found.state))) | {"counters": vars(found.counters)}
 
@@ -50,7 +50,7 @@ def saved(folder, chosen: rules.Layout) -> dict:
     ],
 )
 def test_a_checkpoint_is_restored_to_the_same_bits_under_every_mesh(tmp_path, writer, readers):
-    assert loop.train(runs.plan(tmp_path, CONFIG, layout(writer), steps=4)) == loop.DONE
+    assert loop.train(runs.plan(tmp_path, CONFIG, layout(writer), steps=4)).outcome == "completed"
     expected = saved(tmp_path, layout(writer))
     assert expected["model"]["embedding"].shape == (60, 32) and expected["counters"]["updates"] == 4
     for name in readers:
@@ -61,8 +61,8 @@ def test_a_checkpoint_is_restored_to_the_same_bits_under_every_mesh(tmp_path, wr
 def test_a_run_that_changes_its_mesh_on_the_way_gives_the_same_losses(tmp_path):
     folder = tmp_path / "run"
     for steps, name in ((3, "tensor 2, pipe 2, data 2"), (5, "fsdp 8"), (6, "pipe 2 interleaved"), (8, "data 3, which divides nothing")):
-        assert loop.train(runs.plan(folder, CONFIG, layout(name), steps=steps)) == loop.DONE
-    assert loop.train(runs.plan(tmp_path / "one", CONFIG, layout("1 device"), steps=8)) == loop.DONE
+        assert loop.train(runs.plan(folder, CONFIG, layout(name), steps=steps)).outcome == "completed"
+    assert loop.train(runs.plan(tmp_path / "one", CONFIG, layout("1 device"), steps=8)).outcome == "completed"
     mixed, one = (list(run_log.rows(path / run_log.METRICS)) for path in (folder, tmp_path / "one"))
     assert [row["tokens"] for row in mixed] == [row["tokens"] for row in one]
     for name in ("loss", "grad_norm"):

@@ -1,0 +1,36 @@
+"""`train`, which is also `train.py`: train a model, or go on with a run that was stopped."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+from teleflm_jax.cli import options
+
+HELP = "train a model, or go on with a run that was stopped"
+
+
+def arguments(parser: argparse.ArgumentParser):
+    """Add the command's options."""
+    parser.epilog = f"example: {parser.prog} --gin_file configs/runs/quickstart.gin --workdir runs/quickstart"
+    options.add_arguments(parser)
+    options.add_process_arguments(parser)
+    parser.add_argument("--dry_run", action="store_true", help="print what `plan` says for the devices that are here, then stop")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    began = time.monotonic()
+    from teleflm_jax.cli import training  # after parsing, so that --help and mistakes need no jax
+
+    return training.main(args, began)
+
+
+def entry(argv: Sequence[str]) -> int:
+    """Run the command as `train.py` does."""
+
+    def command():
+        parser = options.make_parser("python train.py", HELP)
+        arguments(parser)
+        return main(parser.parse_args(argv))
+
+    return options.run_command(command)

@@ -38,7 +38,7 @@ class Assistant:
         return _max_conversation(self.engine.context_length, self.request.max_tokens)
 
 
-def arguments(parser: argparse.ArgumentParser):
+def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.add_arguments(parser)
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --system 'Answer in one sentence.'"

@@ -20,7 +20,7 @@ INTERRUPTED = 128 + signal.SIGINT
 HELP = "continue prompts with a trained model; one prompt streams to the terminal"
 
 
-def arguments(parser: argparse.ArgumentParser):
+def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.add_arguments(parser)
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --prompt 'Once upon a time'"

@@ -29,7 +29,7 @@ LIBRARIES = ("starlette", "uvicorn", "prometheus_client")
 HELP = "serve a trained model over OpenAI's HTTP interface"
 
 
-def arguments(parser: argparse.ArgumentParser):
+def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     options.add_arguments(parser)
     parser.epilog = (

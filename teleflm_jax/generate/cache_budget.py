@@ -1,7 +1,7 @@
 """Bound on the length and number of sequences by the memory that they take, known before anything is allocated.
 
-The memory that XLA takes beside caches follows no simple law. The formulas here give more than it reports for compiled programs on CPUs
-(`Compiled.memory_analysis`; tests compare them). The formulas for other devices, which compute in the cache's own type and in blocks of
+The memory that XLA takes in addition to caches follows no simple law. The formulas here give more than it reports for compiled programs on
+CPUs (`Compiled.memory_analysis`; tests compare them). The formulas for other devices, which compute in the cache's type and in blocks of
 queries, have not been measured.
 """
 

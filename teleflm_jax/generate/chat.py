@@ -135,7 +135,7 @@ def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> ChatFormat:
             f"got {path}, which is no template ({reason}); allowed: a Jinja chat template; put the model's own there"
         ) from error
     if "question" not in question or "answer" not in probe:
-        raise UserError(f"got {path}, which leaves out what it is given; allowed: a Jinja chat template; put the model's own there")
+        raise UserError(f"got {path}, which drops messages; allowed: a Jinja chat template; put the model's own there")
     return dataclasses.replace(format, probe=probe)
 
 

@@ -68,7 +68,7 @@ class Engine:
         self._batch: list[SequenceState | None] = []
         """The sequence of each row; None: the row is free."""
         self._released: set[int] = set()
-        """Rows that were released since the device was last told."""
+        """Rows that were released since the last decoding step."""
         self._rows: device.Rows | None = None
         self._alternatives: int | None = None
         """Alternatives that the program in use returns with each token, at least as many as the requests ask for."""
@@ -329,8 +329,8 @@ def warmup_programs(budget: CacheBudget, slots: int) -> list[Program]:
     counts, lengths = powers(slots, 1), powers(context, device.MIN_PROMPT)
     prefills = [(n, length) for length in lengths for n in counts if n == 1 or n * length <= PREFILL_TOKENS]
     decodes = [(n, length) for length in lengths for n in counts]
-    found = [programs.prefill(*size) for size in prefills if budget.fits((1, size[1]), size)]
-    return found + [programs.decode(*size, None) for size in decodes if budget.fits(size)]
+    warm = [programs.prefill(*size) for size in prefills if budget.fits((1, size[1]), size)]
+    return warm + [programs.decode(*size, None) for size in decodes if budget.fits(size)]
 
 
 def complete(

@@ -132,10 +132,10 @@ def _receive() -> Any:
 
 def _read(size: int) -> bytes:
     """Read so many bytes, or fewer if the other side has gone."""
-    found = bytearray()
-    while len(found) < size and (part := os.read(0, size - len(found))):
-        found += part
-    return bytes(found)
+    received = bytearray()
+    while len(received) < size and (part := os.read(0, size - len(received))):
+        received += part
+    return bytes(received)
 
 
 def _send(answer: dict[str, Any]) -> None:

@@ -144,17 +144,17 @@ class _Process:
         return foreign.parse_json(self._read(size, deadline))
 
     def _read(self, size: int, deadline: float) -> bytes:
-        found = bytearray()
-        while len(found) < size:
+        received = bytearray()
+        while len(received) < size:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             self.channel.settimeout(left)
-            part = self.channel.recv(size - len(found))
+            part = self.channel.recv(size - len(received))
             if not part:
                 raise ConnectionError("it has ended")
-            found += part
-        return bytes(found)
+            received += part
+        return bytes(received)
 
     def kill(self) -> None:
         """Kill the process; in a fork of the owner, close only this end of the socket."""

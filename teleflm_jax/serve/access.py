@@ -35,9 +35,9 @@ def headers(scope: Mapping) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def check_host_and_origin(policy: AccessPolicy, found: Mapping[str, str]) -> None:
+def check_host_and_origin(policy: AccessPolicy, fields: Mapping[str, str]) -> None:
     """Raise an `ApiError` if Host or Origin belongs to another site."""
-    host, origin = found.get("host"), found.get("origin")
+    host, origin = fields.get("host"), fields.get("origin")
     if policy.key is None and host is not None and not _is_own(_name(host), policy.names):
         raise ApiError(
             f"got the Host {host[:99]!r}; allowed: an address, localhost, or the name of --host; change the URL, or set a key",
@@ -52,11 +52,11 @@ def check_host_and_origin(policy: AccessPolicy, found: Mapping[str, str]) -> Non
         )
 
 
-def check_key(policy: AccessPolicy, found: Mapping[str, str]) -> None:
+def check_key(policy: AccessPolicy, fields: Mapping[str, str]) -> None:
     """Raise an `ApiError` if the server has a key that the request does not carry."""
     if policy.key is None:
         return
-    scheme, _, given = found.get("authorization", "").strip().partition(" ")
+    scheme, _, given = fields.get("authorization", "").strip().partition(" ")
     valid = hmac.compare_digest(given.strip().encode("latin-1"), policy.key.encode())
     if scheme.lower() != "bearer" or not valid:
         raise ApiError(
@@ -64,9 +64,9 @@ def check_key(policy: AccessPolicy, found: Mapping[str, str]) -> None:
         )
 
 
-def check_content_type(found: Mapping[str, str]) -> None:
+def check_content_type(fields: Mapping[str, str]) -> None:
     """Raise an `ApiError` if the content type is not JSON: pages of other sites may send all others without a preflight request."""
-    given = found.get("content-type")
+    given = fields.get("content-type")
     if given is None or given.partition(";")[0].strip().lower() != JSON:
         shown = "no Content-Type" if given is None else f"the Content-Type {given[:99]!r}"
         raise ApiError(f"got {shown}; allowed: {JSON}; change the header", status=415, code="unsupported_content_type")

@@ -29,11 +29,11 @@ class Vocabulary:
 
     def text(self, index: int) -> str:
         r"""Return a token as text: a special token's name, or `bytes:\xe4\xbd` for part of a character, so that tokens differ."""
-        found = self.bytes(index)
+        content = self.bytes(index)
         try:
-            return found.decode() or self.tokenizer.id_to_token(index) or f"<{index}>"
+            return content.decode() or self.tokenizer.id_to_token(index) or f"<{index}>"
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
 
 def vocabulary(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
@@ -91,10 +91,10 @@ class Choice:
         """Return the likeliest tokens, and the token itself if it is not among them; of two tokens with the same text, the likelier."""
         if token.logprob is None:
             return None
-        found: dict[str, float] = {}
+        top: dict[str, float] = {}
         for index, value in (*token.alternatives, (token.id, token.logprob)):
-            found.setdefault(self.vocabulary.text(index), _finite(value))
-        return found
+            top.setdefault(self.vocabulary.text(index), _finite(value))
+        return top
 
     def _with_alternatives(self, token: Token) -> dict[str, object]:
         return self._token(token.id, token.logprob) | {"top_logprobs": [self._token(index, value) for index, value in token.alternatives]}

@@ -21,7 +21,7 @@ CLOSE_SECONDS = 5
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address, so that a used port is bound before weights are loaded; nobody can connect yet.
+    """Return a socket bound to an address, so that a used port is detected before weights are loaded; nobody can connect yet.
 
     Raises:
         UserError: the address cannot be bound.

@@ -56,9 +56,9 @@ def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dic
     content["post_processor"] = specials.post_processor(dataclasses.replace(around, named={}), loaded.id_to_token)
     found = {FILE: _text(content), SETTINGS: json.dumps(settings | names, indent=1), NAMES: json.dumps(names, indent=1)}
     ours = load.misplaced(loaded) is None
-    template = chat.source(folder)
+    template = chat.read_template(folder)
     if template is None and ours:
-        template = chat.OURS.read_text(encoding="utf-8")
+        template = chat.OWN_TEMPLATE.read_text(encoding="utf-8")
     return found | ({} if template is None else {TEMPLATE: template})
 
 
@@ -148,7 +148,7 @@ def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | 
     left = sorted(str(name) for name in {**templates, **files} if name != DEFAULT)
     notes += (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
     if DEFAULT in files:
-        return chat.source(files[DEFAULT].parent, files[DEFAULT].name), notes
+        return chat.read_template(files[DEFAULT].parent, files[DEFAULT].name), notes
     text = templates.get(DEFAULT)
     if isinstance(text, str) and len(text) > (most := chat.MAX_TEMPLATE_BYTES):
         raise UserError(f"got a chat_template of {len(text):,} characters in {folder / SETTINGS}; allowed: at most {most:,}; shorten it")

@@ -134,6 +134,12 @@ class Writer:
             self.orbax.wait()
         self.read_back()
 
+    def release(self) -> None:
+        """Wait for the save under way and drop its result, which holds a thread and files; the run has failed for another reason."""
+        while self.begun:
+            with contextlib.suppress(Exception):
+                self.begun.pop().result()
+
     def is_due(self) -> bool:
         """Return whether the first checkpoint is finished and has not been read back."""
         return jax.process_index() == 0 and self.first is not None and not self.looked and (self.folder / str(self.first) / MARKER).exists()
@@ -185,9 +191,11 @@ def writer(folder: pathlib.Path, retention: Retention, bpbs: Mapping[int, float]
         try:
             yield made
             made.wait()
-        except OSError:
-            if jax.process_count() > 1:
+        except BaseException as error:
+            if isinstance(error, OSError) and jax.process_count() > 1:
                 stack.pop_all()  # closing would wait for the others, which wait for what this process could not write
+            else:
+                made.release()
             raise
 
 

@@ -55,7 +55,8 @@ def _import(args: argparse.Namespace) -> None:
     if jax.process_index() == 0:
         for note in (*found.notes, *settings.notes, *notes):
             print(f"note: {foreign.printable(note)}", file=sys.stderr)
+        measure = f"{invocation.command('eval')} --workdir {folder} --text NAME=FILE"
         print(
-            f"{folder}: step {create.STEP}; measure it: {invocation.command('eval')} --workdir {folder} --text NAME=FILE; train on from "
-            f"it: a run of its own with --gin_file {folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
+            f"{folder}: step {create.STEP}; measure it: {measure}; train on from it: a run of its own with --gin_file "
+            f"{folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
         )

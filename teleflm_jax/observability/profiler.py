@@ -76,7 +76,7 @@ class Profiler:
             self._log(f"no profile: profile.steps={self._wanted} are not among the steps of this run")
 
     def _due(self, step: int) -> int:
-        """Return how many steps to trace from this one on; each request counts once."""
+        """Return the number of steps to trace from this one on; each request counts once."""
         if self._wanted and self._wanted[0] <= step <= self._wanted[1]:
             last, self._wanted = self._wanted[1], None
             return last - step + 1

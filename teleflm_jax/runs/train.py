@@ -20,8 +20,10 @@ from teleflm_jax import checkpoint, mup
 from teleflm_jax.data import loader, mixture
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.attention import refuse_absent
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import watchdog
-from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.optimizer import learning_rates
 from teleflm_jax.runs import evaluators, folder
 from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_withheld, saved_config
 from teleflm_jax.train import deadlines, loop, restore, step
@@ -36,6 +38,7 @@ def train(
     *,
     log: Callable[[str], None] = lambda message: None,
     progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    objective: Objective = cross_entropy.loss_and_gradients,
     should_stop: Callable[[], bool] = lambda: False,
     handle_signals: bool = False,
     began: float | None = None,
@@ -50,6 +53,7 @@ def train(
         workdir: the run's folder, which need not exist; it is locked meanwhile.
         log: takes messages for people, also from other threads; only process 0 calls it.
         progress: takes each row of metrics.jsonl; only process 0 calls it.
+        objective: the function to minimise; a run that resumes must be given the same.
         should_stop: asked between steps; once it returns True on any process, the run saves a checkpoint and returns.
         handle_signals: handle SIGTERM, SIGINT and SIGUSR1 like `should_stop`, and SIGUSR2 as a request for a profile; main thread only.
         began: when the start of the run began, by the monotonic clock; default: now.
@@ -64,6 +68,17 @@ def train(
     refuse_withheld(config, "telemetry", *["suite"] * bool(config.train.suite_every))
     first = jax.process_index() == 0
     log, progress = (log, progress) if first else (lambda message: None, lambda row: None)
+    given = {"log": log, "progress": progress, "objective": objective, "should_stop": should_stop, "handle_signals": handle_signals}
+    plan = dataclasses.replace(_plan(config, place, began, log), **given)
+    with folder.naming(place), folder.locked(place) if first else contextlib.nullcontext():
+        if first:
+            folder.refuse_changes(place, config)
+        multihost_utils.sync_global_devices("every process accepts the run")
+        return loop.train(plan)
+
+
+def _plan(config: RunConfig, place: pathlib.Path, began: float, log: Callable[[str], None]) -> loop.Plan:
+    """Open the run's data, check everything that can be checked before the folder is written, and describe the run to the loop."""
     layout, width = rules.layout(config.mesh, config.model.d_model), mup.at_width(config.mup, config.model.d_model)
     with watchdog.watching(place, jax.process_index(), began) as dog:
         dog.expect("opening the data", deadlines.hang_limit(config.guard, []))
@@ -76,7 +91,7 @@ def train(
         identity = folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity()
         _refuse_different_data(identity)
     part, parts = mesh.data_share(layout.mesh)
-    plan = loop.Plan(
+    return loop.Plan(
         folder=place,
         model=run.model,
         mup=width,
@@ -86,24 +101,15 @@ def train(
         guard=run.guard,
         telemetry=run.telemetry,
         profile=run.profile,
-        batches=lambda step, history: data.under(history).iterate(step, process=part, num_processes=parts),
-        mixture=functools.partial(mixture.go_on, weights=run.data.proportions, change=run.data.change_proportions),
-        records=lambda step, history: data.under(history).origins(step),
-        epochs=lambda step, history: data.under(history).epochs(step),
+        batches=lambda step, history: data.with_history(history).iterate(step, process=part, num_processes=parts),
+        mixture=functools.partial(mixture.extend_history, weights=run.data.proportions, change=run.data.change_proportions),
+        records=lambda step, history: data.with_history(history).origins(step),
+        epochs=lambda step, history: data.with_history(history).epochs(step),
         evaluate=evaluate,
         identity=identity,
         began=began,
         prepare=functools.partial(folder.write_shared, place, _without_consent(config), pathlib.Path(run.data.tokenizer).read_bytes()),
-        log=log,
-        progress=progress,
-        should_stop=should_stop,
-        handle_signals=handle_signals,
     )
-    with folder.naming(place), folder.locked(place) if first else contextlib.nullcontext():
-        if first:
-            folder.refuse_changes(place, config)
-        multihost_utils.sync_global_devices("every process accepts the run")
-        return loop.train(plan)
 
 
 def open_data(run: RunConfig, history: mixture.History = ()) -> loader.Loader:
@@ -140,7 +146,7 @@ def refuse_what_cannot_train(run: RunConfig, width: mup.Mup, layout: rules.Layou
         _refuse_other_tokenizer(run)
         if run.train.init_optimizer:
             _parent(run)
-    optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
+    learning_rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 
 def _refuse_incomplete(config: RunConfig) -> None:
@@ -175,7 +181,7 @@ def _saved_mixture(run: RunConfig, place: pathlib.Path, going_on: bool) -> mixtu
 
 def _history_after(record: checkpoint.Record, run: RunConfig) -> mixture.History:
     saved = tuple((since, dict(weights)) for since, weights in record.mixture)
-    return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+    return mixture.extend_history(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
 
 
 def _parent(run: RunConfig) -> checkpoint.Record:

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.data import mixture
@@ -37,7 +37,6 @@ def test_floor_sum_equals_the_sum_of_floors(n, a, b):
     assert mixture._floor_sum(n, a, b) == sum((a * i + b) // 2**64 for i in range(n))
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 40), WEIGHTS), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 5))
 def test_each_domain_is_walked_in_order_whatever_the_history(phases, batch_size, seed):
     steps = np.cumsum([0] + [length for length, _ in phases]).tolist()
@@ -107,13 +106,13 @@ def test_the_order_of_names_in_a_configuration_does_not_matter():
 
 def test_a_mixture_changes_on_purpose_alone():
     a, b = {"x": 1.0}, {"x": 1.0, "y": 1.0}
-    assert mixture.go_on((), 0, a, change=False) == ((0, a),)
-    assert mixture.go_on(((0, a),), 50, a, change=True) == ((0, a),)
-    assert mixture.go_on(((0, a),), 50, b, change=True) == ((0, a), (50, b))
-    assert mixture.go_on(((0, a), (50, b)), 50, a, change=True) == ((0, a), (50, a))
-    assert mixture.go_on(((0, a),), 0, b, change=True) == ((0, b),)
+    assert mixture.extend_history((), 0, a, change=False) == ((0, a),)
+    assert mixture.extend_history(((0, a),), 50, a, change=True) == ((0, a),)
+    assert mixture.extend_history(((0, a),), 50, b, change=True) == ((0, a), (50, b))
+    assert mixture.extend_history(((0, a), (50, b)), 50, a, change=True) == ((0, a), (50, a))
+    assert mixture.extend_history(((0, a),), 0, b, change=True) == ((0, b),)
     with pytest.raises(UserError, match="data.change_proportions = True"):
-        mixture.go_on(((0, a),), 50, b, change=False)
+        mixture.extend_history(((0, a),), 50, b, change=False)
 
 
 def test_a_domain_that_would_run_out_is_named_with_step_and_remedy():

@@ -114,18 +114,18 @@ def documents(workdir: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def dropped(workdir: pathlib.Path, stage: str) -> dict[str, int]:
-    tally = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
-    return {rule: amount["documents"] for rule, amount in tally["dropped"].items()}
+    statistics = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
+    return {rule: amount["documents"] for rule, amount in statistics["dropped"].items()}
 
 
 def test_every_document_is_kept_or_has_a_reason(whole):
     workdir, said = whole
     before = None
     for stage in ("1-read", "2-clean", "3-paragraphs", "5-duplicates", "6-decontaminate", "documents"):
-        tally = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
-        out = sum(amount["documents"] for amount in tally["out"].values())
-        assert tally["into"]["documents"] == out + sum(dropped(workdir, stage).values()) or stage == "1-read"
-        assert before is None or tally["into"]["documents"] == before
+        statistics = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
+        out = sum(amount["documents"] for amount in statistics["out"].values())
+        assert statistics["into"]["documents"] == out + sum(dropped(workdir, stage).values()) or stage == "1-read"
+        assert before is None or statistics["into"]["documents"] == before
         before = out
         assert f"{out:,} documents" in said
     assert dropped(workdir, "1-read") == {"empty": 1}
@@ -145,7 +145,7 @@ def test_of_copies_and_near_copies_the_first_source_keeps_its_own(whole):
     assert sum("stands in each and every one" in own for _, own in kept) == 1
 
 
-def test_a_corpus_against_an_earlier_one_adds_what_both_at_once_have_more(text, whole, tmp_path):
+def test_a_corpus_against_a_reference_corpus_adds_what_both_at_once_have_more(text, whole, tmp_path):
     domains = {"first": "web", "second": "web", "chinese": "web", "code": "code"}
 
     def made(name: str, chosen: list[str], *parameters: str) -> pathlib.Path:
@@ -194,8 +194,8 @@ def test_killed_at_any_instant_and_started_again_it_is_the_same(text, whole, tmp
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "process_group": 0}
         process = subprocess.Popen(command(text, tmp_path, "local[2]"), **quiet)
         try:
-            # ever later: on a machine so slow that no part is done in 25 s it must come to an end, too
-            assert process.wait(timeout=generator.uniform(5, 25) * 1.1**kills) == 0
+            # ever later: on a machine so slow that no partition is done in 25 s it must end, too
+            assert process.wait(timeout=generator.normalize(5, 25) * 1.1**kills) == 0
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)

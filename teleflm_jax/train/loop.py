@@ -1,4 +1,4 @@
-"""The training loop, the same at every scale: open logs, checkpoints and data, and train from restored states until the end."""
+"""Training loop, the same at every scale: open logs, checkpoints and data, and train from restored states until the end."""
 
 import contextlib
 import functools

@@ -15,7 +15,7 @@ PROBES = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What is known of the processes since the last probe."""
+    """Waiting times of the processes since the last probe, and probes at which they were late."""
 
     waited: np.ndarray | float = 0.0
     """[devices], seconds that each device's process has waited for data."""

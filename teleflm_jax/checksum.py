@@ -98,7 +98,7 @@ def _bad(x: jax.Array) -> jax.Array:
     return ~jnp.isfinite(x).all()
 
 
-def _mixed(bits: Any, places: list) -> Any:
+def _mixed(bits: Any, places: Sequence) -> Any:
     """MurmurHash3's last step on the bits and a number for the place; numpy or jax arrays alike."""
     h = bits
     for place, odd in zip(places, ODD, strict=False):

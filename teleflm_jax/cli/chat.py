@@ -4,6 +4,7 @@ import argparse
 import codecs
 import contextlib
 import dataclasses
+import io
 import itertools
 import signal
 import sys
@@ -85,7 +86,8 @@ def talk(speaker: Speaker, before: tuple[Message, ...], *, here: bool) -> None:
         here: whether somebody sits at the terminal, to be prompted.
     """
     is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"  # what was typed is more than that
-    sys.stdin.reconfigure(encoding="utf-8" if is_ascii else sys.stdin.encoding, errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8" if is_ascii else sys.stdin.encoding, errors="replace")
     if here:
         _say("Ctrl-C stops an answer; " + "; ".join(f"{name}: {what}" for name, what in COMMANDS.items()))
     history, numbers = before, itertools.count()

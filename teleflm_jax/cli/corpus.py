@@ -144,7 +144,11 @@ def _mixture(workdir: pathlib.Path, sets: list[str], weights: dict[str, float], 
     for name in sorted(sets, key=lambda name: -weights[name]):
         found = parts.read_json(workdir / "packed" / name / "manifest.json")
         languages = sorted(
-            {key.partition(" ")[2] for key in tally.out if mix.set_of(*key.split(" ", 1), own.mix) == name},
+            {
+                language
+                for domain, _, language in (key.partition(" ") for key in tally.out)
+                if mix.set_of(domain, language, own.mix) == name
+            },
             key=lambda language: -max(amount.bytes for key, amount in tally.out.items() if key.endswith(f" {language}")),
         )
         table.append(

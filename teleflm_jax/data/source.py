@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Sequence
+from typing import SupportsIndex
 
 from array_record.python import array_record_module
 
@@ -40,15 +41,16 @@ class Source:
     def __len__(self) -> int:
         return self.ends[-1]
 
-    def __getitem__(self, number: int) -> bytes:
+    def __getitem__(self, index: SupportsIndex) -> bytes:
         """One record; safe for threads.
 
         Raises:
             UserError: the shard is damaged or missing.
             OSError: the operating system refuses to open or to read it.
         """
+        number = int(index)
         shard = bisect.bisect_right(self.ends, number)
-        path, place = self.paths[shard], int(number) - (self.ends[shard - 1] if shard else 0)
+        path, place = self.paths[shard], number - (self.ends[shard - 1] if shard else 0)
         try:
             return self.reader(path).read([place])[0]
         except RuntimeError as error:  # all that the library raises, also for a checksum that does not match

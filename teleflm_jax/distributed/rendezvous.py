@@ -18,6 +18,7 @@ import secrets
 import selectors
 import socket
 import time
+import typing
 from collections.abc import Callable, Collection, Iterator
 
 from teleflm_jax import foreign, open_files
@@ -208,9 +209,10 @@ def _receive(bind: tuple[str, int], count: int, seconds: float, say: Callable[[s
                 say(f"waiting for {len(missing)} of {count} processes since {waited:.0f} s: {names(missing)}{_of_others(hall.refused)}")
                 reports += 1
             for key, _ in selector.select(timeout=max(0.0, min(seconds, reports * REPORT_SECONDS, waited + 1) - waited) + 0.01):
+                ready = typing.cast(socket.socket, key.fileobj)
                 if key.data is None:
-                    hall.admit(key.fileobj)
-                elif key.fileobj.fileno() >= 0:  # not closed by what came before it
+                    hall.admit(ready)
+                elif ready.fileno() >= 0:  # not closed by what came before it
                     hall.hear(key.data)
             hall.tidy()
         for listener in listeners:  # before anyone looks for jax's service there
@@ -285,14 +287,15 @@ def _listen(host: str, port: int, deadline: float) -> Iterator[socket.socket]:
     else:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         places = list(dict.fromkeys((family, address, False) for family, _, _, _, address in found))
-    problem, listening = None, 0
+    problem: OSError | None = None
+    listening = 0
     for family, address, both in places:
         try:
             yield _bound(family, address, both, deadline)
             listening += 1
         except OSError as error:  # a name may have an IPv6 address where the host has none
             problem = error
-    if not listening:
+    if problem is not None and not listening:
         raise problem
 
 

@@ -34,7 +34,9 @@ def of_values(parts: Iterator[bytes | Gap], limit: int) -> Iterator[object]:
     """Yield the values of a JSON file, and a Gap for what cannot be read: all that follows, since nothing else ends a value."""
     decoder, text, position, is_over = codecs.getincrementaldecoder("utf-8-sig")(), "", 0, False
     while True:
-        position = _BETWEEN.match(text, position).end()
+        between = _BETWEEN.match(text, position)
+        assert between is not None  # it matches an empty text as well
+        position = between.end()
         if position < len(text):
             try:
                 value, position = _DECODER.raw_decode(text, position)

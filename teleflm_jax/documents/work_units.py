@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -205,7 +206,7 @@ def _pieces(root: str, path: str, skipped: str, unit_bytes: int, text_column: st
     return [whole]
 
 
-def _checked(text: object, piece: Piece, tally: Tally) -> tuple[str, object]:
+def _checked(text: object, piece: Piece, tally: Tally) -> tuple[str, Any]:
     """Return why this is no document, or an empty reason; and the text, without what costs no more than itself."""
     if not isinstance(text, str):
         return parquet.NO_STRING, text

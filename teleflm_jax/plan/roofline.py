@@ -68,7 +68,7 @@ def _sending(sent: Sent, job: Job, cluster: ClusterConfig, plan: PlanConfig) -> 
 
     A message over several axes counts for the first of them.
     """
-    found = dict.fromkeys(("data", "pipe", "tensor"), 0.0)
+    found: dict[str, float] = dict.fromkeys(("data", "pipe", "tensor"), 0.0)
     for (axes, kind), bytes_ in sent.items():
         axis = next((axis for axis in found if axis in axes.split("+")), None)
         if axis:

@@ -121,7 +121,8 @@ def _opened(plan: Plan, beginning: restore.Beginning, parts: Parts, rewound: boo
             parts.say(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
         logs = Growing(folder=plan.folder)
         if first := jax.process_index() == 0:
-            logs.history(), logs.evals()  # a damaged line raises before the first step
+            logs.history()  # a damaged line raises before the first step
+            logs.evals()
         draw = functools.partial(curves.draw, logs) if first else lambda: None
         known = {"draw": draw, "beginning": beginning, "history": history, "counters": counters, "compiled": rewound}
         # losses of another mixture are not comparable

@@ -327,7 +327,7 @@ class Attempt:
         """Measure every process's device, and name those that are slow at three probes in a row."""
         self.parts.dog.expect("measuring the devices", self._patience())
         seconds = np.asarray(multihost_utils.process_allgather(np.float32(throughput.probe()))).reshape(-1)
-        waits = (self.waited / self.waits)[np.unique(self.plan.layout.processes(), return_index=True)[1]]
+        waits = np.asarray(self.waited / self.waits)[np.unique(self.plan.layout.processes(), return_index=True)[1]]
         found = guard.late(self.plan.guard, seconds, waits, float(np.median(self.taken)))
         self.waited, self.waits, self.late = 0.0, 0, {process: self.late.get(process, 0) + 1 for process in found}
         for process in (process for process, times in self.late.items() if times == LATE_PROBES):
@@ -347,6 +347,7 @@ class Attempt:
         self.parts.dog.expect(f"evaluating after step {step}", guard.hang_limit(self.plan.guard, taken))
         began = time.monotonic()
         try:
+            assert self.plan.evaluate is not None  # else no step is due
             figures = self.plan.evaluate(step, state.model, self._pause)
         except signals.Interrupted:
             self.log.event("interrupted", step=step, seconds=time.monotonic() - began)

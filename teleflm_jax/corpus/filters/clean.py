@@ -50,7 +50,7 @@ def clean(batches: Iterable[pa.RecordBatch], tally: Tally, *, config: CleanConfi
     for batch in batches:
         origins, domains = batch["origin"].to_pylist(), batch["domain"].to_pylist()
         named = batch["language"].to_pylist()
-        texts: list[str | None] = [*uniform_texts(batch["text"], [language == CODE for language in named])]
+        texts = [*uniform_texts(batch["text"], [language == CODE for language in named])]
         for i, text in enumerate(texts):
             if JOINER in text and (count := text.count(JOINER) - batch["text"][i].as_py().count(JOINER)) > 0:
                 tally.changed[JOINED].add(count, count * len(JOINER.encode()))
@@ -63,11 +63,12 @@ def clean(batches: Iterable[pa.RecordBatch], tally: Tally, *, config: CleanConfi
             texts[i], masked = privacy.mask(text, config.mask)
             for kind, what in masked:
                 tally.change(f"{kind} masked", origins[i], "*" * len(what))
+        kept: list[str | None] = [*texts]
         for i, reason in enumerate(_objections(texts, named, domains, config)):
             if reason:
                 tally.drop(reason, origins[i], texts[i])
-                texts[i] = None
-        yield rows.with_text(batch, texts, language=named)
+                kept[i] = None
+        yield rows.with_text(batch, kept, language=named)
 
 
 def uniform(text: str, *, is_code: bool = False) -> str:

@@ -149,7 +149,7 @@ def _of_stretch(stretch: _Stretch, limit: int, size: int | None) -> Generator[Re
     """Yield the records of a stretch; return how many bytes at its end are of none."""
     form = stretch.form
     while True:
-        stretch.at = _BETWEEN.match(stretch.held, stretch.at).end()
+        stretch.at = _behind_space(stretch.held, stretch.at)
         if not stretch.left:
             if stretch.fill(1):
                 continue
@@ -198,8 +198,15 @@ def _is_followed(stretch: _Stretch, size: int) -> bool:
     if terminator and stretch.held.startswith(terminator, stretch.at + size):
         return True
     stretch.fill(size + _LINE)
-    end = _BETWEEN.match(stretch.held, stretch.at + size).end()
+    end = _behind_space(stretch.held, stretch.at + size)
     return end == len(stretch.held) or bool(stretch.form.begins.match(stretch.held, end))
+
+
+def _behind_space(held: bytes, at: int) -> int:
+    """Return the place behind what may stand between records."""
+    space = _BETWEEN.match(held, at)
+    assert space is not None  # it matches nothing as well
+    return space.end()
 
 
 def _to_next(stretch: _Stretch) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from teleflm_jax.corpus import spark
 from teleflm_jax.corpus.config import (
@@ -17,6 +18,7 @@ from teleflm_jax.corpus.config import (
     QualityConfig,
 )
 from teleflm_jax.corpus.dedup.reference_corpora import Earlier
+from teleflm_jax.corpus.spark import Progress
 from teleflm_jax.corpus.stages import parts
 from teleflm_jax.documents import work_units
 from teleflm_jax.packing.config import PackConfig
@@ -57,10 +59,10 @@ class Run:
     settings: Settings
     parts: Sequence[Part]
     earlier: Sequence[Earlier]
-    spark: object
+    spark: Any
     """The session."""
     say: Callable[[str], None]
-    progress: spark.Progress
+    progress: Progress
 
     def folder(self, stage: str) -> pathlib.Path:
         """Where a stage's results are."""
@@ -72,7 +74,7 @@ class Run:
         numbers = frozenset(range(len(self.parts))).union(others)
         spark.each(self.spark, step, work, numbers, functools.partial(parts.done, folder), self.progress)
 
-    def table(self, step: str, folder: pathlib.Path, make: Callable[[], object], *, by_part: bool = False) -> None:
+    def table(self, step: str, folder: pathlib.Path, make: Callable[[], Any], *, by_part: bool = False) -> None:
         """Make a table by Spark, unless it is there."""
         if folder.exists():
             return

@@ -13,9 +13,10 @@ import posixpath
 import re
 import struct
 import tarfile
+import typing
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from teleflm_jax.corpus.read import LONGEST, Found
 from teleflm_jax.corpus.read.latex import conditionals, macros, marks
@@ -129,7 +130,7 @@ def _of_gzip(packed: bytes, origin: str, tally: Tally) -> Iterator[Found]:
 
 def _is_tar(data: bytes) -> bool:
     try:
-        tarfile.open(fileobj=_Guarded(io.BytesIO(data), len(data)), mode="r:").close()
+        tarfile.open(fileobj=typing.cast(BinaryIO, _Guarded(io.BytesIO(data), len(data))), mode="r:").close()
     except _DAMAGE:
         return False
     return True
@@ -172,10 +173,11 @@ def _members(file: BinaryIO, path: str, tally: Tally) -> Iterator[tuple[str, tar
     """Yield an archive's plain files, by their names inside of it."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    with tarfile.open(fileobj=_Guarded(file, size), mode="r:", encoding="utf-8", errors="replace") as tar:
+    guarded = typing.cast(BinaryIO, _Guarded(file, size))
+    with tarfile.open(fileobj=guarded, mode="r:", encoding="utf-8", errors="replace") as tar:
         previous = -1
         while (member := tar.next()) is not None:
-            tar.members = []  # it would keep them all
+            typing.cast(Any, tar).members = []  # it would keep them all
             if member.size < 0 or tar.offset <= previous:
                 raise ValueError("a header that leads back")  # and so without end
             previous = tar.offset
@@ -187,7 +189,9 @@ def _members(file: BinaryIO, path: str, tally: Tally) -> Iterator[tuple[str, tar
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    with tar.extractfile(member) as file:
+    file = tar.extractfile(member)
+    assert file is not None  # a plain file's
+    with file:
         return file.read(ARCHIVE_BYTES)
 
 

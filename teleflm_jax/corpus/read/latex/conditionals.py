@@ -67,7 +67,8 @@ def _turns(text: str) -> Iterator[tuple[int, int, bool, bool]]:
         elif (value := _value(text, command, mark.end(), switches)) is not None:
             branches.append(_Branch(known=True, live=value))
             dead += not value
-            yield mark.start(), _ZERO.match(text, mark.end()).end() if command == "if" else mark.end(), was_live, not dead
+            zero = _ZERO.match(text, mark.end()) if command == "if" else None
+            yield mark.start(), zero.end() if zero else mark.end(), was_live, not dead
         elif command in _TESTS:
             branches.append(_Branch(known=False, live=True))
         elif command == "else" and branches and branches[-1].known:

@@ -27,7 +27,7 @@ from teleflm_jax.corpus.config import CleanConfig, DecontaminateConfig, Duplicat
 from teleflm_jax.corpus.dedup import duplicates, paragraphs
 from teleflm_jax.corpus.extraction import extract
 from teleflm_jax.corpus.filters import clean, contamination, languages, rules
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 HELP = "/libreoffice/help/"
 PACKAGES = (
@@ -64,12 +64,12 @@ def pages(debs: str, step: int, without: Collection[str] = ()) -> dict[str, list
 
 def found(read: Iterable[tuple[str, bytes]]) -> list[pa.RecordBatch]:
     """Pages as readers find them."""
-    return list(rows.batches(((i, "html", path, path, "", "", page) for i, (path, page) in enumerate(read)), rows.FOUND))
+    return list(rows.batches(((i, "html", path, path, "", "", page) for i, (path, page) in enumerate(read)), rows.RAW_DOCUMENT))
 
 
 def documents(batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
     """Pages' text."""
-    return list(extract.extract(batches, Tally(), domain="web", source="packages", config=ExtractConfig()))
+    return list(extract.extract(batches, Statistics(), domain="web", source="packages", config=ExtractConfig()))
 
 
 def best(steps: Mapping[str, tuple[Callable, Sequence]], rounds: int) -> dict[str, float]:
@@ -95,29 +95,29 @@ def ours(packages: Mapping[str, Sequence[tuple[str, bytes]]], rounds: int) -> tu
     every = [batch for batches in pages_.values() for batch in batches]
     texts = documents(every)
     plain = [batch["text"].to_pylist() for batch in texts]
-    uniform = [clean.uniform_texts(batch["text"], [False] * len(batch)) for batch in texts]
-    cut = [tokens.tokens(part) for part in uniform]
-    index = _index([text for part in uniform for text in part])
+    normalized = [clean.normalize_texts(batch["text"], [False] * len(batch)) for batch in texts]
+    cut = [tokens.tokens(part) for part in normalized]
+    index = _index([text for part in normalized for text in part])
 
     def hold(part: tuple[list[str], tokens.Tokens]) -> None:
         unspaced, stop_words = np.zeros(len(part[0]), bool), [cleaning.stop_words["en"]] * len(part[0])
-        rules.objections(rules.Measures(*part, unspaced, stop_words), [cleaning.rules] * len(part[0]))
+        rules.rejection_reasons(rules.Measures(*part, unspaced, stop_words), [cleaning.rules] * len(part[0]))
 
     def whole(batches: list[pa.RecordBatch]) -> None:
-        kept = list(clean.clean(batches, Tally(), config=cleaning))
+        kept = list(clean.clean(batches, Statistics(), config=cleaning))
         list(paragraphs.hashes(kept, config=ParagraphConfig()))
-        left = list(paragraphs.without(kept, {}, Tally(), config=ParagraphConfig()))
+        left = list(paragraphs.without(kept, {}, Statistics(), config=ParagraphConfig()))
         list(duplicates.signatures(left, priority=0, config=exact))
-        list(contamination.decontaminate(left, index, Tally(), [], config=DecontaminateConfig()))
+        list(contamination.decontaminate(left, index, Statistics(), [], config=DecontaminateConfig()))
 
     of_html = {package: _megabytes(page for _, page in read) for package, read in packages.items()}
     of_text = _megabytes(text.encode() for part in plain for text in part)
     on_batches = {
-        "cleaning, all of it": lambda batch: list(clean.clean([batch], Tally(), config=cleaning)),
-        "normalisation": lambda batch: clean.uniform_texts(batch["text"], [False] * len(batch)),
+        "cleaning, all of it": lambda batch: list(clean.clean([batch], Statistics(), config=cleaning)),
+        "normalisation": lambda batch: clean.normalize_texts(batch["text"], [False] * len(batch)),
         "paragraphs' hashes": lambda batch: list(paragraphs.hashes([batch], config=ParagraphConfig())),
         "signatures": lambda batch: list(duplicates.signatures([batch], priority=0, config=exact)),
-        "decontamination": lambda batch: list(contamination.decontaminate([batch], index, Tally(), [], config=DecontaminateConfig())),
+        "decontamination": lambda batch: list(contamination.decontaminate([batch], index, Statistics(), [], config=DecontaminateConfig())),
         "text to tokenisation": lambda batch: whole([batch]),
     }
     chunks = [every[i : i + AS_ONE] for i in range(0, len(every), AS_ONE)]
@@ -125,9 +125,9 @@ def ours(packages: Mapping[str, Sequence[tuple[str, bytes]]], rounds: int) -> tu
         "extraction": (lambda batch: documents([batch]), every),
         "resiliparse alone": (_alone, every),
         **{name: (work, texts) for name, work in on_batches.items()},
-        "language": (languages.languages, uniform),
-        "tokens": (tokens.tokens, uniform),
-        "rules": (hold, list(zip(uniform, cut, strict=True))),
+        "language": (languages.languages, normalized),
+        "tokens": (tokens.tokens, normalized),
+        "rules": (hold, list(zip(normalized, cut, strict=True))),
         "pages to tokenisation, MB of text": (lambda some: whole(documents(some)), chunks),
         **{f"extraction, {package}": (lambda batch: documents([batch]), batches) for package, batches in pages_.items()},
         **{f"resiliparse alone, {package}": (_alone, batches) for package, batches in pages_.items()},
@@ -159,7 +159,7 @@ def _megabytes(parts: Iterable[bytes]) -> float:
     return sum(map(len, parts)) / 1e6
 
 
-def _index(texts: list[str]) -> contamination.Index:
+def _index(texts: list[str]) -> contamination.NgramIndex:
     """An index of sentences from the texts."""
     items = [" ".join(text.split()[:40]) for text in texts[:: max(1, len(texts) // QUIZ)]]
     with tempfile.TemporaryDirectory() as folder:

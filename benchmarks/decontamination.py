@@ -26,7 +26,7 @@ from examples import debian_packages, plain_text
 from teleflm_jax.corpus import rows
 from teleflm_jax.corpus.config import DecontaminateConfig
 from teleflm_jax.corpus.filters import clean, contamination
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 DOMAINS = ("english", "chinese", "code", "maths")
 DOCUMENTS, ITEMS = 2500, 400
@@ -134,10 +134,10 @@ def planted(items: list[str], hosts: Iterable[str], generator: random.Random) ->
         yield name, host[:place] + disguise(item) + host[place:]
 
 
-def left(texts: Iterable[str], index: contamination.Index, config: DecontaminateConfig) -> set[int]:
+def left(texts: Iterable[str], index: contamination.NgramIndex, config: DecontaminateConfig) -> set[int]:
     """Numbers of the documents that decontamination keeps."""
-    documents = ((i, "", "", "", "", "", "", None, clean.uniform(text)) for i, text in enumerate(texts))
-    kept = contamination.decontaminate(rows.batches(documents, rows.DOCUMENT), index, Tally(), [], config=config)
+    documents = ((i, "", "", "", "", "", "", None, clean.normalize(text)) for i, text in enumerate(texts))
+    kept = contamination.decontaminate(rows.batches(documents, rows.DOCUMENT), index, Statistics(), [], config=config)
     return {number for batch in kept for number in batch["id"].to_pylist()}
 
 

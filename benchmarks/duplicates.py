@@ -28,9 +28,9 @@ from benchmarks import planted
 from teleflm_jax.corpus import rows, spark
 from teleflm_jax.corpus.config import DuplicateConfig
 from teleflm_jax.corpus.dedup import deduplicate, duplicates
-from teleflm_jax.corpus.stages import parts
-from teleflm_jax.corpus.stages.run import Run
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.corpus.stages import partitions
+from teleflm_jax.corpus.stages.run import CorpusRun
+from teleflm_jax.documents.statistics import Statistics
 
 DOCUMENTS, ORIGINALS = 50_000, 30_000
 PART_DOCUMENTS = 2500
@@ -85,23 +85,23 @@ class Result:
 
 def deduplicated(session, folder: pathlib.Path, documents: Sequence[planted.Document], config: DuplicateConfig) -> None:
     """Run the pipeline's stage on the documents, or go on with it."""
-    source, count = folder / parts.PARAGRAPHS, -(-len(documents) // PART_DOCUMENTS)
-    for place in (source, folder / parts.DUPLICATES):
+    source, count = folder / partitions.PARAGRAPHS, -(-len(documents) // PART_DOCUMENTS)
+    for place in (source, folder / partitions.DUPLICATES):
         place.mkdir(exist_ok=True)
-    for number in set(range(count)) - parts.done(source):
+    for number in set(range(count)) - partitions.done(source):
         chosen = documents[number * PART_DOCUMENTS : (number + 1) * PART_DOCUMENTS]
         table = [
             ((number << rows.ROW_BITS) + i, "web", "s", "", "", "", document.language, None, document.text)
             for i, document in enumerate(chosen)
         ]
-        parts.write(source, number, rows.batches(table, rows.DOCUMENT), rows.DOCUMENT, Tally())
-    run = Run(
+        partitions.write(source, number, rows.batches(table, rows.DOCUMENT), rows.DOCUMENT, Statistics())
+    run = CorpusRun(
         workdir=folder,
         settings=types.SimpleNamespace(duplicates=config),
-        parts=[types.SimpleNamespace(priority=0)] * count,
-        earlier=(),
-        spark=session,
-        say=lambda line: None,
+        partitions=[types.SimpleNamespace(priority=0)] * count,
+        references=(),
+        session=session,
+        log=lambda line: None,
         progress=lambda step, done, count: None,
     )
     deduplicate.make(run, source)
@@ -109,7 +109,7 @@ def deduplicated(session, folder: pathlib.Path, documents: Sequence[planted.Docu
 
 def answer(folder: pathlib.Path) -> Result:
     """What the stage found."""
-    found = folder / parts.DUPLICATES
+    found = folder / partitions.DUPLICATES
     links = {(_place(row["a"]), _place(row["b"])) for row in _rows(found / "links")}
     signed = collections.defaultdict(list)
     for row in _rows(found / "signatures"):

@@ -30,7 +30,7 @@ from examples import debian_packages
 from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import EXTRACTORS, ExtractConfig
 from teleflm_jax.corpus.extraction import extract
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 BAR = 0.95
 _HTML, _SOURCES = "/html/", "_sources/"
@@ -107,8 +107,8 @@ def extracted(found: Iterable[Page | makers.Page], extractor: str) -> Iterator[s
     texts = {}
     numbered = list(found)
     records = ((i, "html", page.path, "", "", "", page.html) for i, page in enumerate(numbered))
-    batches = rows.batches(records, rows.FOUND)
-    for batch in extract.extract(batches, Tally(), domain="", source="", config=ExtractConfig(extractor=extractor)):
+    batches = rows.batches(records, rows.RAW_DOCUMENT)
+    for batch in extract.extract(batches, Statistics(), domain="", source="", config=ExtractConfig(extractor=extractor)):
         texts.update(zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True))
     return (texts.get(i, "") for i in range(len(numbered)))
 

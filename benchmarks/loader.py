@@ -43,7 +43,7 @@ def prepare(folder: pathlib.Path, sequence_length: int) -> DataConfig:
         sequence_length=sequence_length,
         vocab_size=700,
         config=PackConfig(unit_bytes=500_000),
-        say=lambda line: None,
+        log=lambda line: None,
     )
     return data
 

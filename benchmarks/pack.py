@@ -16,7 +16,7 @@ import tempfile
 import time
 
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.packing import pack
 from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import load, train
@@ -26,7 +26,7 @@ VOCABULARY = 8_000
 
 def texts(source: str, num_bytes: int) -> list[str]:
     chosen, size = [], 0
-    for document in itertools.chain.from_iterable(work_units.read(unit, Tally()) for unit in work_units.units(source, 1 << 30)):
+    for document in itertools.chain.from_iterable(work_units.read(unit, Statistics()) for unit in work_units.split_source(source, 1 << 30)):
         chosen.append(document.text)
         size += len(document.text.encode())
         if size >= num_bytes:
@@ -44,7 +44,7 @@ def pack_seconds(source: pathlib.Path, packed: str, tokenizer: str, unit_bytes: 
         vocab_size=1 << 20,
         config=PackConfig(unit_bytes=unit_bytes),
         force=True,
-        say=lambda line: None,
+        log=lambda line: None,
     )
     return time.perf_counter() - begun
 

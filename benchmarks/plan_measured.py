@@ -19,7 +19,7 @@ import numpy as np
 from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.cli import options
-from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import estimate
 from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.train import step as train_step
@@ -36,21 +36,21 @@ def main() -> None:
     ask = estimate.PlanRequest(run=run, **estimate.this_machine(), gpus=jax.device_count(), backend=estimate.HERE)
     plan = estimate.own_layout(ask)["layouts"][0]
 
-    optimizer = update_rule.make(run.optimizer, width)
+    optimizer = make_optimizer(run.optimizer, width)
     build = lambda: layout.physical(new_state(run.model, width, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     batch = layout.place_batch(_batch(run), run.train.batch_size)
-    rates = {role: (1e-4,) * train_step.AHEAD for role in width.rules}
-    orders = train_step.orders(layout, rates=rates, updates=0, words=(0, 0), check=False)
+    rates = {role: (1e-4,) * train_step.RATE_CANDIDATES for role in width.rules}
+    inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
     microbatch = train_step.microbatch(run.model, run.train, layout)
     step = train_step.make(optimizer, layout, microbatch, run.train.accumulation_dtype)
-    step = step.lower(state, batch, orders).compile()  # so that what compiling takes is not counted
+    step = step.lower(state, batch, inputs).compile()  # so that what compiling takes is not counted
     before = _resident_after_reset()
     seconds = []
     for _ in range(STEPS):
         began = time.perf_counter()
-        state, figures = step(state, batch, orders)
+        state, figures = step(state, batch, inputs)
         jax.block_until_ready(figures)
         seconds.append(time.perf_counter() - began)
     device = jax.devices()[0]

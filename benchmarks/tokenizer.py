@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.packing import heldout
 from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import load, report
@@ -69,9 +69,9 @@ def train(domains: dict[str, pathlib.Path], target: str, vocab_size: int, megaby
 
 def held_out(source: pathlib.Path) -> Iterator[str]:
     """The documents that `tokenizer train` leaves out for evaluation."""
-    for unit in work_units.units(str(source), PackConfig().unit_bytes):
-        for document in work_units.read(unit, Tally()):
-            if heldout.is_apart(document.family, HELDOUT_FRACTION, PackConfig().seed):
+    for unit in work_units.split_source(str(source), PackConfig().unit_bytes):
+        for document in work_units.read(unit, Statistics()):
+            if heldout.may_be_held_out(document.family, HELDOUT_FRACTION, PackConfig().seed):
                 yield document.text
 
 

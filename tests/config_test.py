@@ -270,7 +270,7 @@ whole = st.integers(-(2**63) + 1, 2**63 - 1)
 floats = st.floats(allow_nan=False) | st.sampled_from([5e-324, 1.7976931348623157e308, 0.1 + 0.2, -0.0])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=st.builds(
         Model,
@@ -335,7 +335,6 @@ pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(text=st.lists(pieces | st.text(string.printable, max_size=3), max_size=12).map("".join))
 def test_any_text_is_read_or_refused_in_one_line(text):
     try:

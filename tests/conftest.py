@@ -1,37 +1,50 @@
-"""Settings of the whole suite: eight virtual CPU devices, for meshes of 1, 2, 4 and 8, and one cache of compiled programs.
+"""Settings of the whole suite: eight virtual CPU devices, one cache of compiled programs, and the examples that a property is tried on.
 
-Most of a test's time would go into compiling what another test has compiled already. The cache begins empty and is removed at the end.
+Most of a test's time would go into compiling what another test, or the run before, has compiled already. The cache is pytest's own
+(`.pytest_cache`, emptied by `pytest --cache-clear`). A program is found by its HLO, the compiler's version and flags, so a change of the
+code never finds a program of the code before.
 """
 
 import os
+import pathlib
 import shutil
-import tempfile
 
+import hypothesis
 import pytest
 
 from tests import workers
 
+DEVICES = "--xla_force_host_platform_device_count=8"
+QUICKLY = "--xla_backend_optimization_level=0"
+"""LLVM's, which only makes programs faster: compiling takes a third less time. Commands that tests start compile as they do for users."""
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{DEVICES} {QUICKLY}"
 
 FAULT_COLUMNS = ("fault", "what the user sees", "exit code", "checkpoints")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
-_ours = None
-if CACHE not in os.environ:  # the process that starts the workers makes it, they and their children find it
-    os.environ[CACHE] = _ours = tempfile.mkdtemp(prefix="teleflm_jax_tests_")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+CACHE_BYTES = 2 * 1024**3
+"""Beyond this the cache is emptied before a run."""
+
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("full", max_examples=400, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.hookimpl(trylast=True)  # after xdist has registered what it is looked for by
 def pytest_configure(config):
+    if CACHE not in os.environ and config.pluginmanager.hasplugin("cacheprovider"):  # workers and commands inherit it
+        folder = config.cache.mkdir("compiled")
+        if _bytes(folder) > CACHE_BYTES:
+            shutil.rmtree(folder)
+        os.environ[CACHE] = str(folder)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
     if config.pluginmanager.hasplugin("dsession"):
         config.pluginmanager.register(workers.Watch(float(config.getini("faulthandler_timeout") or 0)))
 
 
-def pytest_unconfigure():
-    if _ours:
-        shutil.rmtree(_ours, ignore_errors=True)
+def _bytes(folder: pathlib.Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,4 +1,4 @@
-"""Errors of libraries and disks, told apart: damage in the files, a full or failing disk, a path."""
+"""Classification of errors of libraries and disks: damaged files, or a full or failing disk."""
 
 import contextlib
 import errno
@@ -15,23 +15,23 @@ from teleflm_jax.checkpoint.paths import DESCRIPTORS
 from teleflm_jax.checkpoint.record import why
 
 TRIES, RETRY_SECONDS = 3, 1.0
-"""A shared disk may need a moment to show what another machine wrote."""
+"""Attempts to read, since a shared disk may show late what another machine has written."""
 
 
 def attempted(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """Read with some tries; returns the result and None, or None and the last error."""
+    """Read with several attempts; return the result and None, or None and the last error."""
     failure = None
     for attempt in range(TRIES):
         time.sleep(attempt * RETRY_SECONDS)
         try:
             return read(), None
-        except Exception as error:  # TensorStore has no class for what a damaged file makes it raise
+        except Exception as error:  # TensorStore has no class of its own for damaged files
             failure = error
     return None, failure
 
 
 def is_damage(error: Exception) -> bool:
-    """Tell errors that the files cause from those of a disk, a mount, or a process without memory."""
+    """Return whether the files cause an error, and not a disk, a mount, or a lack of memory."""
     if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or (
         isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     ):
@@ -41,7 +41,7 @@ def is_damage(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def disk_errors(folder: pathlib.Path) -> Iterator[None]:
-    """Give TensorStore's form of an OSError its class, and an OSError a name that the user knows."""
+    """Convert TensorStore's errors of the disk to OSError, and name the folder in an OSError that names a descriptor."""
     try:
         yield
     except TimeoutError as error:  # Orbax's, which has no errno

@@ -1,4 +1,4 @@
-"""Paths that Orbax and TensorStore can take, for folders whose own paths they cannot."""
+"""Paths that Orbax and TensorStore accept, for folders whose own paths they would misread."""
 
 import contextlib
 import os
@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from teleflm_jax.errors import UserError
 
 DESCRIPTORS = pathlib.Path("/proc/self/fd")
-"""A process's open files and folders, as Linux names them."""
+"""Open files and folders of a process under Linux."""
 MISREAD = re.compile(r"[*?\[\]\\]|(^|/)\w+:/")
-"""Orbax looks for the shares of a save by a glob whose pattern begins with the whole path, and takes a folder `gs:` for a store."""
+"""Paths that Orbax misreads: it globs for the parts of a save with the whole path as a pattern, and treats a folder `gs:` as a store."""
 LONGEST = 3_000
-"""Bytes of a path; inside of a checkpoint names are up to 200 longer, and Linux allows 4,095."""
+"""Bytes of the longest path; names inside a checkpoint are up to 200 longer, and Linux allows 4,095."""
 
 
 @contextlib.contextmanager
 def plain(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An absolute path of a folder that is there, which the libraries take for that folder and nothing else; use it inside the context.
+    """Yield an absolute path of an existing folder that the libraries read correctly; it is valid inside the context.
 
-    Where its own path will not do, the folder is opened and named by its descriptor. A symbolic link elsewhere would do as well, but
-    outlives a process that is killed, and programs that clean up temporary folders remove it during a long run.
+    If the folder's own path is not suitable, the folder is opened and named by its descriptor. A symbolic link elsewhere would work as
+    well, but survives a killed process, and programs that clean up temporary folders remove it during a long run.
 
     Raises:
-        UserError: it would be needed, and this system has no such names.
+        UserError: a descriptor's name is needed and this system has none.
     """
     path = folder.resolve()
     if _is_plain(str(path)):
@@ -32,7 +32,7 @@ def plain(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         return
     if not DESCRIPTORS.is_dir():
         raise UserError(
-            f"got {path}, which the library of checkpoints would misread; allowed on this system: valid UTF-8 without * ? [ ] \\ and "
+            f"got {path}, which the checkpoint library would misread; allowed on this system: valid UTF-8 without * ? [ ] \\ and "
             f"without folders that end in a colon, up to {LONGEST:,} bytes; change --workdir"
         )
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -45,5 +45,5 @@ def plain(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def _is_plain(path: str) -> bool:
     try:
         return not MISREAD.search(path) and len(path.encode()) <= LONGEST
-    except UnicodeEncodeError:  # bytes that are no UTF-8, as Python names them
+    except UnicodeEncodeError:  # surrogates that stand for bytes outside UTF-8
         return False

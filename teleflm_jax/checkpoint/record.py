@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, under a seal, and what it means that it does not hold."""
+"""Sealed record of a checkpoint, and the error for a damaged checkpoint."""
 
 import dataclasses
 import hashlib
@@ -17,20 +17,20 @@ from teleflm_jax import checksum, foreign, invocation
 from teleflm_jax.errors import UserError
 
 MARKER = "_CHECKPOINT_METADATA"
-"""What Orbax writes last into a finished checkpoint; our record lies in it."""
+"""File that Orbax writes last into a finished checkpoint; it contains our record."""
 VERSION = 1
 LARGEST = 1 << 26
-"""Bytes of a record; one of a trillion weights has some 20 kB."""
+"""Bytes of the largest record; one of a trillion weights has about 20 kB."""
 MOST_DIMENSIONS = 32
-"""Dimensions of an array; TensorStore's own limit."""
+"""Most dimensions of an array; TensorStore's limit."""
 COMPRESSED = 64
-"""Times its files' bytes that a checkpoint's arrays may have; those that are saved now are not compressed, older ones are."""
+"""Largest ratio of a checkpoint's array sizes to its files' bytes; new checkpoints are not compressed, older ones are."""
 _KIND = re.compile(r"\w{1,16}\[(?:[0-9]{1,15}(?:, [0-9]{1,15})*)?\]", re.ASCII)
 _NAME = re.compile(r"\w{1,64}(?:/[^\0/]{1,256}){0,32}", re.ASCII)
 
 
 class Damaged(UserError):
-    """A checkpoint that its disk has not kept as it was written."""
+    """The checkpoint is not as it was written."""
 
     def __init__(self, path: pathlib.Path, reason: str):
         super().__init__(
@@ -42,23 +42,23 @@ class Damaged(UserError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a checkpoint says of itself; JSON."""
+    """Description of a checkpoint, stored as JSON."""
 
     counters: Mapping[str, int]
     mixture: Sequence = ()
-    """`data.mixture.History` up to here."""
+    """`data.mixture.History` up to the checkpoint."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What the arrays belong to: the model's shape, the tokenizer's hash, the packed data."""
+    """Owner of the arrays: the model's shape, the tokenizer's hash, the packed data."""
     arrays: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """Path -> {"is": "dtype[shape]", "checksum": of the values}."""
+    """Path -> {"is": "dtype[shape]", "checksum": checksum of the values}."""
 
 
 def read(folder: pathlib.Path, step: int) -> Record:
-    """A checkpoint's record.
+    """Return a checkpoint's record.
 
     Raises:
-        Damaged: it is missing or not as it was sealed.
-        OSError: it may not be read.
+        Damaged: the record is missing or does not match its seal.
+        OSError: the file cannot be read.
     """
     path = folder / str(step)
     try:
@@ -66,7 +66,7 @@ def read(folder: pathlib.Path, step: int) -> Record:
         if sealed != seal(sealed["record"]) or not isinstance(sealed["record"], dict):
             raise ValueError("its seal does not fit")
         names = {field.name for field in dataclasses.fields(Record)}
-        found = Record(**{name: value for name, value in sealed["record"].items() if name in names})  # older ones have a figure as well
+        found = Record(**{name: value for name, value in sealed["record"].items() if name in names})  # older records have further fields
         _refuse_wrong_types(found)
     except FileNotFoundError as error:
         raise Damaged(path, f"{MARKER} is missing") from error
@@ -77,7 +77,7 @@ def read(folder: pathlib.Path, step: int) -> Record:
 
 
 def is_history(value: Any) -> bool:
-    """Tell if a JSON value is a `data.mixture.History`."""
+    """Return whether a JSON value is a `data.mixture.History`."""
     return isinstance(value, list | tuple) and all(
         isinstance(phase, list | tuple)
         and len(phase) == 2
@@ -89,7 +89,7 @@ def is_history(value: Any) -> bool:
 
 
 def _refuse_wrong_types(record: Record) -> None:
-    """Raise a ValueError: a seal says that a record is whole, and not who wrote it."""
+    """Raise a ValueError if a field has a wrong type: the seal shows that a record is complete, but not who wrote it."""
     kinds = [isinstance(each, dict) for each in (record.counters, record.identity, record.arrays)]
     if not all(kinds) or not all(map(_is_count, record.counters.values())) or not is_history(record.mixture):
         raise ValueError("counters, mixture, identity or arrays of another type")
@@ -102,7 +102,7 @@ def _refuse_wrong_types(record: Record) -> None:
 
 
 def _refuse_small(path: pathlib.Path, record: Record) -> None:
-    """Hold a checkpoint's arrays, as its record has them, against its files, all plain, before memory is taken for them."""
+    """Compare the array sizes in the record with the checkpoint's files, which must be plain, before memory is allocated for them."""
     held = 0
     for where, folders, files in os.walk(path):
         for entry in folders + files:
@@ -121,20 +121,20 @@ def _is_count(value: Any) -> bool:
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as JSON gives it back, with its version and hash."""
+    """Return the record after a round trip through JSON, with its version and hash."""
     plain = json.loads(json.dumps(record))
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     return {"version": VERSION, "record": plain, "sha256": digest}
 
 
 def signature(tree: Any) -> dict[str, str]:
-    """Path -> "dtype[shape]" of every array, or whatever has both."""
+    """Return path -> "dtype[shape]" of every array, or of anything that has both."""
     flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape") and hasattr(node, "dtype"))
     return {checksum.name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
 
 
 def why(error: Exception) -> str:
-    """The first line; of TensorStore's long ones its code, the file that it speaks of last, and what it says of that."""
+    """Return the first line of an error; of TensorStore's long lines the code, the file named last, and what is said about it."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     text = re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", text)
     if inner := re.match(r'([A-Z_]+): .*local file "(?:[^"]*/)?([^"/]+/[^"/]+)/?"(.*)', text):
@@ -143,6 +143,6 @@ def why(error: Exception) -> str:
 
 
 def quiet() -> None:
-    """Orbax logs each of its phases, and errors that it raises as well; so does asyncio for its coroutines."""
+    """Silence Orbax, which logs each of its phases and the errors that it raises, and asyncio, which does so for its coroutines."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Reading all of a checkpoint, without the devices that wrote it."""
+"""Verification of a whole checkpoint, without the devices that wrote it."""
 
 import math
 import pathlib
@@ -14,39 +14,39 @@ from teleflm_jax.checkpoint.record import LARGEST, Damaged, Record, quiet, read,
 from teleflm_jax.errors import UserError
 
 HEADER = b"zarr.json"
-"""Key of an array's metadata, beside those of its chunks."""
+"""Key of an array's metadata among those of its chunks."""
 
 
 def verify(folder: pathlib.Path, step: int) -> Record:
-    """Read every array of a checkpoint, block by block, and compare it with its checksum; memory is bounded by what a device wrote at once.
+    """Read every array of a checkpoint block by block and compare it with its checksum; a block is at most what a device wrote at once.
 
     Raises:
         Damaged: the first array that is not as it was saved.
     """
     record, path = read(folder, step), folder / str(step)
     _verify_names(path, record)
-    with plain(path) as place:
+    with plain(path) as readable:
         for array, described in record.arrays.items():
             try:
-                found = _sum(opened(place, array, described["is"]))
-            except (ValueError, OSError) as error:  # TensorStore knows no others
+                found = _sum(opened(readable, array, described["is"]))
+            except (ValueError, OSError) as error:  # TensorStore raises no others
                 raise Damaged(path, f"{array} cannot be read: {why(error)}") from error
             if found != described["checksum"]:
                 raise Damaged(path, f"{array} is not as it was saved")
-        _verify_metadata(path, place, record)
+        _verify_metadata(path, readable, record)
     return record
 
 
 def probe(folder: pathlib.Path, step: int) -> None:
-    """Look at a checkpoint as a restore does, at little cost: every array has its shape and all its chunks, and the smallest its values.
+    """Check cheaply that a checkpoint can be restored: shape and chunks of every array, and the values of each part's smallest array.
 
     Raises:
-        Damaged: one has not.
-        ValueError: TensorStore's, where an array cannot be read.
+        Damaged: a check fails.
+        ValueError: TensorStore cannot read an array.
     """
     record, path = read(folder, step), folder / str(step)
-    with plain(path) as place:
-        stores = {array: opened(place, array, described["is"]) for array, described in record.arrays.items()}
+    with plain(path) as readable:
+        stores = {array: opened(readable, array, described["is"]) for array, described in record.arrays.items()}
         for array, store in stores.items():
             assert store.kvstore is not None  # its driver keeps chunks in one
             chunks = sum(key != HEADER for key in store.kvstore.list().result())  # names alone; no chunk is read
@@ -60,7 +60,7 @@ def probe(folder: pathlib.Path, step: int) -> None:
 
 
 def _verify_names(path: pathlib.Path, record: Record) -> None:
-    """Hold the arrays that Orbax would look for against those that were saved; `restore` does without its files."""
+    """Compare the arrays in Orbax's own metadata with those that were saved; `restore` does not need these files."""
     try:
         for file in path.glob("*/array_metadatas/*"):
             foreign.parse_json(foreign.read(file, LARGEST))
@@ -71,31 +71,31 @@ def _verify_names(path: pathlib.Path, record: Record) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise Damaged(path, f"metadata cannot be read: {why(error)}") from error
     if named != record.arrays.keys():
-        raise Damaged(path, "its metadata tell of other arrays than its record")
+        raise Damaged(path, "its metadata list other arrays than its record")
 
 
-def _verify_metadata(path: pathlib.Path, place: pathlib.Path, record: Record) -> None:
-    """Have Orbax say what it would load; last, since it leaves reads unfinished where one fails."""
+def _verify_metadata(path: pathlib.Path, readable: pathlib.Path, record: Record) -> None:
+    """Compare what Orbax would load; this comes last, since Orbax leaves reads unfinished after a failure."""
     quiet()
     try:
-        found = signature(dict(ocp.checkpointables_metadata(str(place)).metadata))
-    except Exception as error:  # Orbax has no class for what a damaged file makes it raise
+        found = signature(dict(ocp.checkpointables_metadata(str(readable)).metadata))
+    except Exception as error:  # Orbax has no class of its own for damaged files
         raise Damaged(path, f"metadata cannot be read: {why(error)}") from error
     if found != {name: kept["is"] for name, kept in record.arrays.items()}:
-        raise Damaged(path, "its metadata tell of other arrays than its record")
+        raise Damaged(path, "its metadata list other arrays than its record")
 
 
 def opened(path: pathlib.Path, array: str, kind: str, context: tensorstore.Context | None = None) -> tensorstore.TensorStore:
-    """An array of a checkpoint, to be read in parts and without jax.
+    """Open an array of a checkpoint, to read parts of it without jax.
 
     Args:
-        path: of the checkpoint, absolute.
-        array: its name in the record.
-        kind: what the record says it is.
-        context: TensorStore's, with bounds on what it keeps.
+        path: absolute path of the checkpoint.
+        array: name in the record.
+        kind: dtype and shape in the record.
+        context: TensorStore's context, with limits on its caches.
 
     Raises:
-        ValueError: it is something else, or cannot be opened.
+        ValueError: dtype or shape differ, or the array cannot be opened.
     """
     part, _, name = array.partition("/")
     base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / part}/"}, "path": name.replace("/", ".") + "/"}
@@ -114,7 +114,7 @@ def _chunk(grid: tensorstore.ChunkLayout.Grid) -> tuple[int, ...]:
 
 
 def _sum(store: tensorstore.TensorStore) -> int:
-    """The checksum of an array, read block by block."""
+    """Return the checksum of an array, read block by block."""
     block = _chunk(store.chunk_layout.read_chunk)
     total = 0
     for index in np.ndindex(*(-(-n // b) for n, b in zip(store.shape, block, strict=True))):

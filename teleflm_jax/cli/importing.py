@@ -31,11 +31,11 @@ def arguments(parser: argparse.ArgumentParser):
 
 def main(args: argparse.Namespace) -> int | None:
     """Make the folder, together with the other processes if there are any."""
-    place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
-    processes.join(place)
-    if place is None:
+    process = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
+    processes.join(process)
+    if process is None:
         return _import(args)
-    return options.run_process(lambda: _import(args), place)
+    return options.run_process(lambda: _import(args), process)
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -55,7 +55,8 @@ def _import(args: argparse.Namespace) -> None:
     if jax.process_index() == 0:
         for note in (*found.notes, *settings.notes, *notes):
             print(f"note: {foreign.printable(note)}", file=sys.stderr)
+        measure = f"{invocation.command('eval')} --workdir {folder} --text NAME=FILE"
         print(
-            f"{folder}: step {create.STEP}; measure it: {invocation.command('eval')} --workdir {folder} --text NAME=FILE; train on from "
-            f"it: a run of its own with --gin_file {folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
+            f"{folder}: step {create.STEP}; measure it: {measure}; train on from it: a run of its own with --gin_file "
+            f"{folder / SAVED_CONFIG} and train.init_from = '{folder}@{create.STEP}'"
         )

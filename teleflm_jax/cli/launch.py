@@ -21,15 +21,15 @@ from teleflm_jax.errors import UserError
 HELP = "start several processes of a command on this machine, or one of a cluster's, with XLA's GPU settings"
 
 GRACE_SECONDS = 10
-"""After one process has failed, or after a second signal to leave, the others get so long to leave by themselves."""
+"""Time that the other processes get to exit by themselves after one has failed, or after a second signal to stop."""
 HOLD_SECONDS = 0.5
 LEAVE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals at which a process saves and leaves, and at a second one leaves at once; SIGUSR1 is what Slurm's `--signal` sends."""
+"""Signals that make a process save and exit; a second one makes it exit at once. Slurm's `--signal` sends SIGUSR1."""
 PASSED_ON = (*LEAVE, signal.SIGUSR2)
-"""SIGUSR2 asks for a profile."""
+"""Signals that are passed to the processes; SIGUSR2 requests a profile."""
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that a process gets when its parent dies."""
-GOES_ON = "the same command goes on from the newest checkpoint"
+"""Option of Linux's prctl that sets the signal which a process gets when its parent dies."""
+GOES_ON = "the same command resumes from the newest checkpoint"
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code, of several processes' the first that is not 0."""
+    """Run the command; return its exit code, or the first exit code of several processes that is not 0."""
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     preflight.refuse_tolerance(args)
     if command or not args.preflight:
@@ -94,18 +94,18 @@ def _refuse_no_script(command: list[str]) -> None:
 
 
 def _environments(count: int, environment: dict[str, str]) -> list[dict[str, str]]:
-    """Of each process; where it is the only one here, it may be one of a cluster's and knows its place."""
+    """Return the environment of each process; a single process may belong to a cluster, whose variables number it."""
     if count == 1:
         return [environment]
     common = {processes.ADDRESS: f"localhost:{_free_port()}", processes.COUNT: str(count), processes.SECRET: secrets.token_hex(16)}
-    alone = {name: value for name, value in environment.items() if name != processes.BIND}  # of a cluster, where they listen elsewhere
+    alone = {name: value for name, value in environment.items() if name != processes.BIND}  # a cluster's, where processes listen elsewhere
     return [alone | common | {processes.INDEX: str(i), "JAX_LOCAL_DEVICE_IDS": str(i)} for i in range(count)]
 
 
 def _run(command: list[str], environments: list[dict[str, str]]) -> int:
-    """Start the processes, pass signals on, and see all of them to their end."""
+    """Start the processes, pass signals on, and wait for all of them."""
     started: list[subprocess.Popen] = []
-    asked: list[float] = []  # when signals to leave came
+    asked: list[float] = []  # times of signals to stop
 
     def pass_on(number: int, _) -> None:
         if number in LEAVE:
@@ -154,23 +154,23 @@ def _run(command: list[str], environments: list[dict[str, str]]) -> int:
 
 
 def _follow() -> None:
-    """In a new process: be told to save and leave when the launcher dies without a word, or the run would go on with nobody to end it."""
+    """Make a new process save and exit if the launcher is killed; otherwise the run would continue and nobody could stop it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _failure(codes: list[int | None]) -> tuple[int, int] | None:
-    """The first process that failed, and its exit code; None while none has.
+    """Return the first process that failed, and its exit code; None if no process has failed.
 
-    Of several that failed since the last look, one is likelier the cause the more it says of itself: that it hung, then any other code of
-    ours, then a signal; a traceback, or an abort by jax's or gloo's threads, may just be how it noticed that another has gone.
+    If several failed since the last check, the most specific exit code is the likeliest cause: a hang, then another code of ours, then a
+    signal. A traceback, or an abort by jax's or gloo's threads, can be the consequence of another process's exit.
     """
     failures = [(index, code) for index, code in enumerate(codes) if code not in (None, *processes.ORDERLY)]
     return min(failures, key=lambda failure: (_likelihood(failure[1]), failure[0]), default=None)
 
 
 def _likelihood(code: int) -> int:
-    """The lower, the likelier it is the cause of other processes' ends."""
+    """Return a rank of an exit code: the lower, the likelier it is the cause and not a consequence."""
     if code == processes.HUNG:
         return 0
     if code > 1:
@@ -181,9 +181,9 @@ def _likelihood(code: int) -> int:
 
 
 def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> None:
-    """Pass on what a process prints, but for gloo's counting of connections.
+    """Print the output of a process, except for gloo's connection messages.
 
-    What others than the first say is held back for a moment: if one has failed by then, they only say that they noticed.
+    Output of other processes than the first is delayed for a moment and dropped if one has failed by then, since it reports only that.
     """
     stream, own = sys.stderr if index else sys.stdout, f"[{index}] " if index else ""
     assert process.stdout is not None  # it was started with a pipe
@@ -196,7 +196,7 @@ def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> Non
             continue
         for line in (line.decode(errors="replace") for line in lines if line or not ended):
             if "[Gloo]" not in line and "peer ranks" not in line:
-                with contextlib.suppress(OSError):  # whoever read it has left; the run goes on
+                with contextlib.suppress(OSError):  # the reader of our output is gone; the run continues
                     print(f"{own}{line}", file=stream, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""`teleflm COMMAND …` or `python -m teleflm_jax COMMAND …`: find a command's module by name and import only that one."""
+"""`teleflm COMMAND …` or `python -m teleflm_jax COMMAND …`: find the command's module by name and import only that one."""
 
 import ast
 import difflib

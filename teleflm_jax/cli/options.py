@@ -238,14 +238,14 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     return WRONG_INPUT
 
 
-def run_process(main: Callable[[], int | None], place: processes.Place | None) -> int:
+def run_process(main: Callable[[], int | None], process: processes.ProcessInfo | None) -> int:
     """Run a command in one of a run's processes, which have joined; one that fails exits without waiting for the others."""
     try:
-        return processes.leave(run_command(main, processes.NOTICE_SECONDS * (place is not None and place.index > 0)), place)
+        return processes.leave(run_command(main, processes.NOTICE_SECONDS * (process is not None and process.index > 0)), process)
     except BaseException:
-        if place is not None:
+        if process is not None:
             traceback.print_exc()
-        processes.leave(1, place)
+        processes.leave(1, process)
         raise
 
 

@@ -3,9 +3,11 @@
 import argparse
 import difflib
 import json
+import math
 import os
 import pathlib
 
+from sharding import axes
 from sharding.config import MeshConfig
 from teleflm_jax.cli import options
 from teleflm_jax.errors import UserError
@@ -89,10 +91,11 @@ def _cluster_file(name: str | None) -> str:
 
 def _gpus(args: argparse.Namespace, mesh: MeshConfig, cluster: ClusterConfig) -> int:
     """Return the number of GPUs: as asked, of the run's mesh, or all; a search is not bound to the run's mesh."""
-    meshed = mesh.data * mesh.pipe * mesh.tensor
+    sizes = axes.sizes(mesh).values()
+    meshed = math.prod(sizes)
     count = args.gpus or (min(meshed, cluster.gpus) if args.search else meshed) or cluster.gpus
     if count > cluster.gpus:
-        what = f"--gpus {count}" if args.gpus else f"a mesh of {mesh.data} x {mesh.pipe} x {mesh.tensor} = {count} GPUs"
+        what = f"--gpus {count}" if args.gpus else f"a mesh of {' x '.join(map(str, sizes))} = {count} GPUs"
         raise UserError(
             f"got {what} on {args.cluster}, which has {cluster.nodes} x {cluster.gpus_per_node} = {cluster.gpus}; allowed: up to "
             f"{cluster.gpus}; change --gpus, mesh.data or --cluster"

@@ -2,6 +2,7 @@
 
 import rich.console
 
+from sharding.axes import NAMES
 from teleflm_jax.cli.tables import make_console, print_table
 from teleflm_jax.plan import picture, report
 
@@ -25,7 +26,7 @@ def show(facts: dict) -> None:
     if "considered" in facts:
         _show_ranking(console, facts)
     first = facts["layouts"][0]
-    console.print(f"{picture.label(first)} (data x pipe x tensor: {first['gpus']} GPUs)\n", style="bold")
+    console.print(f"{picture.label(first)} ({' x '.join(NAMES)}: {first['gpus']} GPUs)\n", style="bold")
     _show_memory(console, first, facts)
     _show_products(console, first)
     _show_traffic(console, first)
@@ -50,7 +51,7 @@ def _show_ranking(console: rich.console.Console, facts: dict) -> None:
         )
     refused = f", {facts['refused']} faster refused by the compiler" if facts["refused"] else ""
     title = f"Layouts by predicted step time, of {facts['considered']:,} ({facts['fitting']:,} fit{refused})"
-    print_table(console, title, ("data x pipe x tensor", "GB", "by", "s a step", "tokens/s a GPU", "MFU", "days"), rows)
+    print_table(console, title, (" x ".join(NAMES), "GB", "by", "s a step", "tokens/s a GPU", "MFU", "days"), rows)
     bindings = "\n".join(f"{name} = {value!r}" for name, value in facts["layouts"][0]["layout"].items())
     console.print(f"The first one in gin:\n{bindings}\n", markup=False)
 

@@ -1,4 +1,4 @@
-"""`preflight`: measure every process of a run before it starts, and name those that would hold up the others."""
+"""`preflight`: measure every process of a run before it starts, and name the slow ones."""
 
 import argparse
 import functools
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser):
 
 
 def add_tolerance(parser: argparse.ArgumentParser):
-    """Add the option that `launch` has as well."""
+    """Add the option that `launch` shares."""
     parser.add_argument(
         TOLERANCE,
         type=float,
@@ -41,18 +41,18 @@ def add_tolerance(parser: argparse.ArgumentParser):
 
 
 def refuse_tolerance(args: argparse.Namespace):
-    """It is a part of the median."""
+    """Raise a `UserError` unless the tolerance is between 0 and 1."""
     if args.preflight_tolerance is not None and not 0 <= args.preflight_tolerance <= 1:
         raise UserError(f"got {TOLERANCE} {args.preflight_tolerance}; allowed: 0 to 1; change it")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure with the other processes; returns 1 on all of them if one is slow."""
+    """Measure together with the other processes; return 1 on all of them if one is slow."""
     refuse_tolerance(args)
-    place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
-    processes.join(place)
+    process = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
+    processes.join(process)
     measure = functools.partial(_measure, args.preflight_tolerance)
-    return options.run_process(measure, place)
+    return options.run_process(measure, process)
 
 
 def _measure(tolerance: float | None) -> int:
@@ -64,14 +64,14 @@ def _measure(tolerance: float | None) -> int:
     sizes = preflight.sizes()
     tolerance = sizes.tolerance if tolerance is None else tolerance
     rates = preflight.measure(sizes)
-    slow = preflight.judge(rates, tolerance)
+    slow = preflight.slow_processes(rates, tolerance)
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
         peak = throughput.DENSE_16_BIT.get(throughput.card(kind))
         _show(rates, f"Preflight: {len(rates)} process(es), {jax.device_count()} x {kind}, {sizes.dtype}", peak)
         for line in sentences(slow, len(rates), tolerance):
             print(line, file=sys.stderr, flush=True)
-    multihost_utils.sync_global_devices("the verdict is read")  # else whoever leaves first has the one that speaks ended
+    multihost_utils.sync_global_devices("the verdict is read")  # otherwise the first process to exit would end the one that prints
     jax.distributed.shutdown()
     return SLOW if slow else 0
 
@@ -97,7 +97,7 @@ def _show(rates: Sequence["Rates"], title: str, peak: float | None) -> None:
 
 
 def sentences(slow: Sequence["Slow"], count: int, tolerance: float) -> list[str]:
-    """One line for each finding and one that says what to do; none where nothing is slow."""
+    """Return one line for each finding and one with the remedy; none if nothing is slow."""
     if not slow:
         return []
     hosts, processes_found = (dict.fromkeys(getattr(finding, name) for finding in slow) for name in ("host", "process"))

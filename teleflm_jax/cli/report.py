@@ -103,7 +103,7 @@ def read(name: str) -> RunReport:
 
 def figures(runs: Sequence[RunReport]) -> list:
     """Return captions and figures."""
-    drawn = [curves.RunCurves(label=run.name if len(runs) > 1 else "", history=run.ledger.history, evals=run.evals) for run in runs]
+    drawn = [curves.RunCurves(label=run.name if len(runs) > 1 else "", metrics=run.ledger.metrics, evals=run.evals) for run in runs]
     return [
         ("Time line", report_page.timeline([(run.name, run.ledger.sessions) for run in runs])),
         ("Loss, gradient norm and learning rate", curves.losses(drawn)),
@@ -158,7 +158,7 @@ def _facts(run: RunReport, now: float) -> dict[str, str]:
 
 def _counted(book: ledger.Ledger) -> str:
     """Targets that count, of the steps that are kept and whose log says it."""
-    targets, positions = book.history["targets"], book.history["positions"]
+    targets, positions = book.metrics["targets"], book.metrics["positions"]
     known = np.isfinite(targets) & np.isfinite(positions)
     counted, drawn = float(targets[known].sum()), float(positions[known].sum())
     return f"{counted:,.0f} ({counted / drawn:.1%}; the rest is padding and borders of documents)" if drawn > 0 else "unknown"

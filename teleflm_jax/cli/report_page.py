@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from teleflm_jax import atomic_write
 from teleflm_jax.cli.tables import Table
 from teleflm_jax.observability import curves
-from teleflm_jax.observability.ledger import CATEGORIES, Session
+from teleflm_jax.observability.ledger import CATEGORIES, SessionSeconds
 
 COLORS = {
     "start-up": "#e6a700",
@@ -69,7 +69,7 @@ def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequ
     atomic_write.write(path, "\n".join([*parts, "</body>", "</html>", ""]).encode(errors="replace"))
 
 
-def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> Figure:
+def timeline(runs: Sequence[tuple[str, Sequence[SessionSeconds]]]) -> Figure:
     """Draw where the seconds went: one bar for each run, session after session with the pauses between them.
 
     Inside a session the categories stand in their order, not in that of the events.
@@ -93,7 +93,7 @@ def timeline(runs: Sequence[tuple[str, Sequence[Session]]]) -> Figure:
     return figure
 
 
-def _together(sessions: Sequence[Session]) -> list[dict[str, float]]:
+def _together(sessions: Sequence[SessionSeconds]) -> list[dict[str, float]]:
     """Return seconds by category of each session; neighboring sessions are summed if there are too many to tell apart."""
     size = max(1, -(-len(sessions) // SHOWN))
     groups = [sessions[i : i + size] for i in range(0, len(sessions), size)]

@@ -29,9 +29,9 @@ def main(args: argparse.Namespace, began: float) -> int:
     else:
         given, _ = options.load(args), options.workdir(args)
         command = functools.partial(_train, given, args.workdir or args.run, began)
-    place = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
-    processes.join(place)
-    return options.run_process(command, place)
+    process = processes.find(os.environ, args.coordinator, args.num_processes, args.process_id)
+    processes.join(process)
+    return options.run_process(command, process)
 
 
 def _train(run: RunConfig, workdir: str, began: float) -> int:

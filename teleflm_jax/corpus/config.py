@@ -9,7 +9,7 @@ CODE = "code"
 """Language of source code."""
 EXTRACTORS = ("resiliparse", "trafilatura")
 LANGUAGES = tuple("bg ca cs da de en es fr hr hu it ja nl pl pt ro ru sl sr sv uk zh".split())
-"""Those of the report's Wikipedia dumps (section 2)."""
+"""Languages of the report's Wikipedia dumps (section 2)."""
 RULES = {
     "min_units": 50.0,
     "max_units": 100_000.0,
@@ -48,9 +48,9 @@ UNSPACED_RULES = {name: RULES[name] for name in RULES if name not in ("min_mean_
     "max_top_3gram": 0.12,
     "max_top_4gram": 0.12,
 }
-"""The same where a character counts as a word: about two of them make a word of other scripts, and common words are n-grams. Our choice."""
+"""Thresholds where a character counts as a word: a word of other scripts is about two of them, and common words are n-grams. Our choice."""
 CODE_RULES = {"min_units": 10.0, "max_unreadable": 0.001, "max_duplicate_lines": 0.9}
-"""Our choice; readers of code have rules of their own."""
+"""Thresholds for source code; our choice. The reader of code has further rules."""
 LINE_PHRASES = {
     "cookie lines": ("uses cookies", "use of cookies", "use cookies", "cookie policy", "cookie settings", "accept cookies"),
     "terms lines": ("terms of use", "terms of service", "privacy policy", "all rights reserved", "powered by wordpress"),
@@ -80,7 +80,7 @@ LINE_PHRASES = {
         "阅读全文",
     ),
 }
-"""After C4's `javascript` and policy lines, with Chinese ones. Our choice of phrases."""
+"""Phrases of boilerplate lines, after C4's `javascript` and policy lines, with Chinese ones. Our choice."""
 STOP_WORDS = {
     "en": ("the", "be", "to", "of", "and", "that", "have", "with"),
     "zh": ("的", "是", "在", "了", "和", "有", "不", "为", "以", "這", "这"),
@@ -90,29 +90,29 @@ STOP_WORDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """Where the raw text is, and what it is."""
+    """Sources of raw text and their domains."""
 
     sources: dict[str, str]
-    """Source -> folder or file. Of duplicates the one stays whose source is named first."""
+    """Source -> folder or file. Of duplicates, the document of the source listed first is kept."""
     domains: dict[str, str]
-    """Source -> domain that its documents belong to; several sources may share one."""
+    """Source -> domain of its documents; several sources may share a domain."""
     formats: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Source -> format, where files do not tell it: `code`, `latex`; or for all of a source's files: `wikipedia`, `stackexchange`, `html`,
-    `warc`, `documents`."""
+    """Source -> format, where it cannot be detected (`code`, `latex`), or to override detection for all files of a source: `wikipedia`,
+    `stackexchange`, `html`, `warc`, `documents`."""
     text_columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Source -> the column of its JSON and Parquet files that holds the text, where that is not `text`."""
+    """Source -> text column of its JSON and Parquet files, where it is not `text`."""
     earlier: tuple[str, ...] = ()
-    """Working directories of corpora made before, whose paragraphs and documents this one does not repeat; they stay as they are."""
+    """Working directories of reference corpora, whose paragraphs and documents this corpus does not repeat; they are only read."""
     unit_bytes: int = 256_000_000
-    """Bytes of source files that become one part, the unit of work and of going on; a larger file that cannot be split is one."""
+    """Bytes of source files per partition, the unit of work and of resuming; a larger file that cannot be split is one partition."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """Pages to text."""
+    """Extraction of text from HTML pages."""
 
     extractor: str = "resiliparse"
-    """`resiliparse`, or `trafilatura`, which finds a page's main text more exactly and takes some fifteen times as long."""
+    """`resiliparse`, or `trafilatura`, which finds a page's main text more exactly and takes about fifteen times as long."""
 
     def __post_init__(self):
         if self.extractor not in EXTRACTORS:
@@ -121,59 +121,60 @@ class ExtractConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CleanConfig:
-    """Uniform text, languages, boilerplate, personal data, and rules for whole documents."""
+    """Normalization, language identification, boilerplate lines, personal data, and rules for whole documents."""
 
     languages: tuple[str, ...] = LANGUAGES
-    """ISO 639-1; documents of others are dropped; (): all are kept. Code always is."""
+    """ISO 639-1 codes of the languages to keep; () keeps all. Code is always kept."""
     line_phrases: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(LINE_PHRASES))
-    """Rule -> phrases; in lower case; a line with one of them, whatever its case, goes if it is short."""
+    """Rule -> phrases in lower case; a short line that contains one, in any case, is removed."""
     phrase_line: int = 120
-    """Characters; longer lines are text that happens to say so."""
+    """Maximum characters of a line that is removed for a phrase; longer lines are text that happens to contain it."""
     mask: tuple[str, ...] = ()
-    """Personal data to mask: any of `email`, `phone`, `identity_number`, `network_address`."""
+    """Kinds of personal data to mask: any of `email`, `phone`, `identity_number`, `network_address`."""
     rules: dict[str, float] = dataclasses.field(default_factory=lambda: dict(RULES))
-    """Rule -> threshold, in order; the first that a document does not keep is the reason why it goes. `corpus --rules` lists them."""
+    """Rule -> threshold, in order; the first rule that a document fails is counted as the reason. `corpus --rules` lists the rules."""
     unspaced_rules: dict[str, float] = dataclasses.field(default_factory=lambda: dict(UNSPACED_RULES))
-    """The same for documents that are mostly of a script without spaces."""
+    """Rule -> threshold for documents that are mostly in a script without spaces."""
     code_rules: dict[str, float] = dataclasses.field(default_factory=lambda: dict(CODE_RULES))
-    """The same for source code."""
+    """Rule -> threshold for source code."""
     domain_rules: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    """Domain -> rules of its own, in place of all those; {} for none, as poems and theorems need."""
+    """Domain -> rules that replace all others; {} for no rules, for example for poems and theorems."""
     stop_words: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(STOP_WORDS))
-    """Language -> its commonest words, for `min_stop_words`; other languages pass that rule."""
+    """Language -> its most frequent words, for `min_stop_words`; other languages pass that rule."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParagraphConfig:
-    """Paragraphs that stand in several documents."""
+    """Removal of paragraphs that occur in several documents."""
 
     min_characters: int = 40
-    """Letters and digits that make a line a paragraph, those of unspaced scripts counting three times; shorter ones may repeat."""
+    """Minimum letters and digits of a paragraph, those of unspaced scripts counting three times; shorter lines may repeat."""
     min_left: float = 0.4
-    """Share of a document's bytes that must remain, or it goes as a whole."""
+    """Minimum share of a document's bytes that must remain; otherwise the whole document is dropped."""
     exempt_domains: tuple[str, ...] = ()
-    """Domains whose documents neither lose paragraphs nor take them from others."""
+    """Domains whose documents neither lose paragraphs nor cause others to lose them."""
     simplify_chinese: bool = True
-    """Chinese paragraphs are compared by the simplified form of their characters, so that both scripts' copies of one meet."""
+    """Compare Chinese paragraphs in simplified characters, so that copies in both scripts match."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DuplicateConfig:
-    """Near-duplicate documents. The report names MinHash and no numbers; these are ours."""
+    """Near-duplicate documents. The report names MinHash without parameters; these are our choices."""
 
     similarity: float = 0.8
-    """Jaccard similarity of two documents' sets of shingles from which they are duplicates."""
+    """Minimum Jaccard similarity of the shingle sets of two duplicates."""
     shingle_tokens: int = 5
-    """Consecutive words of a shingle, or characters of a script without spaces."""
+    """Consecutive words per shingle, or characters of a script without spaces."""
     bands: int = 20
-    """Of a signature: 20 of 6 rows find 99.8 % of the pairs at 0.8, 98 % of those at 0.75."""
+    """Bands of a MinHash signature: 20 bands of 6 rows find 99.8 % of the pairs at similarity 0.8 and 98 % of those at 0.75."""
     rows: int = 6
+    """Hash functions per band."""
     code: bool = True
-    """Source code takes part."""
+    """Deduplicate source code too."""
     simplify_chinese: bool = True
-    """Chinese texts are compared by the simplified form of their characters, so that both scripts' copies of a text meet."""
+    """Compare Chinese texts in simplified characters, so that copies in both scripts match."""
     seed: int = 0
-    """Chooses the hash functions."""
+    """Seed of the hash functions."""
 
     def __post_init__(self):
         if not 0 < self.similarity <= 1:
@@ -184,20 +185,20 @@ class DuplicateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecontaminateConfig:
-    """Benchmarks' test items in training text. The report names no n; 13 words are GPT-3's."""
+    """Removal of benchmark items from training text. The report names no n; 13 words follow GPT-3."""
 
     benchmarks: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Benchmark -> file or folder of its test items: JSON lines, of which all strings count, Parquet or plain text; none: no search."""
+    """Benchmark -> file or folder of its test items: JSON Lines (all strings count), Parquet or plain text; empty: no search."""
     ignored: str = ""
-    """File or folder of the same kinds: licences, instructions and sayings, whose n-grams are no item's; empty: none."""
+    """File or folder of the same formats with licenses, instructions and sayings, whose n-grams are removed from the items; empty: none."""
     words: int = 13
-    """Tokens of an n-gram."""
+    """Tokens per n-gram."""
     characters: int = 20
-    """The same for items that are mostly of a script without spaces."""
+    """Tokens per n-gram for items that are mostly in a script without spaces."""
     shortest: int = 8
-    """Tokens from which a shorter item is looked for as a whole."""
+    """Minimum tokens of an item shorter than an n-gram, which is searched as a whole."""
     cut: bool = False
-    """Cut out the lines of a hit and keep the rest, instead of dropping the document."""
+    """Remove the lines with a hit and keep the rest, instead of dropping the document."""
 
     def __post_init__(self):
         refuse_outside("decontaminate", self, words=1, characters=1, shortest=1)
@@ -205,22 +206,22 @@ class DecontaminateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixConfig:
-    """The mixture that is trained on. Source: report, table 1."""
+    """Training mixture. Source: report, table 1."""
 
     proportions: dict[str, float]
     """Domain -> sampling weight."""
     max_epochs: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Domain -> how often its documents may be drawn at most."""
+    """Domain -> maximum number of passes over its documents."""
     ratios: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    """Domain -> language -> weight, where languages are weighed against each other: the report has English 2 : Chinese 1 in web text."""
+    """Domain -> language -> weight, for domains that are split by language: the report has English 2 : Chinese 1 in web text."""
     tokens: float = 0.0
-    """Of the training run, to be checked against what there is; 0: not checked."""
+    """Tokens of the training run, to warn if the corpus is too small; 0: no check."""
     sequence_length: int = 4096
     """Tokens of a packed record: `model.context_length` of the run."""
     tokenizer: str = ""
-    """Path of a tokenizer.json to pack with; empty: one is trained on the documents, WORKDIR/tokenizer.json."""
+    """Path of the tokenizer.json to pack with; empty: WORKDIR/tokenizer.json is trained on the documents."""
     min_word_count: int = 1
-    """Words that the tokenizer's sample has less often are left out; 1: none, so that merges are those of `tokenizers` on the same text."""
+    """Minimum count of a word in the tokenizer's sample; with 1 the merges equal those of `tokenizers` on the same text."""
 
     def __post_init__(self):
         weights = {"proportions": self.proportions} | {f"ratios[{domain!r}]": ratios for domain, ratios in self.ratios.items()}
@@ -233,22 +234,22 @@ class MixConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """A fastText classifier of quality, its training and its use. The report names no settings; these are fastText's usual ones."""
+    """Training and use of a fastText quality classifier. The report names no settings; these are fastText's usual ones."""
 
     model: str = ""
-    """File of a classifier that `corpus --train_quality` made; empty: no document is scored."""
+    """Classifier file from `corpus --train_quality`; empty: documents are not scored."""
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Domain -> score from which a document stays."""
+    """Domain -> minimum score of a document."""
     quantiles: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Domain -> share of its documents, the lowest by score, that goes."""
+    """Domain -> share of its documents, those with the lowest scores, that is dropped."""
     dimensions: int = 64
     epochs: int = 5
     word_ngrams: int = 2
     learning_rate: float = 0.1
     buckets: int = 1_000_000
-    """For hashed n-grams; the model takes 4 x `dimensions` bytes for each."""
+    """Buckets for hashed n-grams; each takes 4 x `dimensions` bytes of the model."""
     min_count: int = 3
-    """Words that are rarer in the training texts are left out."""
+    """Minimum count of a word in the training texts."""
     seed: int = 0
 
     def __post_init__(self):

@@ -1,7 +1,7 @@
-"""Documents on their way through the corpus pipeline, as Arrow record batches: what readers find, and text.
+"""Schemas and Arrow record batches of the documents in the corpus pipeline: raw documents from readers, and text.
 
-A document's number says where it stands: `id >> ROW_BITS` is its part, the rest its place among what that held. Parts are numbered
-in the order of `corpus.sources`, so of two documents the one with the lower number comes from the source that was named first.
+The id of a document encodes its position: `id >> ROW_BITS` is its partition, the remaining bits its index in the partition. Partitions are
+numbered in the order of `corpus.sources`, so of two documents the one with the lower id comes from the source that is listed first.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 
 ROW_BITS = 32
-FOUND = pa.schema(
+RAW_DOCUMENT = pa.schema(
     {
         "id": pa.int64(),
         "kind": pa.string(),  # html, text or code
-        "origin": pa.string(),  # address, or path and place inside it
+        "origin": pa.string(),  # URL, or path and position inside the file
         "family": pa.string(),
         "date": pa.string(),
-        "charset": pa.string(),  # as the server or the file said it; empty if nobody did
+        "charset": pa.string(),  # as declared by the server or the file; empty if not declared
         "content": pa.binary(),
     }
 )
-"""What a reader yields."""
+"""Schema of the output of readers."""
 DOCUMENT = pa.schema(
     {
         "id": pa.int64(),
@@ -29,19 +29,19 @@ DOCUMENT = pa.schema(
         "origin": pa.string(),
         "family": pa.string(),
         "date": pa.string(),
-        "language": pa.string(),  # ISO 639-1, `code`, or empty before it is known
-        "quality": pa.float32(),  # null before it is known
+        "language": pa.string(),  # ISO 639-1, `code`, or empty before detection
+        "quality": pa.float32(),  # null before scoring
         "text": pa.string(),
     }
 )
-"""What every later stage takes and yields."""
+"""Schema of the input and output of every later stage."""
 BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 20
-"""Enough for numpy to be worth its calls, little enough that what it makes of a batch stays in a processor's caches."""
+"""Target size of a batch: large enough for numpy to be efficient, small enough for its intermediates to stay in the CPU caches."""
 
 
 def batches(rows: Iterable[tuple], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Group rows, whose last value is the long one, into batches of bounded size."""
+    """Group rows into batches of bounded size; the last value of a row is the long one."""
     held: list[tuple] = []
     size = 0
     for row in rows:
@@ -55,7 +55,7 @@ def batches(rows: Iterable[tuple], schema: pa.Schema) -> Iterator[pa.RecordBatch
 
 
 def with_text(batch: pa.RecordBatch, texts: Sequence[str | None], **columns: Sequence) -> pa.RecordBatch:
-    """Put other texts, and other columns, into a batch of documents; rows whose text is None are left out."""
+    """Replace the texts and other columns of a batch of documents; rows whose text is None are removed."""
     for name, values in (columns | {"text": texts}).items():
         at = DOCUMENT.get_field_index(name)
         batch = batch.set_column(at, DOCUMENT.field(at), pa.array(values, DOCUMENT.field(at).type))

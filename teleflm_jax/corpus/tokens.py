@@ -1,8 +1,8 @@
-"""Texts as arrays of hashed tokens, a whole batch at a time: what shingles, n-grams and repeated phrases are counted in.
+"""Hashed tokens of a batch of texts as arrays; the unit of shingles, n-grams and repeated phrases.
 
-A token is a run of letters and digits, in scripts that write no spaces (Han, kana, Thai and their like) a single character; case, spaces
-and punctuation do not count. So text of both kinds in one document is cut rightly, without asking for its language. Equal tokens have equal
-hashes of 64 bits on every machine; different ones collide with a chance of 5e-20 a pair.
+A token is a run of letters and digits or, in scripts without spaces (Han, kana, Thai and similar), a single character; case, spaces and
+punctuation are ignored. Documents with both kinds of script are thus tokenized without knowing their language. Equal tokens have equal
+64-bit hashes on every machine; different tokens collide with a probability of 5e-20 per pair.
 """
 
 import dataclasses
@@ -35,30 +35,30 @@ _MIXERS = tuple(np.uint64(n) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """The tokens of a batch of texts, one behind the other."""
+    """The concatenated tokens of a batch of texts."""
 
     hashes: np.ndarray
-    """uint64 [tokens]."""
+    """uint64 [tokens]: hash of each token."""
     starts: np.ndarray
-    """int64 [tokens]: the code point, among those of all texts, at which a token begins."""
+    """int64 [tokens]: index of a token's first code point among the code points of all texts."""
     lengths: np.ndarray
-    """int64 [tokens], in code points."""
+    """int64 [tokens]: code points of each token."""
     single: np.ndarray
-    """bool [tokens]: is a character of an unspaced script."""
+    """bool [tokens]: True for a character of an unspaced script."""
     offsets: np.ndarray
     """int64 [texts + 1]: the tokens of text i are [offsets[i], offsets[i + 1])."""
 
     def of(self, index: int) -> slice:
-        """Where one text's tokens are."""
+        """Return the slice of one text's tokens."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
 
 def tokens(texts: Sequence[str], simplified: Sequence[bool] = ()) -> Tokens:
-    """Cut texts into tokens and hash them.
+    """Split texts into tokens and hash them.
 
     Args:
-        texts: of a batch.
-        simplified: says of each text whether its Han characters are taken in their simplified form; (): of none.
+        texts: Texts of a batch.
+        simplified: For each text, True to simplify its Han characters; () simplifies none.
     """
     points, borders = code_points([text.lower() for text in texts])
     points = in_one_script(points, borders, simplified)
@@ -80,12 +80,12 @@ def tokens(texts: Sequence[str], simplified: Sequence[bool] = ()) -> Tokens:
 
 
 def grams(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Hash every n consecutive tokens: uint64 [len(hashes) - n + 1], empty where there are fewer."""
+    """Hash every n consecutive tokens: uint64 [len(hashes) - n + 1], empty if there are fewer than n."""
     return mix(sums(hashes, n))
 
 
 def sums(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Sum up every n consecutive tokens by their places, of which `mix` makes `grams`: uint64 [len(hashes) - n + 1]."""
+    """Return the polynomial sums of every n consecutive tokens, which `mix` turns into `grams`: uint64 [len(hashes) - n + 1]."""
     count = len(hashes) - n + 1
     if count <= 0:
         return np.empty(0, np.uint64)
@@ -96,7 +96,7 @@ def sums(hashes: np.ndarray, n: int) -> np.ndarray:
 
 
 def windows(hashes: np.ndarray, sizes: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """`sums` for several n: as (n, sums); by differences of running sums, so that a large n takes no longer than a small one."""
+    """Yield (n, `sums`) for several n, by differences of running sums, so that a large n takes no longer than a small one."""
     total = _running(hashes, _TOKEN_FACTOR)
     inverse = _every_power(pow(_TOKEN_FACTOR, -1, 2**64), len(hashes))
     for n in sizes:
@@ -105,26 +105,26 @@ def windows(hashes: np.ndarray, sizes: Iterable[int]) -> Iterator[tuple[int, np.
 
 
 def longer(sums: np.ndarray, hashes: np.ndarray, n: int) -> np.ndarray:
-    """Sums of n tokens from those of n - 1 and the hashes of the last; `mix` makes hashes of sums."""
+    """Extend the sums of n - 1 tokens by the hash of the n-th token; `mix` turns sums into hashes."""
     return sums + hashes * np.uint64(pow(_TOKEN_FACTOR, n - 1, 2**64))
 
 
 def shingles(found: Tokens, index: int, n: int) -> np.ndarray:
-    """Give one text's set of n-grams, sorted; a text of fewer tokens is one shingle of all of them, one of none has none."""
+    """Return the sorted set of one text's n-grams; a text of fewer tokens has one shingle of all of them, an empty one none."""
     hashes = found.hashes[found.of(index)]
     return np.unique(grams(hashes, min(n, len(hashes)))) if len(hashes) else hashes
 
 
 def code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """All code points of texts, uint32, and int64 [texts + 1] where each text begins."""
+    """Return the code points of all texts, uint32, and the start of each text, int64 [texts + 1]."""
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
     return points, np.cumsum([0, *map(len, texts)])
 
 
 def runs(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) -> np.ndarray:
-    """Hash runs [start, end) of values by their place in the run: by differences of running sums, so that what lies between is no matter.
+    """Hash runs [start, end) of values by polynomial sums, as differences of running sums; values between the runs do not matter.
 
-    The value at i counts factor^i times, and is divided by factor^start at the end; modulo 2^64 an odd factor can be divided by.
+    The value at i is multiplied by factor^i, and the sum is divided by factor^start; an odd factor is invertible modulo 2^64.
     """
     total = _running(values, factor)
     high, low = _powers(pow(factor, -1, 2**64), len(values))
@@ -132,27 +132,27 @@ def runs(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) 
 
 
 def _running(values: np.ndarray, factor: int) -> np.ndarray:
-    """Sums of what stands before each value, and of all."""
+    """Return the sums of the values before each position, and of all values."""
     total = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values * _every_power(factor, len(values)), out=total[1:])
     return total
 
 
 def _every_power(factor: int, count: int) -> np.ndarray:
-    """uint64 [count]."""
+    """Return the powers of a factor: uint64 [count]."""
     high, low = _powers(factor, count)
     return (high[:, None] * low).ravel()[:count]
 
 
 def _powers(factor: int, count: int, step: int = 1 << 12) -> tuple[np.ndarray, np.ndarray]:
-    """Powers whose products are those of a factor up to `count`: of every `step`-th exponent, and of those below `step`."""
+    """Return the powers of a factor for every `step`-th exponent up to `count` and for exponents below `step`; products give the others."""
     high, low = (np.full(n, pow(factor, k, 2**64), np.uint64) for n, k in ((count // step + 1, step), (step, 1)))
     high[0] = low[0] = 1
     return np.multiply.accumulate(high), np.multiply.accumulate(low)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Spread 64 bits over 64 bits, one to one (the finisher of splitmix64), in place."""
+    """Mix 64 bits bijectively (the finalizer of splitmix64), in place."""
     values ^= values >> _SHIFTS[0]
     values *= _MIXERS[0]
     values ^= values >> _SHIFTS[1]
@@ -162,7 +162,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def in_one_script(points: np.ndarray, borders: np.ndarray, simplified: Sequence[bool]) -> np.ndarray:
-    """What `code_points` gave, with the Han characters of the texts that are so marked in their simplified form; (): of none."""
+    """Return code points with the Han characters of the marked texts simplified; () marks none."""
     if not any(simplified):
         return points
     if all(simplified):
@@ -172,22 +172,22 @@ def in_one_script(points: np.ndarray, borders: np.ndarray, simplified: Sequence[
 
 @functools.cache
 def simplified_forms() -> np.ndarray:
-    """uint32 [0x110000]: the simplified form of every traditional Han character; of all others, themselves.
+    """Return the simplified form of every code point, which is itself for all but traditional Han characters: uint32 [0x110000].
 
-    One character at a time, without OpenCC's phrases: a key must be the same whatever stands beside it.
+    Characters are converted one by one, without OpenCC's phrases: a key may not depend on the neighboring characters.
     """
     table = np.arange(0x110000, dtype=np.uint32)
     for first, last in _HAN:
         converted = opencc.OpenCC("t2s").convert("\n".join(map(chr, range(first, last + 1))))
         table[first : last + 1] = [ord(form) for form in converted.split("\n")]
-    return table[table]  # once more, since a few forms have a simpler one again
+    return table[table]  # applied twice, because a few simplified forms have a simpler form
 
 
 def ordered(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bring equal hashes together, in their order: int64 [n], their places, and bool [n], is unlike the one before.
+    """Sort hashes: return their positions, int64 [n], and whether each differs from the one before, bool [n].
 
-    Places stand in the last bits while hashes are sorted, which is five times as fast as sorting places by hashes; of a million hashes 44
-    bits are compared.
+    Positions replace the low bits of the hashes while sorting, which is five times as fast as an argsort; for a million hashes 44 bits are
+    compared.
     """
     bits = np.uint64(len(hashes).bit_length())
     values = np.sort((hashes >> bits << bits) | np.arange(len(hashes), dtype=np.uint64))
@@ -198,13 +198,13 @@ def ordered(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def mixed() -> np.ndarray:
-    """uint64 [0x110000]: `mix` of every code point."""
+    """Return `mix` of every code point: uint64 [0x110000]."""
     return mix(np.arange(0x110000, dtype=np.uint64))
 
 
 @functools.cache
 def classes() -> np.ndarray:
-    """uint8 [0x110000]: OTHER, WORD or SINGLE of every code point. Marks belong to the letter before them."""
+    """Return OTHER, WORD or SINGLE for every code point: uint8 [0x110000]. Combining marks belong to the letter before them."""
     table = np.array([WORD if unicodedata.category(chr(i))[0] in "LMN" else OTHER for i in range(0x110000)], np.uint8)
     for first, last in _UNSPACED:
         part = table[first : last + 1]

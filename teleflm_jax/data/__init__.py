@@ -1,1 +1,1 @@
-"""."""
+"""Packed data of a run: manifests, mixture, and batches by step."""

@@ -1,4 +1,4 @@
-"""What `data.*` binds: where each domain's text is, how much of it a run draws, and where the packed records are."""
+"""Settings `data.*`: the text of each domain, its share of the mixture, and the packed records."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ class DataConfig:
     packed: str
     """Folder with one packed data set per domain: PACKED/<domain>/."""
     proportions: dict[str, float]
-    """Domain -> sampling weight; weights are normalised to 1, so the report's percentages stand as printed."""
+    """Domain -> sampling weight; weights are normalized to a sum of 1, so percentages can be given as in the report."""
     change_proportions: bool = False
-    """Let a run that goes on draw by other proportions than so far, from its next batch on; each domain goes on from where it was."""
+    """Allow a resumed run to change its proportions from its next batch on; each domain continues from its current position."""
     max_epochs: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Domain -> how often its records may be drawn at most; a domain not named may be repeated without limit."""
+    """Domain -> maximum number of passes over its records; domains without an entry are repeated without limit."""
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     """Domain -> folder or file of documents, read by `tokenizer train` and `pack`; training needs only the packed records."""
     seed: int = 0
-    """Order of the records and of the mixture."""
+    """Seed of the order of records and of the mixture."""
 
     def __post_init__(self):
         wrong = {d: w for d, w in self.proportions.items() if not (w > 0 and math.isfinite(w))}
@@ -52,7 +52,7 @@ class DataConfig:
             self.packed.encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"got data.packed={self.packed!r}; allowed: a path in UTF-8, as readers of records take no other; rename the folder"
+                f"got data.packed={self.packed!r}; allowed: a path in UTF-8, because the record reader accepts no other; rename the folder"
             ) from None
         for domain in self.proportions:
             if not domain.isprintable() or not domain or "/" in domain or domain.startswith("."):

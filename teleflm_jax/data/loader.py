@@ -1,7 +1,7 @@
-"""Batches of a run, by step, on Grain: random access, so that resuming is seeking and no iterator state exists.
+"""Batches of a run by step, on Grain: random access, so that resuming means seeking, without iterator state.
 
 Batch(step) is a pure function of (seed, step, mixture history). It does not depend on the number of processes: process p of P gets rows
-[p·B/P, (p+1)·B/P) and reads nothing else.
+[p·B/P, (p+1)·B/P) and reads only their records.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from teleflm_jax.packing import records
 from teleflm_jax.tokenizer import load, specials
 
 READ_THREADS = 2
-"""Threads that make batches ahead of the training step; decoding is a fraction of a millisecond per sequence."""
+"""Threads that prefetch batches; decoding takes a fraction of a millisecond per sequence."""
 BATCHES_AHEAD = 4
 ENDLESS = 2**31 - 1
-"""Batches; more than any run draws."""
+"""Number of batches; more than any run draws."""
 
 Batch = dict[str, np.ndarray]
 """tokens, targets, segments int32 [B, S], weights float32 [B, S]; see docs/architecture.md."""
@@ -30,49 +30,49 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loader:
-    """The training data of one run, checked and open."""
+    """The checked and opened training data of a run."""
 
     order: mixture.Mixture
     data: DataConfig
     manifests: Mapping[str, manifest.Manifest]
     domains: Mapping[str, grain.MapDataset]
-    """Encoded records of each domain in the domain's own order: reshuffled every epoch, without end."""
+    """Endless stream of each domain's encoded records, reshuffled every epoch."""
     batch_size: int
     pad: int
-    """The tokenizer's id of padding."""
+    """Padding id of the tokenizer."""
 
     def under(self, history: mixture.History) -> "Loader":
-        """The same data in another order: under a checkpoint's mixture history."""
+        """Return a loader of the same data in the order of another mixture history."""
         return dataclasses.replace(self, order=mixture.build(history, batch_size=self.batch_size, seed=self.data.seed))
 
     def identity(self) -> dict[str, str]:
-        """What a checkpoint says of the training data, by domain: another text of the same size is not noticed, another size is."""
-        parts = {domain: known.train for domain, known in self.manifests.items()}
-        return {f"data/{domain}": f"{part.records} records of {part.num_bytes} bytes of text" for domain, part in parts.items()}
+        """Return the description of the training data that checkpoints hold, by domain: it detects a change of size, not of text."""
+        splits = {domain: manifest.train for domain, manifest in self.manifests.items()}
+        return {f"data/{domain}": f"{split.records} records of {split.num_bytes} bytes of text" for domain, split in splits.items()}
 
     def epochs(self, step: int) -> dict[str, float]:
-        """Return the passes of the batches before `step` through each domain that the run still has."""
+        """Return the number of passes over each of the run's current domains before `step`."""
         drawn = self.order.counts(step * self.batch_size)
         return {domain: round(drawn.get(domain, 0) / known.train.records, 4) for domain, known in self.manifests.items()}
 
     def origins(self, step: int) -> list[dict[str, int | str]]:
-        """Where each row of the batch of `step` comes from: domain, epoch, shard and record in it."""
+        """Return the origin of each row of the batch of `step`: domain, epoch, shard and record in the shard."""
         chosen, positions = self.order.locate(step, range(self.batch_size))
         return [self._origin(self.order.domains[domain], position) for domain, position in zip(chosen, positions, strict=True)]
 
     def _origin(self, domain: str, position: int) -> dict[str, int | str]:
-        part = self.manifests[domain].train
-        shuffled = _shuffled(grain.MapDataset.range(part.records), self.data.seed, domain)[position]
+        split = self.manifests[domain].train
+        shuffled = _shuffled(grain.MapDataset.range(split.records), self.data.seed, domain)[position]
         assert shuffled is not None  # only a filter leaves elements out
         record = int(shuffled)
-        for shard in part.shards:
+        for shard in split.shards:
             if record < shard.records:
-                return {"domain": domain, "epoch": position // part.records, "shard": shard.path, "record": record}
+                return {"domain": domain, "epoch": position // split.records, "shard": shard.path, "record": record}
             record -= shard.records
-        raise AssertionError("a manifest's shards hold all of its records")
+        raise AssertionError("the shards of a manifest hold all of its records")
 
     def batch(self, step: int, *, process: int = 0, num_processes: int = 1) -> Batch:
-        """Make one process's rows of the batch of `step`."""
+        """Return one process's rows of the batch of `step`."""
         rows = self._rows(process, num_processes)
         chosen, positions = self.order.locate(step, rows)
         names = [self.order.domains[domain] for domain in chosen]
@@ -80,9 +80,9 @@ class Loader:
 
     @contextlib.contextmanager
     def iterate(self, first_step: int = 0, *, process: int = 0, num_processes: int = 1) -> Iterator[Iterator[Batch]]:
-        """Open an iterator over the batches from `first_step` on, without end, made ahead by threads that end with the context.
+        """Open an endless iterator over the batches from `first_step` on, prefetched by threads that end with the context.
 
-        How many a run draws is not known before: an update that is skipped draws one more.
+        The number of batches is not known in advance: every skipped update draws one more.
         """
         self._rows(process, num_processes)
         made = grain.MapDataset.range(first_step, ENDLESS).map(
@@ -94,11 +94,11 @@ class Loader:
         finally:
             batches.close()
 
-    def _record(self, domain: str, position: int) -> records.Record:
+    def _record(self, domain: str, position: int) -> records.TrainingRecord:
         if domain not in self.domains:
             raise UserError(
-                f"got a step at which the run still drew from {domain}; allowed: domains of data.proportions ({', '.join(self.domains)}); "
-                f"add {domain} to data.proportions, or go on from a later checkpoint"
+                f"got a step at which the run still used the domain {domain}; allowed: domains of data.proportions "
+                f"({', '.join(self.domains)}); add {domain} to data.proportions, or resume from a later checkpoint"
             )
         data = self.domains[domain][position]
         assert data is not None  # only a filter leaves elements out
@@ -124,19 +124,19 @@ def open_run(
     history: mixture.History | None = None,
     verify: bool = True,
 ) -> Loader:
-    """Open the packed domains of a run and check all that can be checked before step 0.
+    """Open the packed domains of a run and check everything that can be checked before step 0.
 
     Args:
-        data: domains, their proportions and where they are.
-        sequence_length: tokens of one sequence, model.context_length.
-        vocab_size: rows of the model's embedding.
-        batch_size: sequences of a step over all processes.
-        steps: number of the run's steps.
-        history: weights by step, from the checkpoint; None for a fresh run under `data.proportions`.
-        verify: look at every training shard first; of a run's processes only one needs to, the others open those that their rows come from.
+        data: Domains, their proportions and paths.
+        sequence_length: Tokens of one sequence, `model.context_length`.
+        vocab_size: Rows of the model's embedding.
+        batch_size: Sequences of a step over all processes.
+        steps: Number of steps of the run.
+        history: Weights by step, from the checkpoint; None for a new run with `data.proportions`.
+        verify: Check every training shard first; one process of a run does this, the others open only the shards of their rows.
 
     Raises:
-        UserError: data that are not there, do not fit, or run out before the last step.
+        UserError: Data are missing, do not match the run, or run out before the last step.
     """
     sha256 = load.sha256(data.tokenizer)
     manifests = {
@@ -153,39 +153,40 @@ def open_run(
     for domain, known in manifests.items():
         if not known.train.records:
             raise UserError(
-                f"got no training records in {data.packed}/{domain}; allowed: at least one; pack more text or drop it from data.proportions"
+                f"got no training records in {data.packed}/{domain}; allowed: at least one; pack more text or "
+                "remove the domain from data.proportions"
             )
     order = mixture.build(history or ((0, dict(data.proportions)),), batch_size=batch_size, seed=data.seed)
     counts = {domain: known.train.records for domain, known in manifests.items()}
     mixture.refuse_exhaustion(order, steps=steps, records=counts, max_epochs=data.max_epochs)
-    reader = source.readers()
-    sources = {domain: source.source(_counted(known.train), reader) for domain, known in manifests.items()}
+    reader = source.reader_cache()
+    sources = {domain: source.open_source(_shard_sizes(known.train), reader) for domain, known in manifests.items()}
     domains = {domain: _shuffled(grain.MapDataset.source(records), data.seed, domain) for domain, records in sources.items()}
     pad = specials.of(load.load(data.tokenizer)).pad
     return Loader(order=order, data=data, manifests=manifests, domains=domains, batch_size=batch_size, pad=pad)
 
 
 def heldout(data: DataConfig, domain: str, *, vocab_size: int) -> Iterator[records.HeldOut]:
-    """Yield a domain's held-out documents in order; none if the domain has no held-out set."""
+    """Yield the held-out documents of a domain in order; none if the domain has no held-out set."""
     sha256 = load.sha256(data.tokenizer)
     known = manifest.load(data.packed, domain, tokenizer_sha256=sha256, vocab_size=vocab_size, verify=("heldout",))
     if known.heldout.shards:
-        documents = source.source(_counted(known.heldout), source.readers(1))
+        documents = source.open_source(_shard_sizes(known.heldout), source.reader_cache(1))
         for number in range(len(documents)):
             yield records.decode_document(documents[number])
 
 
-def join(rows: list[records.Record], pad: int) -> Batch:
-    """Stack records to a batch: inputs, the tokens that follow them, document numbers, and where the loss counts.
+def join(rows: list[records.TrainingRecord], pad: int) -> Batch:
+    """Stack records into a batch: inputs, next tokens, document numbers, and loss weights.
 
-    `pad` is the id of padding, and may also begin documents.
+    `pad` is the padding id, which may also be the id that begins documents.
     """
     tokens = np.stack([row.tokens for row in rows]).astype(np.int32)
     begins = np.zeros(tokens.shape, bool)
     for i, row in enumerate(rows):
         begins[i, row.starts] = True
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    # a sequence that begins inside a document counts that one as its first, hence the first column adds nothing
+    # the document at position 0 is number 1, also if it began in an earlier sequence, so the first column adds nothing
     segments = 1 + np.cumsum(begins[:, 1:-1], axis=1, dtype=np.int32)
     segments = np.concatenate([np.ones((len(rows), 1), np.int32), segments], axis=1)
     padding = (tokens == pad) & ~begins
@@ -198,8 +199,8 @@ def join(rows: list[records.Record], pad: int) -> Batch:
     }
 
 
-def _counted(part: manifest.Part) -> list[tuple[str, int]]:
-    return [(shard.path, shard.records) for shard in part.shards]
+def _shard_sizes(split: manifest.Split) -> list[tuple[str, int]]:
+    return [(shard.path, shard.records) for shard in split.shards]
 
 
 def _shuffled(records: grain.MapDataset, seed: int, domain: str) -> grain.MapDataset:
@@ -207,5 +208,5 @@ def _shuffled(records: grain.MapDataset, seed: int, domain: str) -> grain.MapDat
 
 
 def _domain_seed(seed: int, domain: str) -> int:
-    """Give each domain a seed of its own: Grain adds the epoch to it, so neighbouring seeds would repeat each other's orders."""
+    """Return a seed for a domain by hashing: Grain adds the epoch to it, so consecutive seeds would repeat each other's orders."""
     return int.from_bytes(hashlib.blake2b(f"{domain} {seed}".encode(), digest_size=4).digest(), "big")

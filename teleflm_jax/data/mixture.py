@@ -1,13 +1,13 @@
-"""Which domain the n-th example of a run comes from, and which of the domain's records it is: arithmetic, no state and no files.
+"""Mixture of domains: the domain of the n-th example of a run and its position in that domain, by arithmetic without state or files.
 
-Example n falls at u = frac((n·GOLDEN + offset) / 2^64), and the domains share [0, 1) by their weights, in the order of their names.
-Multiples of the golden ratio fill the interval as evenly as any sequence can, so after any n examples a domain of weight w has had n·w of
-them but for a handful, and neighbours in time come from different places of the interval. How often a domain was drawn before n is a sum
-of floors, which Euclid's algorithm gives in about 60 steps, so a run may be entered at any example. A change of weights moves the borders
-from its step on; counts go on from where they were. All integers are exact: u in 64-bit arithmetic that wraps by definition, sums and
-positions in Python's.
+Example n is at u = frac((n·GOLDEN + offset) / 2^64), and the domains divide [0, 1) by their weights, in the order of their names.
+Multiples of the golden ratio fill the interval as evenly as any sequence can, so among any n examples a domain of weight w has n·w of them
+up to a small constant, and consecutive examples are far apart in the interval. The number of draws of a domain before n is a sum of
+floors, which Euclid's algorithm computes in about 60 steps, so a run can start at any example. A change of weights moves the borders from
+its step on, and the counts continue. All integers are exact: u in 64-bit arithmetic that wraps by definition, sums and positions in Python
+integers.
 
-Our choice: Grain's own mixture derives positions from the current weights alone and so repeats and skips records after a change.
+Our choice: Grain's own mixture derives positions from the current weights alone and therefore repeats and skips records after a change.
 """
 
 import dataclasses
@@ -24,22 +24,22 @@ MODULUS = 2**64
 GOLDEN = 11400714819323198485  # the odd number next to 2^64 divided by the golden ratio
 
 History = tuple[tuple[int, Mapping[str, float]], ...]
-"""((from_step, {domain: weight}), …): the weights in force from each step on; steps ascend from 0."""
+"""((from_step, {domain: weight}), …): the weights that apply from each step on; steps ascend from 0."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Weights in force from example `start` on: domain d has u in [borders[d], borders[d + 1]) / 2^64."""
+    """Weights that apply from example `start` on: domain d has u in [borders[d], borders[d + 1]) / 2^64."""
 
     start: int
     borders: tuple[int, ...]
-    ahead: tuple[int, ...]
-    """How often each domain was drawn before `start`, less how often these borders would have drawn it."""
+    surplus: tuple[int, ...]
+    """Draws of each domain before `start`, minus the draws that these borders would have made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Order of the examples of a run."""
+    """The order of a run's examples over its domains."""
 
     domains: tuple[str, ...]
     batch_size: int
@@ -47,10 +47,10 @@ class Mixture:
     phases: tuple[Phase, ...]
 
     def locate(self, step: int, rows: range) -> tuple[np.ndarray, list[int]]:
-        """Find the examples of some rows of one step's batch.
+        """Locate the examples of some rows of one step's batch.
 
         Returns:
-            Index into `domains` for each row (int64 [rows]) and position in that domain's own order for each row (Python integers).
+            For each row, the index into `domains` (int64 [rows]) and the position in that domain's own order (Python integers).
         """
         first = step * self.batch_size + rows.start
         phase = self._phase(first)
@@ -65,7 +65,7 @@ class Mixture:
         return chosen, positions
 
     def counts(self, examples: int) -> dict[str, int]:
-        """Count how often each domain is drawn among the first `examples`."""
+        """Return the number of draws of each domain among the first `examples`."""
         return dict(zip(self.domains, _drawn(self._phase(examples), self.offset, examples), strict=True))
 
     def _phase(self, example: int) -> Phase:
@@ -73,10 +73,10 @@ class Mixture:
 
 
 def build(history: History, *, batch_size: int, seed: int) -> Mixture:
-    """Make the mixture of a run from the history of its weights.
+    """Build the mixture of a run from the history of its weights.
 
     Raises:
-        UserError: the history does not begin at step 0 or does not ascend.
+        UserError: The history does not begin at step 0 or does not ascend.
     """
     steps = [step for step, _ in history]
     if not steps or steps[0] != 0 or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
@@ -88,22 +88,22 @@ def build(history: History, *, batch_size: int, seed: int) -> Mixture:
         start = step * batch_size
         borders = _borders([weights.get(domain, 0.0) for domain in domains])
         before = _drawn(phases[-1], offset, start) if phases else [0] * len(domains)
-        ahead = tuple(drawn - alone for drawn, alone in zip(before, _shares(borders, offset, start), strict=True))
-        phases.append(Phase(start=start, borders=borders, ahead=ahead))
+        surplus = tuple(drawn - alone for drawn, alone in zip(before, _shares(borders, offset, start), strict=True))
+        phases.append(Phase(start=start, borders=borders, surplus=surplus))
     return Mixture(domains=domains, batch_size=batch_size, offset=offset, phases=tuple(phases))
 
 
 def go_on(history: History, step: int, weights: Mapping[str, float], *, change: bool) -> History:
-    """The history of a run that goes on from data step `step`, with `weights` in force from there on if they are other ones.
+    """Return the history of a run that resumes at data step `step`, extended by `weights` if they differ from the current ones.
 
     Args:
-        history: of the checkpoint; empty for a fresh run.
-        step: of data.
-        weights: of the configuration.
-        change: whether another mixture than before is meant.
+        history: History of the checkpoint; empty for a new run.
+        step: Data step.
+        weights: Weights of the configuration.
+        change: True if a change of the mixture is intended.
 
     Raises:
-        UserError: the weights are others than those in force, and a change is not asked for.
+        UserError: The weights differ from the current ones and `change` is False.
     """
     if not history:
         return ((0, dict(weights)),)
@@ -111,31 +111,31 @@ def go_on(history: History, step: int, weights: Mapping[str, float], *, change: 
         return history
     if not change:
         raise UserError(
-            f"got data.proportions={dict(weights)}, where the run drew by {dict(history[-1][1])} so far; allowed: the same, or a change on "
-            "purpose; change them back, or add --gin_param 'data.change_proportions = True'"
+            f"got data.proportions={dict(weights)}, but the run has used {dict(history[-1][1])} so far; allowed: the same, or an intended "
+            "change; change them back, or add --gin_param 'data.change_proportions = True'"
         )
     return (*(entry for entry in history if entry[0] < step), (step, dict(weights)))
 
 
 def refuse_exhaustion(mixture: Mixture, *, steps: int, records: Mapping[str, int], max_epochs: Mapping[str, float]) -> None:
-    """Check before step 0 that no domain is repeated more often than the run allows; proportions govern, so the remedy is the user's.
+    """Check before step 0 that no domain is repeated more often than the run allows; proportions are kept, so the user has to choose.
 
     Raises:
-        UserError: names the domain, the step at which it runs out and what would help.
+        UserError: A domain runs out; the message names the step and the remedies.
     """
     for domain, epochs in sorted(max_epochs.items()):
         limit = math.floor(epochs * records[domain] + 1e-9)  # 0.7 · 10 is 7
         wanted = mixture.counts(steps * mixture.batch_size)[domain]
         if wanted <= limit:
             continue
-        low, high = 0, steps  # after `low` steps it suffices, after `high` it does not
+        low, high = 0, steps  # the records suffice for `low` steps and not for `high` steps
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if mixture.counts(middle * mixture.batch_size)[domain] <= limit else (low, middle)
         raise UserError(
             f"got data.max_epochs[{domain!r}]={epochs} for {steps:,} steps: {domain} has {records[domain]:,} records, may be drawn "
-            f"{limit:,} times and would be "
-            f"{wanted:,}, so it runs out at step {low:,}; allowed: enough text; set train.steps to at most {low:,}, raise "
+            f"{limit:,} times and would be drawn "
+            f"{wanted:,} times, so it runs out at step {low:,}; allowed: enough text; set train.steps to at most {low:,}, raise "
             f"data.max_epochs[{domain!r}] to "
             f"{math.ceil(wanted / max(1, records[domain]) * 1000) / 1000}, lower its data.proportions, or pack more text"
         )
@@ -148,13 +148,13 @@ def _borders(weights: list[float]) -> tuple[int, ...]:
 
 
 def _drawn(phase: Phase, offset: int, example: int) -> list[int]:
-    return [ahead + share for ahead, share in zip(phase.ahead, _shares(phase.borders, offset, example), strict=True)]
+    return [surplus + share for surplus, share in zip(phase.surplus, _shares(phase.borders, offset, example), strict=True)]
 
 
 def _shares(borders: tuple[int, ...], offset: int, examples: int) -> list[int]:
-    """Count the n < examples whose (GOLDEN·n + offset) mod 2^64 lies between each two borders.
+    """Count the n < examples whose (GOLDEN·n + offset) mod 2^64 lies between consecutive borders.
 
-    y mod 2^64 is below a border exactly where floor((y + 2^64 - border) / 2^64) equals floor(y / 2^64), and otherwise it is greater by 1.
+    y mod 2^64 is below a border exactly if floor((y + 2^64 - border) / 2^64) equals floor(y / 2^64); otherwise the former is greater by 1.
     """
     whole = _floor_sum(examples, GOLDEN, offset)
     below = [examples + whole - _floor_sum(examples, GOLDEN, offset + MODULUS - border) for border in borders]

@@ -1,10 +1,10 @@
-"""Waiting until every process of a run has come, so that those that have not can be named.
+"""Rendezvous of the processes of a run before jax connects them, so that missing processes can be named.
 
-jax's own start knows only how many it waits for: when one of them never comes, it aborts every other with a C++ stack and names none. So
-the processes meet here first, on the coordinator's port, which is free again before jax's service takes it.
+jax only counts processes: if one never connects, it aborts all others with a C++ stack and names none. So the processes connect here first,
+on the coordinator's port, which is free again before jax's service uses it.
 
-Both sides prove that they know the run's secret, over numbers that the other one has chosen: process 0 says `NONCE`, a process answers
-`COUNT INDEX NONCE CODE`, and the last word is `CODE TEXT`. Lines have a largest size and a latest time.
+Both sides prove that they know the run's secret, with nonces chosen by the other side: process 0 sends `NONCE`, a process replies with
+`COUNT INDEX NONCE CODE`, and process 0 ends with `CODE TEXT`. Lines are limited in size and time.
 """
 
 import collections
@@ -24,25 +24,25 @@ from collections.abc import Callable, Collection, Iterator
 from teleflm_jax import foreign, open_files
 
 REPORT_SECONDS = 30.0
-"""So often the wait is spoken of."""
+"""Seconds between messages about the wait."""
 MARGIN_SECONDS = 10.0
-"""A process that has reached the coordinator leaves the end of the wait to it, and so much longer."""
+"""Seconds that a connected process waits longer than the coordinator, which ends the wait."""
 TRY_SECONDS = 5.0
-"""Limit for a connection, and for the first line of whoever answers."""
+"""Seconds for a connection, and for the first line of the peer."""
 RETRY_SECONDS = 0.2
 GREETING_SECONDS = 10.0
-"""Time that a visitor has for its line."""
-STRANGERS = 64
-"""Connections beside those of the run's own processes; beyond that, the oldest that has not said its line is closed."""
+"""Seconds that a peer has for its line."""
+UNIDENTIFIED = 64
+"""Connections beside those of the run's own processes; beyond them, the oldest one that has not sent its line is closed."""
 LONGEST_LINE = 2_000
-"""Bytes."""
+"""Bytes of the longest line."""
 GO = "go"
 ANYWHERE = ("::", "0.0.0.0", "")
-"""Hosts that stand for all addresses."""
+"""Hosts that mean all addresses."""
 
 
 def meet(
-    coordinator: str, count: int, index: int, seconds: float, say: Callable[[str], None], *, secret: str = "", bind: str | None = None
+    coordinator: str, count: int, index: int, seconds: float, log: Callable[[str], None], *, secret: str = "", bind: str | None = None
 ) -> str | None:
     """Wait for all processes.
 
@@ -50,27 +50,27 @@ def meet(
         coordinator: HOST:PORT of process 0.
         count: processes.
         index: of this process.
-        seconds: to wait at most.
-        say: is given a line every 30 s.
-        secret: that all processes of the run know.
-        bind: HOST:PORT where process 0 listens, if that is not `coordinator`.
+        seconds: longest wait.
+        log: takes a line every 30 s.
+        secret: known to all processes of the run.
+        bind: HOST:PORT at which process 0 listens, if it is not `coordinator`.
 
     Returns:
-        What is wrong, in one line, if they are not all here by then; otherwise None.
+        The problem in one line if not all processes have connected by then; otherwise None.
     """
     if index == 0:
-        return _receive(split(bind or coordinator), count, seconds, say, secret)
-    return _report(split(coordinator), count, index, seconds, say, secret)
+        return _coordinate(split(bind or coordinator), count, seconds, log, secret)
+    return _connect(split(coordinator), count, index, seconds, log, secret)
 
 
 def split(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT, in which a numeric IPv6 host stands in brackets."""
+    """Split HOST:PORT, in which a numeric IPv6 host is in brackets, into host and port."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def names(processes: Collection[int], most: int = 10) -> str:
-    """`process 2` or `processes 2, 5 and 7`; of very many the first few."""
+    """Format indices as `process 2` or `processes 2, 5 and 7`; of very many only the first few."""
     shown = [str(process) for process in sorted(processes)]
     if len(shown) > most:
         shown = [*shown[:most], f"{len(shown) - most} more"]
@@ -78,112 +78,113 @@ def names(processes: Collection[int], most: int = 10) -> str:
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class _Visitor:
-    """A connection to process 0."""
+class _Peer:
+    """Connection to process 0."""
 
     socket: socket.socket
     nonce: str
-    came: float
-    said: bytes = b""
+    connected: float
+    """Time of the connection by the monotonic clock."""
+    received: bytes = b""
     index: int | None = None
-    """The process's, once it has proved to be one of the run."""
+    """Index of the process, once it has proved to be one of the run."""
     answer: str = ""
-    """The number that it wants the answer to be made with."""
+    """Nonce with which it wants the answer to be signed."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Hall:
-    """State of process 0 while it waits: processes that have come, and visitors that have not yet said who they are."""
+class _Coordinator:
+    """State of process 0 while it waits: processes that have connected, and peers that have not identified themselves yet."""
 
     count: int
     secret: str
     selector: selectors.BaseSelector
-    here: dict[int, _Visitor] = dataclasses.field(default_factory=dict)
-    strangers: collections.OrderedDict[socket.socket, _Visitor] = dataclasses.field(default_factory=collections.OrderedDict)
-    """The oldest first."""
+    joined: dict[int, _Peer] = dataclasses.field(default_factory=dict)
+    unidentified: collections.OrderedDict[socket.socket, _Peer] = dataclasses.field(default_factory=collections.OrderedDict)
+    """Oldest first."""
     refused: int = 0
 
-    def admit(self, listener: socket.socket) -> None:
-        """Take a connection on, and say our number."""
-        while len(self.strangers) >= self.count + STRANGERS:
-            self.refuse(next(iter(self.strangers.values())))
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection and send our nonce."""
+        while len(self.unidentified) >= self.count + UNIDENTIFIED:
+            self.refuse(next(iter(self.unidentified.values())))
         try:
             connection, _ = listener.accept()
-        except OSError:  # it has gone again, or there are too many open files
-            if self.strangers:
-                self.refuse(next(iter(self.strangers.values())))
+        except OSError:  # the peer is gone, or too many files are open
+            if self.unidentified:
+                self.refuse(next(iter(self.unidentified.values())))
             return
         connection.setblocking(False)
-        visitor = _Visitor(socket=connection, nonce=secrets.token_hex(16), came=time.monotonic())
-        self.strangers[connection] = visitor
-        self.selector.register(connection, selectors.EVENT_READ, visitor)
-        _send(connection, visitor.nonce)
+        peer = _Peer(socket=connection, nonce=secrets.token_hex(16), connected=time.monotonic())
+        self.unidentified[connection] = peer
+        self.selector.register(connection, selectors.EVENT_READ, peer)
+        _send(connection, peer.nonce)
 
-    def hear(self, visitor: _Visitor) -> None:
-        """Read what there is; a visitor that leaves is forgotten."""
+    def read(self, peer: _Peer) -> None:
+        """Read what has arrived; forget a peer that has disconnected."""
         try:
-            part = visitor.socket.recv(LONGEST_LINE)
+            part = peer.socket.recv(LONGEST_LINE)
         except BlockingIOError:
             return
         except OSError:
             part = b""
-        if visitor.index is not None:  # it has left: none has more to say before it gets its answer
-            del self.here[visitor.index]
-            self.close(visitor)
+        if peer.index is not None:  # it has disconnected: a process sends nothing more before it gets its answer
+            del self.joined[peer.index]
+            self.close(peer)
             return
-        visitor.said += part
-        if visitor.said.endswith(b"\n"):
-            self.greet(visitor)
-        elif not part or len(visitor.said) >= LONGEST_LINE:
-            self.refuse(visitor)
+        peer.received += part
+        if peer.received.endswith(b"\n"):
+            self.identify(peer)
+        elif not part or len(peer.received) >= LONGEST_LINE:
+            self.refuse(peer)
 
-    def greet(self, visitor: _Visitor) -> None:
-        """Note a process of the run; another one with the same number that had come before is told so."""
-        said = re.fullmatch(rb"(\d{1,9}) (\d{1,9}) ([0-9a-f]{32}) ([0-9a-f]{64})\n", visitor.said)
-        count, index, nonce, code = (part.decode() for part in said.groups()) if said else ("", "", "", "")
-        if not said or not hmac.compare_digest(code, _code(self.secret, "come", visitor.nonce, nonce, count, index)):
-            self.refuse(visitor)
+    def identify(self, peer: _Peer) -> None:
+        """Record a process of the run; refuse an earlier one with the same index."""
+        matched = re.fullmatch(rb"(\d{1,9}) (\d{1,9}) ([0-9a-f]{32}) ([0-9a-f]{64})\n", peer.received)
+        count, index, nonce, code = (part.decode() for part in matched.groups()) if matched else ("", "", "", "")
+        if not matched or not hmac.compare_digest(code, _code(self.secret, "come", peer.nonce, nonce, count, index)):
+            self.refuse(peer)
             return
-        visitor.answer = nonce
+        peer.answer = nonce
         if int(count) != self.count or not 0 < int(index) < self.count:
-            self.tell(
-                visitor,
+            self.send_last(
+                peer,
                 f"got process {index} of {count}, where process 0 is one of {self.count}; "
                 "allowed: the same number for all; look at how they are started",
             )
-            self.refuse(visitor)
+            self.refuse(peer)
             return
-        del self.strangers[visitor.socket]
-        if before := self.here.get(int(index)):
-            self.tell(before, f"got two processes with the number {index}; allowed: one; look at how they are started")
+        del self.unidentified[peer.socket]
+        if before := self.joined.get(int(index)):
+            self.send_last(before, f"got two processes with the number {index}; allowed: one; look at how they are started")
             self.close(before)
-        visitor.index = int(index)
-        self.here[visitor.index] = visitor
+        peer.index = int(index)
+        self.joined[peer.index] = peer
 
-    def tell(self, visitor: _Visitor, text: str) -> None:
-        """Give the last word."""
-        _send(visitor.socket, f"{_code(self.secret, 'answer', visitor.nonce, visitor.answer, text)} {text}")
+    def send_last(self, peer: _Peer, text: str) -> None:
+        """Send the final answer."""
+        _send(peer.socket, f"{_code(self.secret, 'answer', peer.nonce, peer.answer, text)} {text}")
 
-    def refuse(self, visitor: _Visitor) -> None:
-        """Close the connection of who is none of ours."""
+    def refuse(self, peer: _Peer) -> None:
+        """Close the connection of a peer that is not a process of the run."""
         self.refused += 1
-        del self.strangers[visitor.socket]
-        self.close(visitor)
+        del self.unidentified[peer.socket]
+        self.close(peer)
 
-    def close(self, visitor: _Visitor) -> None:
-        """Forget a connection."""
-        self.selector.unregister(visitor.socket)
-        visitor.socket.close()
+    def close(self, peer: _Peer) -> None:
+        """Close and forget a connection."""
+        self.selector.unregister(peer.socket)
+        peer.socket.close()
 
-    def tidy(self) -> None:
-        """Close the connections that have not said who they are in time."""
+    def close_late(self) -> None:
+        """Close the connections whose peers have not identified themselves in time."""
         late = time.monotonic() - GREETING_SECONDS
-        for visitor in [visitor for visitor in self.strangers.values() if visitor.came < late]:
-            self.refuse(visitor)
+        for peer in [peer for peer in self.unidentified.values() if peer.connected < late]:
+            self.refuse(peer)
 
 
-def _receive(bind: tuple[str, int], count: int, seconds: float, say: Callable[[str], None], secret: str) -> str | None:
-    """Process 0: take note of who comes, then send all of them on, or tell them who is missing."""
+def _coordinate(bind: tuple[str, int], count: int, seconds: float, log: Callable[[str], None], secret: str) -> str | None:
+    """Wait on process 0 until all processes have connected, then let all of them start, or send them the missing ones."""
     began = time.monotonic()
     open_files.raise_limit()  # each process holds a connection
     with contextlib.ExitStack() as opened:
@@ -192,42 +193,43 @@ def _receive(bind: tuple[str, int], count: int, seconds: float, say: Callable[[s
         for listener in listeners:
             listener.setblocking(False)
             selector.register(listener, selectors.EVENT_READ)
-        hall, reports = _Hall(count=count, secret=secret, selector=selector), 1
-        opened.callback(lambda: [visitor.socket.close() for visitor in (*hall.here.values(), *hall.strangers.values())])
-        while len(hall.here) < count - 1:
+        coordinator, reports = _Coordinator(count=count, secret=secret, selector=selector), 1
+        opened.callback(lambda: [peer.socket.close() for peer in (*coordinator.joined.values(), *coordinator.unidentified.values())])
+        while len(coordinator.joined) < count - 1:
             waited = time.monotonic() - began
-            missing = set(range(1, count)) - set(hall.here)
+            missing = set(range(1, count)) - set(coordinator.joined)
             if waited > seconds:
                 problem = (
-                    f"got {len(hall.here) + 1} of {count} processes after {seconds:.0f} s; missing: {names(missing)}; "
-                    f"allowed: all of them; start it, or look at its log and its host{_of_others(hall.refused)}"
+                    f"got {len(coordinator.joined) + 1} of {count} processes after {seconds:.0f} s; missing: {names(missing)}; "
+                    f"allowed: all of them; start it, or look at its log and its host{_describe_refused(coordinator.refused)}"
                 )
-                for visitor in hall.here.values():
-                    hall.tell(visitor, problem)
+                for peer in coordinator.joined.values():
+                    coordinator.send_last(peer, problem)
                 return problem
             if waited > reports * REPORT_SECONDS:
-                say(f"waiting for {len(missing)} of {count} processes since {waited:.0f} s: {names(missing)}{_of_others(hall.refused)}")
+                others = _describe_refused(coordinator.refused)
+                log(f"waiting for {len(missing)} of {count} processes since {waited:.0f} s: {names(missing)}{others}")
                 reports += 1
             for key, _ in selector.select(timeout=max(0.0, min(seconds, reports * REPORT_SECONDS, waited + 1) - waited) + 0.01):
                 ready = typing.cast(socket.socket, key.fileobj)
                 if key.data is None:
-                    hall.admit(ready)
-                elif ready.fileno() >= 0:  # not closed by what came before it
-                    hall.hear(key.data)
-            hall.tidy()
-        for listener in listeners:  # before anyone looks for jax's service there
+                    coordinator.accept(ready)
+                elif ready.fileno() >= 0:  # an earlier event has not closed it
+                    coordinator.read(key.data)
+            coordinator.close_late()
+        for listener in listeners:  # before any process connects to jax's service there
             listener.close()
-        for visitor in hall.here.values():
-            hall.tell(visitor, GO)
+        for peer in coordinator.joined.values():
+            coordinator.send_last(peer, GO)
     return None
 
 
-def _of_others(refused: int) -> str:
-    return f" ({refused:,} connections were none of this run's, or had another secret)" if refused else ""
+def _describe_refused(refused: int) -> str:
+    return f" ({refused:,} connections were not of this run, or had another secret)" if refused else ""
 
 
-def _report(address: tuple[str, int], count: int, index: int, seconds: float, say: Callable[[str], None], secret: str) -> str | None:
-    """The others: tell process 0 that this one has come, and wait for its word."""
+def _connect(address: tuple[str, int], count: int, index: int, seconds: float, log: Callable[[str], None], secret: str) -> str | None:
+    """Connect to process 0 on any other process, and wait for its answer."""
     began, reports, reason = time.monotonic(), 1, ""
     while (waited := time.monotonic() - began) < seconds:
         try:
@@ -241,7 +243,7 @@ def _report(address: tuple[str, int], count: int, index: int, seconds: float, sa
         except OSError as error:
             reason = error.strerror or str(error)
         if waited > reports * REPORT_SECONDS:
-            say(f"process {index} waits for process 0 at {address[0]}:{address[1]} since {waited:.0f} s: {reason}")
+            log(f"process {index} waits for process 0 at {address[0]}:{address[1]} since {waited:.0f} s: {reason}")
             reports += 1
         time.sleep(RETRY_SECONDS)
     return (
@@ -251,7 +253,7 @@ def _report(address: tuple[str, int], count: int, index: int, seconds: float, sa
 
 
 def _converse(connection: socket.socket, count: int, index: int, secret: str, deadline: float) -> str | None:
-    """Say who we are; returns process 0's last word, or None where it is not process 0 that answers."""
+    """Identify this process; return the final answer of process 0, or None if another service answers."""
     theirs, ours = _line(connection, time.monotonic() + TRY_SECONDS), secrets.token_hex(16)
     if not re.fullmatch("[0-9a-f]{32}", theirs):
         return None
@@ -261,18 +263,18 @@ def _converse(connection: socket.socket, count: int, index: int, secret: str, de
 
 
 def _line(connection: socket.socket, deadline: float) -> str:
-    """A line that ends in time, without its end; anything else is empty."""
-    said = b""
-    while not said.endswith(b"\n"):
+    """Return a line that arrives in time, without its end; empty for anything else."""
+    line = b""
+    while not line.endswith(b"\n"):
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             part = connection.recv(LONGEST_LINE)
         except TimeoutError:
             return ""
-        said += part
-        if not part or len(said) > LONGEST_LINE:
+        line += part
+        if not part or len(line) > LONGEST_LINE:
             return ""
-    return said[:-1].decode(errors="replace")
+    return line[:-1].decode(errors="replace")
 
 
 def _code(secret: str, *parts: object) -> str:
@@ -280,16 +282,15 @@ def _code(secret: str, *parts: object) -> str:
 
 
 def _listen(host: str, port: int, deadline: float) -> Iterator[socket.socket]:
-    """Listen on the addresses of a host's name, or on all of this host; whoever had the port before may take a while to leave it."""
+    """Listen on the addresses of a host's name, or on all of this host; the port may stay in use for a while."""
     if host in ANYWHERE:
         both = socket.has_dualstack_ipv6()
-        places = [(socket.AF_INET6 if both else socket.AF_INET, ("::" if both else "0.0.0.0", port), both)]
+        addresses = [(socket.AF_INET6 if both else socket.AF_INET, ("::" if both else "0.0.0.0", port), both)]
     else:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        places = list(dict.fromkeys((family, address, False) for family, _, _, _, address in found))
-    problem: OSError | None = None
-    listening = 0
-    for family, address, both in places:
+        addresses = list(dict.fromkeys((family, address, False) for family, _, _, _, address in found))
+    problem, listening = None, 0
+    for family, address, both in addresses:
         try:
             yield _bound(family, address, both, deadline)
             listening += 1
@@ -310,5 +311,5 @@ def _bound(family: int, address: tuple, both: bool, deadline: float) -> socket.s
 
 
 def _send(connection: socket.socket, line: str) -> None:
-    with contextlib.suppress(OSError):  # it has left; jax's own start will notice
+    with contextlib.suppress(OSError):  # it has disconnected, which jax's own start will notice
         connection.sendall(f"{line}\n".encode())

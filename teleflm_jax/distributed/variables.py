@@ -1,7 +1,7 @@
-"""Variables of jax that change what a program computes, or end it: the commands compute the same whatever these say.
+"""Environment variables of jax that would change or break our computations; the commands ignore their values.
 
-With `JAX_ENABLE_X64` numbers become float64 that a program states no dtype for; with another generator, or another way to split it, the
-same seed gives other weights and samples; and jax's strict modes refuse sums that mean what they say.
+With `JAX_ENABLE_X64`, numbers without a stated dtype become float64; with another generator, or another way to split it, the same seed
+gives other weights and samples; and jax's strict modes reject sums that are correct.
 """
 
 import os
@@ -16,11 +16,11 @@ OURS = {
     "jax_numpy_rank_promotion": "allow",
     "jax_numpy_dtype_promotion": "standard",
 }
-"""Setting -> what the commands compute with; its variable has the same name in capitals."""
+"""Setting -> value that the commands use; its variable has the same name in capitals."""
 
 
 def settle(environment: MutableMapping[str, str]) -> list[str]:
-    """Take the variables out of a process's environment, and out of jax where that has read them; returns those that said otherwise."""
+    """Remove the variables from a process's environment, and from jax if it has read them; return those with another value."""
     found = {name: environment.pop(name.upper()) for name in OURS if name.upper() in environment}
     if found and "jax" in sys.modules:
         import jax
@@ -31,7 +31,7 @@ def settle(environment: MutableMapping[str, str]) -> list[str]:
 
 
 def finds_no_device(error: BaseException) -> bool:
-    """Tell if jax raised an error for want of a device of the platforms in `JAX_PLATFORMS`; the error has one of several types."""
+    """Return whether jax raised an error because `JAX_PLATFORMS` has no device; the error has one of several types."""
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next

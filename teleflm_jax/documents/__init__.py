@@ -1,1 +1,1 @@
-"""Documents in files: formats, compression, character sets, rows and units of work."""
+"""Documents in files: formats, compression, character sets, rows and work units."""

@@ -1,6 +1,6 @@
-"""Bytes to text: which character set they are in, and what a set's bytes say.
+"""Character-set detection and decoding of bytes to text.
 
-Sources: WHATWG's Encoding Standard for names and for what browsers read under them; RFC 1468, RFC 1554 and RFC 2237 (ISO-2022-JP), RFC 1557
+Sources: WHATWG's Encoding Standard for names and browser behavior; RFC 1468, RFC 1554 and RFC 2237 (ISO-2022-JP), RFC 1557
 (ISO-2022-KR), RFC 1922 (ISO-2022-CN), RFC 1843 (HZ), JIS X 0213, GB 18030-2022.
 """
 
@@ -21,7 +21,7 @@ _MARKS = (
     (b"\x84\x31\x95\x33", "gb18030"),
 )
 _WIDER = {"gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949", "iso8859-11": "cp874"}
-"""Python's names of what browsers read, where those of the standard are narrower."""
+"""Python codecs that decode what browsers decode, for sets whose standard codec is narrower."""
 _NUMBERED = re.compile(r"(?:x[-_]?)?(?:cp|ms|ibm|win|windows|dos|ansi|microsoft)?[-_]?(?:cp)?[-_]?(\d{3,4})")
 _CODE_PAGES = {"932": "cp932", "936": "gb18030", "949": "cp949", "950": "big5hkscs", "1361": "johab"} | {
     number: f"cp{number}" for number in "437 720 737 775 850 852 855 857 858 860 861 862 863 864 865 866 869 874 1125".split()
@@ -59,19 +59,19 @@ _NAMES = {
     "utf-32le": "utf-32-le",
     "utf-32be": "utf-32-be",
 }
-"""Names that browsers do not know."""
+"""Names of character sets that browsers do not know."""
 _REFUSED = re.compile(
     r"x-user-defined|(?:x-)?(?:unicode-\d-\d-)?utf-7(?:-imap)?|csunicode11utf7|(?:x-)?euc-?tw|(?:x-)?cns-?11643.*|big5-uao|viscii|(?:x-viet-)?tcvn.*"
     r"|(?:x-viet-)?vps|armscii-8a?|geostd8|tscii|tam|tab|(?:x-)?iscii.*|scsu|bocu-1|utf-ebcdic|ibm037|ebcdic.*"
 )
-"""Sets that Python does not know, or that no page should be in: their bytes would be read as another set's."""
+"""Sets that Python lacks, or that no page should use: their bytes would be decoded as another set."""
 _WINDOWS = {"iso8859-2": "cp1250", "iso8859-7": "cp1253", "iso8859-8": "cp1255", "iso8859-6": "cp1256", "iso8859-13": "cp1257"}
-"""Sets that Windows has other characters in, where the standard ones have control characters."""
+"""Sets with control characters at positions where the Windows variant has printable characters."""
 _CONTROL = re.compile("[\x80-\x84\x86-\x9f]")
 _NO_TEXT = re.compile("[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\uffff]")
 
 _ESCAPED = re.compile(rb"\x1b(?:\$[@AB]|\$[()*+][@-Z]|\(I)")
-"""A set of more than ASCII is designated. Terminals' escapes are others."""
+"""Escape sequences that designate a set larger than ASCII; terminal escape sequences do not match."""
 _SWITCH = re.compile(rb"(\x1b\$[()*+]?[@-Z]|\x1b[(.][@-Z]|\x1bN[\x20-\x7f]|[\x0e\x0f\n])")
 _EIGHTH_BIT = bytes(i | 0x80 if 0x20 < i < 0x7F else i for i in range(256))
 _PAIR = re.compile(rb"[\xa1-\xfe]{2}")
@@ -92,13 +92,13 @@ _SETS = {
     b"(I": (b"", "cp932"),
     b"(J": (b"", "iso2022_jp"),
 }
-"""Designation, behind ESC -> what stands before a character in EUC, and Python's name of that."""
+"""Designation (after ESC) -> prefix of a character in EUC, and the Python codec."""
 _SHIFTED = {b"$)C": (b"", "euc_kr"), b"$)A": (b"", "gb2312")}
-"""Sets that SO and SI switch between. Those of ISO-2022-CN with traditional characters are none of Python's."""
+"""Sets that SO and SI switch between. Python has no codec for those of ISO-2022-CN with traditional characters."""
 _SINGLE = {b".A": "latin-1", b".F": "iso8859-7"}
 _HZ = re.compile(rb"~\{((?:[\x21-\x77][\x21-\x7e])+)~\}")
 _HZ_CHARACTERS = 10
-"""So many Chinese characters, and few others, between such brackets are no chance; format strings of Lisp have brackets like these."""
+"""Minimum number of Chinese characters (and few others) between such brackets; Lisp format strings contain similar brackets."""
 _CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uff60]")
 _UTF7 = re.compile(rb"\+[A-Za-z0-9/+]{2,}-?")
 _UTF7_CHARACTERS = 10
@@ -106,7 +106,7 @@ _OF_WORDS = re.compile(
     "[\u00a0-\u024f\u0370-\u052f\u0590-\u06ff\u0e00-\u0e7f\u2010-\u2030\u20ac\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef]*"
 )
 _IN_WORDS = re.compile("[a-z](?:(?![\xad\xb7\u2019])[^\\w\\s\0-\x7f]|[À-ÖØ-ÞŠŽŸ])[a-z]")
-"""Signs and capitals where letters of another set stand, as of MacRoman or DOS."""
+"""Symbols and capitals in places where another set, such as MacRoman or DOS, has letters."""
 _LOOKED_AT = 1 << 16
 _NOT_HANGUL = re.compile("[^\0-\x7f\uac00-\ud7a3]")
 _STANDARD_FORMS = dict(
@@ -116,15 +116,15 @@ _STANDARD_FORMS = dict(
         strict=True,
     )
 )
-"""Characters for private use in Python's GB 18030, and where they are since 2022."""
+"""Private-use characters of Python's GB 18030 codec -> their code points since 2022."""
 _PRIVATE = re.compile("[\ue78d-\ue796\ue81e-\ue864]")
 
 
 def decode(content: bytes, charset: str) -> str | None:
-    """Turn bytes into text; None if no character set fits.
+    """Decode bytes; return None if no character set fits.
 
-    Tried in order: a byte order mark, escapes from ASCII, UTF-8, which other text almost never is by chance, what the server or the page
-    says, and what the bytes look like. Characters that do not fit there become U+FFFD, unless they are more than one in a hundred.
+    Tried in order: a byte order mark, escapes from ASCII, UTF-8 (which other text almost never matches by chance), the set that the
+    server or the page declares, and detection. Invalid characters become U+FFFD unless they are more than 1 % of the text.
     """
     for mark, name in _MARKS:
         if content.startswith(mark):
@@ -150,19 +150,19 @@ def decode(content: bytes, charset: str) -> str | None:
 
 
 def _is_of_another(text: str) -> bool:
-    """Tell if one in five of the characters besides ASCII stands in a word where no sign and no capital does."""
+    """Return True if 20 % of the non-ASCII characters are symbols or capitals inside words, so that the guessed set is wrong."""
     return len(_IN_WORDS.findall(text)) * 5 > len(text) - len(text.encode("ascii", "ignore"))
 
 
 def _named(content: bytes, charset: str) -> tuple[list[str], bool]:
-    """What server and page say, and whether the page's bytes say it, as those of UTF-16 could not."""
+    """Return the declared sets of server and page, and True if the page's own bytes declare one, which UTF-16 text could not."""
     declared = _DECLARED.search(content[:_DECLARED_WITHIN])
     names = (charset, declared[1].decode() if declared else "")
     return [name.strip(" \t\"'").lower() for name in names if name], bool(declared)
 
 
 def _candidates(content: bytes, names: list[str]) -> Iterator[str]:
-    """Python's names of sets, the likelier first; empty for what is none."""
+    """Yield Python codec names, the most likely first; empty for unknown sets."""
     for name in names:
         yield "refused" if _REFUSED.fullmatch(name) else _codec(name)
     yield "cp949" if _is_korean(content) else _codec(detect_encoding(content) or "")
@@ -170,12 +170,13 @@ def _candidates(content: bytes, names: list[str]) -> Iterator[str]:
 
 
 def _codec(name: str) -> str:
-    """Python's name of a set; of no other, since some of Python's codecs take the square of a page's length."""
+    """Return the Python codec of a set. Other codecs are not used, because some take time quadratic in the page's length."""
     numbered = _NUMBERED.fullmatch(name)
     if found := _NAMES.get(name) or (numbered and _CODE_PAGES.get(numbered[1])):
         return found
     name = map_encoding_to_html5(name, fallback_utf8=False) or ""
-    return "" if name.startswith("iso2022") else _WIDER.get(name, name)  # which is ASCII, and this is not
+    # the content has non-ASCII bytes, so it is not in ISO-2022, which is ASCII
+    return "" if name.startswith("iso2022") else _WIDER.get(name, name)
 
 
 def _text(content: bytes, name: str) -> str:
@@ -190,7 +191,7 @@ def _is_read(text: str) -> bool:
 
 
 def _utf16_without_mark(content: bytes, charset: str) -> str:
-    """Name the byte order, if of two bytes one is often zero, as in markup, or ever where UTF-16 is declared, and the other is not."""
+    """Detect UTF-16 by zeros: return the byte order if one byte of each pair is often zero (or ever, if declared) and the other is not."""
     head = content[: min(_DECLARED_WITHIN, len(content) & ~1)]
     zeros = head[::2].count(0), head[1::2].count(0)
     is_declared = charset.strip().lower().startswith("utf-16")
@@ -201,13 +202,13 @@ def _utf16_without_mark(content: bytes, charset: str) -> str:
 
 
 def _is_korean(content: bytes) -> bool:
-    """Whether it is EUC-KR: characters besides ASCII are Hangul, which Chinese ones would be by three fifths only."""
+    """Return True for EUC-KR: over 90 % of the non-ASCII characters are Hangul; Chinese text decoded so has three fifths."""
     text = content[:_LOOKED_AT].decode("euc_kr", "replace")
     return len(_NOT_HANGUL.findall(text)) * 10 < len(text) - len(text.encode("ascii", "ignore"))
 
 
 def _of_seven_bits(content: bytes, charset: str) -> str | None:
-    """Read ASCII and what escapes from it: the family of ISO-2022, and HZ. UTF-7 is refused, as by browsers."""
+    """Decode ASCII with escapes: the ISO-2022 family and HZ. UTF-7 is refused, as browsers do."""
     names, _ = _named(content, charset)
     if _ESCAPED.search(content):
         text = "".join(_without_escapes(content))
@@ -222,7 +223,7 @@ def _of_seven_bits(content: bytes, charset: str) -> str | None:
 
 
 def _is_utf7(content: bytes) -> bool:
-    """Whether nearly all that stands behind plus signs is UTF-7 for characters of words, and so much that it is no chance."""
+    """Return True if nearly everything after plus signs is UTF-7 of word characters, and there is too much of it to be chance."""
     good = bad = 0
     for found in _UTF7.finditer(content):
         text = found[0].decode("utf-7", "replace")
@@ -236,7 +237,7 @@ def _is_utf7(content: bytes) -> bool:
 
 
 def _without_escapes(content: bytes) -> Iterator[str]:
-    """Read ISO-2022-JP, -KR and, of -CN, what is simplified: between escapes, and to a line's end, all is in one set."""
+    """Decode ISO-2022-JP, -KR and simplified -CN: between escapes, up to a line end, all bytes are in one set."""
     designated: tuple[bytes, str] | None = None
     shifted: tuple[bytes, str] | None = None
     single, is_shifted = "latin-1", False
@@ -262,14 +263,14 @@ def _without_escapes(content: bytes) -> Iterator[str]:
 
 
 def _of_set(part: bytes, before: bytes, name: str) -> str:
-    if name == "iso2022_jp":  # its Roman set, which is ASCII but for ¥ and ‾
+    if name == "iso2022_jp":  # JIS X 0201 Roman: ASCII except for ¥ and ‾
         return (b"\x1b(J" + part).decode(name, "replace")
     part = part.translate(_EIGHTH_BIT)
     return _text(_PAIR.sub(lambda pair: before + pair[0], part) if before else part, name)
 
 
 def _is_hz(content: bytes) -> bool:
-    """Whether there are Chinese characters between brackets, and no other tilde; one that stands for itself is written twice."""
+    """Return True if there are Chinese characters between HZ brackets and no other tilde; a literal tilde is doubled."""
     if b"~" in _HZ.sub(b"", content).replace(b"~~", b"").replace(b"~\n", b""):
         return False
     characters = "".join(found.translate(_EIGHTH_BIT).decode("gb2312", "replace") for found in _HZ.findall(content))
@@ -277,7 +278,7 @@ def _is_hz(content: bytes) -> bool:
 
 
 def _row_of_nec(error: UnicodeError) -> tuple[str, int]:
-    """Read NEC's and IBM's characters in EUC-JP, as in ①, which are Windows's in Shift_JIS; others become U+FFFD."""
+    """Decode the NEC and IBM extensions of EUC-JP, such as ①, through Windows' Shift_JIS; other bytes become U+FFFD."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     pair = error.object[error.start : error.start + 2]

@@ -1,7 +1,7 @@
-"""Rows of text in Parquet files, in memory and time that the file's size on disk bounds.
+"""Text rows of Parquet files, in memory and time bounded by the file's size on disk.
 
-A value of a dictionary is stored once and named as often as a file likes, and a run of equal values takes a few bytes, so neither the size
-of a file nor that of its pages says what it unfolds to.
+A dictionary value is stored once and can be referenced any number of times, and a run of equal values takes a few bytes, so neither the
+size of a file nor that of its pages bounds the size of its rows.
 """
 
 import dataclasses
@@ -14,46 +14,50 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from teleflm_jax.documents import streams, thrift
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 ROWS = 32
-"""Rows in memory at one time where their lengths are not known beforehand."""
+"""Rows held in memory at a time if their lengths are not known in advance."""
 MOST_ROWS = 1 << 13
-"""The same where they are."""
+"""Rows held in memory at a time if their lengths are known in advance."""
 HELD = 256 << 20
-"""Bytes that a dictionary may take, and rows in memory where a dictionary is what makes them long."""
+"""Maximum bytes of a dictionary, and of the rows in memory if a dictionary makes them long."""
 UNFOLDED = 1000
-"""Bytes, or rows, that each byte of a file may unfold to, as with the best compression of other formats; MINIMUM in any case."""
+"""Maximum bytes, or rows, per byte of the file, as with the best compression of other formats; at least MINIMUM_BYTES and MINIMUM_ROWS."""
 MINIMUM_BYTES, MINIMUM_ROWS = 1 << 30, 1 << 20
 UNFOLDS = "rows that unfold too far"
 NO_STRING = "text is not a string"
 _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 LARGEST_FOOTER = 16 << 20
-"""Bytes; files of texts have kilobytes."""
+"""Maximum bytes of a footer; files of texts have a few kilobytes."""
 _GROUPS, _COLUMNS, _METADATA = 4, 1, 3
-"""Fields of a footer, of a row group, and of a column."""
+"""Thrift field numbers in a footer, in a row group, and in a column."""
 _TYPE, _UNPACKED, _DICTIONARY = 1, 2, 2
-"""First fields of a page's header, and the type of a dictionary's page."""
+"""Thrift numbers of the first two fields of a page header, and the page type of a dictionary."""
 _HEADER = 32
-"""Bytes of a page's header up to its unpacked size, at most; what follows may be as long as texts are."""
+"""Maximum bytes of a page header up to its uncompressed size; the rest may be as long as the texts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """A column's part in a row group, as the footer describes it."""
+    """A column chunk of a row group, as described by the footer."""
 
     FIELDS = (2, 3, 6, 9, 11)
-    """Encodings, path, unpacked size, place of the data, and of the dictionary."""
+    """Thrift fields: encodings, path, uncompressed size, offset of the data, offset of the dictionary."""
     path: str
     unpacked: int
     data_page: int
     dictionary_page: int
-    """0: it names none."""
+    """Offset of the dictionary page; 0 if the footer has none."""
     has_dictionary: bool
 
     @classmethod
     def of(cls, found: object) -> "_Column":
-        """Raise a ValueError where it is not what a column has."""
+        """Return a column from parsed metadata.
+
+        Raises:
+            ValueError: The metadata lack a field or have one of another type.
+        """
         if not isinstance(found, dict):
             raise ValueError("a column without its metadata")
         encodings, path, unpacked, data_page, dictionary_page = (found.get(field, 0) for field in cls.FIELDS)
@@ -65,28 +69,28 @@ class _Column:
 
 
 class _Budget:
-    """Bytes and rows that a file may still unfold to."""
+    """Bytes and rows that a file may still expand to."""
 
     def __init__(self, size: int):
         self.bytes, self.rows = max(MINIMUM_BYTES, UNFOLDED * size), max(MINIMUM_ROWS, UNFOLDED * size)
 
     def has(self, rows: int, num_bytes: int) -> bool:
-        """Take so much off; False if it is more than is left."""
+        """Subtract from the budget; return False if it is exhausted."""
         self.rows, self.bytes = self.rows - rows, self.bytes - num_bytes
         return min(self.rows, self.bytes) >= 0
 
 
-def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, longest: int, tally: Tally) -> Iterator[dict]:
-    """Yield the rows of row groups [start, stop) that have a text, with their `family` and `source` where these are strings or numbers.
+def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, longest: int, statistics: Statistics) -> Iterator[dict]:
+    """Yield the rows of row groups [start, stop) that have a text, with `family` and `source` where these are strings or integers.
 
     Args:
-        raw: the file.
-        origin: what it is called.
-        text: the column of texts.
-        start: the first row group.
-        stop: the one behind the last; None: there is none.
-        longest: bytes of a text; longer ones are counted.
-        tally: counts what is no text.
+        raw: The file.
+        origin: Name of the file in statistics.
+        text: Name of the text column.
+        start: First row group.
+        stop: Row group after the last; None for all.
+        longest: Maximum bytes of a text; longer ones are counted and left out.
+        statistics: Counts rows without a text.
     """
     size = os.fstat(raw.fileno()).st_size
     try:
@@ -98,20 +102,20 @@ def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, lo
         if len(columns) != file.num_row_groups:
             raise ValueError("a footer that reads in two ways")
     except _DAMAGE:
-        tally.drop(streams.DAMAGED, origin, "", size)
+        statistics.drop(streams.DAMAGED, origin, "", size)
         return
     if not is_string:
         for group in map(file.metadata.row_group, groups):
-            tally.drop(NO_STRING if text in schema.names else f"no {text}", origin, "", group.total_byte_size, group.num_rows)
+            statistics.drop(NO_STRING if text in schema.names else f"no {text}", origin, "", group.total_byte_size, group.num_rows)
         return
     budget = _Budget(size)
     with file:
         for group in groups:
-            yield from _of_group(file, raw, group, columns[group], names, origin, longest, budget, tally)
+            yield from _of_group(file, raw, group, columns[group], names, origin, longest, budget, statistics)
 
 
 def _is_scalar(schema: pa.Schema, name: str) -> bool:
-    """Tell if there is one column of this name, of strings or of whole numbers."""
+    """Return True if the schema has one column of this name, of strings or integers."""
     if schema.get_field_index(name) < 0:
         return False
     kind = _kind(schema, name)
@@ -132,14 +136,14 @@ def _of_group(
     origin: str,
     longest: int,
     budget: _Budget,
-    tally: Tally,
+    statistics: Statistics,
 ) -> Iterator[dict]:
-    """Yield the rows of a group; behind damage, the group's rest is counted: its pages have no borders that can be found."""
+    """Yield the rows of a row group; after damage the remaining rows are counted, because page boundaries cannot be found."""
     group, done = file.metadata.row_group(number), 0
 
     def rest(reason: str) -> None:
         left = max(1, group.num_rows - done)
-        tally.drop(reason, origin, "", group.total_byte_size * left // max(1, group.num_rows), left)
+        statistics.drop(reason, origin, "", group.total_byte_size * left // max(1, group.num_rows), left)
 
     try:
         count = _at_a_time(raw, columns, names)
@@ -151,14 +155,14 @@ def _of_group(
             if not budget.has(batch.num_rows, max(batch.nbytes, sum(filter(None, lengths)))):
                 rest(UNFOLDS)
                 return
-            yield from _texts(batch, lengths, names, origin, longest, tally)
+            yield from _texts(batch, lengths, names, origin, longest, statistics)
             done += batch.num_rows
     except _DAMAGE:
         rest(streams.DAMAGED)
 
 
 def _at_a_time(raw: BinaryIO, columns: list[_Column], names: list[str]) -> int:
-    """Say how many rows of a group may be read together; 0 if even one may be too long."""
+    """Return how many rows of a group may be read together; 0 if even one may be too long."""
     sizes = [_dictionary_bytes(raw, column) for column in columns if column.path in names]
     if max(sizes) > HELD:
         return 0
@@ -166,12 +170,12 @@ def _at_a_time(raw: BinaryIO, columns: list[_Column], names: list[str]) -> int:
 
 
 def _columns(raw: BinaryIO) -> list[list[_Column]]:
-    """Return the columns of each row group, as the footer says; pyarrow ends the process over some of which it does not.
+    """Return the columns of each row group from the footer; some inconsistent footers make pyarrow abort the process.
 
     Source: Parquet's `FileMetaData`, `RowGroup`, `ColumnChunk` and `ColumnMetaData`.
 
     Raises:
-        ValueError: the footer is damaged, or larger than that of any file of texts.
+        ValueError: The footer is damaged, or larger than that of any file of texts.
     """
     end = raw.seek(-8, os.SEEK_END)
     size = int.from_bytes(raw.read(4), "little")
@@ -190,21 +194,21 @@ def _structs(parent: dict, field: int) -> list[dict]:
 
 
 def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
-    """Return a dictionary's size, unpacked, as its page's header says; the library reads no more than that. 0: there is none.
+    """Return the uncompressed size of a dictionary from its page header, which is all that the library reads; 0 if there is none.
 
     Source: Parquet's `PageHeader`.
 
     Raises:
-        ValueError: the numbers are not of 32 bits, of which the library would read the last 32.
+        ValueError: The header has numbers of more than 32 bits, of which the library would read the last 32.
     """
-    is_before = 0 < column.dictionary_page < column.data_page  # elsewhere the library does not look for it
+    is_before = 0 < column.dictionary_page < column.data_page  # the library looks for a dictionary only there
     raw.seek(column.dictionary_page if is_before else column.data_page)
     header = raw.read(_HEADER)
     otherwise = column.unpacked if column.has_dictionary else 0
     try:
         first, kind, place = thrift.field(header, 0, 0, {})
         second, size, _ = thrift.field(header, place, first, {})
-    except ValueError:  # the library refuses it, or reads nothing as the group is empty
+    except ValueError:  # the library refuses the page, or does not read it because the group is empty
         return otherwise
     if (first, second) != (_TYPE, _UNPACKED):
         return otherwise
@@ -214,7 +218,7 @@ def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
 
 
 def _lengths(texts: pa.Array) -> list[int | None]:
-    """Bytes of each text; None where there is none."""
+    """Return the bytes of each text; None for a null."""
     if pa.types.is_null(texts.type):
         return [None] * len(texts)
     if pa.types.is_dictionary(texts.type):
@@ -222,16 +226,18 @@ def _lengths(texts: pa.Array) -> list[int | None]:
     return pc.binary_length(texts).to_pylist()
 
 
-def _texts(batch: pa.RecordBatch, lengths: list[int | None], names: list[str], origin: str, longest: int, tally: Tally) -> Iterator[dict]:
+def _texts(
+    batch: pa.RecordBatch, lengths: list[int | None], names: list[str], origin: str, longest: int, statistics: Statistics
+) -> Iterator[dict]:
     if missing := lengths.count(None):
-        tally.drop(f"no {names[0]}", origin, "", count=missing)
+        statistics.drop(f"no {names[0]}", origin, "", count=missing)
     for index, length in enumerate(lengths):
         if length is None:
             continue
         if length > longest:
-            tally.drop(f"longer than {longest >> 20} MiB", origin, "", length)
+            statistics.drop(f"longer than {longest >> 20} MiB", origin, "", length)
             continue
         try:
             yield {name: column[index].as_py() for name, column in zip(names, batch.columns, strict=True)}
         except UnicodeDecodeError:
-            tally.drop("not UTF-8", origin, "", length)
+            statistics.drop("not UTF-8", origin, "", length)

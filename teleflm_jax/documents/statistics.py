@@ -1,28 +1,29 @@
-"""What a stage did: documents and bytes in and out, what each rule dropped or changed, samples to read, and distributions."""
+"""Statistics of a stage: documents and bytes in and out, what each rule dropped or changed, samples, and distributions."""
 
 import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
 BYTES = "bytes of a document"
-"""Distribution of lengths, by their number of bits."""
+"""Name of the distribution of document lengths, binned by the number of bits of the length."""
 SAMPLES = 5
-"""Of what a rule dropped or changed, per part and in the whole."""
+"""Samples kept for each rule, both in one partition and in the total."""
 SAMPLE_CHARACTERS = 400
 
 
 @dataclasses.dataclass
 class Amount:
-    """How much."""
+    """A number of documents (or places in documents) and their UTF-8 bytes."""
 
     documents: int = 0
     bytes: int = 0
 
     def add(self, documents: int, num_bytes: int) -> None:
-        """Count more."""
+        """Add to both counts."""
         self.documents += documents
         self.bytes += num_bytes
 
@@ -32,23 +33,24 @@ def _amounts() -> dict[str, Amount]:
 
 
 @dataclasses.dataclass
-class Tally:
-    """Counts of one part, or of all; `merge` adds them up in the order of the parts."""
+class Statistics:
+    """Counts of one partition or of all partitions; `merge` adds them up in partition order."""
 
     into: Amount = dataclasses.field(default_factory=Amount)
+    """Documents that entered the stage."""
     out: dict[str, Amount] = dataclasses.field(default_factory=_amounts)
-    """`domain language` -> what left the stage."""
+    """`domain language` -> documents that left the stage."""
     dropped: dict[str, Amount] = dataclasses.field(default_factory=_amounts)
-    """Rule -> documents that it took out, or what could not be read."""
+    """Rule -> documents that it removed, or reason -> input that could not be read."""
     changed: dict[str, Amount] = dataclasses.field(default_factory=_amounts)
-    """Rule -> places it changed in documents that stay (lines taken out, addresses masked), and their bytes."""
+    """Rule -> places that it changed in documents that stay (lines removed, addresses masked), and their bytes."""
     samples: dict[str, list[dict]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
-    """Rule -> the first ones, with `origin` and `text`."""
+    """Rule -> its first samples, each with `origin` and `text`."""
     distributions: dict[str, dict[str, int]] = dataclasses.field(default_factory=lambda: collections.defaultdict(collections.Counter))
     """Name -> value -> count."""
 
-    def add(self, other: "Tally") -> None:
-        """Add another's counts to these."""
+    def add(self, other: "Statistics") -> None:
+        """Add the counts of `other`."""
         self.into.add(other.into.documents, other.into.bytes)
         for name in ("out", "dropped", "changed"):
             for key, amount in getattr(other, name).items():
@@ -59,26 +61,31 @@ class Tally:
             self.distributions[name].update(counts)
 
     def drop(self, rule: str, origin: str, text: str | bytes, size: int | None = None, count: int = 1) -> None:
-        """Count a document that leaves, and keep its beginning among the samples; `size` is its length in UTF-8 where that is known.
+        """Count a dropped document and keep its beginning as a sample.
 
-        `count` is for what can only be counted together, `size` then that of all.
+        Args:
+            rule: The rule or the reason.
+            origin: Where the document comes from.
+            text: The document, or its beginning.
+            size: UTF-8 bytes, if known; by default the length of `text`.
+            count: Number of documents, for documents that can only be counted together; `size` is then their sum.
         """
         self.dropped[rule].add(count, _size(text) if size is None else size)
         self._sample(rule, origin, text)
 
     def change(self, rule: str, origin: str, text: str) -> None:
-        """Count a place that a rule changed."""
+        """Count one place that a rule changed."""
         self.changed[rule].add(1, _size(text))
         self._sample(rule, origin, text)
 
     def entering(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Pass batches of documents on, counted as what came in."""
+        """Yield the batches and count them as input of the stage."""
         for batch in batches:
             self.into.add(batch.num_rows, _text_bytes(batch))
             yield batch
 
     def leaving(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Pass batches of documents on, counted as what went out; empty ones end here."""
+        """Yield the batches and count them as output of the stage; empty batches are left out."""
         for batch in batches:
             if batch.num_rows:
                 self._count_out(batch)
@@ -101,33 +108,35 @@ class Tally:
             held.append({"origin": origin[:SAMPLE_CHARACTERS], "text": beginning[:SAMPLE_CHARACTERS]})
 
 
-def to_json(tally: Tally) -> dict:
-    """Plain JSON, sorted, so that equal tallies are equal bytes."""
-    amounts = {name: {key: vars(one) for key, one in getattr(tally, name).items()} for name in ("out", "dropped", "changed")}
-    return _sorted({"into": vars(tally.into), **amounts, "samples": dict(tally.samples), "distributions": dict(tally.distributions)})
+def to_json(statistics: Statistics) -> dict:
+    """Return plain JSON with sorted keys, so that equal statistics give equal bytes."""
+    amounts = {name: {key: vars(one) for key, one in getattr(statistics, name).items()} for name in ("out", "dropped", "changed")}
+    return _sorted(
+        {"into": vars(statistics.into), **amounts, "samples": dict(statistics.samples), "distributions": dict(statistics.distributions)}
+    )
 
 
-def from_json(row: Mapping) -> Tally:
-    """What `to_json` wrote."""
-    tally = Tally(into=Amount(**row["into"]))
+def from_json(row: Mapping) -> Statistics:
+    """Return the statistics that `to_json` wrote."""
+    statistics = Statistics(into=Amount(**row["into"]))
     for name in ("out", "dropped", "changed"):
-        getattr(tally, name).update({key: Amount(**amount) for key, amount in row[name].items()})
-    tally.samples.update(row["samples"])
+        getattr(statistics, name).update({key: Amount(**amount) for key, amount in row[name].items()})
+    statistics.samples.update(row["samples"])
     for name, counts in row["distributions"].items():
-        tally.distributions[name].update(counts)
-    return tally
+        statistics.distributions[name].update(counts)
+    return statistics
 
 
-def merge(tallies: Iterable[Tally]) -> Tally:
-    """Add up; of the samples the first ones stay."""
-    whole = Tally()
-    for tally in tallies:
-        whole.add(tally)
+def merge(statistics_of_parts: Iterable[Statistics]) -> Statistics:
+    """Add up statistics; the first samples of each rule are kept."""
+    whole = Statistics()
+    for statistics in statistics_of_parts:
+        whole.add(statistics)
     return whole
 
 
 def total(amounts: Mapping[str, Amount]) -> Amount:
-    """All of them together."""
+    """Return the sum of all amounts."""
     return Amount(sum(one.documents for one in amounts.values()), sum(one.bytes for one in amounts.values()))
 
 
@@ -139,7 +148,7 @@ def _text_bytes(batch: pa.RecordBatch) -> int:
     return pyarrow.compute.sum(pyarrow.compute.binary_length(batch["text"])).as_py() or 0
 
 
-def _sorted(value):
+def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return value

@@ -1,8 +1,8 @@
-"""Bytes of a file, decompressed in bounded memory, with a `Gap` in place of what is damaged.
+"""Bytes of a file, decompressed in bounded memory, with a `DamagedSpan` in place of each damaged part.
 
-gzip, zstd, bzip2 and xz files are rows of members (gzip's members, zstd's frames, bzip2's and xz's streams) that are decompressed
-independently. So a damaged member costs itself: the next one is found by its first bytes. What a reader makes of the bytes that border on a
-gap is its own matter.
+gzip, zstd, bzip2 and xz files are sequences of members (gzip members, zstd frames, bzip2 and xz streams) that are decompressed
+independently. A damaged member therefore loses only its own data: the next one is found by its first bytes. Readers decide what to do
+with the bytes next to a damaged span.
 """
 
 import bz2
@@ -22,13 +22,13 @@ from isal import igzip_lib, isal_zlib
 from teleflm_jax.errors import UserError
 
 CHUNK = 1 << 16
-"""Bytes that are decompressed at a time, at most."""
+"""Maximum number of bytes that are decompressed at a time."""
 INPUT = 1 << 16
-"""Bytes that are read from a compressed file at a time."""
+"""Number of bytes that are read from a compressed file at a time."""
 HELD = 1 << 20
-"""The last bytes of a member are given when its end has been reached and its checksum fits: damage shows behind the place where it is."""
+"""Bytes at the end of a member that are held back until its checksum has been verified, because damage shows up later than it occurs."""
 MAX_WINDOW = 1 << 27
-"""Memory in bytes that a zstd or xz file may ask for; zstd's own limit."""
+"""Maximum window memory, in bytes, of a zstd or xz file; zstd's own limit."""
 DAMAGED = "truncated or damaged file"
 _ZSTD_BLOCK = 1 << 17
 _ZSTD_HEADER = 18
@@ -40,27 +40,27 @@ _MAGIC = {
     "xz": re.compile(rb"\xfd7zXZ\x00"),
     "lz4": re.compile(rb"\x04\x22\x4d\x18"),
 }
-"""Compression -> how a member begins. Sources: RFC 1952, RFC 8878, and the formats of bzip2, xz and LZ4 frames."""
+"""Compression -> first bytes of a member. Sources: RFC 1952, RFC 8878, and the formats of bzip2, xz and LZ4 frames."""
 _MAGIC_BYTES = 10
 ENDINGS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lz4": "lz4"}
-"""Ending of a file's name -> compression."""
+"""File extension -> compression."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Gap:
-    """A place where something could not be read."""
+class DamagedSpan:
+    """A part of a file that could not be read."""
 
     size: int
-    """Bytes of the file that were passed over; 0 where a file ends too early."""
+    """Bytes of the file that were skipped; 0 if the file is truncated."""
     reason: str = DAMAGED
 
 
 class _Damaged(Exception):
-    """A member cannot be decompressed."""
+    """Raised for a member that cannot be decompressed."""
 
 
 class _Torn(Exception):
-    """The file ends inside a member, of which these bytes have not been given yet."""
+    """Raised if the file ends inside a member; `held` has the member's bytes that were not yielded yet."""
 
     def __init__(self, held: list[bytes]):
         super().__init__()
@@ -79,7 +79,7 @@ _ERRORS: tuple[type[Exception], ...] = (
 
 
 class _Input:
-    """A file that is read forward, with the bytes that were read and not used."""
+    """A file that is read forward, with a buffer of bytes that were read and not used yet."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -88,7 +88,7 @@ class _Input:
 
     @property
     def position(self) -> int:
-        """Offset of the first byte that was not used."""
+        """Offset of the first unused byte."""
         return self._read - len(self._left)
 
     def seek(self, position: int) -> None:
@@ -96,7 +96,7 @@ class _Input:
         self._left, self._read = b"", position
 
     def take(self) -> bytes:
-        """Return bytes that follow; none at the end of the file."""
+        """Return the next bytes; empty at the end of the file."""
         data, self._left = self._left, b""
         if not data:
             data = self._file.read(INPUT)
@@ -107,10 +107,10 @@ class _Input:
         self._left = data + self._left
 
     def exactly(self, size: int) -> bytes:
-        """Return so many bytes.
+        """Return exactly `size` bytes.
 
         Raises:
-            EOFError: the file ends before.
+            EOFError: The file ends before.
         """
         while len(self._left) < size:
             data = self._file.read(INPUT)
@@ -131,34 +131,35 @@ class _Input:
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a file of the user's.
+    """Open a file that the user named.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: The file cannot be opened.
     """
     try:
         return open(path, "rb")
     except OSError as error:
         raise UserError(
-            f"got the file {path!r} ({error.strerror}); allowed: files that can be read; change its permissions or leave it out"
+            f"got the file {path!r} ({error.strerror}); allowed: files that can be read; change its permissions or remove it"
         ) from error
 
 
 def compression_of(head: bytes) -> str:
-    """Name the compression of a file that begins so; empty for none that is known."""
+    """Return the compression of a file that starts with `head`; empty if unknown."""
     return next((name for name, magic in _MAGIC.items() if magic.match(head)), "")
 
 
-def chunks(path: str, compression: str, start: int = 0) -> Iterator[bytes | Gap]:
-    """Read a file.
+def chunks(path: str, compression: str, start: int = 0) -> Iterator[bytes | DamagedSpan]:
+    """Yield a file's bytes in chunks.
 
     Args:
-        path: the file.
-        compression: one of ENDINGS' values, or empty.
-        start: where to begin, in a file that is not compressed.
+        path: The file.
+        compression: One of the values of ENDINGS, or empty.
+        start: Offset of the first byte, for a file that is not compressed.
 
     Yields:
-        Its bytes in order, and a Gap for each place that cannot be read. An empty chunk stands where a member of a compressed file ends.
+        The bytes in order, a DamagedSpan for each part that cannot be read, and an empty chunk at the end of each member of a
+        compressed file.
     """
     with open_file(path) as file:
         if not compression:
@@ -172,14 +173,14 @@ def chunks(path: str, compression: str, start: int = 0) -> Iterator[bytes | Gap]
 
 
 def beginning(path: str, compression: str, size: int) -> bytes:
-    """Return a file's first bytes, decompressed; fewer where it is damaged."""
+    """Return the first `size` bytes of a file, decompressed; fewer if the file is damaged."""
     with open_file(path) as file:
         if not compression:
             return file.read(size)
         found = b""
         try:
             for chunk in _lz4(file) if compression == "lz4" else _MEMBER[compression](_Input(file)):
-                if isinstance(chunk, Gap) or len(found) >= size:
+                if isinstance(chunk, DamagedSpan) or len(found) >= size:
                     break
                 found += chunk
         except _ERRORS as error:
@@ -187,12 +188,12 @@ def beginning(path: str, compression: str, size: int) -> bytes:
         return found[:size]
 
 
-def whole(path: str, compression: str, limit: int) -> bytes | Gap:
-    """Read a file that is one document: at most `limit` + 1 bytes of it; a Gap if any of it is damaged."""
+def whole(path: str, compression: str, limit: int) -> bytes | DamagedSpan:
+    """Return at most `limit` + 1 bytes of a file that is one document, or a DamagedSpan if any part of it is damaged."""
     parts, size = [], 0
     for chunk in chunks(path, compression):
-        if isinstance(chunk, Gap):
-            return Gap(os.path.getsize(path))
+        if isinstance(chunk, DamagedSpan):
+            return DamagedSpan(os.path.getsize(path))
         parts.append(chunk)
         size += len(chunk)
         if size > limit:
@@ -200,12 +201,12 @@ def whole(path: str, compression: str, limit: int) -> bytes | Gap:
     return b"".join(parts)[: limit + 1]
 
 
-def _members(file: BinaryIO, compression: str) -> Iterator[bytes | Gap]:
+def _members(file: BinaryIO, compression: str) -> Iterator[bytes | DamagedSpan]:
     source, member, magic = _Input(file), _MEMBER[compression], _MAGIC[compression]
     size = os.fstat(file.fileno()).st_size
     start = 0
     while start < size:
-        shown = start  # up to here all has been given
+        shown = start  # everything before this offset has been yielded
         try:
             for position, chunk in _held_back(member(source), source):
                 shown = position
@@ -214,22 +215,22 @@ def _members(file: BinaryIO, compression: str) -> Iterator[bytes | Gap]:
             start = source.position
             continue
         except _Torn as torn:
-            # or a length in the member is wrong, and leads past all that follow
+            # alternatively a length inside the member is wrong and points past all following members
             following = size if shown > start else _find(file, start + 1, magic)
             if following == size:
                 yield from torn.held
-                yield Gap(0)
+                yield DamagedSpan(0)
                 return
         except _ERRORS as error:
             _raise_if_of_disk(error)
         start = _find(file, max(start + 1, shown), magic)
         source.seek(start)
         if not _is_padding(file, shown, start):
-            yield Gap(start - shown)
+            yield DamagedSpan(start - shown)
 
 
 def _held_back(member: Iterator[bytes], source: _Input) -> Iterator[tuple[int, bytes]]:
-    """Pass a member's bytes on, the last HELD of them when it has ended or the file has; with the place up to which they were read."""
+    """Yield a member's bytes with the offset up to which they were read; hold back the last HELD bytes until the member or file ends."""
     held: collections.deque[tuple[int, bytes]] = collections.deque()
     size = 0
     try:
@@ -245,7 +246,7 @@ def _held_back(member: Iterator[bytes], source: _Input) -> Iterator[tuple[int, b
 
 
 def _find(file: BinaryIO, start: int, magic: re.Pattern[bytes]) -> int:
-    """Return where the next member begins, or the file's end."""
+    """Return the offset of the next member, or of the end of the file."""
     file.seek(start)
     held, at, size = b"", start, 1 << 12
     while data := file.read(size):
@@ -258,7 +259,7 @@ def _find(file: BinaryIO, start: int, magic: re.Pattern[bytes]) -> int:
 
 
 def _is_padding(file: BinaryIO, start: int, stop: int) -> bool:
-    """Whether there are only zeros, which tapes and archivers put behind a member."""
+    """Return True if the range holds only zeros, which tapes and archivers write after a member."""
     position = file.tell()
     file.seek(start)
     data = file.read(min(INPUT, stop - start))
@@ -282,8 +283,8 @@ def _gzip(source: _Input) -> Iterator[bytes]:
         source.give_back(decoder.unused_data or decoder.unconsumed_tail)
 
 
-def _bufferless(make: Callable) -> Callable[[_Input], Iterator[bytes]]:
-    """Decompress by a decoder that holds its input itself, as those of bzip2 and xz do."""
+def _self_buffering(make: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]) -> Callable[[_Input], Iterator[bytes]]:
+    """Return a member reader for decoders that buffer their own input, such as those of bzip2 and xz."""
 
     def member(source: _Input) -> Iterator[bytes]:
         decoder = make()
@@ -299,7 +300,7 @@ def _bufferless(make: Callable) -> Callable[[_Input], Iterator[bytes]]:
 
 
 def _zstd(source: _Input) -> Iterator[bytes]:
-    """Decompress block by block: a few bytes may stand for a block of 128 KiB, and the library gives all that its input holds at once."""
+    """Decompress block by block: a few bytes can encode a block of 128 KiB, and the library decompresses all of its input at once."""
     head = source.exactly(8)
     if _SKIPPABLE.match(head):
         source.skip(int.from_bytes(head[4:], "little"))
@@ -326,20 +327,20 @@ def _zstd(source: _Input) -> Iterator[bytes]:
         yield found
 
 
-def _lz4(file: BinaryIO) -> Iterator[bytes | Gap]:
-    """Read all frames; behind damage nothing is read, since the library does not say where it is."""
+def _lz4(file: BinaryIO) -> Iterator[bytes | DamagedSpan]:
+    """Read all frames. Nothing after damage is read, because the library does not report where the damage is."""
     with pyarrow.CompressedInputStream(file, "lz4") as stream:
         try:
             while chunk := stream.read(CHUNK):
                 yield chunk
         except OSError as error:
             _raise_if_of_disk(error)
-            yield Gap(0 if file.tell() == os.fstat(file.fileno()).st_size else os.fstat(file.fileno()).st_size - file.tell())
+            yield DamagedSpan(0 if file.tell() == os.fstat(file.fileno()).st_size else os.fstat(file.fileno()).st_size - file.tell())
 
 
 _MEMBER: dict[str, Callable[[_Input], Iterator[bytes]]] = {
     "gzip": _gzip,
     "zstd": _zstd,
-    "bzip2": _bufferless(bz2.BZ2Decompressor),
-    "xz": _bufferless(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW + (1 << 20))),
+    "bzip2": _self_buffering(bz2.BZ2Decompressor),
+    "xz": _self_buffering(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW + (1 << 20))),
 }

@@ -1,7 +1,7 @@
-"""Structures in Thrift's compact protocol, as Parquet's footers and page headers have them: fields that are asked for, the rest skipped.
+"""Parser of Thrift's compact protocol, for Parquet footers and page headers: returns the requested fields and skips the rest.
 
-pyarrow ends the process where a column's metadata contradict themselves, so what is asked of them is read here. Source: Apache Thrift's
-specification of the compact protocol.
+pyarrow aborts the process if a column's metadata contradict each other, so the fields that matter are parsed here first. Source: Apache
+Thrift's specification of the compact protocol.
 """
 
 from collections.abc import Mapping
@@ -9,25 +9,25 @@ from typing import Any
 
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 DEEPEST = 32
-"""Structures inside each other; Parquet has six."""
+"""Maximum nesting of structures; Parquet has six levels."""
 LONGEST_INTEGER = 10
-"""Bytes of a number of 64 bits."""
+"""Bytes of a varint of 64 bits."""
 
 Wanted = Mapping[int, "Wanted | None"]
-"""Field's number -> of a structure, or of the structures of a list, the fields that are wanted; None: the value as it is."""
+"""Field number -> requested fields of a structure or of the structures of a list; None returns the value as it is."""
 
 
 def struct(data: bytes, place: int, wanted: Wanted, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Read a structure.
+    """Parse a structure.
 
     Returns:
-        Field's number -> value, of those that are wanted and there, and the place behind the structure.
+        Field number -> value for the requested fields that are present, and the offset after the structure.
 
     Raises:
-        ValueError: there is none.
+        ValueError: The bytes are not a structure.
     """
     if depth > DEEPEST:
-        raise ValueError("structures too deep")
+        raise ValueError("structures nested too deeply")
     found, number = {}, 0
     while _byte(data, place):
         number, value, place = field(data, place, number, wanted, depth)
@@ -37,13 +37,13 @@ def struct(data: bytes, place: int, wanted: Wanted, depth: int = 0) -> tuple[dic
 
 
 def field(data: bytes, place: int, before: int, wanted: Wanted, depth: int = 0) -> tuple[int, Any, int]:
-    """Read one field of a structure; `before` is the number of the field before it, or 0.
+    """Parse one field of a structure; `before` is the number of the previous field, or 0.
 
     Returns:
-        Number, value, and the place behind the field.
+        Number, value, and the offset after the field.
 
     Raises:
-        ValueError: there is none.
+        ValueError: The bytes are not a field.
     """
     head, place = _byte(data, place), place + 1
     number, kind = before + (head >> 4), head & 15
@@ -65,7 +65,7 @@ def _value(data: bytes, place: int, kind: int, wanted: Wanted | None, depth: int
     if kind == BINARY:
         size, place = _varint(data, place)
         if size > len(data) - place:
-            raise ValueError("text beyond the end")
+            raise ValueError("a string past the end of the data")
         return data[place : place + size], place + size
     if kind == DOUBLE:
         return data[place : place + 8], place + 8
@@ -81,7 +81,7 @@ def _list(data: bytes, place: int, wanted: Wanted | None, depth: int) -> tuple[l
     count, kind = head >> 4, head & 15
     if count == 15:
         count, place = _varint(data, place)
-    values = [] if wanted != {} else None  # one that is not wanted takes no memory
+    values = [] if wanted != {} else None  # an unwanted list takes no memory
     for _ in range(count):
         value, place = _value(data, place, kind, wanted, depth + 1)
         if values is not None:
@@ -111,10 +111,10 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * number
         if byte < 0x80:
             return value, place + number + 1
-    raise ValueError("a number without an end")
+    raise ValueError("a number without an end byte")
 
 
 def _byte(data: bytes, place: int) -> int:
     if place >= len(data):
-        raise ValueError("an end too early")
+        raise ValueError("truncated data")
     return data[place]

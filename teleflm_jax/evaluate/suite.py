@@ -12,7 +12,6 @@ import logging
 import os
 import pathlib
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +99,7 @@ def measure(
     watch: Callable[[Sequence], Iterable] = iter,
     keep: dict[str, list] | None = None,
     pause: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> dict[str, TaskScore]:
     """Run every task on a model.
 
@@ -109,6 +109,7 @@ def measure(
         watch: takes the batches of log-likelihoods and yields them one by one, for example a progress bar.
         keep: task -> its items with prompts and answers; filled if given.
         pause: called before each batch, each step of generation, and each program; an exception in it ends the evaluation.
+        log: takes messages for people.
 
     Returns:
         Name in `suite.tasks` -> score, in that order.
@@ -117,7 +118,7 @@ def measure(
     if suite.problems:
         result = humaneval.measure(model, suite.problems, suite.config.code_samples, pause)
         for what in result.left_open:
-            print(f"humaneval: this machine could not shut off {what}", file=sys.stderr)
+            log(f"humaneval: this machine could not shut off {what}")
         figures = {f"pass@{k},none": value for k, value in result.passed.items()}
         scores[humaneval.NAME] = TaskScore(
             metric="pass@5,none",

@@ -1,1 +1,1 @@
-"""Peaks, probes and preflight measurements of devices."""
+"""Peak rates, probes and preflight measurements of devices."""

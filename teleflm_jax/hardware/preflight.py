@@ -1,4 +1,4 @@
-"""How fast each process of a run is, measured before it starts, and which of them would hold up the others."""
+"""Speed of each process of a run, measured before it starts, and the processes that would slow down the others."""
 
 import dataclasses
 import math
@@ -18,62 +18,62 @@ from teleflm_jax.hardware import throughput
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What is measured, so large that starting it costs nothing in comparison."""
+    """Sizes of the measurements, large enough that their launch costs nothing in comparison."""
 
     dtype: str
     width: int
-    """Of the square matrices."""
+    """Rows of the square matrices."""
     repeats: int
-    """Of each operation in one measurement, one after the other: processes that wait for each other fall into step."""
+    """Operations in sequence in one measurement, so that processes that wait for each other synchronise."""
     memory: int
-    """Bytes that are read, and as many written."""
+    """Bytes read, and as many written."""
     message: int
     """Bytes that each device sends."""
     times: int
-    """Measurements of which the best counts: whatever else runs on a machine only ever makes it slower."""
+    """Number of measurements; the best counts, since other load on a machine only makes it slower."""
     tolerance: float
-    """Of the median: a process below it is slow."""
+    """Share of the median below which a process is slow."""
 
 
 GPU = Sizes(dtype="bfloat16", width=8192, repeats=32, memory=1 << 30, message=1 << 28, times=8, tolerance=0.85)
 """Healthy GPUs of one kind differ by less than 10 %."""
 CPU = Sizes(dtype="float32", width=512, repeats=4, memory=1 << 25, message=1 << 21, times=40, tolerance=0.3)
-"""Processes on one machine take its cores from each other, so that only a large difference says something; short, as their turns are."""
+"""Processes on one machine compete for its cores, so only a large difference is meaningful; short, since their time slices are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What one process measured."""
+    """Rates that one process has measured."""
 
     host: str
     matmul: tuple[float, ...]
-    """FLOP/s of each of its devices, while all of them compute."""
+    """FLOP/s of each of its devices while all of them compute."""
     memory: tuple[float, ...]
     """Bytes/s that each of its devices reads and writes."""
     network: float = math.nan
-    """Bytes/s, each way, between its devices and those of the better of its two neighbours; nan without a neighbour."""
+    """Bytes/s in each direction between its devices and those of the better of its two neighbours; nan without a neighbour."""
     all_reduce: float = math.nan
-    """Bytes/s: a buffer of every device, over the time until its sum is on all; nan where there is one device."""
+    """Bytes/s: one device's buffer over the time of an all-reduce; nan for a single device."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slow:
-    """A process below the tolerance, and in what."""
+    """Process below the tolerance, and the measurement."""
 
     process: int
     host: str
     what: str
     part: float
-    """Of the median."""
+    """Share of the median."""
 
 
 def sizes() -> Sizes:
-    """For this run's devices."""
+    """Return the sizes for this run's devices."""
     return CPU if jax.devices()[0].platform == "cpu" else GPU
 
 
 def measure(sizes: Sizes) -> list[Rates]:
-    """Measure all processes, which call this together; returns the rates of each, on each.
+    """Measure all processes, which call this together; return the rates of each, on each.
 
     Raises:
         UserError: a process has fewer devices than another.
@@ -89,15 +89,15 @@ def measure(sizes: Sizes) -> list[Rates]:
     return [_rates(host, [float(rate) for rate in row], devices.shape[1]) for host, row in zip(hosts, gathered, strict=True)]
 
 
-def judge(rates: Sequence[Rates], tolerance: float) -> list[Slow]:
-    """The processes that are slow in something.
+def slow_processes(rates: Sequence[Rates], tolerance: float) -> list[Slow]:
+    """Return the processes that are slow in a measurement.
 
-    Products and memory are compared device by device, so that one slow GPU of eight is found, and in a run of one process as well. The
-    sum over all devices is as slow as its slowest member on every process, so that it names none; being slow to both neighbours does.
+    Products and memory are compared device by device, so that one slow GPU of eight is found, also in a run of one process. An all-reduce
+    is as slow as its slowest member on every process and identifies none; a slow link to both neighbours does.
 
     Args:
         rates: of every process.
-        tolerance: part of the median below which a rate is slow.
+        tolerance: share of the median below which a rate is slow.
     """
     found = []
     for what in ("matmul", "memory"):
@@ -117,13 +117,13 @@ def judge(rates: Sequence[Rates], tolerance: float) -> list[Slow]:
 
 
 def rounds(hosts: Sequence[str]) -> list[list[tuple[int, int]]]:
-    """Pairs of processes that send to each other, those of a round at the same time.
+    """Return the pairs of processes that send to each other, by round; the pairs of a round send at the same time.
 
-    The hosts form a ring, or the processes of the only one, so that each has two neighbours: a slow one is slow with both, and neither of
-    them is, whose other neighbour is fast. The processes of a host send at the same time, as they do in training.
+    The hosts, or the processes of a single host, form a ring, so that each has two neighbours: a slow one is slow with both, and its
+    neighbours are fast with their other neighbour. The processes of a host send at the same time, as they do in training.
 
     Args:
-        hosts: of every process.
+        hosts: host of every process.
     """
     on_host = [[process for process, host in enumerate(hosts) if host == name] for name in dict.fromkeys(hosts)]
     groups = on_host if len(on_host) > 1 else [[process] for process in range(len(hosts))]
@@ -137,13 +137,13 @@ def rounds(hosts: Sequence[str]) -> list[list[tuple[int, int]]]:
 
 
 def _grid() -> np.ndarray:
-    """All devices, a row for each process."""
+    """Return all devices, one row a process."""
     rows = [[device for device in jax.devices() if device.process_index == process] for process in range(jax.process_count())]
     usual = statistics.mode(len(row) for row in rows)
     if other := [process for process, row in enumerate(rows) if len(row) != usual]:
         raise UserError(
             f"got {len(rows[other[0]])} device(s) on process {other[0]} and {usual} on most; allowed: as many on each; "
-            "look at its host, a GPU of which may be lost"
+            "look at its host, which may have lost a GPU"
         )
     return np.array(rows)
 
@@ -160,7 +160,7 @@ def _memory_rate(device: Any, sizes: Sizes) -> float:
 
 
 def _network_rate(mesh: Mesh, hosts: Sequence[str], sizes: Sizes) -> float:
-    """Of this process to the better of its neighbours."""
+    """Return the rate from this process to the better of its neighbours."""
     mine, found = jax.process_index(), [math.nan]
     for pairs in rounds(hosts):
         both_ways = [*pairs, *((b, a) for a, b in pairs)]
@@ -177,7 +177,7 @@ def _all_reduce_rate(mesh: Mesh, sizes: Sizes) -> float:
 
 
 def _seconds_of(mesh: Mesh, collective: Callable[[jax.Array], jax.Array], sizes: Sizes) -> float:
-    """The shortest time that this process takes for a collective on a buffer of each device."""
+    """Return the shortest time of this process for a collective on a buffer of each device."""
     places = PartitionSpec(mesh.axis_names)
     buffers = jax.jit(lambda: jnp.ones(mesh.size * sizes.message // 4), out_shardings=NamedSharding(mesh, places))()
     run = jax.shard_map(lambda x, _: _repeat(sizes, collective, x), mesh=mesh, in_specs=(places, places), out_specs=places, check_vma=False)

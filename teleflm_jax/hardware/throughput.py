@@ -1,4 +1,4 @@
-"""What the devices could do at best, for MFU (model FLOP/s utilisation)."""
+"""Peak rates of devices, for MFU (model FLOP/s utilisation), and probes that measure rates."""
 
 import concurrent.futures
 import dataclasses
@@ -36,36 +36,36 @@ DENSE_16_BIT = {
     "RTX 4090": 165.2e12,
     "RTX 5090": 209.5e12,
 }
-"""Card (`card`) -> FLOP/s of products in bfloat16 or float16, added up in float32: the vendor's dense figures, never the sparse ones.
+"""Card (`card`) -> FLOP/s of bfloat16 or float16 products with float32 sums: the vendor's dense figures, never the sparse ones.
 
-Source: NVIDIA's data sheets of each card, for RTX the white papers of its architecture (docs/sources.md).
+Source: NVIDIA's data sheet of each card, for RTX the white paper of its architecture (docs/sources.md).
 """
 SAME_CARD = re.compile(r"NVIDIA|GEFORCE|TESLA|GPU|SXM\d|HBM\d\w*|\d+GB?")
-"""Words of a device's name that do not change its peak: the vendor, the size and kind of the memory, the usual socket."""
+"""Words of a device's name that do not affect its peak: vendor, size and kind of the memory, usual socket."""
 
 HOST_BYTES = 64
-"""Of a host's name, which the processes tell each other."""
+"""Bytes of a host's name that the processes exchange."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peak:
-    """FLOP/s of one device and where the figure comes from."""
+    """FLOP/s of one device and the source of the figure."""
 
     flops: float
     source: str
 
 
 def card(kind: str) -> str:
-    """The card that a device's name as the driver reports it (`device_kind`) stands for: `NVIDIA H100 80GB HBM3` -> `H100`.
+    """Return the card for a device's name as the driver reports it (`device_kind`): `NVIDIA H100 80GB HBM3` -> `H100`.
 
-    A word that is not known stays, so that a part of a card (MIG), a laptop's or a new variant is never taken for the card itself.
+    Unknown words remain, so that a part of a card (MIG), a laptop's card or a new variant is never taken for the card itself.
     """
     words = re.sub(r"-(?=SXM|PCIE|\d+GB)", " ", kind.upper()).split()
     return " ".join(word for word in words if not SAME_CARD.fullmatch(word))
 
 
 def peak(dtype: str) -> Peak:
-    """The peak of this run's devices for products in `dtype`: the vendor's figure, or what is measured now where the table has none."""
+    """Return the peak of this run's devices for products in `dtype`: the vendor's figure, or a measurement if the table has none."""
     kind = jax.devices()[0].device_kind
     if dtype != "float32" and (flops := DENSE_16_BIT.get(card(kind))):
         return Peak(flops=flops, source=f"{kind}: dense {dtype}, from the vendor's data sheet")
@@ -73,29 +73,29 @@ def peak(dtype: str) -> Peak:
 
 
 def product_rate(dtype: str) -> float:
-    """FLOP/s of one device in large matrix products, measured; CPU devices share their machine's cores, so each gets its share."""
+    """Measure the FLOP/s of one device in large matrix products; CPU devices share their machine's cores, and each gets its share."""
     device = jax.local_devices()[0]
     width, repeats, sharers = (1024, 1, jax.local_device_count()) if device.platform == "cpu" else (8192, 8, 1)
     return repeats * 2 * width**3 / products(device, dtype=dtype, width=width, repeats=repeats, times=3) / sharers
 
 
 def memory_rate(size: int = 1 << 25) -> float:
-    """Bytes/s that one device reads and writes, measured by adding to a large float32 array; CPU devices share their machine's."""
+    """Measure the bytes/s that one device reads and writes, by adding to a large float32 array; CPU devices share their machine's."""
     sharers = jax.local_device_count() if jax.devices()[0].platform == "cpu" else 1
     return 2 * 4 * size / seconds(jax.jit(lambda x, _: x + 1), jnp.ones(size)) / sharers
 
 
 def probe() -> float:
-    """Seconds that this process's slowest device takes for a chain of matrix products; no collective is in it."""
+    """Measure the seconds that this process's slowest device takes for a chain of matrix products, without any collective."""
     gpu = jax.devices()[0].platform != "cpu"
     size = {"dtype": "bfloat16", "width": 4096, "repeats": 64} if gpu else {"dtype": "float32", "width": 512, "repeats": 4}
     return max(of_each_device(lambda device: products(device, **size, times=3)))
 
 
 def products(device: Any, *, dtype: str, width: int, repeats: int, times: int) -> float:
-    """Seconds of a chain of square matrix products, the best of several tries after one that compiles.
+    """Measure the seconds of a chain of square matrix products, the best of several tries after one that compiles.
 
-    Of numbers that stay of one size, and not ones or zeros, for which a GPU needs less power than in training.
+    The numbers keep their size, and are not ones or zeros, for which a GPU needs less power than in training.
     """
     values = np.random.default_rng(0).standard_normal((width, width), np.float32) / math.sqrt(width)
     return seconds(_chain(repeats), jax.device_put(jnp.asarray(values, dtype), device), times)
@@ -114,14 +114,14 @@ def of_each_device(measure: Callable[[Any], float]) -> list[float]:
 
 
 def hosts() -> list[str]:
-    """The machine of each process, on every process."""
+    """Return the host of each process, on every process."""
     name = socket.gethostname().encode()[:HOST_BYTES]
     gathered = multihost_utils.process_allgather(np.frombuffer(name.ljust(HOST_BYTES, b"\0"), np.uint8))
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in np.asarray(gathered).reshape(-1, HOST_BYTES)]
 
 
 def seconds(function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, times: int = 3) -> float:
-    """The shortest of a few calls, after one that compiles."""
+    """Measure the shortest of a few calls in seconds, after one that compiles."""
     jax.block_until_ready(function(x, x))
     taken = []
     for _ in range(times):

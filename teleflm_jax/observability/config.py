@@ -7,14 +7,14 @@ from teleflm_jax.errors import UserError, refuse_outside
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TelemetryConfig:
-    """Where a run's figures go beside its folder."""
+    """Destinations of a run's figures beside its folder."""
 
     wandb_project: str | None = None
-    """A project of Weights & Biases; None: nothing is sent there."""
+    """Project at Weights & Biases; None: send nothing."""
     prometheus_port: int = 0
-    """Serve the newest figures as Prometheus' text on this TCP port; 0: do not."""
+    """TCP port on which the newest figures are served for Prometheus; 0: none."""
     prometheus_address: str = "127.0.0.1"
-    """Where that port listens: by default only to this machine, as nobody is asked who they are; `0.0.0.0`: to all."""
+    """Address of that port: by default only this machine can connect, since there is no authentication; `0.0.0.0`: all can."""
 
     def __post_init__(self):
         refuse_outside("telemetry", self, prometheus_port=0)
@@ -26,10 +26,10 @@ class TelemetryConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """Which steps the profiler watches."""
+    """Steps to profile."""
 
     steps: tuple[int, int] | None = None
-    """The first and the last one, both included; None: only what a signal asks for."""
+    """First and last step, both included; None: only steps requested by a signal."""
 
     def __post_init__(self):
         if self.steps is not None and not 1 <= self.steps[0] <= self.steps[1]:

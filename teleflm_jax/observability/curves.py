@@ -1,6 +1,6 @@
 """Figures of runs: losses, gradient norm and learning rate against tokens, speed against steps. Source of the first: report, figure 2.
 
-Every curve is drawn by at most 4,000 points (`history.extremes`): a run of millions of steps looks the same and is drawn at once.
+Every curve has at most 4,000 points (`history.downsample`): a run of millions of steps looks the same and is drawn quickly.
 """
 
 import dataclasses
@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from teleflm_jax import atomic_write
 from teleflm_jax.observability import history
 
 STYLE: dict[Any, Any] = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 
 COLUMNS = 4
-"""Panels beside each other."""
+"""Panels side by side."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,17 +29,17 @@ class RunCurves:
 
     label: str
     """Name of the run; empty if it is the only one."""
-    history: history.History
+    metrics: history.Columns
     evals: Sequence[Mapping[str, Any]]
-    """The rows of evals.jsonl."""
+    """Rows of evals.jsonl."""
 
 
-def draw(logs: history.Growing) -> pathlib.Path:
-    """Draw curves.png into the folder of a run from its logs; returns its path."""
-    run = RunCurves(label="", history=logs.history(), evals=logs.evals())
+def draw(logs: history.Logs) -> pathlib.Path:
+    """Draw curves.png into the folder of a run from its logs; return its path."""
     path = logs.folder / "curves.png"
-    figure = losses([run])
-    figure.savefig(path, dpi=110)
+    figure = losses([RunCurves(label="", metrics=logs.metrics(), evals=logs.evals())])
+    with atomic_write.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     return path
 
 
@@ -121,12 +122,12 @@ def plain(label: str) -> str:
 def _curves(axes: Axes, runs: Sequence[RunCurves], x: str, y: str, color: str, *, smooth: bool = True) -> None:
     """Draw every run's values: faint beside their running mean, or alone; a single run has a colour of its own."""
     for i, run in enumerate(runs):
-        known = np.isfinite(run.history[x]) & np.isfinite(run.history[y])
-        place, values = run.history[x][known], run.history[y][known]
+        known = np.isfinite(run.metrics[x]) & np.isfinite(run.metrics[y])
+        position, values = run.metrics[x][known], run.metrics[y][known]
         look: dict[str, Any] = {"color": f"C{i}" if run.label else color}
         if smooth:
-            axes.plot(*history.extremes(place, values), linewidth=0.6, alpha=0.35, **look)
-        mean = history.smooth(values) if smooth else values
-        axes.plot(*history.extremes(place, mean), linewidth=1.5, label=plain(run.label), **look)
+            axes.plot(*history.downsample(position, values), linewidth=0.6, alpha=0.35, **look)
+        mean = history.running_mean(values) if smooth else values
+        axes.plot(*history.downsample(position, mean), linewidth=1.5, label=plain(run.label), **look)
     if any(run.label for run in runs):
         axes.legend(frameon=False)

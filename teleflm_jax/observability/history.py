@@ -1,4 +1,4 @@
-"""A run's logs as columns of numbers: eight bytes a value, so that the millions of steps of a long run are read in one pass."""
+"""A run's logs as columns of numbers of eight bytes each, so that the millions of steps of a long run are read in one pass."""
 
 import array
 import dataclasses
@@ -12,8 +12,8 @@ import numpy as np
 from teleflm_jax.observability import run_log
 from teleflm_jax.observability.run_log import EVALS, METRICS
 
-History = Mapping[str, np.ndarray]
-"""Column of metrics.jsonl -> a number a row; NaN where an older trainer wrote none."""
+Columns = Mapping[str, np.ndarray]
+"""Column of metrics.jsonl -> one number a row; NaN where an older trainer wrote none."""
 
 COLUMNS = (
     "step",
@@ -30,27 +30,27 @@ COLUMNS = (
     "elapsed",
 )
 POINTS = 4_000
-"""Of a drawn curve: more than a screen has columns, and few enough to draw at once."""
+"""Points of a drawn curve: more than the columns of a screen, and few enough to draw quickly."""
 
 _LARGEST = 1e300
 
 
 @dataclasses.dataclass(kw_only=True)
-class Growing:
-    """The logs of a run that goes on: each row is read once, and the file's beginning never again."""
+class Logs:
+    """Logs of a run in training; every row is read once, as it appears."""
 
     folder: pathlib.Path
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """The rows of evals.jsonl that have been read."""
     columns: dict[str, array.array] = dataclasses.field(default_factory=lambda: {name: array.array("d") for name in COLUMNS})
     known: dict[str, int] = dataclasses.field(default_factory=lambda: {METRICS: 0, EVALS: 0})
-    """Bytes that have been read of each."""
+    """Bytes read of each file."""
 
-    def history(self) -> History:
-        """Return the columns of metrics.jsonl, empty ones where there is no file.
+    def metrics(self) -> Columns:
+        """Return the columns of metrics.jsonl, which are empty if there is no file.
 
         Raises:
-            UserError: a line is no row of this log.
+            UserError: a line is not a row of this log.
         """
         for row in self._new(METRICS):
             for name, column in self.columns.items():
@@ -58,7 +58,7 @@ class Growing:
         return {name: np.array(column, np.float64) for name, column in self.columns.items()}
 
     def evals(self) -> list[dict[str, Any]]:
-        """Return the rows of evals.jsonl; errors as of `history`."""
+        """Return the rows of evals.jsonl; raise errors as `metrics` does."""
         self.rows.extend(self._new(EVALS))
         return self.rows
 
@@ -68,34 +68,35 @@ class Growing:
             self.known[name] = end
 
 
-def read(folder: pathlib.Path) -> History:
-    """The columns of a folder's metrics.jsonl; errors as of `Growing.history`."""
-    return Growing(folder=folder).history()
+def read(folder: pathlib.Path) -> Columns:
+    """Return the columns of a folder's metrics.jsonl; raise errors as `Logs.metrics` does."""
+    return Logs(folder=folder).metrics()
 
 
 def number(value: object) -> float:
-    """What a log holds as a finite number; NaN for anything else."""
+    """Return a value of a log as a finite number; NaN for anything else."""
     return float(value) if isinstance(value, int | float) and -_LARGEST < value < _LARGEST else math.nan
 
 
-def extremes(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """A curve of at most so many points that looks the same: of each stretch of rows its lowest and its highest.
+def downsample(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most `points` points of a curve that look the same: the lowest and the highest of each interval of rows.
 
-    Every spike stays; what is between them goes.
+    Every spike remains.
     """
     if len(x) <= points:
         return x, y
     starts = np.linspace(0, len(x), points // 2 + 1).astype(int)
-    chosen = [start + place for start, end in zip(starts, starts[1:], strict=False) for place in _ends(y[start:end])]
+    chosen = [start + index for start, end in zip(starts, starts[1:], strict=False) for index in _ends(y[start:end])]
     return x[chosen], y[chosen]
 
 
 def _ends(values: np.ndarray) -> list[int]:
+    """Return the indices of the lowest and the highest value, in order."""
     return sorted((int(values.argmin()), int(values.argmax())))
 
 
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over the last twentieth of the steps so far."""
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last twentieth of the steps so far, for each step."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(0, end - np.maximum(1, len(values) // 20))

@@ -1,8 +1,8 @@
-"""The goodput ledger: what every second of a run's wall time went to, from its logs.
+"""Goodput ledger: how every second of a run's wall time was spent, from its logs.
 
-A run is a chain of sessions, each one process's life from `start` or `resume` on. Inside a session all seconds come from the process's
-own monotonic clock. Only the time between two sessions is a difference of wall clocks, which may have been moved; where that difference
-cannot be, it counts as nothing and the ledger says so.
+A run is a sequence of sessions, each one process from `start` or `resume` on. Within a session all seconds come from the process's own
+monotonic clock. Only the time between two sessions is a difference of wall clocks, which may have been changed; an impossible difference
+counts as zero, and the ledger remarks on it.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from teleflm_jax.observability import history
-from teleflm_jax.observability.history import History, number
+from teleflm_jax.observability.history import Columns, number
 from teleflm_jax.observability.run_log import EVENTS, rows
 
 CATEGORIES = {
@@ -26,18 +26,18 @@ CATEGORIES = {
     "validation": "",
     "lost": "steps done again, updates skipped, rewinds, evaluations that a signal ended",
     "down": "between sessions",
-    "other": "what no log accounts for: last steps before a kill, hangs, drawing, leaving",
+    "other": "what no log accounts for: last steps before a kill, hangs, drawing, exiting",
 }
-"""Category -> what it holds; every second of a run is in exactly one."""
+"""Category -> description; every second of a run is in exactly one."""
 PRODUCTIVE = ("data wait", "steps")
-"""What goodput counts. The data wait is among it because a step's MFU pays for it already."""
+"""Categories that goodput counts. Data wait is included because a step's MFU contains it already."""
 
 BEGINNINGS, ENDS = ("start", "resume"), ("done", "stop", "diverged")
 RECENT_STEPS = 100
 LONGEST_PAUSE = 365 * 86_400.0
-"""Seconds between sessions; more is a clock that was wrong, not a pause."""
+"""Longest pause between sessions in seconds; a longer one means that a clock was wrong."""
 MOVED = 60.0
-"""Seconds by which the wall clock and the monotonic one may part in a session without a word."""
+"""Seconds by which wall clock and monotonic clock may differ in a session without a remark."""
 
 _BOOKED = {"compile": "compile", "save": "checkpoint", "saved": "checkpoint", "eval": "validation"}
 _BOOKED |= dict.fromkeys(("skip", "rewound", "interrupted"), "lost")
@@ -47,30 +47,30 @@ Event = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Session:
-    """One process's life and the pause after it."""
+class SessionSeconds:
+    """Time of one process and of the pause after it."""
 
     step: int
-    """It went on from."""
+    """Step that it started from."""
     seconds: Mapping[str, float]
-    """By category, in the order of `CATEGORIES`."""
+    """Seconds by category, in the order of `CATEGORIES`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """A run's wall time, from its first start to the last moment that its logs know of; from `read` or `account`."""
+    """Wall time of a run from its first start to the last moment in its logs; from `read` or `account`."""
 
-    sessions: Sequence[Session]
+    sessions: Sequence[SessionSeconds]
     events: Sequence[Event]
-    history: History
+    metrics: Columns
     last_moment: float
-    """By the wall clock, in seconds since 1970."""
+    """Wall clock in seconds since 1970."""
     remarks: Sequence[str]
-    """What its numbers have to be taken with."""
+    """Reservations about the numbers."""
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By category."""
+        """Seconds by category."""
         return {name: sum(session.seconds[name] for session in self.sessions) for name in CATEGORIES}
 
     @property
@@ -85,51 +85,51 @@ class Ledger:
 
     @property
     def mfu(self) -> float:
-        """Of the steps that are kept."""
+        """MFU of the steps that are kept."""
         took, used = self._useful()
         return _ratio(used, took)
 
     @property
     def mfu_of_wall_time(self) -> float:
-        """MFU times goodput: the devices' best that went into what the run has now."""
+        """MFU times goodput: share of the devices' peak that went into the steps that are kept."""
         return _ratio(self._useful()[1], self.total)
 
     @property
     def step(self) -> int:
-        """The last one that is kept."""
+        """Last step that is kept."""
         return int(self._last("step"))
 
     @property
     def tokens(self) -> int:
-        """That the run has drawn, those of skipped updates included, those of steps done again counted once."""
+        """Tokens that the run has drawn, including those of skipped updates; tokens of repeated steps count once."""
         return int(self._last("tokens"))
 
     @property
     def recent_speed(self) -> float:
         """Tokens per second of the last hundred steps."""
-        took, speed = (self.history[name][-RECENT_STEPS:] for name in ("step_seconds", "tokens_per_second"))
+        took, speed = (self.metrics[name][-RECENT_STEPS:] for name in ("step_seconds", "tokens_per_second"))
         known = np.isfinite(took) & np.isfinite(speed) & (took > 0)
         return _ratio(float((took * speed)[known].sum()), float(took[known].sum()))
 
     @property
     def end(self) -> str | None:
-        """How it ended: `done`, `stop`, `diverged`; None while it is going on, or where it was killed."""
+        """Event with which the run ended: `done`, `stop`, `diverged`; None while it runs, or if it was killed."""
         last = next((event["event"] for event in reversed(self.events) if event["event"] in (*BEGINNINGS, *ENDS)), None)
         return last if last in ENDS else None
 
     def _useful(self) -> tuple[float, float]:
-        """Seconds of the steps whose MFU is known, and the seconds that they would have taken at the devices' best."""
-        took, mfu = self.history["step_seconds"], self.history["mfu"]
+        """Return the seconds of the steps whose MFU is known, and the seconds they would have taken at the devices' peak."""
+        took, mfu = self.metrics["step_seconds"], self.metrics["mfu"]
         known = np.isfinite(took) & np.isfinite(mfu) & (took > 0)
         return float(took[known].sum()), float((took * mfu)[known].sum())
 
     def _last(self, column: str) -> float:
-        known = self.history[column][np.isfinite(self.history[column])]
+        known = self.metrics[column][np.isfinite(self.metrics[column])]
         return known[-1] if len(known) else 0.0
 
 
 def read(folder: pathlib.Path) -> Ledger:
-    """The ledger of a run's folder, which a training may be writing to.
+    """Return the ledger of a run's folder, which may be in training.
 
     Raises:
         UserError: a log has a line that no run wrote.
@@ -138,12 +138,12 @@ def read(folder: pathlib.Path) -> Ledger:
     return account(events, history.read(folder))
 
 
-def account(events: Sequence[Event], kept: History) -> Ledger:
-    """Book every second.
+def account(events: Sequence[Event], kept: Columns) -> Ledger:
+    """Assign every second to a category.
 
     Args:
-        events: of events.jsonl, in its order; those of older runs lack `elapsed` and some figures.
-        kept: the rows of metrics.jsonl; a step that was done again is there once.
+        events: rows of events.jsonl in order; those of older runs lack `elapsed` and some figures.
+        kept: rows of metrics.jsonl; a repeated step occurs once.
     """
     parts = _split(events)
     owners = _owners(kept["step"], [_earliest(part) for part in parts])
@@ -165,18 +165,18 @@ def account(events: Sequence[Event], kept: History) -> Ledger:
             remarks.append(f"By the wall clock, session {i + 1} began {pause:,.0f} s after session {i} ended; counted as 0 s of down.")
     return Ledger(
         sessions=[
-            Session(step=int(_number(part[0], "step")) if part else 0, seconds={name: book.get(name, 0.0) for name in CATEGORIES})
+            SessionSeconds(step=int(_number(part[0], "step")) if part else 0, seconds={name: book.get(name, 0.0) for name in CATEGORIES})
             for part, book in zip(parts, booked, strict=True)
         ],
         events=events,
-        history=kept,
+        metrics=kept,
         last_moment=_end(parts[-1], booked[-1]),
         remarks=remarks,
     )
 
 
 def _split(events: Iterable[Event]) -> list[list[Event]]:
-    """Events by session; one without events where there are none."""
+    """Return the events by session; one session without events if there are none."""
     parts: list[list[Event]] = []
     for event in events:
         if event["event"] in BEGINNINGS or not parts:
@@ -186,13 +186,13 @@ def _split(events: Iterable[Event]) -> list[list[Event]]:
 
 
 def _owners(steps: np.ndarray, starts: Sequence[float]) -> np.ndarray:
-    """The session that did each step: the last that began before it."""
+    """Return the session of each step: the last one that started before it."""
     reached = np.minimum.accumulate(np.array(starts)[::-1])[::-1]
     return np.maximum(0, np.searchsorted(reached, steps, side="left") - 1)
 
 
-def _of_rows(kept: History, owners: np.ndarray, sessions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of data wait and of the rest of the steps, and the last `elapsed`, of each session."""
+def _of_rows(kept: Columns, owners: np.ndarray, sessions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each session the seconds of data wait and of the rest of the steps, and the last `elapsed`."""
     took, waited, elapsed = (np.maximum(0.0, np.nan_to_num(kept[name])) for name in ("step_seconds", "data_wait_seconds", "elapsed"))
     waited = np.minimum(waited, took)
     sums = [np.bincount(owners, weights=values, minlength=sessions) for values in (waited, took - waited)]
@@ -202,7 +202,7 @@ def _of_rows(kept: History, owners: np.ndarray, sessions: int) -> tuple[np.ndarr
 
 
 def _book(part: Sequence[Event]) -> dict[str, float]:
-    """Seconds of a session's events by category."""
+    """Return the seconds of a session's events by category."""
     book = dict.fromkeys(("start-up", *_BOOKED.values()), 0.0)
     for event in part:
         if event["event"] in BEGINNINGS:
@@ -213,7 +213,7 @@ def _book(part: Sequence[Event]) -> dict[str, float]:
 
 
 def _charge(sessions: Sequence[dict[str, float]], lost: float) -> None:
-    """Book steps that were thrown away to the sessions that did them: the latest that have so much time unaccounted for."""
+    """Move the seconds of discarded steps to `lost`, in the latest sessions that have so much time without a category."""
     for book in reversed(sessions):
         taken = min(lost, book["other"])
         book["lost"] += taken
@@ -224,24 +224,24 @@ def _charge(sessions: Sequence[dict[str, float]], lost: float) -> None:
 
 
 def _earliest(part: Sequence[Event]) -> float:
-    """The step that a session went back to at most, when it began or by a rewind."""
+    """Return the earliest step that a session started from or returned to."""
     return min((_number(event, "step") for event in part if event["event"] in (*BEGINNINGS, "rewound")), default=0.0)
 
 
 def _known(part: Sequence[Event]) -> float:
-    """Seconds from a session's begin to its last event."""
+    """Return the seconds from the start of a session to its last event."""
     return max((_elapsed(event, part[0]) for event in part), default=0.0)
 
 
 def _heard(part: Sequence[Event], following: Sequence[Event]) -> float:
-    """Seconds that a session had lasted when it did the last of the steps that the following one threw away, if it did that step."""
+    """Return the age of a session in seconds at the last step that the following session discarded, if the step was its own."""
     dropped = number(following[0].get("lost_steps"))
     is_its_own = math.isnan(dropped) or _number(following[0], "step") + dropped > _earliest(part)
     return _number(following[0], "previous_elapsed") if is_its_own else 0.0
 
 
 def _elapsed(event: Event, first: Event) -> float:
-    """Seconds from the session's begin to an event; by the wall clock where the event is an older run's."""
+    """Return the seconds from the start of the session to an event; by the wall clock for events of older runs."""
     elapsed = number(event.get("elapsed"))
     if math.isfinite(elapsed):
         return max(0.0, elapsed)
@@ -251,17 +251,17 @@ def _elapsed(event: Event, first: Event) -> float:
 
 
 def _begin(part: Sequence[Event]) -> float:
-    """When a session began, by the clock at its first event."""
+    """Return the start of a session by the wall clock at its first event."""
     return _number(part[0], "time") - _elapsed(part[0], part[0])
 
 
 def _end(part: Sequence[Event], book: Mapping[str, float]) -> float:
-    """When a session ended, by the clock at its last event: a clock that was moved before it does no harm."""
+    """Return the end of a session by the wall clock at its last event, so that an earlier change of the clock has no effect."""
     return _number(part[-1], "time") - _elapsed(part[-1], part[0]) + sum(book.values()) if part else 0.0
 
 
 def _moved(part: Sequence[Event], session: int) -> list[str]:
-    """A remark if the wall clock and the monotonic one parted."""
+    """Return a remark if wall clock and monotonic clock differ."""
     clocks = [_number(event, "time") - event["elapsed"] for event in part if math.isfinite(number(event.get("elapsed")))]
     apart = max(clocks, default=0.0) - min(clocks, default=0.0)
     if apart <= MOVED:
@@ -270,7 +270,7 @@ def _moved(part: Sequence[Event], session: int) -> list[str]:
 
 
 def _number(event: Event, name: str) -> float:
-    """A figure of an event: 0 where it has none or one that cannot be."""
+    """Return a figure of an event; 0 if it is missing or impossible."""
     value = number(event.get(name))
     return value if value > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""The run's progress for a person: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run for people: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import sys
@@ -16,7 +16,7 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `1:02:03`."""
+    """Format seconds as `1:02:03`."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def shown(total: int, *, quiet: bool = False) -> Iterator[tuple[Report, Callable[[str], None]]]:
-    """Show progress towards `total` updates; yields (report a row, print a message). Quiet processes of a run show nothing."""
+    """Show progress towards `total` updates; yield a function for rows and one for messages. Quiet processes show nothing."""
     if quiet:
         yield (lambda row: None), (lambda message: None)
         return

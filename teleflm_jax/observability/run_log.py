@@ -1,7 +1,7 @@
-"""What a run writes about itself: metrics.jsonl, evals.jsonl, events.jsonl and TensorBoard files.
+"""Logs of a run: metrics.jsonl, evals.jsonl, events.jsonl and TensorBoard files.
 
-`metrics.jsonl` has one row a step and `events.jsonl` is the ledger of where the time went. On resume, rows past the restored step and a
-line torn by a kill are dropped, so that the files read as if the run had never stopped.
+`metrics.jsonl` has one row a step, and `events.jsonl` records how the time was spent. On resume, rows after the restored step and a line
+cut off by a kill are dropped, so that the files read as if the run had never stopped.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from teleflm_jax.errors import UserError
 
 METRICS, EVALS, EVENTS = "metrics.jsonl", "evals.jsonl", "events.jsonl"
 LONGEST_ROW = 1 << 20
-"""Bytes of a line; a longer one is no row."""
+"""Bytes of the longest line that is a row."""
 BLOCK = 1 << 16
-"""Bytes that are read at a time from a file's end."""
+"""Bytes read at a time from the end of a file."""
 
 Publish = Callable[[Mapping[str, Any]], None]
 """Called with each row of metrics.jsonl and evals.jsonl: numbers by name, `step` among them."""
@@ -37,27 +37,27 @@ class RunLog:
 
     folder: pathlib.Path
     began: float
-    """When the process began, by the monotonic clock: wall clocks jump."""
+    """Start of the process by the monotonic clock, since wall clocks jump."""
     dropped: tuple[Mapping[str, Any], ...]
-    """Rows of metrics.jsonl past the step that the run goes on from: steps to be done again."""
+    """Rows of metrics.jsonl after the restored step, whose steps are repeated."""
     evaluated: bool
-    """Whether evals.jsonl has a row of the step that the run goes on from."""
+    """True if evals.jsonl has a row of the restored step."""
     tensorboard: EventsWriter | None
-    """None: this process leaves writing to another. Writes in our thread: tensorboardX's own background writer, when its disk is full,
-    blocks the run for ever without a word."""
+    """None if another process writes the logs. It writes in our thread, since tensorboardX's own background writer blocks the run for ever
+    and silently when the disk is full."""
     publish: Publish
-    """Where rows go beside the folder."""
+    """Takes the rows for the sinks."""
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        """One training step; its line also says when that was, in seconds since the process began."""
+        """Write the row of a training step, with the seconds since the process started."""
         self._write(METRICS, row, elapsed=round(time.monotonic() - self.began, 3))
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
-        """One evaluation."""
+        """Write the row of an evaluation."""
         self._write(EVALS, row)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Something that happened; docs/reliability.md lists the names. `elapsed`: seconds since the process began."""
+        """Write an event; docs/reliability.md lists the names. `elapsed`: seconds since the process started."""
         if self.tensorboard:
             note(self.folder, name, self.began, **fields)
 
@@ -78,7 +78,7 @@ class RunLog:
 
 
 def open_log(folder: pathlib.Path, step: int, *, began: float, quiet: bool = False, publish: Publish = lambda row: None) -> RunLog:
-    """Open a run's logs to go on after `step` updates; a quiet process's writes nothing, and publishes nothing."""
+    """Open a run's logs to continue after `step` updates; a quiet process writes and publishes nothing."""
     if quiet:
         return RunLog(folder=folder, began=began, dropped=(), evaluated=False, tensorboard=None, publish=publish)
     dropped = keep_until(folder / METRICS, step)
@@ -87,39 +87,39 @@ def open_log(folder: pathlib.Path, step: int, *, began: float, quiet: bool = Fal
     repair(folder / EVENTS)
     (folder / "tensorboard").mkdir(exist_ok=True)
     tensorboard = EventsWriter(str(folder / "tensorboard" / f"events-{time.time_ns()}"))
-    # tells TensorBoard to forget what an abandoned future wrote
+    # tells TensorBoard to drop what was written after this step
     tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
     return RunLog(folder=folder, began=began, dropped=tuple(dropped), evaluated=evaluated, tensorboard=tensorboard, publish=publish)
 
 
 def tag(name: str) -> str:
-    """The name of a figure where those of steps and of evaluations stand together: `loss/english` is held out, `train/loss` is not."""
+    """Return a figure's name among those of steps and evaluations: `loss/english` is held-out loss, `train/loss` is not."""
     return name if "/" in name else f"train/{name}"
 
 
 def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
-    """Add one JSON object as a line, in one write, so that a kill tears at most the last line."""
+    """Append one JSON object as a line, in one write, so that a kill cuts off at most the last line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def note(folder: pathlib.Path, event: str, began: float, **fields: Any) -> None:
-    """Add an event to a run's ledger; for whoever has no `RunLog` at hand."""
+    """Append an event to a run's ledger without an open `RunLog`."""
     when = {"time": round(time.time(), 3), "elapsed": round(time.monotonic() - began, 3)}
     append(folder / EVENTS, {"event": event, **when, **fields})
 
 
 def rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file of JSON objects; nothing where there is no file."""
+    """Yield the complete lines of a file of JSON objects; none if there is no file."""
     for _, row in read_on(path, 0):
         yield row
 
 
 def read_on(path: pathlib.Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows from a byte of the file on, where one begins, each with the byte where it ends.
+    """Yield the rows from a byte of the file on, at which a row starts, each with the byte at which it ends.
 
     Raises:
-        UserError: a line is no row, or it is no plain file.
+        UserError: a line is not a row, or the file is not a plain file.
     """
     if not path.exists():
         return
@@ -130,19 +130,19 @@ def read_on(path: pathlib.Path, start: int) -> Iterator[tuple[int, dict[str, Any
 
 
 def last(path: pathlib.Path, count: int) -> list[dict[str, Any]]:
-    """The last so many rows, in their order; the rest of the file is not read."""
+    """Return the last `count` rows in their order, without reading the rest of the file."""
     found = [_row(path, line, end) for end, line in itertools.islice(_backwards(path), count)]
     return found[::-1]
 
 
 def bits_per_byte(folder: pathlib.Path) -> dict[int, float]:
-    """Step -> weighted bits per byte of a run's evaluations, as far as these have measured any."""
+    """Return step -> weighted bits per byte of those evaluations of a run that have measured it."""
     measured = {row["step"]: row.get("bpb") for row in rows(folder / EVALS) if "step" in row}
     return {step: float(bpb) for step, bpb in measured.items() if isinstance(bpb, int | float) and abs(bpb) < math.inf}
 
 
 def keep_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
-    """Drop a torn last line and every row past `step`, which stand at the end, since steps grow; returns those rows."""
+    """Drop an incomplete last line and every row after `step`, which are at the end because steps grow; return those rows."""
     dropped, kept = [], 0
     for end, line in _backwards(path):
         row = _row(path, line, end)
@@ -151,12 +151,12 @@ def keep_until(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
             break
         dropped.append(row)
     if path.exists():
-        os.truncate(path, kept)  # atomic: a kill leaves the file as it was or as it is to be
+        os.truncate(path, kept)  # atomic: a kill leaves the file as it was or as it should be
     return dropped[::-1]
 
 
 def repair(path: pathlib.Path) -> None:
-    """Drop a torn last line."""
+    """Drop an incomplete last line."""
     if path.exists():
         os.truncate(path, next((end for end, _ in _backwards(path)), 0))
 
@@ -168,7 +168,7 @@ def _row(path: pathlib.Path, line: bytes, end: int) -> dict[str, Any]:
         row = None
     if not isinstance(row, dict) or type(row.get("step", 0)) is not int:
         with foreign.open_plain(path) as file:
-            before = sum(file.read(min(BLOCK, end - 1 - place)).count(b"\n") for place in range(0, end - 1, BLOCK))
+            before = sum(file.read(min(BLOCK, end - 1 - start)).count(b"\n") for start in range(0, end - 1, BLOCK))
         raise UserError(
             f"got {path}, line {before + 1}, which is not a row of this log; allowed: what the run wrote; restore the file or move it away"
         )
@@ -176,18 +176,18 @@ def _row(path: pathlib.Path, line: bytes, end: int) -> dict[str, Any]:
 
 
 def _backwards(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-    """The whole lines of a file from its last to its first, each with the byte where it ends; nothing where there is no file."""
+    """Yield the complete lines of a file from last to first, each with the byte at which it ends; none if there is no file."""
     if not path.exists():
         return
     with foreign.open_plain(path) as file:
-        place, rest = file.seek(0, os.SEEK_END), b""
-        torn = True  # what stands behind the last end of a line
-        while place:
-            size = min(BLOCK, place)
-            place -= size
-            file.seek(place)
+        position, rest = file.seek(0, os.SEEK_END), b""
+        torn = True  # the part after the last end of a line
+        while position:
+            size = min(BLOCK, position)
+            position -= size
+            file.seek(position)
             first, *lines = (file.read(size) + rest).split(b"\n")
-            end = place + len(first) + sum(len(line) + 1 for line in lines)
+            end = position + len(first) + sum(len(line) + 1 for line in lines)
             for line in reversed(lines):
                 if not torn:
                     yield end + 1, line + b"\n"

@@ -1,6 +1,6 @@
-"""A thread that ends a process whose step hangs, so that a scheduler can start it anew; one live but stuck process would hold all others.
+"""Thread that ends a process whose step hangs, so that a scheduler can restart it: one stuck process would block all others.
 
-JAX's own heartbeats do not notice a process that lives and is stuck, and a collective may wait for ever.
+JAX's heartbeats do not notice a process that is alive but stuck, and a collective may wait for ever.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from teleflm_jax.distributed.processes import HUNG
 from teleflm_jax.observability import run_log
 
 FOLDER = "hangs"
-"""In a run's folder."""
+"""Folder of reports in a run's folder."""
 WRITING_SECONDS = 10.0
-"""For the report: the disk may be what hangs."""
+"""Time for the report, since the disk itself may hang."""
 LOOK_SECONDS = 0.25
 STOPPED_SECONDS = 5.0
-"""A look that comes so late was not late for want of a processor."""
+"""Delay of a look after which the process itself was stopped, and not only short of a processor."""
 
 
 class Watchdog:
-    """Told what the process begins to wait for, and for how long that may take; from `watching`."""
+    """Watches what the process waits for and how long that takes; from `watching`."""
 
     def __init__(self, report: Callable[[str, float], None]):
         self._report = report
@@ -35,7 +35,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
 
     def expect(self, doing: str, limit: float) -> None:
-        """From now on the process is `doing` something that may take `limit` seconds."""
+        """Announce that the process starts `doing` something that may take `limit` seconds."""
         self._state = doing, time.monotonic(), limit
 
     def _look(self) -> None:
@@ -44,7 +44,7 @@ class Watchdog:
         while not self._over.wait(LOOK_SECONDS):
             now, state = time.monotonic(), self._state
             excused = 0.0 if state is not known else excused
-            if now - looked > STOPPED_SECONDS:  # this process was stopped itself, as schedulers do to suspend a job
+            if now - looked > STOPPED_SECONDS:  # the process itself was stopped, as schedulers do to suspend a job
                 excused += now - looked
             looked, known = now, state
             doing, began, limit = state
@@ -56,7 +56,7 @@ class Watchdog:
 
 
 def joint(mesh: Mapping[str, int]) -> str:
-    """What all processes do together in a step on a mesh of these sizes."""
+    """Return a description of what all processes wait for together in a step on a mesh of these sizes."""
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1)
     return f"waiting for the collectives over {sizes}" if sizes else "waiting for the device"
 
@@ -66,16 +66,16 @@ def watching(folder: pathlib.Path, process: int, began: float) -> Iterator[Watch
     """Watch until the context ends.
 
     Args:
-        folder: of the run; all threads' stacks are written to FOLDER/hangs/, by the first process also an event.
-        process: this one's number.
-        began: when the process did, by the monotonic clock.
+        folder: the run's; the stacks of all threads are written to FOLDER/hangs/, and the first process writes an event.
+        process: index of this process.
+        began: start of the process by the monotonic clock.
     """
 
     def write(doing: str, seconds: float) -> None:
         path = folder / FOLDER / f"process-{process}-{time.time_ns()}.txt"
         print(
-            f"process {process} hangs: {doing}, for {seconds:.0f} s now; stacks go to {path}; it leaves with {HUNG}, and the same command "
-            "goes on from the newest checkpoint",
+            f"process {process} hangs: {doing}, for {seconds:.0f} s now; stacks go to {path}; it exits with {HUNG}, and the same command "
+            "resumes from the newest checkpoint",
             file=sys.stderr,
             flush=True,
         )
@@ -88,9 +88,7 @@ def watching(folder: pathlib.Path, process: int, began: float) -> Iterator[Watch
             run_log.note(folder, "hang", began, doing=doing, seconds=seconds, stacks=str(path))
 
     def report(doing: str, seconds: float) -> None:
-        writing = threading.Thread(
-            target=write, args=(doing, seconds), daemon=True
-        )  # its disk, and whoever reads stderr, may be what hangs
+        writing = threading.Thread(target=write, args=(doing, seconds), daemon=True)  # its disk, or the reader of stderr, may hang
         writing.start()
         writing.join(WRITING_SECONDS)
 

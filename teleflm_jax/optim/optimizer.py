@@ -16,7 +16,7 @@ from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.optim.schedule import learning_rate
 
 
-def make(config: OptimizerConfig, mup: Mup) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: OptimizerConfig, mup: Mup) -> optax.GradientTransformationExtraArgs:
     """Make the optimizer; its `update` takes the rates of the step as `rates={role: scalar}`."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

@@ -1,1 +1,1 @@
-"""Documents to packed training records and held-out sets."""
+"""Documents to training records and held-out sets, as ArrayRecord shards with a manifest."""

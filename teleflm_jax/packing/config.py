@@ -1,4 +1,4 @@
-"""Settings of `pack.*`: how documents become packed records."""
+"""Settings `pack.*`: how documents become packed records."""
 
 import dataclasses
 
@@ -7,22 +7,22 @@ from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """Packing of text into training records and held-out sets; our choices, the report names none."""
+    """Packing of text into training records and held-out sets. The values are our choices; the report names none."""
 
     heldout_fraction: float = 0.005
-    """Share of the families (source files, or what a document names as its `family`) kept for evaluation."""
+    """Share of the families (source files, or a document's own `family`) that is held out for evaluation."""
     heldout_max_bytes: int = 4_000_000
-    """A domain's held-out set holds at most so many UTF-8 bytes; families over it go to training."""
+    """Maximum UTF-8 bytes of a domain's held-out set; families that do not fit go to training."""
     max_malformed_fraction: float = 0.01
-    """More malformed documents than this share of a domain, by number or by bytes, is an error."""
+    """Maximum share of malformed documents in a domain, by number and by bytes; more is an error."""
     unit_bytes: int = 32_000_000
-    """Source bytes that one worker packs into one shard; the unit of resuming."""
+    """Source bytes that one worker packs into one shard; also the granularity of resuming."""
     processes: int = 0
-    """Worker processes; 0 means one per core. The bytes written do not depend on it."""
+    """Worker processes; 0 means one per core. The output does not depend on it."""
     seed: int = 0
-    """Chooses the held-out families."""
+    """Seed of the choice of held-out families."""
     text_columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Domain -> the column of its JSON and Parquet files that holds the text, where that is not `text`."""
+    """Domain -> text column of its JSON and Parquet files, where it is not `text`."""
 
     def __post_init__(self):
         for name in ("heldout_fraction", "max_malformed_fraction"):

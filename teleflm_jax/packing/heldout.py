@@ -1,51 +1,51 @@
-"""Which documents are kept for evaluation: whole families by hash, less those that training text repeats.
+"""Choice of held-out documents: whole families by hash, without the documents that training text repeats.
 
-Splitting by document would leak: the same page comes in many versions and languages, which share a source file or a named family.
-Families that do not say so (mirrors, translations that were never translated) are found by their long lines. Our choice; the report names
-no held-out sets.
+Splitting by document would leak: the same page exists in many versions and languages, which share a source file or a named family.
+Related families without a common name (mirrors, untranslated translations) are found by their long lines. Our choice; the report names no
+held-out sets.
 """
 
 import collections
 import hashlib
 from collections.abc import Iterable
 
-from teleflm_jax.documents.statistics import Tally, total
-from teleflm_jax.documents.work_units import Unit, read
+from teleflm_jax.documents.statistics import Statistics, total
+from teleflm_jax.documents.work_units import WorkUnit, read
 
 KEYS = 2**64
-"""Family keys are spread evenly over [0, KEYS)."""
+"""Family keys are uniform over [0, KEYS)."""
 KEPT_FAMILIES = 100
-"""Families of a unit that a scan remembers though they are above the fraction, so that a domain of few families finds one that fits."""
+"""Families above the fraction that a scan remembers per unit, so that a domain with few families has candidates that fit."""
 LONG_LINE = 40
-"""Characters from which a line says whose text it is; shorter ones (braces, headings, menus) repeat everywhere."""
+"""Minimum characters of a line that identifies a text; shorter lines (braces, headings, menus) repeat everywhere."""
 
 
 def family_key(family: str, seed: int) -> int:
-    """Hash a family to [0, KEYS); the families with the lowest keys are held out."""
+    """Hash a family to [0, KEYS); families with the lowest keys are held out."""
     digest = hashlib.blake2b(family.encode("utf-8", "replace"), digest_size=8, key=str(seed).encode())
     return int.from_bytes(digest.digest(), "big")
 
 
-def is_apart(family: str, fraction: float, seed: int) -> bool:
-    """Say whether a family may be held out: what is trained before packing has chosen leaves it alone."""
+def may_be_held_out(family: str, fraction: float, seed: int) -> bool:
+    """Return True if a family may be held out, so that anything trained before packing leaves it out."""
     return family_key(family, seed) < fraction * KEYS
 
 
-def scan(unit: Unit, *, seed: int, fraction: float) -> dict:
+def scan(unit: WorkUnit, *, seed: int, fraction: float) -> dict:
     """Count a unit's documents without tokenizing them.
 
     Returns:
-        documents, bytes (UTF-8), malformed and malformed_bytes (by reason), mended (places by reason), first_malformed (path or ""),
-        families (key -> bytes, complete below `limit`), limit.
+        `documents`; `bytes` in UTF-8; `malformed` and `malformed_bytes` by reason; `mended`, repaired places by reason;
+        `first_malformed`, a path or ""; `families`, key -> bytes, complete below `limit`; and `limit`.
     """
-    tally = Tally()
+    statistics = Statistics()
     families: collections.Counter = collections.Counter()
     documents = num_bytes = 0
     first_malformed = ""
     floor, limit = int(fraction * KEYS), KEYS
-    for piece in unit.pieces:
-        before = total(tally.dropped).documents
-        for document in read(Unit(unit.root, (piece,)), tally):
+    for file_range in unit.ranges:
+        before = total(statistics.dropped).documents
+        for document in read(WorkUnit(unit.root, (file_range,)), statistics):
             documents += 1
             size = len(document.text.encode())
             num_bytes += size
@@ -54,16 +54,16 @@ def scan(unit: Unit, *, seed: int, fraction: float) -> dict:
                 families[key] += size
                 if len(families) > 2 * KEPT_FAMILIES and limit > floor:
                     families, limit = _lowest(families, floor)
-        if total(tally.dropped).documents > before and not piece.skipped:
-            first_malformed = first_malformed or piece.path
+        if total(statistics.dropped).documents > before and not file_range.skipped:
+            first_malformed = first_malformed or file_range.path
     if len(families) > KEPT_FAMILIES:
         families, limit = _lowest(families, floor)
     return {
         "documents": documents,
         "bytes": num_bytes,
-        "malformed": {reason: one.documents for reason, one in sorted(tally.dropped.items())},
-        "malformed_bytes": {reason: one.bytes for reason, one in sorted(tally.dropped.items())},
-        "mended": {reason: one.documents for reason, one in sorted(tally.changed.items())},
+        "malformed": {reason: one.documents for reason, one in sorted(statistics.dropped.items())},
+        "malformed_bytes": {reason: one.bytes for reason, one in sorted(statistics.dropped.items())},
+        "mended": {reason: one.documents for reason, one in sorted(statistics.changed.items())},
         "first_malformed": first_malformed,
         "families": {str(key): size for key, size in sorted(families.items())},
         "limit": str(limit),
@@ -71,9 +71,9 @@ def scan(unit: Unit, *, seed: int, fraction: float) -> dict:
 
 
 def choose(scans: Iterable[dict], *, fraction: float, max_bytes: int) -> frozenset[int]:
-    """Choose the families to hold out: in the order of their keys, those below the fraction that fit into `max_bytes`.
+    """Choose the held-out families: in key order, those below the fraction that fit into `max_bytes`.
 
-    A domain of two families or more holds out at least one that fits (if `fraction` is above 0) and always leaves one for training.
+    A domain of two or more families holds out at least one that fits (if `fraction` is above 0), and keeps at least one for training.
     """
     scans = list(scans)
     limit = min((int(scan["limit"]) for scan in scans), default=KEYS)
@@ -83,7 +83,7 @@ def choose(scans: Iterable[dict], *, fraction: float, max_bytes: int) -> frozens
     chosen: list[int] = []
     room = max_bytes
     for key in sorted(sizes):
-        is_last = limit == KEYS and len(chosen) + 1 == len(sizes)  # above a lower limit there are more
+        is_last = limit == KEYS and len(chosen) + 1 == len(sizes)  # with a lower limit there are more families
         if not fraction or is_last or (chosen and key >= fraction * KEYS):
             break
         if sizes[key] <= room:
@@ -92,30 +92,30 @@ def choose(scans: Iterable[dict], *, fraction: float, max_bytes: int) -> frozens
     return frozenset(chosen)
 
 
-def collect(unit: Unit, keys: frozenset[int], *, seed: int) -> list[str]:
-    """Read the texts of the chosen families in one unit."""
-    return [document.text for document in read(unit, Tally()) if family_key(document.family, seed) in keys]
+def collect(unit: WorkUnit, keys: frozenset[int], *, seed: int) -> list[str]:
+    """Return the texts of the chosen families in one unit."""
+    return [document.text for document in read(unit, Statistics()) if family_key(document.family, seed) in keys]
 
 
-def marks(text: str) -> frozenset[str]:
-    """Say by what a text is recognised: its long lines, or all of it if it has none."""
+def identifying_lines(text: str) -> frozenset[str]:
+    """Return the lines that identify a text: its long lines, or the whole text if it has none."""
     return frozenset(line for line in map(str.strip, text.splitlines()) if len(line) >= LONG_LINE) or frozenset([text.strip()])
 
 
-def recognise(text: str, watched: frozenset[str]) -> frozenset[str]:
-    """Find which watched marks a training text has; one hash of every line, so it costs little beside tokenizing."""
+def find_watched_lines(text: str, watched: frozenset[str]) -> frozenset[str]:
+    """Return the watched lines that a training text contains; costs one hash per line, little compared with tokenizing."""
     if not watched:
         return watched
     return watched.intersection(map(str.strip, text.splitlines())) | watched.intersection([text.strip()])
 
 
 def without_near_duplicates(texts: list[str], seen: set[str]) -> list[str]:
-    """Keep the held-out texts of whose marks training has seen at most half.
+    """Keep the held-out texts of which at most half of the identifying lines occur in training text.
 
-    The others go nowhere: held out they would be measured on what was trained on, and in training they would bring the rest of their
-    family with them.
+    The others are left out of both sets: held out they would be evaluated on trained text, and in training they would bring the rest of
+    their family with them.
     """
-    return [text for text in texts if 2 * len(marks(text) & seen) <= len(marks(text))]
+    return [text for text in texts if 2 * len(identifying_lines(text) & seen) <= len(identifying_lines(text))]
 
 
 def _lowest(families: collections.Counter, floor: int) -> tuple[collections.Counter, int]:

@@ -1,10 +1,10 @@
-"""Pack domains of documents into ArrayRecord shards with a manifest, over several processes, so that it may be stopped at any instant.
+"""Pack domains of documents into ArrayRecord shards with a manifest, over several processes; stopping and resuming is always safe.
 
-A domain is built in PACKED/.DOMAIN.partial and takes its name when it is finished: PACKED/DOMAIN is whole or not there, and a finished
-one stays until its successor is. Four steps, each of small tasks whose result is a file: scan every unit (count, and refuse bad input
-before hours of work), read the held-out families, pack every unit, write the held-out set and the manifest. Started again, tasks whose
-file is there are not done again. What is written depends on documents, tokenizer and settings alone, neither on the number of processes
-nor on interruptions.
+A domain is built in PACKED/.DOMAIN.partial and renamed when it is finished: PACKED/DOMAIN is complete or does not exist, and a finished
+data set stays until its replacement is finished. There are four steps of small tasks, each of which writes a file: scan every unit (count
+its documents and refuse bad input before hours of work), read the held-out families, pack every unit, write the held-out set and the
+manifest. A resumed run skips the tasks whose file exists. The output depends only on documents, tokenizer and settings, not on the number
+of processes or on interruptions.
 """
 
 import collections
@@ -28,19 +28,19 @@ from teleflm_jax.tokenizer import load, specials
 
 VERSION = 1
 READING = 2
-"""Raised when other documents are read from the same files."""
+"""Version of the document reader; increased when the same files yield other documents."""
 FINGERPRINTED = ("heldout_fraction", "heldout_max_bytes", "unit_bytes", "seed")
-"""The settings that the bytes depend on."""
+"""Settings that the packed bytes depend on."""
 Progress = Callable[[str, int, int], None]
-"""Called several times a second with the step, bytes done and bytes in all."""
+"""Called several times a second with the step, the bytes done and the total bytes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """One domain on its way from documents to a manifest."""
+class PackJob:
+    """The packing of one domain."""
 
     domain: str
-    units: list[work_units.Unit]
+    units: list[work_units.WorkUnit]
     packed: pathlib.Path
     tokenizer: str
     fingerprint: dict
@@ -48,21 +48,21 @@ class Job:
 
     @property
     def final(self) -> pathlib.Path:
-        """Where the finished data set stands."""
+        """Folder of the finished data set."""
         return self.packed / self.domain
 
     @property
     def partial(self) -> pathlib.Path:
-        """Where it is built."""
+        """Folder in which the data set is built."""
         return self.packed / f".{self.domain}.partial"
 
     @property
     def former(self) -> pathlib.Path:
-        """Where the data set that is being replaced stands for an instant."""
+        """Folder to which a replaced data set is moved before it is deleted."""
         return self.packed / f".{self.domain}.former"
 
     def state(self, name: str) -> str:
-        """Path of a step's result."""
+        """Return the path of a step's result."""
         return str(self.partial / "state" / name)
 
 
@@ -75,60 +75,70 @@ def pack(
     vocab_size: int,
     config: PackConfig,
     force: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     progress: Progress = lambda step, done, total: None,
 ) -> None:
-    """Pack every domain of `sources` that is not yet packed.
+    """Pack every domain of `sources` that is not packed yet.
 
     Args:
-        sources: domain -> folder or file of documents.
-        packed: folder of the packed data sets.
-        tokenizer: path of tokenizer.json.
-        sequence_length: tokens of one training sequence.
-        vocab_size: rows of the model's embedding; the tokenizer may not have more.
-        config: settings.
-        force: start the domains afresh, whatever stands there.
-        say: takes one line for the user.
-        progress: shows how far the work is.
+        sources: Domain -> folder or file of documents.
+        packed: Folder of the packed data sets.
+        tokenizer: Path of tokenizer.json.
+        sequence_length: Tokens of one training sequence.
+        vocab_size: Rows of the model's embedding; the tokenizer may not have more ids.
+        config: Settings.
+        force: Pack again from the start, even if a data set exists.
+        log: Receives one line for the user.
+        progress: Receives the progress of each step.
 
     Raises:
-        UserError: no or too many malformed documents, inputs that differ from those of what stands there, a place that cannot be written.
+        UserError: No documents, too many malformed documents, inputs that differ from those of an existing data set, or a folder that
+            cannot be written.
     """
-    loaded = load.load(tokenizer)
-    size, wrap = loaded.get_vocab_size(), specials.of(loaded)
-    if wrap.bos == wrap.eos:
-        raise UserError(
-            f"got the tokenizer {tokenizer}, in which the id {wrap.bos} both begins and ends a text; allowed: two ids, since the end is "
-            "learnt and the beginning is not; change data.tokenizer"
-        )
-    if size > vocab_size:
-        raise UserError(
-            f"got a tokenizer of {size:,} ids ({tokenizer}) for model.vocab_size={vocab_size:,}; allowed: at most as many; change "
-            "model.vocab_size or data.tokenizer"
-        )
-    base = {"version": VERSION, "sequence_length": sequence_length, "vocab_size": size, "tokenizer_sha256": load.sha256(tokenizer)}
-    base |= {"reading": READING} | {f"pack.{name}": getattr(config, name) for name in FINGERPRINTED}
-    with contextlib.ExitStack() as stack, _writing(packed):
+    base = _base_fingerprint(tokenizer, sequence_length, vocab_size, config)
+    with contextlib.ExitStack() as stack, _report_write_errors(packed):
         jobs = []
         for domain, source in sources.items():
-            column, setting = config.text_columns.get(domain, work_units.TEXT), f"data.sources[{domain!r}]"
-            work = work_units.units(source, config.unit_bytes, setting, column)
-            work_units.refuse_unknown(work, config.max_malformed_fraction, setting)
-            fingerprint = base | {"text column": column, "source files": work_units.identity(work)}
-            job = Job(domain=domain, units=work, packed=pathlib.Path(packed), tokenizer=tokenizer, fingerprint=fingerprint, config=config)
-            if not force and _stands(job):
-                say(f"{domain}: already packed")
+            job = _job(domain, source, packed=packed, tokenizer=tokenizer, base=base, config=config)
+            if not force and _is_packed(job):
+                log(f"{domain}: already packed")
                 continue
             stack.enter_context(_locked(job))
             if _prepare(job, force=force):
                 jobs.append(job)
             else:
-                say(f"{domain}: already packed")
+                log(f"{domain}: already packed")
         if jobs:
-            _pack_all(jobs, sequence_length, stack.enter_context(workers.start(config.processes)), say, progress)
+            _pack_all(jobs, sequence_length, stack.enter_context(workers.start(config.processes)), log, progress)
 
 
-def _pack_all(jobs: list[Job], sequence_length: int, pool: workers.Pool, say: Callable[[str], None], progress: Progress) -> None:
+def _base_fingerprint(path: str, sequence_length: int, vocab_size: int, config: PackConfig) -> dict:
+    """Return the part of the fingerprint that all domains share; refuse a tokenizer that the model cannot use."""
+    tokenizer = load.load(path)
+    size, wrap = tokenizer.get_vocab_size(), specials.of(tokenizer)
+    if wrap.bos == wrap.eos:
+        raise UserError(
+            f"got the tokenizer {path}, in which the id {wrap.bos} marks both the start and the end of a text; allowed: two ids, because "
+            "the end is learned and the start is not; change data.tokenizer"
+        )
+    if size > vocab_size:
+        raise UserError(
+            f"got a tokenizer of {size:,} ids ({path}) for model.vocab_size={vocab_size:,}; allowed: at most model.vocab_size ids; change "
+            "model.vocab_size or data.tokenizer"
+        )
+    base = {"version": VERSION, "sequence_length": sequence_length, "vocab_size": size, "tokenizer_sha256": load.sha256(path)}
+    return base | {"reading": READING} | {f"pack.{name}": getattr(config, name) for name in FINGERPRINTED}
+
+
+def _job(domain: str, source: str, *, packed: str, tokenizer: str, base: dict, config: PackConfig) -> PackJob:
+    column, setting = config.text_columns.get(domain, work_units.TEXT), f"data.sources[{domain!r}]"
+    units = work_units.split_source(source, config.unit_bytes, setting, column)
+    work_units.refuse_unknown(units, config.max_malformed_fraction, setting)
+    fingerprint = base | {"text column": column, "source files": work_units.identity(units)}
+    return PackJob(domain=domain, units=units, packed=pathlib.Path(packed), tokenizer=tokenizer, fingerprint=fingerprint, config=config)
+
+
+def _pack_all(jobs: list[PackJob], sequence_length: int, pool: workers.Pool, log: Callable[[str], None], progress: Progress) -> None:
     tasks = []
     for job in jobs:
         work = functools.partial(_scan, seed=job.config.seed, fraction=job.config.heldout_fraction)
@@ -137,7 +147,7 @@ def _pack_all(jobs: list[Job], sequence_length: int, pool: workers.Pool, say: Ca
     workers.run(pool, tasks, functools.partial(progress, "scan"))
     scans = {job.domain: [shards.read_json(job.state(f"scan-{i:06d}.json")) for i in range(len(job.units))] for job in jobs}
     for job in jobs:
-        _refuse_bad(job, scans[job.domain])
+        _refuse_malformed(job, scans[job.domain])
     for job in jobs:
         _hold_out(job, scans[job.domain], pool, functools.partial(progress, "held-out"))
     tasks = []
@@ -150,33 +160,33 @@ def _pack_all(jobs: list[Job], sequence_length: int, pool: workers.Pool, say: Ca
     counters = [np.memmap(job.state("progress"), np.int64, "r") for job in jobs]
     workers.run(pool, tasks, functools.partial(progress, "pack"), lambda: sum(int(counter.sum()) for counter in counters))
     for job in jobs:
-        say(_finish(job, scans[job.domain]))
+        log(_finish(job, scans[job.domain]))
 
 
-def _scan(unit: work_units.Unit, path: str, *, seed: int, fraction: float) -> None:
+def _scan(unit: work_units.WorkUnit, path: str, *, seed: int, fraction: float) -> None:
     shards.write_json(path, heldout.scan(unit, seed=seed, fraction=fraction))
 
 
-def _collect(unit: work_units.Unit, path: str, *, keys: frozenset[int], seed: int) -> None:
+def _collect(unit: work_units.WorkUnit, path: str, *, keys: frozenset[int], seed: int) -> None:
     shards.write_json(path, {"texts": heldout.collect(unit, keys, seed=seed)})
 
 
-def _stands(job: Job) -> bool:
-    """Tell if the domain is packed from these inputs and nothing is left over; finished data may be read-only, so this writes nothing."""
+def _is_packed(job: PackJob) -> bool:
+    """Return True if the domain is packed from these inputs, without leftovers; writes nothing, because finished data may be read-only."""
     manifest = job.final / "manifest.json"
     leftover = job.partial.exists() or job.former.exists()
     return not leftover and manifest.exists() and shards.read_json(str(manifest)).get("fingerprint") == job.fingerprint
 
 
-def _prepare(job: Job, *, force: bool) -> bool:
-    """Make the folder to build in, or take up the one that stands there; False if the domain is packed already."""
+def _prepare(job: PackJob, *, force: bool) -> bool:
+    """Create the build folder or resume an existing one; return False if the domain is already packed."""
     if job.former.exists():
         if job.final.exists():
             shutil.rmtree(job.former)
         else:
             job.former.rename(job.final)
     if force:
-        _empty(job.partial)
+        _clear(job.partial)
     elif (job.partial / "manifest.json").exists():
         _refuse_changed(job, shards.read_json(str(job.partial / "manifest.json")).get("fingerprint", {}), "unfinished data set")
         _publish(job)
@@ -186,7 +196,7 @@ def _prepare(job: Job, *, force: bool) -> bool:
         if not manifest.exists():
             raise UserError(f"got {job.final} without a manifest.json; allowed: a finished data set or no folder; remove it or add --force")
         _refuse_changed(job, shards.read_json(str(manifest)).get("fingerprint", {}), "packed data set")
-        _empty(job.partial)
+        _clear(job.partial)
         return False
     begun = job.partial / "state" / "fingerprint.json"
     if begun.exists():
@@ -194,22 +204,22 @@ def _prepare(job: Job, *, force: bool) -> bool:
         for leftover in [*job.partial.glob("*.tmp"), *begun.parent.glob("*.tmp")]:
             leftover.unlink()
     else:
-        _empty(job.partial)
+        _clear(job.partial)
         begun.parent.mkdir()
         shards.write_json(str(begun), job.fingerprint)
     return True
 
 
-def _refuse_changed(job: Job, former: dict, what: str) -> None:
+def _refuse_changed(job: PackJob, former: dict, what: str) -> None:
     changed = [f"{name} {former.get(name)} -> {value}" for name, value in job.fingerprint.items() if former.get(name) != value]
     if changed:
         raise UserError(
-            f"got other inputs than those of the {what} {job.final} ({'; '.join(changed)}); allowed: the same; "
-            f"undo the change, or add --force to pack {job.domain} afresh"
+            f"got inputs that differ from those of the {what} {job.final} ({'; '.join(changed)}); allowed: the same inputs; "
+            f"undo the change, or add --force to pack {job.domain} again"
         )
 
 
-def _refuse_bad(job: Job, scans: list[dict]) -> None:
+def _refuse_malformed(job: PackJob, scans: list[dict]) -> None:
     count = sum(one["documents"] for one in scans)
     malformed = _total(scans, "malformed")
     sizes = _total(scans, "malformed_bytes")
@@ -220,7 +230,7 @@ def _refuse_bad(job: Job, scans: list[dict]) -> None:
     first = next((one["first_malformed"] for one in scans if one["first_malformed"]), "")
     if share <= job.config.max_malformed_fraction and count:
         return
-    _empty(job.partial)  # the inputs will change: what was counted must not stand in their way
+    _clear(job.partial)  # the inputs will change, so the counts must not be reused
     if share > job.config.max_malformed_fraction:
         raise UserError(
             f"got {bad:,} malformed of {count + bad:,} documents in {job.domain} ({reasons}; first in {first}), {bad_bytes:,} of "
@@ -239,8 +249,8 @@ def _total(scans: list[dict], name: str) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _hold_out(job: Job, scans: list[dict], pool: workers.Pool, progress: Callable[[int, int], None]) -> None:
-    """Choose the held-out families and read their texts, at most `heldout_max_bytes`."""
+def _hold_out(job: PackJob, scans: list[dict], pool: workers.Pool, progress: Callable[[int, int], None]) -> None:
+    """Choose the held-out families and read their texts, at most `heldout_max_bytes` in total."""
     if os.path.exists(job.state("heldout.json")):
         return
     keys = heldout.choose(scans, fraction=job.config.heldout_fraction, max_bytes=job.config.heldout_max_bytes)
@@ -254,8 +264,8 @@ def _hold_out(job: Job, scans: list[dict], pool: workers.Pool, progress: Callabl
     shards.write_json(job.state("heldout.json"), {"families": [str(key) for key in sorted(keys)], "texts": texts})
 
 
-def _progress_file(job: Job) -> None:
-    """Lay out one number per unit, which workers count up and the progress bar reads; a file, because it needs no set-up in the workers."""
+def _progress_file(job: PackJob) -> None:
+    """Create a file with one counter per unit, which workers increase and the progress bar reads; workers need no setup for a file."""
     progress = np.memmap(job.state("progress"), np.int64, "w+", shape=(len(job.units),))
     for i in range(len(job.units)):
         path = job.state(f"unit-{i:06d}.json")
@@ -263,11 +273,11 @@ def _progress_file(job: Job) -> None:
     progress.flush()
 
 
-def _finish(job: Job, scans: list[dict]) -> str:
-    """Write the held-out set and the manifest, then give the folder its name; returns the line that says what was packed."""
+def _finish(job: PackJob, scans: list[dict]) -> str:
+    """Write the held-out set and the manifest and rename the folder; return a line that summarizes the data set."""
     done = [shards.read_json(job.state(f"unit-{i:06d}.json")) for i in range(len(job.units))]
     texts = shards.read_json(job.state("heldout.json"))["texts"]
-    names = sorted(shards.watched_marks(texts))
+    names = sorted(shards.watched_lines(texts))
     seen = {names[i] for one in done for i in one["seen"]}
     kept = heldout.without_near_duplicates(texts, seen)
     tokenizer = load.load(job.tokenizer)
@@ -282,8 +292,8 @@ def _finish(job: Job, scans: list[dict]) -> str:
         "finished": True,
         "domain": job.domain,
         **{name: job.fingerprint[name] for name in ("sequence_length", "vocab_size", "tokenizer_sha256")},
-        "train": _part(train, [one["shard"] for one in done]),
-        "heldout": _part(held, [shard]),
+        "train": _split(train, [one["shard"] for one in done]),
+        "heldout": _split(held, [shard]),
         "malformed": _total(scans, "malformed"),
         "malformed_bytes": _total(scans, "malformed_bytes"),
         "mended": _total(scans, "mended"),
@@ -295,8 +305,8 @@ def _finish(job: Job, scans: list[dict]) -> str:
     return _summary(manifest)
 
 
-def _publish(job: Job) -> None:
-    """Give the finished folder its name; what stood there goes only when its successor is complete."""
+def _publish(job: PackJob) -> None:
+    """Rename the finished folder to its final name; a replaced data set is deleted only after that."""
     shutil.rmtree(job.partial / "state", ignore_errors=True)
     if job.final.exists():
         job.final.rename(job.former)
@@ -304,7 +314,7 @@ def _publish(job: Job) -> None:
     shutil.rmtree(job.former, ignore_errors=True)
 
 
-def _part(counts: dict[str, int], written: list[dict]) -> dict:
+def _split(counts: dict[str, int], written: list[dict]) -> dict:
     kept = [shard for shard in written if shard["records"]]
     return {"records": sum(shard["records"] for shard in kept), **counts, "shards": kept}
 
@@ -319,23 +329,23 @@ def _summary(manifest: dict) -> str:
         line += f"; left out {moved:,} held-out documents that training text repeats"
     if manifest["malformed"]:
         sizes = manifest["malformed_bytes"]
-        line += "; passed over " + ", ".join(
+        line += "; skipped " + ", ".join(
             f"{number:,} {reason}" + (f" ({sizes[reason]:,} bytes)" if sizes[reason] else "")
             for reason, number in manifest["malformed"].items()
         )
     if manifest["mended"]:
-        line += "; mended " + ", ".join(f"{number:,} {reason}" for reason, number in manifest["mended"].items())
+        line += "; repaired " + ", ".join(f"{number:,} {reason}" for reason, number in manifest["mended"].items())
     if not held["documents"]:
         line += "; NO HELD-OUT SET: " + (
-            "every held-out document is repeated in training" if moved else "the documents are of one family, or none fits"
+            "training text repeats every held-out document" if moved else "the documents are of one family, or no family fits"
         )
     return line
 
 
-def _empty(folder: pathlib.Path) -> None:
-    """Remove what is in a folder and leave the folder, on which the lock stands.
+def _clear(folder: pathlib.Path) -> None:
+    """Remove the contents of a folder, but not the folder, which holds the lock.
 
-    First what says that the rest is good, so that a removal that is stopped halfway leaves nothing to go on from.
+    The files that declare the rest valid are removed first, so that an interrupted removal leaves nothing to resume from.
     """
     for name in ("manifest.json", "state/fingerprint.json"):
         (folder / name).unlink(missing_ok=True)
@@ -344,24 +354,24 @@ def _empty(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(job: Job) -> Iterator[None]:
-    """Keep two packs from building the same domain; the system drops the lock when a process dies, however it dies."""
+def _locked(job: PackJob) -> Iterator[None]:
+    """Keep two processes from packing the same domain; the system releases the lock when a process dies for any reason."""
     job.partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(job.partial, os.O_RDONLY)
     try:
         if not _lock(descriptor) or not job.partial.exists() or not os.path.samestat(os.fstat(descriptor), os.stat(job.partial)):
-            raise UserError(f"got {job.final}, which another pack is writing; allowed: one at a time; wait for it or stop it")
+            raise UserError(f"got {job.final}, which another pack command is writing; allowed: one at a time; wait for it or stop it")
         try:
             yield
         finally:
             with contextlib.suppress(OSError):
-                job.partial.rmdir()  # only where nothing is in it
+                job.partial.rmdir()  # succeeds only if the folder is empty
     finally:
         os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the lock; a file system that has none gives no protection, and no error either."""
+    """Take the lock; a file system without locks gives no protection, but no error either."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -370,12 +380,12 @@ def _lock(descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
-def _writing(packed: str) -> Iterator[None]:
-    """Turn a full disk and a folder that cannot be written into the user's error; what was finished is not touched by either."""
+def _report_write_errors(packed: str) -> Iterator[None]:
+    """Report a full disk or an unwritable folder as a UserError; finished data sets stay intact."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"got an error while packing into {packed} ({error}); allowed: a folder with room that can be written; "
-            "free space or change data.packed, then run the same command again to go on"
+            f"got an error while packing into {packed} ({error}); allowed: a writable folder with enough space; "
+            "free space or change data.packed, then run the same command again to continue"
         ) from error

@@ -1,8 +1,8 @@
-"""The packed training record and the held-out document: their bytes on disk. No files, no jax.
+"""Binary encoding of packed training records and held-out documents.
 
 Layout, little-endian: kind (1 byte), version (1 byte), bytes per token (2 bytes), numbers of the header, then the arrays. Tokens take two
-bytes where all fit and four where not; what is left of redundancy is the compression of the shard that holds the record. Our own format,
-because a record must be read at random by thousands of processes without a schema library.
+bytes if all of them fit and four otherwise; the compression of the shard removes the remaining redundancy. The format is our own, because
+thousands of processes read records at random, without a schema library.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ _START_TYPE = np.dtype("<i4")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Record:
-    """One training sequence and the token after it."""
+class TrainingRecord:
+    """A training sequence and the token after it."""
 
     tokens: np.ndarray
     """uint32 [S + 1]"""
@@ -32,7 +32,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldOut:
-    """One whole document kept for evaluation, without `<s>` and `</s>`."""
+    """A whole document held out for evaluation, without `<s>` and `</s>`."""
 
     tokens: np.ndarray
     """uint32 [n]"""
@@ -40,18 +40,18 @@ class HeldOut:
     """Length of the text in UTF-8, the denominator of bits per byte."""
 
 
-def encode(record: Record) -> bytes:
-    """Turn a record into bytes; `decode` is the inverse."""
+def encode(record: TrainingRecord) -> bytes:
+    """Encode a record; `decode` is the inverse."""
     tokens = _narrow(record.tokens)
     starts = np.asarray(record.starts, _START_TYPE)
     return _RECORD.pack(b"R", VERSION, tokens.itemsize, tokens.size, starts.size) + starts.tobytes() + tokens.tobytes()
 
 
-def decode(data: bytes) -> Record:
-    """Turn bytes into a record.
+def decode(data: bytes) -> TrainingRecord:
+    """Decode a record.
 
     Raises:
-        UserError: the bytes are not a record of this version.
+        UserError: The bytes are not a record of this version.
     """
     dtype, num_tokens, num_starts = _header(_RECORD, b"R", data)
     border = _RECORD.size + num_starts * _START_TYPE.itemsize
@@ -59,21 +59,21 @@ def decode(data: bytes) -> Record:
         raise _unreadable(f"{len(data)} bytes for {num_tokens} tokens and {num_starts} documents")
     starts = np.frombuffer(data, _START_TYPE, num_starts, _RECORD.size).astype(np.int32)
     if num_starts and not (0 <= starts[0] and (np.diff(starts) > 0).all() and starts[-1] < num_tokens):
-        raise _unreadable("document starts outside of the tokens")
-    return Record(tokens=np.frombuffer(data, dtype, num_tokens, border).astype(np.uint32), starts=starts)
+        raise _unreadable("document starts outside the tokens")
+    return TrainingRecord(tokens=np.frombuffer(data, dtype, num_tokens, border).astype(np.uint32), starts=starts)
 
 
 def encode_document(document: HeldOut) -> bytes:
-    """Turn a held-out document into bytes; `decode_document` is the inverse."""
+    """Encode a held-out document; `decode_document` is the inverse."""
     tokens = _narrow(document.tokens)
     return _DOCUMENT.pack(b"D", VERSION, tokens.itemsize, tokens.size, document.num_bytes) + tokens.tobytes()
 
 
 def decode_document(data: bytes) -> HeldOut:
-    """Turn bytes into a held-out document.
+    """Decode a held-out document.
 
     Raises:
-        UserError: the bytes are not a held-out document of this version.
+        UserError: The bytes are not a held-out document of this version.
     """
     dtype, num_tokens, num_bytes = _header(_DOCUMENT, b"D", data)
     if len(data) != _DOCUMENT.size + num_tokens * dtype.itemsize:
@@ -88,7 +88,7 @@ def _narrow(tokens: np.ndarray) -> np.ndarray:
 
 def _header(layout: struct.Struct, kind: bytes, data: bytes) -> tuple[np.dtype, int, int]:
     if len(data) < layout.size or data[:1] != kind:
-        raise _unreadable(f"{len(data)} bytes that begin with {data[:4]!r}")
+        raise _unreadable(f"{len(data)} bytes that start with {data[:4]!r}")
     _, version, width, first, second = layout.unpack_from(data)
     if version != VERSION or width not in _TOKEN_TYPES:
         raise _unreadable(f"version {version} with {width} bytes per token")

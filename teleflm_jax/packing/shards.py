@@ -1,4 +1,4 @@
-"""Texts to tokens to ArrayRecord shards: what one worker does with one unit. Knows files of one unit only."""
+"""Texts to tokens to ArrayRecord shards: the work of one worker on one unit."""
 
 import collections
 import functools
@@ -12,60 +12,60 @@ from array_record.python import array_record_module
 from tokenizers import Tokenizer
 
 from teleflm_jax import atomic_write, invocation
-from teleflm_jax.documents.statistics import Tally
-from teleflm_jax.documents.work_units import Unit, read
+from teleflm_jax.documents.statistics import Statistics
+from teleflm_jax.documents.work_units import WorkUnit, read
 from teleflm_jax.errors import UserError
 from teleflm_jax.packing import heldout, records
 from teleflm_jax.tokenizer import load, specials
 from teleflm_jax.tokenizer.specials import Specials
 
 BATCH_CHARACTERS = 1 << 20
-"""Tokenized at one time: enough to keep the Rust side busy, little enough to bound memory (about 100 bytes per token)."""
-PIECE_CHARACTERS = 1 << 18
-"""Longer documents are tokenized in pieces, cut before a line feed where there is one: same text, at most a token more per cut."""
+"""Characters per tokenizer call: enough to keep the Rust side busy, few enough to bound memory (about 100 bytes per token)."""
+CHUNK_CHARACTERS = 1 << 18
+"""Longer documents are tokenized in chunks, cut before a line feed if there is one: same text, at most one more token per cut."""
 WRITER_OPTIONS = "group_size:1,zstd:1"
-"""One record per group is what makes random reads fast; level 1 takes about the bytes that ids of 80,000 pieces waste in four."""
+"""One record per group makes random reads fast; zstd level 1 removes about the bytes that four-byte ids of an 80,000 vocabulary waste."""
 
 
 def cut(text: str) -> list[str]:
-    """Cut a long text into pieces that tokenize in bounded memory; joined they are the text."""
-    pieces, start = [], 0
-    while len(text) - start > PIECE_CHARACTERS:
-        border = text.rfind("\n", start + 1, start + PIECE_CHARACTERS)
-        border = start + PIECE_CHARACTERS if border < 0 else border
-        pieces.append(text[start:border])
+    """Cut a long text into chunks that tokenize in bounded memory; their concatenation is the text."""
+    chunks, start = [], 0
+    while len(text) - start > CHUNK_CHARACTERS:
+        border = text.rfind("\n", start + 1, start + CHUNK_CHARACTERS)
+        border = start + CHUNK_CHARACTERS if border < 0 else border
+        chunks.append(text[start:border])
         start = border
-    return [*pieces, text[start:]]
+    return [*chunks, text[start:]]
 
 
 def stream(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Yield the tokens of `<s>` text `</s>` of every text in order, in arrays of any length."""
+    """Yield the tokens of `<s>` text `</s>` for every text in order, in arrays of any length."""
     wrap = specials.of(tokenizer)
     first, last = np.array([wrap.bos], np.uint32), np.array([wrap.eos], np.uint32)
-    pieces = ((piece, i == 0, i == len(parts) - 1) for parts in map(cut, texts) for i, piece in enumerate(parts))
-    for batch in _batches(pieces):
-        for ids, (_, begins, ends) in zip(encode(tokenizer, [piece for piece, _, _ in batch]), batch, strict=True):
+    chunks = ((chunk, i == 0, i == len(parts) - 1) for parts in map(cut, texts) for i, chunk in enumerate(parts))
+    for batch in _batches(chunks):
+        for ids, (_, begins, ends) in zip(encode(tokenizer, [chunk for chunk, _, _ in batch]), batch, strict=True):
             yield np.concatenate([first] * begins + [ids] + [last] * ends)
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
-    """Tokenize texts, none of which may yield a special id: borders of documents are found by them."""
+    """Tokenize texts; raise if a text yields a special id, because special ids mark document boundaries."""
     forbidden = np.array(sorted(specials.controls(tokenizer)), np.uint32)
     for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
         ids = np.array(encoding.ids, np.uint32)
         found = ids[np.isin(ids, forbidden)]
         if found.size:
             raise UserError(
-                f"got a tokenizer that turns text into the special id {found[0]}; allowed: one made by "
-                f"`{invocation.command('tokenizer train')}`, or one that has a piece for every byte; change data.tokenizer"
+                f"got a tokenizer that encodes text as the special id {found[0]}; allowed: one made by "
+                f"`{invocation.command('tokenizer train')}`, or one with a token for every byte; change data.tokenizer"
             )
         yield ids
 
 
-def cut_records(tokens: Iterable[np.ndarray], sequence_length: int, wrap: Specials) -> Iterator[records.Record]:
-    """Cut a token stream into records of `sequence_length` + 1 that overlap by one.
+def cut_records(tokens: Iterable[np.ndarray], sequence_length: int, wrap: Specials) -> Iterator[records.TrainingRecord]:
+    """Cut a token stream into records of `sequence_length` + 1 tokens that overlap by one.
 
-    The last is filled up with padding, in which no document begins, so that nothing is lost.
+    The last record is padded, so that no token is lost; no document begins in padding.
     """
     left = np.empty(0, np.uint32)
     for chunk in _joined(tokens, 64 * sequence_length):
@@ -79,10 +79,10 @@ def cut_records(tokens: Iterable[np.ndarray], sequence_length: int, wrap: Specia
 
 
 def write_shard(path: str, rows: Iterable[bytes]) -> dict:
-    """Write a shard whole or not at all.
+    """Write a shard atomically.
 
     Returns:
-        The shard's entry in the manifest: name, records, and size in bytes; records 0 and no file if there are no rows.
+        The shard's entry in the manifest: name, records, and size in bytes. Without rows: 0 records and no file.
     """
     rows, count = iter(rows), 0
     if (first := next(rows, None)) is None:
@@ -96,8 +96,8 @@ def write_shard(path: str, rows: Iterable[bytes]) -> dict:
     return {"name": os.path.basename(path), "records": count, "size": os.path.getsize(path)}
 
 
-def _or_os_error(write: Callable, *arguments: object) -> None:
-    """Call the writer, whose every failure is a RuntimeError, a full disk too."""
+def _or_os_error(write: Callable[..., None], *arguments: object) -> None:
+    """Call the writer, which raises RuntimeError for every failure, including a full disk."""
     try:
         write(*arguments)
     except RuntimeError as error:
@@ -105,41 +105,41 @@ def _or_os_error(write: Callable, *arguments: object) -> None:
 
 
 def write_json(path: str, value: object) -> None:
-    """Write a file that is whole or not there."""
+    """Write a JSON file atomically."""
     atomic_write.write(path, json.dumps(value, indent=1).encode("ascii"))
 
 
 def read_json(path: str) -> dict:
-    """Read what `write_json` wrote.
+    """Read a file written by `write_json`.
 
     Raises:
-        UserError: it is damaged.
+        UserError: The file is damaged.
     """
     try:
         with open(path, encoding="ascii") as file:
             value = json.load(file)
     except ValueError as error:
-        raise UserError(f"got {path}, which is no JSON ({error}); allowed: what pack wrote; run pack with --force") from error
+        raise UserError(f"got {path}, which is not JSON ({error}); allowed: files written by pack; run pack with --force") from error
     if not isinstance(value, dict):
-        raise UserError(f"got {path}, which holds no JSON object; allowed: what pack wrote; run pack with --force")
+        raise UserError(f"got {path}, which is not a JSON object; allowed: files written by pack; run pack with --force")
     return value
 
 
-def pack_unit(unit: Unit, number: int, *, folder: str, tokenizer: str, sequence_length: int, seed: int) -> None:
-    """Pack one unit into `folder`/train-NUMBER.array_record, its counts into `folder`/state/unit-NUMBER.json."""
+def pack_unit(unit: WorkUnit, number: int, *, folder: str, tokenizer: str, sequence_length: int, seed: int) -> None:
+    """Pack one unit into `folder`/train-NUMBER.array_record, and write its counts to `folder`/state/unit-NUMBER.json."""
     keys, watched = _heldout(os.path.join(folder, "state", "heldout.json"))
     progress = np.memmap(os.path.join(folder, "state", "progress"), np.int64, "r+")
     counts: collections.Counter = collections.Counter(documents=0, tokens=0, bytes=0)
     seen: set[str] = set()
 
     def texts() -> Iterator[str]:
-        for document in read(unit, Tally()):
+        for document in read(unit, Statistics()):
             if heldout.family_key(document.family, seed) in keys:
                 continue
             counts["documents"] += 1
             counts["bytes"] += len(document.text.encode())
             progress[number] = counts["bytes"]
-            seen.update(heldout.recognise(document.text, watched))
+            seen.update(heldout.find_watched_lines(document.text, watched))
             yield document.text
 
     def counted(tokens: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -153,16 +153,16 @@ def pack_unit(unit: Unit, number: int, *, folder: str, tokenizer: str, sequence_
         os.path.join(folder, f"train-{number:06d}.array_record"),
         (records.encode(record) for record in cut_records(tokens, sequence_length, specials.of(loaded))),
     )
-    order = {mark: i for i, mark in enumerate(sorted(watched))} if seen else {}
+    order = {line: i for i, line in enumerate(sorted(watched))} if seen else {}
     write_json(
         os.path.join(folder, "state", f"unit-{number:06d}.json"),
-        {"shard": shard, "counts": dict(counts), "seen": sorted(order[mark] for mark in seen)},
+        {"shard": shard, "counts": dict(counts), "seen": sorted(order[line] for line in seen)},
     )
 
 
-def watched_marks(texts: Iterable[str]) -> frozenset[str]:
-    """Join the marks of all held-out texts; unit files name them by their place in sorted order."""
-    return frozenset().union(*map(heldout.marks, texts))
+def watched_lines(texts: Iterable[str]) -> frozenset[str]:
+    """Return the identifying lines of all held-out texts; unit files refer to them by their index in sorted order."""
+    return frozenset().union(*map(heldout.identifying_lines, texts))
 
 
 @functools.cache
@@ -173,19 +173,19 @@ def _tokenizer(path: str) -> Tokenizer:
 @functools.cache
 def _heldout(path: str) -> tuple[frozenset[int], frozenset[str]]:
     held = read_json(path)
-    return frozenset(map(int, held["families"])), watched_marks(held["texts"])
+    return frozenset(map(int, held["families"])), watched_lines(held["texts"])
 
 
-def _record(tokens: np.ndarray, sequence_length: int, wrap: Specials) -> records.Record:
+def _record(tokens: np.ndarray, sequence_length: int, wrap: Specials) -> records.TrainingRecord:
     padded = np.pad(tokens, (0, sequence_length + 1 - tokens.size), constant_values=wrap.pad)
-    return records.Record(tokens=padded, starts=np.flatnonzero(tokens == wrap.bos).astype(np.int32))
+    return records.TrainingRecord(tokens=padded, starts=np.flatnonzero(tokens == wrap.bos).astype(np.int32))
 
 
-def _batches(pieces: Iterable[tuple[str, bool, bool]]) -> Iterator[list[tuple[str, bool, bool]]]:
+def _batches(chunks: Iterable[tuple[str, bool, bool]]) -> Iterator[list[tuple[str, bool, bool]]]:
     batch, size = [], 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece[0])
+    for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk[0])
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -194,7 +194,7 @@ def _batches(pieces: Iterable[tuple[str, bool, bool]]) -> Iterator[list[tuple[st
 
 
 def _joined(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Join arrays to pieces of at least `size`, so that short documents do not copy the remainder each time."""
+    """Concatenate arrays to at least `size` elements, so that short documents do not copy the remainder each time."""
     pending: list[np.ndarray] = []
     held = 0
     for array in arrays:

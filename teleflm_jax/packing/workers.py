@@ -1,4 +1,4 @@
-"""Run tasks whose result is a file over several processes. Nothing about documents."""
+"""Pool of worker processes for tasks whose result is a file."""
 
 import concurrent.futures
 import contextlib
@@ -13,20 +13,20 @@ from concurrent.futures.process import BrokenProcessPool
 from teleflm_jax.errors import UserError
 
 Pool = concurrent.futures.ProcessPoolExecutor
-Task = tuple[int, str, Callable, tuple]
-"""Bytes of work, the file that says that it is done, function, arguments."""
-TICK_SECONDS = 0.2
+Task = tuple[int, str, Callable[..., None], tuple]
+"""Bytes of work, path of the result, function, arguments."""
+POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
 def start(processes: int) -> Iterator[Pool]:
-    """Start worker processes; 0 means one per core that this process may use. They end with this process, whatever ends it."""
+    """Start worker processes, which end with this process in any case; 0 means one per core that this process may use."""
     count = processes or len(os.sched_getaffinity(0))
-    pool = Pool(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+    pool = Pool(count, mp_context=multiprocessing.get_context("spawn"), initializer=_initialize)
     try:
         yield pool
     except BaseException:
-        # what is running may take a minute and its file is worth nothing now
+        # running tasks may take a minute, and their results are not needed any more
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
@@ -35,13 +35,13 @@ def start(processes: int) -> Iterator[Pool]:
 
 
 def run(pool: Pool, tasks: list[Task], progress: Callable[[int, int], None], measure: Callable[[], int] | None = None) -> None:
-    """Do the tasks whose file is not there, largest first so that no process is left alone with a long one at the end.
+    """Run the tasks whose result does not exist, the largest first so that no long task remains for one process at the end.
 
     Args:
-        pool: where.
-        tasks: what.
-        progress: called several times a second with bytes done and bytes in all.
-        measure: says how many bytes are done, where a task can tell before it ends; otherwise tasks that ended are counted.
+        pool: The worker processes.
+        tasks: The tasks.
+        progress: Called several times a second with the bytes done and the total bytes.
+        measure: Returns the bytes done, if tasks report them before they end; otherwise finished tasks are counted.
     """
     total = sum(size for size, *_ in tasks)
     missing = sorted((task for task in tasks if not os.path.exists(task[1])), key=lambda task: (-task[0], task[1]))
@@ -51,28 +51,27 @@ def run(pool: Pool, tasks: list[Task], progress: Callable[[int, int], None], mea
     try:
         while pending:
             progress(measure() if measure else ended, total)
-            done, pending = concurrent.futures.wait(pending, timeout=TICK_SECONDS, return_when=concurrent.futures.FIRST_EXCEPTION)
+            done, pending = concurrent.futures.wait(pending, timeout=POLL_SECONDS, return_when=concurrent.futures.FIRST_EXCEPTION)
             for future in done:
                 future.result()
                 ended += running[future]
     except BrokenProcessPool as error:
         raise UserError(
-            "got a worker process that the system ended, most likely for lack of memory; allowed: workers that fit; lower pack.processes "
-            "and run the "
-            "same command again to go on"
+            "got a worker process that the system killed, most likely for lack of memory; allowed: workers that fit into memory; lower "
+            "pack.processes and run the same command again to continue"
         ) from error
     progress(total, total)
 
 
-def _begin() -> None:
-    """Set a worker up: one thread of tokenizing each, Ctrl-C handled by the parent, and no life beyond the parent's."""
+def _initialize() -> None:
+    """Set up a worker: one tokenizer thread, Ctrl-C handled by the parent, and an end as soon as the parent ends."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)

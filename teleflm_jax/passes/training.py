@@ -211,7 +211,7 @@ def _embedding(task: _Task, unit: pipeline.Unit, dx_BTD: jax.Array) -> Callable:
     return function
 
 
-def _copies(layout: Layout, weights: Transformer, check: jax.Array) -> jax.Array:
+def _copies(layout: Layout, weights: Transformer, check: jax.Array | bool) -> jax.Array:
     """Return this device's checksum of working weights; devices that differ only in their data-parallel group must have the same."""
     held = zero.whole(layout, weights)
     total = lambda: sum(checksum.of_device(x) for x in held)  # noqa: E731

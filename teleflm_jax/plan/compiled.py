@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import hlo
 from teleflm_jax.plan.job import Job
 from teleflm_jax.plan.memory import Memory
@@ -46,7 +46,7 @@ def trace(
 ) -> jax.stages.Traced:
     """Trace the training step from shapes alone: the step of `train.step.make`, called as `train.loop` calls it."""
     width = mup.at_width(rule, model.d_model)
-    update = update_rule.make(optimizer, width)
+    update = make_optimizer(optimizer, width)
     state = jax.eval_shape(lambda: layout.physical(new_state(model, width, update, 0)))
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, layout.shardings(state))
     rows = jax.sharding.NamedSharding(layout.mesh, rules.BATCH)
@@ -54,14 +54,14 @@ def trace(
     kinds = {"tokens": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for name, kind in kinds.items()}
     every_device = jax.sharding.NamedSharding(layout.mesh, rules.PER_DEVICE)
-    orders = train_step.Orders(
-        rates={role: jax.ShapeDtypeStruct((train_step.AHEAD,), jnp.float32) for role in width.rules},
+    inputs = train_step.StepInputs(
+        rates={role: jax.ShapeDtypeStruct((train_step.RATE_CANDIDATES,), jnp.float32) for role in width.rules},
         updates=jax.ShapeDtypeStruct((), jnp.int32),
-        words=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.WORDS)), jnp.float32, sharding=every_device),
-        check=jax.ShapeDtypeStruct((), jnp.bool_),
+        host_signals=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.HOST_SIGNALS)), jnp.float32, sharding=every_device),
+        check_copies=jax.ShapeDtypeStruct((), jnp.bool_),
     )
     microbatch = train_step.microbatch(model, train, layout)
-    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, orders)
+    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, inputs)
 
 
 def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> Compiled:

@@ -29,8 +29,8 @@ NOTES = {
     target_devices.GPU: "XLA's GPU compiler, for GPUs that are not here, under the flags that launch sets; its memory decides.",
     target_devices.CPU: "XLA's CPU compiler, for as many virtual devices, with model.attention = 'xla'. It has no flash attention, "
     "widens bfloat16 to float32 (weights, temporaries and traffic in bfloat16 may count double) and has other temporaries than a GPU. "
-    "State, gradients, residuals and products are the real ones; the closed form decides what fits. For all of it: "
-    f"{invocation.install('gpu')} (no GPU is needed).",
+    "State, gradients, residuals and products are the real ones; the closed form decides what fits. For all of it (no GPU is "
+    f"needed): {invocation.install('gpu')}.",
     HERE: "the compiler of the devices that this process has; its memory decides.",
 }
 DECISIVE = (target_devices.GPU, HERE)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from sharding import axes
 from sharding.config import MeshConfig, padded_vocab_size
 from sharding.pipeline import Schedule
 from teleflm_jax.model.config import ModelConfig
@@ -27,7 +28,7 @@ class Job:
     @property
     def devices(self) -> int:
         """Number of GPUs."""
-        return self.mesh.data * self.mesh.pipe * self.mesh.tensor
+        return math.prod(axes.sizes(self.mesh).values())
 
     @property
     def microbatches(self) -> int:

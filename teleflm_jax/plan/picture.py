@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sharding.axes import NAMES
 from teleflm_jax.plan.memory import Memory
 
 KINDS = tuple(field.name for field in dataclasses.fields(Memory))
@@ -36,7 +37,7 @@ def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
 def label(layout: dict) -> str:
     """Return a layout as one line."""
     of = layout["layout"]
-    mesh = f"{of['mesh.data']} x {of['mesh.pipe']} x {of['mesh.tensor']}"
+    mesh = " x ".join(str(of[f"mesh.{name}"]) for name in NAMES)
     interleave = f", interleave {of['mesh.interleave']}" if of["mesh.interleave"] > 1 else ""
     return f"{mesh}{interleave}, zero {of['mesh.zero']}, microbatch {of['train.microbatch_size']:g}, {of['model.remat']}"
 

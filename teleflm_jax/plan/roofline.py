@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from sharding.axes import DATA, NAMES, PIPE, TENSOR
 from teleflm_jax.model import size
 from teleflm_jax.plan import traffic
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
@@ -48,8 +49,8 @@ def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig, sent: Sent | Non
     seconds = _sending(sent or traffic.closed_form(job), job, cluster, plan)
     units, microbatches = job.microbatches * job.layers, job.microbatches
     work, head = _layer(job, cluster, plan), _head(job, cluster, plan)
-    work["tensor"] = seconds["tensor"] / units * (1 - plan.tensor_overlap)
-    at_once = seconds["data"] - seconds["layers"]
+    work[TENSOR] = seconds[TENSOR] / units * (1 - plan.tensor_overlap)
+    at_once = seconds[DATA] - seconds["layers"]
     waiting = seconds["layers"] / units
     waiting -= plan.layer_overlap * min(waiting, sum(work.values()))
     unit = (sum(work.values()) + waiting) * job.layers
@@ -57,7 +58,7 @@ def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig, sent: Sent | Non
     return Times(
         **total,
         data=units * waiting + at_once,
-        pipe=seconds["pipe"],
+        pipe=seconds[PIPE],
         update=_update_bytes(job) / (cluster.memory_rate * plan.memory_efficiency),
         bubble=(job.mesh.pipe - 1) / job.mesh.interleave * unit,
     )
@@ -68,14 +69,14 @@ def _sending(sent: Sent, job: Job, cluster: ClusterConfig, plan: PlanConfig) -> 
 
     A message over several axes counts for the first of them.
     """
-    found: dict[str, float] = dict.fromkeys(("data", "pipe", "tensor"), 0.0)
+    found = dict.fromkeys(NAMES, 0.0)
     for (axes, kind), bytes_ in sent.items():
         axis = next((axis for axis in found if axis in axes.split("+")), None)
         if axis:
             found[axis] += bytes_ / traffic.path(axis, job.mesh, cluster.gpus_per_node).rate(cluster, plan, kind)
     ends = (job.compute_bytes + job.accumulator_bytes) * 2 * job.end_weights * ring(job.mesh.data)
-    over_ends = ends / traffic.path("data", job.mesh, cluster.gpus_per_node).rate(cluster, plan)
-    return {**found, "layers": max(0.0, found["data"] - over_ends) if job.mesh.zero == 3 else 0.0}
+    over_ends = ends / traffic.path(DATA, job.mesh, cluster.gpus_per_node).rate(cluster, plan)
+    return {**found, "layers": max(0.0, found[DATA] - over_ends) if job.mesh.zero == 3 else 0.0}
 
 
 def product_flops(job: Job) -> tuple[float, float]:

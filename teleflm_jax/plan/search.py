@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from sharding import rules
+from sharding import axes, rules
 from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import REMAT, ModelConfig
@@ -17,9 +17,9 @@ from teleflm_jax.train.config import TrainConfig
 LARGEST_INTERLEAVE = 8
 LARGEST_MICROBATCH = 16
 SHARDED = (1, 3)
-MESH = ("data", "pipe", "tensor", "interleave", "sequence_parallel", "zero")
+MESH = (*axes.NAMES, "interleave", "sequence_parallel", "zero")
 
-FOLLOWS = {"mesh.data"}
+FOLLOWS = {f"mesh.{axes.REMAINDER}"}
 """Settings that follow from the others and the number of GPUs, so that a change of them does not count."""
 
 
@@ -120,8 +120,7 @@ def _meshes(model: ModelConfig, mesh: MeshConfig, gpus: int) -> Iterator[MeshCon
             chunks = {*_divisors(model.num_layers // pipe, LARGEST_INTERLEAVE), mesh.interleave} if pipe > 1 else {1}
             for interleave in chunks:
                 for zero in {*SHARDED, mesh.zero} if data > 1 else {mesh.zero}:
-                    sizes = {"data": data, "pipe": pipe, "tensor": tensor, "interleave": interleave}
-                    yield MeshConfig(**sizes, sequence_parallel=mesh.sequence_parallel, zero=zero)
+                    yield dataclasses.replace(mesh, data=data, pipe=pipe, tensor=tensor, interleave=interleave, zero=zero)
 
 
 def _divisors(number: int, largest: int) -> list[int]:

@@ -6,6 +6,8 @@
 import dataclasses
 import math
 
+from sharding import axes
+from sharding.axes import DATA, PIPE, TENSOR
 from sharding.config import MeshConfig
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import FLOAT, Job, ring
@@ -27,12 +29,12 @@ def _over_data(job: Job) -> dict[tuple[str, str], float]:
     layers, ends = job.layers * job.layer_weights * job.padding, 2 * job.end_weights * job.padding
     share, c, k = ring(job.mesh.data), job.compute_bytes, job.accumulator_bytes
     if job.mesh.zero == 0:  # with a pipeline the GPU compiler joins the sums of embedding and head over data and pipe, and sends less
-        return {("data", REDUCE): 2 * share * k * (layers + ends)}
+        return {(DATA, REDUCE): 2 * share * k * (layers + ends)}
     if job.mesh.zero == 1:
-        return {("data", GATHER): share * c * (layers + ends), ("data", SCATTER): share * k * (layers + ends)}
+        return {(DATA, GATHER): share * c * (layers + ends), (DATA, SCATTER): share * k * (layers + ends)}
     # one layer more than runs: weights are gathered one layer ahead, and gradients are sent one layer behind
     turns = job.microbatches * layers + job.layer_weights * job.padding
-    return {("data", GATHER): share * c * (2 * turns + ends), ("data", SCATTER): share * k * (turns + ends)}
+    return {(DATA, GATHER): share * c * (2 * turns + ends), (DATA, SCATTER): share * k * (turns + ends)}
 
 
 def _over_pipe(job: Job) -> dict[tuple[str, str], float]:
@@ -40,7 +42,7 @@ def _over_pipe(job: Job) -> dict[tuple[str, str], float]:
         return {}
     handed = job.compute_bytes * job.positions * job.model.d_model / job.sequence_shards
     ends = 2 * job.end_weights * (job.padding / job.mesh.data if job.mesh.zero else 1)
-    return {("pipe", PERMUTE): 2 * job.schedule.ticks * handed, ("pipe", REDUCE): 2 * ring(job.mesh.pipe) * FLOAT * ends}
+    return {(PIPE, PERMUTE): 2 * job.schedule.ticks * handed, (PIPE, REDUCE): 2 * ring(job.mesh.pipe) * FLOAT * ends}
 
 
 def _over_tensor(job: Job) -> dict[tuple[str, str], float]:
@@ -48,10 +50,10 @@ def _over_tensor(job: Job) -> dict[tuple[str, str], float]:
     units, ends = job.microbatches * job.layers, 2 * job.microbatches
     loss = 2 * 3 * FLOAT * ring(job.mesh.tensor) * job.positions * job.microbatches
     if not job.mesh.sequence_parallel:
-        return {("tensor", REDUCE): 2 * one * (TENSOR_SUMS[job.model.remat] * units + ends) + loss}
+        return {(TENSOR, REDUCE): 2 * one * (TENSOR_SUMS[job.model.remat] * units + ends) + loss}
     gathers, scatters = TENSOR_PASSES[job.model.remat]
     sent = {GATHER: one * (gathers * units + ends), SCATTER: one * (scatters * units + ends), REDUCE: loss}
-    return {("tensor", kind): size for kind, size in sent.items()}
+    return {(TENSOR, kind): size for kind, size in sent.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +75,10 @@ class Path:
 
 
 def path(axis: str, mesh: MeshConfig, gpus_per_node: int) -> Path:
-    """Return the placement of one axis's groups: `tensor` changes fastest, then `data`, then `pipe` (sharding/mesh.py)."""
-    inner = {"tensor": 1, "data": mesh.tensor, "pipe": mesh.tensor * mesh.data}[axis]
-    size, devices = getattr(mesh, axis), mesh.data * mesh.pipe * mesh.tensor
+    """Return how the groups of one axis lie on the nodes, which follows from `axes.DEVICE_ORDER`."""
+    sizes = axes.sizes(mesh)
+    faster = axes.DEVICE_ORDER[axes.DEVICE_ORDER.index(axis) + 1 :]
+    inner, size, devices = math.prod(sizes[name] for name in faster), sizes[axis], math.prod(sizes.values())
     inside = size == 1 or devices <= gpus_per_node or gpus_per_node % (inner * size) == 0
     # a group that does not line up with the nodes may have a single member on some
     members = math.gcd(gpus_per_node // inner, size) if gpus_per_node % inner == 0 else 1

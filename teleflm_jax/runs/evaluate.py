@@ -121,7 +121,7 @@ def _measure(
 
 def _ask(work: suite.Suite, checkpoint: Checkpoint, watch: Watch, log: Callable[[str], None]) -> dict[str, suite.TaskScore]:
     model = suite_model(checkpoint.name, checkpoint.decoder(), checkpoint.tokenizer(), checkpoint.config.suite, checkpoint.folder)
-    scores = suite.measure(work, model, watch)
+    scores = suite.measure(work, model, watch, log=log)
     for remark in suite.remarks(scores):
         log(f"{checkpoint.name}: {remark}")
     return scores

@@ -31,9 +31,9 @@ def of_run(run: RunConfig, layout: rules.Layout, folder: pathlib.Path, log: Log)
 
     def evaluate(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
         figures = {}
-        if measure is not None and run.train.measures(step):
+        if measure is not None and run.train.evaluates_text(step):
             figures |= measure(step, model, pause)
-        if ask is not None and run.train.asks(step):
+        if ask is not None and run.train.evaluates_tasks(step):
             figures |= ask(step, model, pause)
         return figures
 
@@ -83,7 +83,7 @@ def tasks(run: RunConfig, layout: rules.Layout, folder: pathlib.Path, log: Log) 
     def ask(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
         laid_out = decoder.decoder(to_logical(model), layout)
         asked = suite_model(f"{folder}, step {step:,}", laid_out, tokenizer, run.suite, folder)
-        scores = suite.measure(work, asked, pause=pause)
+        scores = suite.measure(work, asked, pause=pause, log=log)
         for remark in suite.remarks(scores):
             log(printable(remark))
         return {f"suite/{name}": score.value for name, score in scores.items()}

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from teleflm_jax import atomic_write
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.errors import UserError
 from teleflm_jax.packing import heldout
 from teleflm_jax.packing import pack as packing
@@ -19,16 +19,16 @@ from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.tokenizer import load, patterns, train, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
-from teleflm_jax.tokenizer.train import Draw
+from teleflm_jax.tokenizer.train import DomainSample
 
 LOG_SECONDS = 10.0
-"""Between two messages about documents that were read."""
+"""Seconds between two messages about the number of documents read."""
 UNIT_BYTES = 32_000_000
-"""Bytes of source text that are read at once; the documents and their order do not depend on it."""
+"""Source bytes per work unit; the documents and their order do not depend on it."""
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-"""Called with a step's name, the amount done and the whole amount."""
+"""Called with a step's name, the amount done and the total."""
 
 
 def train_tokenizer(
@@ -38,13 +38,13 @@ def train_tokenizer(
     log: Log = lambda message: None,
     progress: Progress = lambda step, done, total: None,
 ) -> bool:
-    """Train the tokenizer on a sample of `data.sources` and write `data.tokenizer`; do nothing if it was made from this sample.
+    """Train the tokenizer on a sample of `data.sources` and write `data.tokenizer`; do nothing if it was trained on this sample.
 
-    Documents that packing may hold out are not in the sample, so that bits per byte on them owe the tokenizer nothing.
+    Documents that packing may hold out are not in the sample, so that bits per byte on them stay independent of the tokenizer's training.
 
     Args:
         config: `data`, `tokenizer` and `pack` are used.
-        force: replace a tokenizer that was made from another sample.
+        force: Replace a tokenizer that was trained on another sample.
         log: takes messages for people.
         progress: called during the merges.
 
@@ -59,30 +59,30 @@ def train_tokenizer(
         raise UserError("got no data.sources; allowed: a folder or file of documents for each domain; add data.sources")
     refuse_columns(config.pack.text_columns, sources)
     texts = {domain: _Texts(domain, source, config.pack) for domain, source in sources.items()}
-    draws = train.draw(texts, config.data.proportions, config.tokenizer)
-    _log_sample(draws, texts, sorted(set(config.data.proportions) - set(texts)), log)
-    if not any(draw.documents for draw in draws):
+    samples = train.draw(texts, config.data.proportions, config.tokenizer)
+    _log_samples(samples, texts, sorted(set(config.data.proportions) - set(texts)), log)
+    if not any(sample.documents for sample in samples):
         raise UserError("got no document in data.sources; allowed: at least one; change data.sources")
     pattern, vocab_size = patterns.PATTERNS[config.tokenizer.pattern], config.tokenizer.vocab_size
-    sample = {"vocab_size": vocab_size, "words": pattern, "domains": [vars(draw) for draw in draws]}
-    if _is_made(target, sample, force=force):
+    provenance = {"vocab_size": vocab_size, "words": pattern, "domains": [vars(sample) for sample in samples]}
+    if _is_trained(target, provenance, force=force):
         return False
-    log(f"training {vocab_size:,} ids on {sum(draw.num_bytes for draw in draws) / 1e6:,.1f} MB")
-    chosen, merging = _logged(train.drawn(texts, draws), log), functools.partial(progress, "merging")
-    _write(target, sample, lambda: train.train(chosen, vocab_size, pattern=pattern, progress=merging))
+    log(f"training {vocab_size:,} ids on {sum(sample.num_bytes for sample in samples) / 1e6:,.1f} MB")
+    chosen, merging = _logged(train.drawn(texts, samples), log), functools.partial(progress, "merging")
+    _write(target, provenance, lambda: train.train(chosen, vocab_size, pattern=pattern, progress=merging))
     return True
 
 
 def train_tokenizer_on_counts(
     folder: pathlib.Path, target: pathlib.Path, config: TokenizerConfig, *, force: bool = False, progress: Progress
 ) -> bool:
-    """Train a tokenizer on words that were counted before; do nothing if it was made from these words.
+    """Train a tokenizer on words that were counted before; do nothing if it was trained on them.
 
     Args:
         folder: Parquet of `words.COUNTS`, each word once.
         target: the tokenizer.json to write.
         config: the number of ids, and the pattern with which the words were cut.
-        force: replace a tokenizer that was made from other words.
+        force: Replace a tokenizer that was trained on other words.
         progress: called during the merges.
 
     Returns:
@@ -93,11 +93,11 @@ def train_tokenizer_on_counts(
     """
     found = words.load(folder)
     pattern = patterns.PATTERNS[config.pattern]
-    sample = {"vocab_size": config.vocab_size, "words": pattern, "distinct": found.num_rows, "digest": words.digest(found)}
-    if _is_made(target, sample, force=force):
+    provenance = {"vocab_size": config.vocab_size, "words": pattern, "distinct": found.num_rows, "digest": words.digest(found)}
+    if _is_trained(target, provenance, force=force):
         return False
     watch = functools.partial(progress, "tokenizer: merge")
-    _write(target, sample, lambda: train.train_counted(found, config.vocab_size, pattern=pattern, progress=watch))
+    _write(target, provenance, lambda: train.train_counted(found, config.vocab_size, pattern=pattern, progress=watch))
     return True
 
 
@@ -109,12 +109,12 @@ def pack(
     log: Log = lambda message: None,
     progress: Progress = lambda step, done, total: None,
 ) -> None:
-    """Tokenize and pack the documents of `data.sources` into `data.packed`; domains that are packed already stay as they are.
+    """Tokenize and pack the documents of `data.sources` into `data.packed`; domains that are already packed are skipped.
 
     Args:
         config: `data`, `pack` and `model` are used.
         domains: pack these only; default: all.
-        force: pack afresh whatever is there.
+        force: Pack again even if a data set exists.
         log: takes messages for people.
         progress: called with bytes done and bytes in all.
 
@@ -137,7 +137,7 @@ def pack(
         vocab_size=config.model.vocab_size,
         config=config.pack,
         force=force,
-        say=log,
+        log=log,
         progress=progress,
     )
 
@@ -146,38 +146,38 @@ def refuse_columns(columns: Mapping[str, str], sources: Collection[str]) -> None
     """Raise a `UserError` for a text column of a domain that has no documents."""
     if unknown := sorted(columns.keys() - set(sources)):
         raise UserError(
-            f"got pack.text_columns for {', '.join(unknown)}; allowed: domains of data.sources ({', '.join(sources)}), and in a corpus, "
-            "whose sources have corpus.text_columns, none; change pack.text_columns"
+            f"got pack.text_columns for {', '.join(unknown)}; allowed: domains of data.sources ({', '.join(sources)}); a corpus "
+            "has corpus.text_columns instead; change pack.text_columns"
         )
 
 
-def log_malformed(place: str, malformed: Tally, log: Log) -> None:
+def log_malformed(place: str, malformed: Statistics, log: Log) -> None:
     """Log how many documents of a source were skipped, by reason."""
     if malformed.dropped:
-        log(f"{place}: passed over " + ", ".join(f"{one.documents:,} {reason}" for reason, one in sorted(malformed.dropped.items())))
+        log(f"{place}: skipped " + ", ".join(f"{one.documents:,} {reason}" for reason, one in sorted(malformed.dropped.items())))
 
 
 class _Texts:
     """Opens a source's documents, except the families that `pack` may hold out."""
 
     def __init__(self, domain: str, source: str, pack: PackConfig):
-        self._units = work_units.units(source, UNIT_BYTES, text_column=pack.text_columns.get(domain, work_units.TEXT))
+        self._units = work_units.split_source(source, UNIT_BYTES, text_column=pack.text_columns.get(domain, work_units.TEXT))
         self._seed, self._fraction = pack.seed, pack.heldout_fraction
-        self.malformed = Tally()
+        self.malformed = Statistics()
 
     def __call__(self) -> Iterator[str]:
-        self.malformed = Tally()
+        self.malformed = Statistics()
         for unit in self._units:
             for document in work_units.read(unit, self.malformed):
-                if not heldout.is_apart(document.family, self._fraction, self._seed):
+                if not heldout.may_be_held_out(document.family, self._fraction, self._seed):
                     yield document.text
 
 
-def _log_sample(draws: list[Draw], texts: Mapping[str, _Texts], without: list[str], log: Log) -> None:
-    for draw in draws:
-        share = f"all there is (asked for {draw.documents_asked:,})" if draw.everything else f"of {draw.documents_there:,}"
-        log(f"{draw.domain}: {draw.documents:,} documents, {draw.num_bytes / 1e6:,.1f} MB, {share}")
-        log_malformed(draw.domain, texts[draw.domain].malformed, log)
+def _log_samples(samples: list[DomainSample], texts: Mapping[str, _Texts], without: list[str], log: Log) -> None:
+    for sample in samples:
+        share = f"all there are (wanted {sample.documents_asked:,})" if sample.everything else f"of {sample.documents_there:,}"
+        log(f"{sample.domain}: {sample.documents:,} documents, {sample.num_bytes / 1e6:,.1f} MB, {share}")
+        log_malformed(sample.domain, texts[sample.domain].malformed, log)
     if without:
         log(f"without {', '.join(without)}: not in data.sources")
 
@@ -193,33 +193,33 @@ def _logged(texts: Iterable[str], log: Log) -> Iterator[str]:
     log(f"read {count:,} documents; merging")
 
 
-def _is_made(target: pathlib.Path, sample: Mapping[str, Any], *, force: bool) -> bool:
+def _is_trained(target: pathlib.Path, provenance: Mapping[str, Any], *, force: bool) -> bool:
     """Return whether the tokenizer is there; refuse to replace another one, because packed data and checkpoints depend on it."""
     if not target.exists():
         return False
     try:
-        made = json.loads(_provenance(target).read_text(encoding="utf-8"))
-        same = made == json.loads(json.dumps(sample)) | {"sha256": load.sha256(target)}
+        made = json.loads(_provenance_path(target).read_text(encoding="utf-8"))
+        same = made == json.loads(json.dumps(provenance)) | {"sha256": load.sha256(target)}
     except (OSError, ValueError):
         same = False
     if not same and not force:
         raise UserError(
-            f"got {target}, which was made from another sample; allowed: a new path, or --force, after which data and models made with "
-            "the old one must be made anew; change data.tokenizer or add --force"
+            f"got {target}, which was trained on another sample; allowed: a new path, or --force, after which data and models made with "
+            "the old tokenizer must be made again; change data.tokenizer or add --force"
         )
     return same
 
 
-def _write(target: pathlib.Path, sample: Mapping[str, Any], make: Callable[[], str]) -> None:
-    """Write a tokenizer, and beside it what it was made from."""
+def _write(target: pathlib.Path, provenance: Mapping[str, Any], make: Callable[[], str]) -> None:
+    """Write a tokenizer and, next to it, the description of its sample."""
     with _replacing(target) as temporary:
         content = make().encode()
         temporary.write(content)
-    with _replacing(_provenance(target)) as temporary:
-        temporary.write(json.dumps({**sample, "sha256": hashlib.sha256(content).hexdigest()}, indent=1).encode())
+    with _replacing(_provenance_path(target)) as temporary:
+        temporary.write(json.dumps({**provenance, "sha256": hashlib.sha256(content).hexdigest()}, indent=1).encode())
 
 
-def _provenance(target: pathlib.Path) -> pathlib.Path:
+def _provenance_path(target: pathlib.Path) -> pathlib.Path:
     return target.with_name(target.stem + ".sample.json")
 
 

@@ -20,11 +20,13 @@ from teleflm_jax import checkpoint, mup
 from teleflm_jax.data import loader, mixture
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.attention import refuse_absent
+from teleflm_jax.objectives import cross_entropy
+from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import watchdog
 from teleflm_jax.optim import optimizer
 from teleflm_jax.runs import evaluators, folder
 from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_withheld, saved_config
-from teleflm_jax.train import guard, loop, restore, step
+from teleflm_jax.train import deadlines, loop, restore, step
 from teleflm_jax.train.setup import Outcome, TrainResult
 
 __all__ = ["Outcome", "TrainResult", "open_data", "refuse_what_cannot_train", "resumes", "train", "with_own_tokenizer"]
@@ -36,6 +38,7 @@ def train(
     *,
     log: Callable[[str], None] = lambda message: None,
     progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    objective: Objective = cross_entropy.loss_and_gradients,
     should_stop: Callable[[], bool] = lambda: False,
     handle_signals: bool = False,
     began: float | None = None,
@@ -50,6 +53,7 @@ def train(
         workdir: the run's folder, which need not exist; it is locked meanwhile.
         log: takes messages for people, also from other threads; only process 0 calls it.
         progress: takes each row of metrics.jsonl; only process 0 calls it.
+        objective: the function to minimise; a run that resumes must be given the same.
         should_stop: asked between steps; once it returns True on any process, the run saves a checkpoint and returns.
         handle_signals: handle SIGTERM, SIGINT and SIGUSR1 like `should_stop`, and SIGUSR2 as a request for a profile; main thread only.
         began: when the start of the run began, by the monotonic clock; default: now.
@@ -64,9 +68,20 @@ def train(
     refuse_withheld(config, "telemetry", *["suite"] * bool(config.train.suite_every))
     first = jax.process_index() == 0
     log, progress = (log, progress) if first else (lambda message: None, lambda row: None)
+    given = {"log": log, "progress": progress, "objective": objective, "should_stop": should_stop, "handle_signals": handle_signals}
+    plan = dataclasses.replace(_plan(config, place, began, log), **given)
+    with folder.naming(place), folder.locked(place) if first else contextlib.nullcontext():
+        if first:
+            folder.refuse_changes(place, config)
+        multihost_utils.sync_global_devices("every process accepts the run")
+        return loop.train(plan)
+
+
+def _plan(config: RunConfig, place: pathlib.Path, began: float, log: Callable[[str], None]) -> loop.Plan:
+    """Open the run's data, check everything that can be checked before the folder is written, and describe the run to the loop."""
     layout, width = rules.layout(config.mesh, config.model.d_model), mup.at_width(config.mup, config.model.d_model)
     with watchdog.watching(place, jax.process_index(), began) as dog:
-        dog.expect("opening the data", guard.hang_limit(config.guard, []))
+        dog.expect("opening the data", deadlines.hang_limit(config.guard, []))
         going_on = resumes(place)
         run = with_own_tokenizer(config, place) if going_on else config
         run = _with_agreed_mixture(run, place) if going_on or run.train.init_optimizer else run
@@ -76,7 +91,7 @@ def train(
         identity = folder.identity(run.model, pathlib.Path(run.data.tokenizer)) | data.identity()
         _refuse_different_data(identity)
     part, parts = mesh.data_share(layout.mesh)
-    plan = loop.Plan(
+    return loop.Plan(
         folder=place,
         model=run.model,
         mup=width,
@@ -94,16 +109,7 @@ def train(
         identity=identity,
         began=began,
         prepare=functools.partial(folder.write_shared, place, _without_consent(config), pathlib.Path(run.data.tokenizer).read_bytes()),
-        log=log,
-        progress=progress,
-        should_stop=should_stop,
-        handle_signals=handle_signals,
     )
-    with folder.naming(place), folder.locked(place) if first else contextlib.nullcontext():
-        if first:
-            folder.refuse_changes(place, config)
-        multihost_utils.sync_global_devices("every process accepts the run")
-        return loop.train(plan)
 
 
 def open_data(run: RunConfig, history: mixture.History = ()) -> loader.Loader:
@@ -121,7 +127,7 @@ def open_data(run: RunConfig, history: mixture.History = ()) -> loader.Loader:
 
 def resumes(place: pathlib.Path) -> bool:
     """Return whether process 0 sees checkpoints of the run; a shared disk may show the others an older state."""
-    return bool(restore.agreed(bool(checkpoint.numbered(place / checkpoint.FOLDER))))
+    return bool(restore.from_first_process(bool(checkpoint.numbered(place / checkpoint.FOLDER))))
 
 
 def with_own_tokenizer(run: RunConfig, place: pathlib.Path) -> RunConfig:
@@ -152,7 +158,7 @@ def _with_agreed_mixture(run: RunConfig, place: pathlib.Path) -> RunConfig:
     """Allow a change of proportions that an earlier start was allowed, if no checkpoint was saved under it."""
     saved = saved_config(place).data if (place / SAVED_CONFIG).is_file() else None
     agreed = run.data.change_proportions or (saved is not None and saved.proportions == run.data.proportions)
-    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(restore.agreed(agreed))))
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, change_proportions=bool(restore.from_first_process(agreed))))
 
 
 def _without_consent(run: RunConfig) -> RunConfig:

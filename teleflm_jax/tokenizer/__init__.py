@@ -1,1 +1,1 @@
-"""."""
+"""Byte-level BPE: training, loading and checking of tokenizers, and the layout of ids."""

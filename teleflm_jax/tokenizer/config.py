@@ -1,4 +1,4 @@
-"""What `tokenizer.*` binds: size and training sample of the tokenizer."""
+"""Settings `tokenizer.*`: size and training sample of the tokenizer."""
 
 import dataclasses
 
@@ -6,24 +6,24 @@ from teleflm_jax.errors import UserError, refuse_outside, refuse_seed
 from teleflm_jax.tokenizer import patterns
 
 SMALLEST_VOCABULARY = 381
-"""Special, reserved and byte ids (0 to 380, `layout.py`); pieces come after them."""
+"""Number of special, reserved and byte ids (0 to 380, `layout.py`); pieces follow them."""
 LARGEST_VOCABULARY = 2**31 - 1
-"""Ids are int32 in a batch."""
+"""Maximum number of ids; ids are int32 in a batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """Source: report, section 3.2 (80,000 pieces, 12 M samples)."""
+    """Training of the tokenizer. Source: report, section 3.2 (80,000 pieces, 12 M samples)."""
 
     vocab_size: int = 80_000
     sample_documents: int = 12_000_000
-    """Documents to train on, drawn by data.proportions."""
+    """Number of documents to train on, drawn by data.proportions."""
     sample_bytes: int = 1_000_000_000
-    """Bound on the sample's UTF-8 bytes; our choice. It bounds the memory of `tokenizer train` to about 13 times it, and not that of
-    `corpus`, which counts words first."""
+    """Maximum UTF-8 bytes of the sample; our choice. `tokenizer train` needs about 13 times as much memory; `corpus`, which counts words
+    first, does not depend on it."""
     seed: int = 0
     pattern: str = "teleflm"
-    """How text is cut into words; `qwen2` is for models that are to run in llama.cpp (docs/huggingface.md)."""
+    """Name of the pattern that splits text into words; `qwen2` is for models that should run in llama.cpp (docs/huggingface.md)."""
 
     def __post_init__(self):
         if not SMALLEST_VOCABULARY < self.vocab_size <= LARGEST_VOCABULARY:

@@ -1,11 +1,11 @@
-r"""Regular expressions of tokenizers, of which those are refused that may take much longer than their text is long.
+r"""Check of a tokenizer's regular expressions: those whose time may grow faster than the text are refused.
 
-The library's engine (Oniguruma) tries again from every character, up to ten million times from each: for a thousand characters `a+a+a+b`
-took 200 s. The expressions of models are written in a small language, and this module knows no more of it: alternatives of characters and
-classes with a repetition each, groups of short words, and looks ahead at one character.
+The library's engine (Oniguruma) retries at every character, up to ten million times at each: `a+a+a+b` took 200 s for a thousand
+characters. The expressions of models use a small language, and this module accepts only that language: alternatives of characters and
+classes with a repetition each, groups of short words, and lookahead at one character.
 
-What costs time is an alternative that fails after a long run, such as `\s*[\r\n]+` in blanks, and fails again from the run's next
-character. It does not where a later alternative takes the whole run, as `\s+` does.
+The costly case is an alternative that fails after a long run, such as `\s*[\r\n]+` on blanks, and fails again from the run's next
+character. The case is harmless if a later alternative, such as `\s+`, matches the whole run.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ import re
 from teleflm_jax.tokenizer import patterns
 
 LONGEST = 16_384
-"""Characters of an expression; classes of all letters take some thousand."""
+"""Maximum characters of an expression; classes of all letters take a few thousand."""
 FEW = 16
-"""Repetitions up to here are few."""
+"""Maximum of a bounded repetition; more counts as unbounded."""
 MOST_WAYS = 1_000
-"""In which the few repetitions of one alternative may be tried."""
+"""Maximum number of ways to match the bounded repetitions of one alternative."""
 KNOWN = (r"\s+$", *patterns.PATTERNS.values())
-"""The first is of models in use (deepseek-llm), although its time is the square of a run of blanks; the others are ours."""
+"""Accepted unchecked. Models use the first (deepseek-llm), although its time is quadratic in a run of blanks; the others are ours."""
 
 _ESCAPE = r"\\(?:[sSdDwWhHrntfvae]|[pP]\{\^?\w+\}|x\{[0-9A-Fa-f]+\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|[^\w\s])"
 _CLASS = rf"\[\^?(?!\])(?:{_ESCAPE}|[^\[\]\\])+\]"
@@ -39,17 +39,17 @@ _TIMES = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Item:
-    """A part of an alternative."""
+    """An element of an alternative, with its repetition."""
 
     text: str
-    """The part of the expression that is repeated."""
+    """The repeated part of the expression."""
     least: int
     most: int | None
-    """None: more than a few."""
+    """Maximum repetitions; None if more than FEW."""
     looks: bool
-    """Takes no character."""
+    """True for a lookahead or an anchor, which matches no character."""
     ways: int
-    """In which it may be tried, where these are few."""
+    """Number of ways to match it, if its repetition is bounded."""
 
     @property
     def may_fail(self) -> bool:
@@ -57,7 +57,7 @@ class _Item:
 
 
 def refuse(expression: str) -> None:
-    """Raise a ValueError unless the time of an expression grows with the length of the text."""
+    """Raise a ValueError unless the time of an expression is linear in the length of the text."""
     if expression in KNOWN:
         return
     if len(expression) > LONGEST:
@@ -65,13 +65,13 @@ def refuse(expression: str) -> None:
     alternatives = _alternatives(expression)
     for place, items in enumerate(alternatives):
         if math.prod(item.ways for item in items) > MOST_WAYS:
-            raise ValueError("an expression of which one part may be tried in too many ways")
+            raise ValueError("an expression with a part that can match in too many ways")
         if (run := _failing(items)) is not None and not _is_taken(run, alternatives[place:]):
-            raise ValueError(f"an expression that may try a run of {run.text[:40]!r} again from each of its characters")
+            raise ValueError(f"an expression that may retry a run of {run.text[:40]!r} at each of its characters")
 
 
 def _failing(items: list[_Item]) -> _Item | None:
-    """The first item of an alternative that may take a long run before the alternative fails."""
+    """Return the first item that may match a long run before its alternative fails; None if there is none."""
     for place, item in enumerate(items):
         if item.most is None and any(later.may_fail for later in items[place + 1 :]):
             return item
@@ -79,14 +79,14 @@ def _failing(items: list[_Item]) -> _Item | None:
 
 
 def _is_taken(run: _Item, alternatives: list[list[_Item]]) -> bool:
-    """Tell if, when the first of some alternatives fails after a run, one behind it takes the whole run, and none before that a part."""
+    """Return True if, after the first alternative fails on a run, a later one matches the whole run and none before that a part of it."""
     for items in alternatives:
         first = next((place for place, item in enumerate(items) if item.most is None), None)
         if first is None or items[first].text != run.text or any(item.may_fail for item in items[:first]):
             return False
         if _failing(items) is None:
             return True
-        # from each place in the run the rest fails at once, or does not fail
+        # at each character of the run, the rest either fails at once or succeeds
         if _failing(items[first + 1 :]) is not None or sum(item.least > 0 for item in items[first + 1 :]) > 1:
             return False
     return False
@@ -102,14 +102,14 @@ def _alternatives(expression: str) -> list[list[_Item]]:
             continue
         match = _ITEM.match(expression, place)
         if match is None:
-            raise ValueError(f"an expression with {expression[place : place + 20]!r}, which is more than a tokenizer needs")
+            raise ValueError(f"an expression with {expression[place : place + 20]!r}, which is not part of the supported syntax")
         place, (least, most) = match.end(), (1, 1)
         if times := _TIMES.match(expression, place):
             place, (least, most) = times.end(), _bounds(times)
             once = match["look"] or (match["group"] and (least, most) != (0, 1))
             lazy = most is None and "?" in (times["way"], times["lazy"])
             if once or lazy or expression[place : place + 1] in ("*", "+", "?", "{"):
-                raise ValueError(f"an expression that repeats {match[0][:40]!r} in a way that no tokenizer needs")
+                raise ValueError(f"an expression that repeats {match[0][:40]!r} in an unsupported way")
         ways = (1 if most is None else most - least + 1) + (match["group"] or "").count("|")
         found[-1].append(_Item(text=match[0], least=least, most=most, looks=bool(match["look"]), ways=ways))
     return found

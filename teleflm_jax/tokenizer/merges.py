@@ -1,12 +1,12 @@
-"""Learns the merges of a byte-level BPE from words and their counts, as `tokenizers` learns them from text; memory follows distinct words.
+"""Merges of a byte-level BPE from word counts, equal to those that `tokenizers` learns from text; memory depends on the distinct words.
 
-All words lie one behind the other in one array of symbols, a 0 between them. A piece of n bytes holds n places: its id stands at the first,
-~id at the last. So the next piece is found by the id's length, the one before by what ends there, and a merge writes three places.
-A heap holds pairs by count, with the places where they stood; counts there may be out of date and are made good when a pair comes up.
+All words are stored one after the other in one array of symbols, with a 0 between them. A piece of n bytes takes n places: its id is at the
+first, ~id at the last. The next piece is thus found by the id's length, the previous one by its last symbol, and a merge writes three
+places. A heap holds pairs by count, with the places where they were; stale counts are corrected when a pair reaches the top.
 
-`tokenizers` can make a piece that it has again, of another pair ("a" + "bc" after "ab" + "c"). It then keeps the words of the first and the
-second making apart, and never takes back the count of a pair that was merged. So that merges are the same, this does as well: a
-piece that was made again is `remade`, and pairs with one are counted anew from where it was `made`, plus what the library has in excess.
+`tokenizers` can make an existing piece again from another pair ("a" + "bc" after "ab" + "c"). It then keeps the words of the first and the
+second time separate, and never takes back the count of a merged pair. To yield the same merges, this module does the same: a piece that
+was made again is in `remade`, and pairs with it are recounted from the places in `made`, plus the library's `excess`.
 """
 
 import collections
@@ -22,46 +22,46 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import layout
 
 MOST_BYTES = 2**31 - 1
-"""Of all distinct words together, with a place between two of them; so places fit int32."""
+"""Maximum places of all distinct words, including one between any two; places are int32."""
 _LOW = (1 << 32) - 1
 _STEP = 4
-"""By which the count from which pairs are in the heap falls."""
+"""Factor by which the count threshold of the heap is lowered."""
 _DEAD = -1
-"""In places inside a piece."""
+"""Symbol of the places inside a piece."""
 
 
 def learn(
     words: pa.Array, counts: np.ndarray, num_pieces: int, *, min_count: int = 2, progress: Callable[[int], None] = lambda done: None
 ) -> tuple[list[bytes], list[tuple[int, int]]]:
-    """Merge the commonest pair again and again; of equally common ones that with the lower ids.
+    """Merge the most frequent pair repeatedly; ties are broken by the lower ids.
 
     Args:
-        words: distinct, as strings or bytes; their order does not matter.
-        counts: int64 [words], how often each stands in the text.
-        num_pieces: wanted, the 256 bytes among them.
-        min_count: a rarer pair is not merged.
-        progress: called after each merge with the number of pieces.
+        words: Distinct words as strings or bytes, in any order.
+        counts: int64 [words]: number of occurrences of each word.
+        num_pieces: Number of pieces wanted, including the 256 bytes.
+        min_count: Minimum count of a pair that is merged.
+        progress: Called after each merge with the number of pieces.
 
     Returns:
-        Pieces by id, first the bytes in the order of their characters in the vocabulary (`layout.byte_character`), fewer than asked for if
-        no pair is left; merged pairs of ids in order.
+        Pieces by id, starting with the bytes in the order of their vocabulary characters (`layout.byte_character`), fewer than wanted if no
+        pair is left; and the merged pairs of ids in order.
 
     Raises:
-        UserError: the words are too many.
+        UserError: There are too many words.
     """
-    state, queue = _spread(words, counts, num_pieces), _Queue()
+    state, queue = _lay_out(words, counts, num_pieces), _Queue()
     queue.add(*_first_pairs(state))
     merges: dict[int, None] = {}
     while len(state.pieces) <= num_pieces and (top := queue.pop()):
         former, key, places = top
-        found, count = _now(state, key, places)
+        found, count = _current_places(state, key, places)
         if count != former:
-            # Of a piece that was made again, places that have gone still say which words the pair belongs to.
+            # for a piece that was made again, stale places still identify the words that the pair belongs to
             queue.push(count, key, places if _is_remade(state, key) else found)
             continue
         if count < min_count:
             break
-        merges.pop(key, None)  # of a pair that is merged twice, the library keeps the last
+        merges.pop(key, None)  # if a pair is merged twice, the library keeps the last merge
         merges[key] = None
         queue.add(*_merge(state, key, found))
         progress(len(state.pieces) - 1)
@@ -69,25 +69,25 @@ def learn(
 
 
 class _Queue:
-    """Pairs with counts and places, by count and then by ids; a pair may stand in it more than once.
+    """Priority queue of pairs with counts and places, by count and then by ids; a pair may be in it more than once.
 
-    The rare ones, nearly all, wait in arrays until their turn is near: as objects they would take ten times the memory.
+    Rare pairs, which are nearly all, wait in arrays until their count is reached: as objects they would take ten times the memory.
     """
 
     def __init__(self):
         self._heap: list[tuple[int, int, int, np.ndarray]] = []
-        self._serial = itertools.count()  # so that no two entries are equal and places never compared
+        self._serial = itertools.count()  # makes entries unique, so that places are never compared
         self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         self._floor = 0
-        """The count from which a pair is in the heap."""
+        """Minimum count of the pairs in the heap."""
 
     def push(self, count: int, key: int, places: np.ndarray) -> None:
-        """Add a pair; one that is not there any more is forgotten."""
+        """Add a pair; a pair with count 0 is dropped."""
         if count:
             heapq.heappush(self._heap, (-count, key, next(self._serial), places))
 
     def add(self, keys: np.ndarray, counts: np.ndarray, sizes: np.ndarray, places: np.ndarray) -> None:
-        """Add pairs whose places, `sizes` of each, lie one behind the other."""
+        """Add pairs whose places are concatenated, `sizes` of each."""
         if not keys.size:
             return
         self._floor = self._floor or max(1, int(counts.max()) // _STEP)
@@ -99,7 +99,7 @@ class _Queue:
         self._waiting.append((keys[rare], counts[rare], sizes[rare], places[np.repeat(rare, sizes)]))
 
     def pop(self) -> tuple[int, int, np.ndarray] | None:
-        """Take the first pair out: count, key, places; None if there is none."""
+        """Remove and return the first pair as count, key and places; None if the queue is empty."""
         while self._floor > 1 and (not self._heap or -self._heap[0][0] < self._floor):
             self._floor = max(1, self._floor // _STEP)
             if self._waiting:
@@ -113,26 +113,27 @@ class _Queue:
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """Ids are 1 and up here, 0 is what stands between words."""
+    """All words with their current pieces. Ids start at 1; 0 separates words."""
 
     symbols: np.ndarray
-    """int32 [places]."""
+    """int32 [places]: id at the first place of a piece, ~id at the last."""
     word_of: np.ndarray
-    """int32 [places]."""
+    """int32 [places]: index of the word."""
     counts: np.ndarray
-    """int64 [words]."""
+    """int64 [words]: number of occurrences."""
     lengths: np.ndarray
-    """int32 [ids], bytes."""
+    """int32 [ids]: bytes of each piece."""
     pieces: list[bytes]
     ids: dict[bytes, int]
     made: dict[int, list[np.ndarray]]
-    """Id -> places, for each time that it was made."""
+    """Id -> places, for each time that the piece was made."""
     remade: set[int]
+    """Ids of pieces that were made again from another pair."""
     excess: dict[int, int]
-    """Merged pair -> how much higher than it is the library takes its count to be from then on."""
+    """Merged pair -> amount by which the library overestimates its count from then on."""
 
 
-def _spread(words: pa.Array, counts: np.ndarray, num_pieces: int) -> _State:
+def _lay_out(words: pa.Array, counts: np.ndarray, num_pieces: int) -> _State:
     words = words.cast(pa.large_binary())
     offsets = np.frombuffer(words.buffers()[1], np.int64, len(words) + 1, 8 * words.offset)
     places = int(offsets[-1] - offsets[0]) + len(words) + 1
@@ -161,7 +162,7 @@ def _spread(words: pa.Array, counts: np.ndarray, num_pieces: int) -> _State:
 def _first_pairs(state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     left, right = state.symbols[:-1], state.symbols[1:]
     places = np.flatnonzero((left > 0) & (right > 0)).astype(np.int32)
-    narrow = ((left[places] - 1) << 8 | (right[places] - 1)).astype(np.uint16)  # 16 bits are sorted by radix
+    narrow = ((left[places] - 1) << 8 | (right[places] - 1)).astype(np.uint16)  # numpy sorts 16 bits by radix
     order = np.argsort(narrow, kind="stable")
     places, narrow = places[order], narrow[order]
     starts, sizes = _groups(narrow)
@@ -171,7 +172,7 @@ def _first_pairs(state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where runs of equal keys begin, and how long they are."""
+    """Return the starts and the lengths of runs of equal keys."""
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if keys.size else np.empty(0, np.int64)
     return starts, np.diff(starts, append=keys.size)
 
@@ -184,44 +185,44 @@ def _is_remade(state: _State, key: int) -> bool:
     return key >> 32 in state.remade or key & _LOW in state.remade
 
 
-def _now(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, int]:
-    """Where, of these places and in order, the pair still stands; its count."""
+def _current_places(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the places, out of these and in order, where the pair still is, and its count."""
     left, right = key >> 32, key & _LOW
     if not _is_remade(state, key):
         places = places[state.symbols[places] == left]
         places = places[state.symbols[places + state.lengths[left]] == right]
         return places, int(state.counts[state.word_of[places]].sum())
     if left in state.made:
-        everywhere = _standing(state, left)
+        everywhere = _positions(state, left)
         everywhere = everywhere[state.symbols[everywhere + state.lengths[left]] == right]
     else:
-        before, starts = _before(state, _standing(state, right))
+        before, starts = _preceding(state, _positions(state, right))
         everywhere = starts[before == left]
     owners = state.word_of[everywhere]
     found = everywhere[np.isin(owners, state.word_of[places])]
     return found, int(state.counts[owners].sum()) + state.excess.get(key, 0)
 
 
-def _standing(state: _State, number: int) -> np.ndarray:
-    """Where a piece that was made stands."""
+def _positions(state: _State, number: int) -> np.ndarray:
+    """Return the places of a piece that was made by a merge."""
     places = np.sort(np.concatenate(state.made[number]))
     return places[state.symbols[places] == number]
 
 
-def _before(state: _State, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids in front of places, and where they begin."""
+def _preceding(state: _State, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids before places, and the places where they start."""
     ids = state.symbols[places - 1]
     ids = np.where(ids < 0, ~ids, ids)
     return ids, places - state.lengths[ids]
 
 
 def _merge(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Merge a pair where it stands; the new pairs, as the queue takes them."""
+    """Merge a pair at its places and return the new pairs in the form of `_Queue.add`."""
     left, right = key >> 32, key & _LOW
     symbols, lengths = state.symbols, state.lengths
     whole = int(state.counts[state.word_of[places]].sum())
     if left == right:
-        places = _apart(places, int(lengths[left]))
+        places = _non_overlapping(places, int(lengths[left]))
     piece = state.pieces[left] + state.pieces[right]
     new = state.ids.setdefault(piece, len(state.pieces))
     if new == len(state.pieces):
@@ -231,7 +232,7 @@ def _merge(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, np.
         state.remade.add(new)
     middle = places + lengths[left]
     after = places + lengths[new]
-    following, (before, starts) = symbols[after], _before(state, places)
+    following, (before, starts) = symbols[after], _preceding(state, places)
     weights = state.counts[state.word_of[places]]
     touching = after[:-1] == places[1:]
     before[1:][touching], starts[1:][touching] = new, places[:-1][touching]
@@ -240,7 +241,7 @@ def _merge(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, np.
     state.made.setdefault(new, []).append(places)
 
     lasting = weights.copy()
-    lasting[:-1][touching] = 0  # that neighbour was merged in its turn
+    lasting[:-1][touching] = 0  # the neighbor was merged too
     is_left, is_right = before > 0, following > 0
     keys = np.concatenate([before[is_left].astype(np.int64) << 32 | new, new << 32 | following[is_right].astype(np.int64)])
     values = np.concatenate([weights[is_left], lasting[is_right]])
@@ -249,20 +250,20 @@ def _merge(state: _State, key: int, places: np.ndarray) -> tuple[np.ndarray, np.
     keys, where = keys[order], where[order]
     starts, sizes = _groups(keys)
     pairs = keys[starts]
-    return pairs, _recounted(state, new, pairs) if new in state.remade else _sums(values[order], starts), sizes, where
+    return pairs, _recount(state, new, pairs) if new in state.remade else _sums(values[order], starts), sizes, where
 
 
-def _apart(places: np.ndarray, length: int) -> np.ndarray:
-    """Of places where a pair of equal pieces overlaps itself, from left to right, those that do not overlap."""
+def _non_overlapping(places: np.ndarray, length: int) -> np.ndarray:
+    """Return, from left to right, the non-overlapping places of a pair of equal pieces."""
     begins = np.concatenate([[True], places[1:] != places[:-1] + length])
     run = np.cumsum(begins) - 1
     return places[(np.arange(places.size) - np.flatnonzero(begins)[run]) % 2 == 0]
 
 
-def _recounted(state: _State, number: int, wanted: np.ndarray) -> np.ndarray:
-    """The counts, in the whole text, of pairs with a piece that was made again."""
-    standing = _standing(state, number)
-    before, _ = _before(state, standing)
+def _recount(state: _State, number: int, wanted: np.ndarray) -> np.ndarray:
+    """Return the counts, over the whole text, of pairs with a piece that was made again."""
+    standing = _positions(state, number)
+    before, _ = _preceding(state, standing)
     after = state.symbols[standing + state.lengths[number]]
     weights = state.counts[state.word_of[standing]]
     is_left = (before > 0) & (before != number)

@@ -1,4 +1,4 @@
-"""Errors and panics of the tokenizers library, as one class of errors."""
+"""Conversion of errors and panics of the tokenizers library into ValueError."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def as_errors() -> Iterator[None]:
-    """Raise a ValueError for whatever the library raises, its panics included, which are no `Exception`."""
+    """Raise a ValueError for everything that the library raises, including panics, which are not an `Exception`."""
     try:
         yield
     except BaseException as error:

@@ -1,15 +1,15 @@
-"""Regular expressions that cut text into the words that pieces may not reach across (Oniguruma syntax)."""
+"""Regular expressions that split text into words, which pieces do not cross (Oniguruma syntax)."""
 
 _BREAK = r"[\r\n]+(?:[ \t]+(?!\S))?"
-"""Ends of lines and the next line's indentation, as far as it is not the last space: in code one piece, where GPT-4's pattern has two."""
+"""Line ends and the next line's indentation except its last space: one piece in code, where GPT-4's pattern has two."""
 TELEFLM = "|".join(
     (
         r"\p{N}",  # every digit alone
-        r"\p{Han}+",  # apart from other letters, which else stick to the Chinese around them
+        r"\p{Han}+",  # separated from other letters, which would otherwise join the adjacent Chinese
         r"[^\r\n\p{L}\p{N}]?[[\p{L}\p{M}]&&[^\p{Han}]]+",  # a word with the space, quote or underscore before it
         r" ?[^\s\p{L}\p{N}]+(?:" + _BREAK + ")?",  # punctuation, with the end of the line
         r"\s*" + _BREAK,
-        r"\s+(?!\S)",  # all but the last space, which goes to the word
+        r"\s+(?!\S)",  # all but the last space, which belongs to the word
         r"\s+",
     )
 )
@@ -24,7 +24,7 @@ QWEN2 = "|".join(
         r"\s+",
     )
 )
-"""What llama.cpp has compiled in under the name qwen2, for a tokenizer that is to be exported to it; there the letters of the contractions
-are the ASCII ones, where Qwen2's own pattern also takes the long s."""
+"""The pattern built into llama.cpp under the name qwen2, for tokenizers that are exported to it; its contractions have ASCII letters only,
+while Qwen2's own pattern also matches the long s."""
 PATTERNS = {"teleflm": TELEFLM, "qwen2": QWEN2}
 """`tokenizer.pattern` -> regular expression."""

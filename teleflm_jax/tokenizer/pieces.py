@@ -1,4 +1,4 @@
-"""The bytes that each id stands for."""
+"""Bytes of each token id."""
 
 import json
 import re
@@ -11,25 +11,25 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.tokenizer import layout, specials
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-"""A single byte in a vocabulary with bytes to fall back on."""
+"""Token of a single byte in a vocabulary with byte fallback."""
 UTF8 = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 256)}
-"""Bytes of which text consists."""
+"""Bytes that occur in UTF-8 text."""
 SHRINK = {"NFC": 4, "Prepend": 1}
-"""Normalizers -> how many times as many bytes as they leave a text may have had: 3.5 for a sign for iota with two others behind it."""
+"""Normalizer -> upper bound on input bytes per output byte: NFC has 3.5 for a combining iota after two other marks."""
 KEEPING = ("ByteLevel", "Digits", "Metaspace", "Split")
-"""Steps before the pieces that leave nothing of a text out, `Split` where it removes nothing."""
+"""Pre-tokenizers that keep all text; `Split` only if it removes nothing."""
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What such a vocabulary writes for a space."""
+"""Character for a space in a vocabulary with byte fallback."""
 
 
 def piece_bytes(tokenizer: tokenizers.Tokenizer) -> list[bytes]:
-    """Id -> its bytes; nothing for control ids and for ids that the vocabulary does not use.
+    """Return the bytes of each id; empty for control ids and unused ids.
 
-    The bytes of a text's ids, joined, are the text's UTF-8; a tokenizer that puts a space in front of every text (Llama 2's does) gives
-    that space as well. A piece may begin or end inside a character.
+    The concatenated bytes of a text's ids are the text's UTF-8, including the space that some tokenizers (Llama 2's) put before every text.
+    A piece may begin or end inside a character.
 
     Raises:
-        UserError: the vocabulary is neither byte-level nor has bytes to fall back on.
+        UserError: The vocabulary is neither byte-level nor has byte fallback.
     """
     added, silent = tokenizer.get_added_tokens_decoder(), specials.controls(tokenizer)
     names = {index: name for name, index in tokenizer.get_vocab(with_added_tokens=True).items() if index not in silent}
@@ -41,7 +41,7 @@ def piece_bytes(tokenizer: tokenizers.Tokenizer) -> list[bytes]:
 
 
 def longest(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """Bound the bytes of a text that one token stands for; None where something leaves parts of texts out, so that there is no bound."""
+    """Return the maximum bytes of text per token; None if there is no bound, because the tokenizer drops parts of texts."""
     state, found = json.loads(tokenizer.to_str()), piece_bytes(tokenizer)
     shrink = _shrink(state["normalizer"])
     whole = shrink is not None and _keeps(state["pre_tokenizer"]) and {bytes([byte]) for byte in UTF8} <= set(found)
@@ -81,8 +81,8 @@ def _byte_level(name: str) -> bytes:
         return bytes(_BYTE_OF[character] for character in name)
     except KeyError as error:
         raise UserError(
-            f"got a tokenizer with the piece {name!r}, which is no row of bytes; allowed: byte-level BPE, or BPE with byte fallback; "
-            "change the tokenizer"
+            f"got a tokenizer with the piece {name!r}, which is not a sequence of bytes; allowed: byte-level BPE, or BPE with byte "
+            "fallback; change the tokenizer"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Tokens per UTF-8 byte by domain, the shape of the report's table 3, for any text and beside any other tokenizers."""
+"""Tokens per UTF-8 byte by domain, in the form of the report's table 3, for any text and any tokenizers."""
 
 import base64
 import binascii
@@ -29,10 +29,10 @@ PATTERNS = {
     151_643: ("Qwen", _CL100K.replace(r"\p{N}{1,3}", r"\p{N}")),
     199_998: ("o200k", _O200K),
 }
-"""Ranks in a file -> whose tokenizer it is, and how that cuts text into words, which no rank file says; one of another size is cut as
-cl100k does. Source: tiktoken, and the tokenizers that were released with Llama 3 and Qwen."""
+"""Number of ranks in a file -> name of its tokenizer, and its word pattern, which rank files lack; other sizes use the pattern of cl100k.
+Source: tiktoken, and the tokenizers that were released with Llama 3 and Qwen."""
 _RANK = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
-"""How a rank file begins."""
+"""First line of a rank file."""
 
 DOMAINS = ("english", "chinese", "classical", "code", "multilingual", "math")
 PUBLISHED = {
@@ -41,34 +41,35 @@ PUBLISHED = {
     "Llama 3": (0.220, 0.294, 0.353, 0.267, 0.274, 0.508, 0.251),
     "Tele-FLM": (0.248, 0.235, 0.307, 0.363, 0.340, 0.965, 0.261),
 }
-"""Tokenizer -> ratio in each of DOMAINS, then the weighted average. Source: report, table 3, on texts that are not published."""
+"""Tokenizer -> ratio in each of DOMAINS, then the weighted average. Source: report, table 3, on unpublished texts."""
 
 BATCH_BYTES = 4_000_000
-"""Text that is in memory at a time."""
+"""UTF-8 bytes of text in memory at a time."""
 
 CountTokens = Callable[[list[str]], int]
+"""Function that returns the number of tokens of texts."""
 
 
 def counter(tokenizer: Tokenizer) -> CountTokens:
-    """How many tokens texts become, without `<s>` and `</s>`."""
+    """Return a function that counts the tokens of texts, without `<s>` and `</s>`."""
     return lambda texts: sum(len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
 
 
 def other(path: str | os.PathLike) -> tuple[str, CountTokens]:
-    """Open another tokenizer: its name, and how it counts.
+    """Open a tokenizer of any kind and return its name and its counting function.
 
     Args:
         path: A `tokenizer.json`, a rank file of tiktoken (`*.tiktoken`, and Llama 3's `tokenizer.model`), or a SentencePiece model
-            (`*.model`); of a `.model`, the content decides.
+            (`*.model`); the content of a `.model` decides which of the two it is.
 
     Raises:
-        UserError: It is none of these.
+        UserError: The file is none of these.
     """
     path = pathlib.Path(path)
     openers = {".json": _open_json, ".tiktoken": _open_tiktoken, ".model": _open_model}
     allowed = f"allowed: {', '.join('*' + suffix for suffix in openers)}; change --beside"
     if path.suffix not in openers or not path.is_file():
-        raise UserError(f"got the tokenizer {path}{'' if path.exists() else ', which is not there'}; {allowed}")
+        raise UserError(f"got the tokenizer {path}{'' if path.exists() else ', which does not exist'}; {allowed}")
     try:
         return openers[path.suffix](path)
     except (ValueError, OSError, RuntimeError) as error:
@@ -79,7 +80,7 @@ def other(path: str | os.PathLike) -> tuple[str, CountTokens]:
 
 def _open_json(path: pathlib.Path) -> tuple[str, CountTokens]:
     content = foreign.read(path, foreign.LARGEST_JSON).decode()
-    with panics.as_errors():  # any kind will do to be compared with, also one that no model here could have
+    with panics.as_errors():  # for a comparison any kind of tokenizer will do, also one that models here cannot use
         tokenizer = Tokenizer.from_str(content)
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -100,32 +101,32 @@ def _open_tiktoken(path: pathlib.Path) -> tuple[str, CountTokens]:
     except binascii.Error as error:
         raise ValueError(error) from error
     if not {bytes([byte]) for byte in range(256)} <= ranks.keys():
-        raise ValueError("not every byte has a rank")  # the library would panic on the first text that has the byte
+        raise ValueError("not every byte has a rank")  # the library would panic on the first text with such a byte
     name, pattern = PATTERNS.get(len(ranks), PATTERNS[100_256])
     encoding = tiktoken.Encoding(path.stem, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
     def count(texts: list[str]) -> int:
-        # The library's regular expressions run out of memory for going back within a million blanks. No pattern reaches across the places
-        # where a stretch ends, except within a run of LONGEST characters without such a place, which may then yield a token more.
-        parts = [part for text in texts for part in words.stretches(text)]
+        # the library's regular expressions run out of memory when they backtrack over a million blanks; segments end where no pattern
+        # matches across, except in a run of LONGEST characters without such a place, which may yield one more token
+        parts = [part for text in texts for part in words.segments(text)]
         return sum(map(len, encoding.encode_ordinary_batch(parts)))
 
     return f"{path} ({name} pattern)", count
 
 
 def _open_sentencepiece(path: pathlib.Path) -> tuple[str, CountTokens]:
-    import sentencepiece  # leaves SWIG's deprecation warnings behind when imported, so only where it is asked for
+    import sentencepiece  # importing it raises SWIG's deprecation warnings, so it is imported only if needed
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     return str(path), lambda texts: sum(map(len, model.encode(texts)))
 
 
 def ratios(texts: Mapping[str, Iterable[str]], counters: Mapping[str, CountTokens]) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """Measure tokenizers on domains.
+    """Measure the tokens per byte of tokenizers on domains.
 
     Args:
         texts: Domain -> its documents, read once.
-        counters: Tokenizer -> how it counts.
+        counters: Tokenizer -> its counting function.
 
     Returns:
         Tokenizer -> domain -> tokens per UTF-8 byte, and domain -> UTF-8 bytes.
@@ -160,9 +161,9 @@ def _batches(documents: Iterable[str]) -> Iterator[tuple[list[str], int]]:
 
 
 def weights(domains: Iterable[str], proportions: Mapping[str, float]) -> tuple[dict[str, float], str]:
-    """What the average weighs each domain by, summing to 1, and a word on where that is from.
+    """Return the weight of each domain in the average, with a sum of 1, and the source of the weights.
 
-    The run's proportions where they name every domain; equal weights otherwise.
+    The weights are the run's proportions if they have every domain, and equal otherwise.
     """
     domains = list(domains)
     if all(domain in proportions for domain in domains):
@@ -172,5 +173,5 @@ def weights(domains: Iterable[str], proportions: Mapping[str, float]) -> tuple[d
 
 
 def weighted(ratio: Mapping[str, float], weight: Mapping[str, float]) -> float:
-    """The weighted arithmetic mean of per-domain ratios, as in table 3."""
+    """Return the weighted arithmetic mean of per-domain ratios, as in table 3."""
     return sum(ratio[domain] * weight[domain] for domain in weight)

@@ -1,7 +1,7 @@
-"""Trains the byte-level BPE on a sample of the domains' text; needs no more memory than the sample's distinct words.
+"""Training of the byte-level BPE on a sample of the domains' text, in memory proportional to the sample's distinct words.
 
-Source: report, section 3.2: byte-level BPE, 80,000 pieces, 12 M samples. That digits stand alone follows from its table 3 (a token
-a byte on arithmetic); the rest of `patterns.TELEFLM` is our choice.
+Source: report, section 3.2: byte-level BPE, 80,000 pieces, 12 M samples. Single-digit tokens follow from its table 3 (one token per byte
+on arithmetic); the rest of `patterns.TELEFLM` is our choice.
 """
 
 import dataclasses
@@ -19,32 +19,34 @@ from teleflm_jax.tokenizer import layout, merges, patterns, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 
 MIN_PAIR_COUNT = 2
-"""A rarer pair is not merged."""
+"""Minimum count of a pair that is merged."""
 Texts = Callable[[], Iterable[str]]
-"""Opens a domain's documents; the same ones in the same order at every call."""
+"""Function that opens a domain's documents; every call yields the same documents in the same order."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
-    """Which documents of a domain are in the sample: those whose hash is below `limit`."""
+class DomainSample:
+    """The documents of a domain that are in the sample: those whose hash is below `limit`."""
 
     domain: str
     seed: int
     limit: int
     documents: int
-    """In the sample."""
+    """Documents in the sample."""
     num_bytes: int
-    """In the sample, UTF-8."""
+    """UTF-8 bytes in the sample."""
     documents_there: int
+    """Documents of the domain."""
     documents_asked: int
+    """Documents that the domain's share of the sample asks for."""
     not_unicode: int
-    """Documents passed over because a lone surrogate stands in them."""
+    """Documents left out because they contain a lone surrogate."""
     digest: str
-    """Of all the domain's text."""
+    """Hash of all text of the domain."""
 
     @property
     def everything(self) -> bool:
-        """Whether the domain had no more to give."""
+        """True if the sample holds all documents of the domain."""
         return self.documents + self.not_unicode == self.documents_there
 
     def __contains__(self, number: int) -> bool:
@@ -54,10 +56,10 @@ class Draw:
 _NO_LIMIT = 1 << 64
 
 
-def draw(texts: Mapping[str, Texts], proportions: Mapping[str, float], config: TokenizerConfig) -> list[Draw]:
-    """Choose the sample: `sample_documents` and at most `sample_bytes`, both shared out by the domains' proportions.
+def draw(texts: Mapping[str, Texts], proportions: Mapping[str, float], config: TokenizerConfig) -> list[DomainSample]:
+    """Draw the sample: `sample_documents` and at most `sample_bytes`, both divided by the domains' proportions.
 
-    Reads all text once and holds none of it: each document gets a hash from its number, and the smallest hashes win.
+    Reads all text once and keeps none of it: each document gets a hash from its number, and the smallest hashes are drawn.
     """
     total = sum(proportions[domain] for domain in texts)
     shares = {domain: proportions[domain] / total for domain in texts}
@@ -67,8 +69,8 @@ def draw(texts: Mapping[str, Texts], proportions: Mapping[str, float], config: T
     ]
 
 
-def _draw(domain: str, texts: Iterable[str], max_documents: int, max_bytes: float, seed: int) -> Draw:
-    chosen: list[tuple[int, int]] = []  # a heap of (-hash, bytes), the largest hash on top
+def _draw(domain: str, texts: Iterable[str], max_documents: int, max_bytes: float, seed: int) -> DomainSample:
+    chosen: list[tuple[int, int]] = []  # heap of (-hash, bytes) with the largest hash on top
     limit, total, count, not_unicode = _NO_LIMIT, 0, 0, 0
     digest = hashlib.blake2b(digest_size=16)
     for count, text in enumerate(texts, start=1):
@@ -80,16 +82,16 @@ def _draw(domain: str, texts: Iterable[str], max_documents: int, max_bytes: floa
             continue
         heapq.heappush(chosen, (-key, len(encoded)))
         total += len(encoded)
-        # A single document may be longer than the bound: a domain is never left without any.
+        # a domain keeps at least one document, even if it is longer than the limit
         while len(chosen) > max_documents or (total > max_bytes and len(chosen) > 1):
             dropped, size = heapq.heappop(chosen)
             limit, total = -dropped, total - size
-    return Draw(domain, seed, limit, len(chosen), total, count, max_documents, not_unicode, digest.hexdigest())
+    return DomainSample(domain, seed, limit, len(chosen), total, count, max_documents, not_unicode, digest.hexdigest())
 
 
-def drawn(texts: Mapping[str, Texts], draws: Iterable[Draw]) -> Iterator[str]:
-    """The sample's texts, one after the other."""
-    for chosen in draws:
+def drawn(texts: Mapping[str, Texts], samples: Iterable[DomainSample]) -> Iterator[str]:
+    """Yield the texts of the samples, one domain after the other."""
+    for chosen in samples:
         for number, text in enumerate(texts[chosen.domain]()):
             if number in chosen and _utf8(text) is not None:
                 yield text
@@ -113,19 +115,19 @@ def train(
     pattern: str = patterns.TELEFLM,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:
-    """Train on texts; return the content of a `tokenizer.json` that `tokenizers` and transformers load.
+    """Train on texts and return the content of a `tokenizer.json` that `tokenizers` and transformers load.
 
-    It is what `tokenizers` learns from the texts, byte for byte. Its own trainer is not used because it looks through a whole word at each
-    merge in it, so that a megabyte without a place to cut takes hours; the trainer from counts takes seconds.
+    The result equals that of the `tokenizers` trainer byte for byte. That trainer is not used because it scans a whole word at each merge
+    in it, so that a megabyte without a word boundary takes hours; training from counts takes seconds.
 
     Args:
-        texts: read once; only the distinct words are held.
-        vocab_size: ids.
-        pattern: cuts texts into words.
-        progress: called with pieces made and pieces wanted.
+        texts: The texts, read once; only the distinct words are kept.
+        vocab_size: Number of ids.
+        pattern: Regular expression that splits texts into words.
+        progress: Called with the number of pieces and the number wanted.
 
     Raises:
-        UserError: The texts yield fewer pieces than asked for, or their words are too many for memory.
+        UserError: The texts yield too few pieces, or their words exceed the memory.
     """
     return train_counted(words.gather(words.count(texts, pattern=pattern)), vocab_size, pattern=pattern, progress=progress)
 
@@ -137,30 +139,30 @@ def train_counted(
     pattern: str = patterns.TELEFLM,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:
-    """Train on the words of texts, as `train` does on the texts.
+    """Train on word counts; otherwise like `train`.
 
     Args:
-        found: `words.COUNTS`, each word once, in any order.
-        vocab_size: ids.
-        pattern: with which the words were cut.
-        progress: called with pieces made and pieces wanted.
+        found: A table of `words.COUNTS`, each word once, in any order.
+        vocab_size: Number of ids.
+        pattern: Regular expression that the words were split with.
+        progress: Called with the number of pieces and the number wanted.
 
     Raises:
-        UserError: The words yield fewer pieces than asked for, or are too many for memory.
+        UserError: The words yield too few pieces, or exceed the memory.
     """
     wanted = _num_pieces(vocab_size)
     column = found["word"].cast(pa.large_binary()).combine_chunks()
     counts = found["count"].to_numpy()
     pieces, pairs = merges.learn(column, counts, wanted, min_count=MIN_PAIR_COUNT, progress=lambda done: progress(done, wanted))
     names = ["".join(layout.byte_character(byte) for byte in piece) for piece in pieces]
-    trained = json.loads(_blank(pattern).to_str())
+    trained = json.loads(_untrained(pattern).to_str())
     trained["model"]["vocab"] = {name: index for index, name in enumerate(names)}
     trained["model"]["merges"] = [[names[left], names[right]] for left, right in pairs]
-    return _laid_out(trained, vocab_size)
+    return _with_layout(trained, vocab_size)
 
 
-def _blank(pattern: str) -> tokenizers.Tokenizer:
-    """What cuts text into words and words into bytes, without a piece."""
+def _untrained(pattern: str) -> tokenizers.Tokenizer:
+    """Return a tokenizer that splits text into words and words into bytes, with an empty vocabulary."""
     blank = tokenizers.Tokenizer(models.BPE())
     bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     blank.pre_tokenizer = pre_tokenizers.Sequence([words.splitter(pattern), bytewise])
@@ -169,21 +171,21 @@ def _blank(pattern: str) -> tokenizers.Tokenizer:
 
 
 def _num_pieces(vocab_size: int) -> int:
-    """Of a tokenizer, the bytes among them."""
+    """Return the number of pieces of a tokenizer, including the 256 bytes."""
     return len(layout.alphabet()) + vocab_size - layout.FIRST_PIECE
 
 
-def _laid_out(trained: dict, vocab_size: int) -> str:
-    """The trained tokenizer with our ids: its pieces in the order they were found, after the fixed ids."""
+def _with_layout(trained: dict, vocab_size: int) -> str:
+    """Return the tokenizer.json with the fixed ids of `layout`, followed by the pieces in the order of training."""
     found = trained["model"]["vocab"]
     fixed = layout.alphabet() | layout.controls()
     pieces = [piece for piece in sorted(found, key=found.__getitem__) if piece not in layout.alphabet()]
     if layout.FIRST_PIECE + len(pieces) < vocab_size:
         raise UserError(
             f"got text that yields {layout.FIRST_PIECE + len(pieces):,} ids; allowed: at least tokenizer.vocab_size={vocab_size:,}; "
-            "lower tokenizer.vocab_size, or give more text: data.sources, tokenizer.sample_documents, tokenizer.sample_bytes"
+            "lower tokenizer.vocab_size, or provide more text: data.sources, tokenizer.sample_documents, tokenizer.sample_bytes"
         )
-    # no pattern has a letter and then a bracket in one word, as every control's name does.
+    # no pattern puts a letter and a following bracket into one word, and every control name has both
     assert not layout.controls().keys() & set(pieces)
     vocabulary = fixed | {piece: layout.FIRST_PIECE + rank for rank, piece in enumerate(pieces)}
     trained["model"]["vocab"] = dict(sorted(vocabulary.items(), key=lambda item: item[1]))

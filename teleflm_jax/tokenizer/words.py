@@ -1,4 +1,4 @@
-"""Cuts text into the words that pieces may not reach across, and counts them in bounded memory."""
+"""Splitting of text into words, which pieces do not cross, and counting of words in bounded memory."""
 
 import collections
 import hashlib
@@ -14,33 +14,33 @@ from tokenizers import pre_tokenizers
 from teleflm_jax.tokenizer import patterns
 
 COUNTS = pa.schema({"word": pa.string(), "count": pa.int64()})
-STRETCH = 1 << 16
-"""Characters that are cut into words at one time: each word takes some 200 bytes until it is counted."""
+SEGMENT = 1 << 16
+"""Characters that are split into words at a time: each word takes about 200 bytes until it is counted."""
 LONGEST = 1 << 18
-"""A stretch without a safe place to cut, which text that people write does not have, is cut after so many characters, through a word."""
+"""Maximum characters of a segment: text without a safe place to cut, which people do not write, is cut there, even inside a word."""
 BATCH_CHARACTERS = 1 << 24
-"""Of text whose counts are held at one time."""
+"""Characters of text whose counts are held at a time."""
 _SAFE = re.compile(r"(?<=\n)(?=\S)|(?<=\S)(?= )")
-"""No alternative of a pattern reaches across, or looks across, the end of a line before a letter, or a letter before a space."""
+"""Places that no alternative of a pattern matches or looks across: a line end before a letter, and a letter before a space."""
 
 
 def splitter(pattern: str = patterns.TELEFLM) -> pre_tokenizers.Split:
-    """The cut into words, of the library."""
+    """Return the library's pre-tokenizer that splits text into words."""
     return pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
 
 
 def count(texts: Iterable[str], *, pattern: str = patterns.TELEFLM, characters: int = BATCH_CHARACTERS) -> Iterator[pa.RecordBatch]:
-    """Count words: batches of COUNTS, one for every `characters` of text, so that a word may stand in several.
+    """Yield word counts as batches of COUNTS, one for every `characters` of text; a word may be in several batches.
 
-    A document ends a word. Texts must be Unicode: a lone surrogate raises.
+    Words do not cross documents. Texts must be valid Unicode: a lone surrogate raises.
     """
     cut = splitter(pattern)
     found: collections.Counter[str] = collections.Counter()
     held = 0
     for text in texts:
-        for stretch in stretches(text):
-            found.update(word for word, _ in cut.pre_tokenize_str(stretch))
-            held += len(stretch)
+        for segment in segments(text):
+            found.update(word for word, _ in cut.pre_tokenize_str(segment))
+            held += len(segment)
             if held >= characters:
                 yield _batch(found)
                 found.clear()
@@ -50,31 +50,31 @@ def count(texts: Iterable[str], *, pattern: str = patterns.TELEFLM, characters: 
 
 
 def gather(batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    """Add up batches of COUNTS: each word once, in no particular order."""
+    """Sum batches of COUNTS into a table with each word once, in no particular order."""
     found, waiting, held = COUNTS.empty_table(), [], 0
     for batch in batches:
         waiting.append(batch)
         held += batch.num_rows
-        if held > len(found):  # so that no more than twice the distinct words are held, and each is moved only a few times
+        if held > len(found):  # bounds the rows in memory to twice the distinct words, and copies each word only a few times
             found, waiting, held = _summed(found, waiting), [], 0
     return _summed(found, waiting)
 
 
 def _summed(found: pa.Table, batches: list[pa.RecordBatch]) -> pa.Table:
-    wide = pa.schema({"word": pa.large_string(), "count": pa.int64()})  # one array of strings holds 2 GB at most
+    wide = pa.schema({"word": pa.large_string(), "count": pa.int64()})  # an array of `string` holds at most 2 GB
     joined = pa.concat_tables([found.cast(wide), pa.Table.from_batches(batches, COUNTS).cast(wide)])
     return joined.group_by("word").aggregate([("count", "sum")]).rename_columns(["word", "count"])
 
 
 def load(folder: str | os.PathLike) -> pa.Table:
-    """Read a folder of COUNTS in the words' order, which no number of files changes."""
+    """Read a folder of COUNTS, sorted by word, so that the order does not depend on the number of files."""
     found = pq.read_table(folder, schema=COUNTS)
     found = found.set_column(0, "word", found["word"].cast(pa.large_string()))
     return found.sort_by("word").combine_chunks()
 
 
 def digest(found: pa.Table) -> str:
-    """Hash words and counts, as `load` gives them."""
+    """Return a hash of words and counts as returned by `load`."""
     hashed = hashlib.blake2b(digest_size=16)
     for column in found.itercolumns():
         for chunk in column.chunks:
@@ -83,8 +83,8 @@ def digest(found: pa.Table) -> str:
     return hashed.hexdigest()
 
 
-def stretches(text: str, length: int = STRETCH, longest: int = LONGEST) -> Iterator[str]:
-    """Cut a text where that changes no word, behind `length` characters at the first safe place, at the latest behind `longest`."""
+def segments(text: str, length: int = SEGMENT, longest: int = LONGEST) -> Iterator[str]:
+    """Split a text into segments without changing its words: at the first safe place after `length` characters, at most at `longest`."""
     start = 0
     while len(text) - start > length:
         safe = _SAFE.search(text, start + length, start + longest)

@@ -1,4 +1,4 @@
-"""What `train.*` binds: the length of a run, its batch, and when it logs, evaluates and saves; and `telemetry.*` and `profile.*`."""
+"""Settings of `train.*` (length of a run, batch, evaluations, checkpoints) and `guard.*` (what a run does when something goes wrong)."""
 
 import dataclasses
 
@@ -8,24 +8,24 @@ ACCUMULATION_DTYPES = ("float32", "bfloat16")
 
 
 def due(step: int, every: int) -> bool:
-    """Whether what comes every so many steps comes after this one; 0 is never."""
+    """Return whether something that happens every `every` steps is due after this one; 0: never."""
     return bool(every) and step % every == 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The training loop's settings."""
+    """Settings of the training loop."""
 
     steps: int
     """Optimizer updates of the whole run, counted from step 0 also after a resume."""
     batch_size: int
-    """Sequences per update, over all devices."""
+    """Sequences per update over all devices."""
     microbatch_size: int = 0
-    """Sequences that one data-parallel group takes at a time; gradients of the rest accumulate. 0: all of a group's share at once."""
+    """Sequences that a data-parallel group processes at a time, accumulating gradients; 0: the group's whole share at once."""
     accumulation_dtype: str = "float32"
-    """Of the sums of gradients over microbatches and devices: float32 or bfloat16, which halves their memory and traffic."""
+    """Dtype of the sums of gradients over microbatches and devices: float32, or bfloat16 with half the memory and traffic."""
     seed: int = 0
-    """Initial weights."""
+    """Seed of the initial weights."""
     init_from: str | None = None
     """`RUN@step`: start from the weights of another run's checkpoint, with a new optimizer at step 0 unless `init_optimizer` is set."""
     init_optimizer: bool = False
@@ -36,22 +36,22 @@ class TrainConfig:
     suite_every: int = 0
     """Steps between runs of the benchmark tasks of `suite.tasks`, and after the last one; 0: never."""
     eval_bytes: int = 100_000
-    """Held-out UTF-8 bytes per domain in an evaluation during training; 0: all of them."""
+    """UTF-8 bytes per domain in an evaluation during training; 0: the whole held-out set."""
     checkpoint_every: int = 1_000
     """Steps between checkpoints; the last step is always saved."""
     keep_last: int = 3
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints that are kept."""
     keep_every: int = 0
     """Checkpoints at multiples of this step are kept for ever; 0: none."""
     keep_best: int = 1
-    """Checkpoints with the lowest weighted bits per byte that are kept as well; an evaluation that is among the best so far saves one."""
+    """Number of checkpoints with the lowest weighted bits per byte that are kept; an evaluation among the best so far saves one."""
 
-    def measures(self, step: int) -> bool:
-        """Whether held-out text is measured after a step."""
+    def evaluates_text(self, step: int) -> bool:
+        """Return whether bits per byte of held-out text are measured after a step."""
         return step == self.steps or due(step, self.eval_every)
 
-    def asks(self, step: int) -> bool:
-        """Whether benchmark tasks are asked after a step."""
+    def evaluates_tasks(self, step: int) -> bool:
+        """Return whether benchmark tasks are run after a step."""
         return self.suite_every > 0 and (step == self.steps or due(step, self.suite_every))
 
     def __post_init__(self):
@@ -72,37 +72,37 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuardConfig:
-    """What a run does by itself when something goes wrong (docs/reliability.md). Source: our choice; the report names no thresholds."""
+    """Reactions of a run when something goes wrong (docs/reliability.md). Source: our choice; the report names no thresholds."""
 
     max_skips: int = 5
-    """Updates in a row that may be skipped because loss or gradient is not finite; one more rewinds. A bad batch or two heal by skipping,
-    a broken state does not."""
+    """Updates in a row that may be skipped because loss or gradient is not finite; one more rewinds. Skipping helps with a bad batch or
+    two, but not with a broken state."""
     max_rewinds: int = 2
-    """Times that the run may go back to one checkpoint before it gives up: a third divergence from there is no accident of the data."""
+    """Times that the run may return to one checkpoint before it gives up: a third divergence from there is no accident of the data."""
     spike_sigmas: float = 6.0
-    """A loss so many robust standard deviations above the recent median is a spike; noise alone passes 6 about never."""
+    """Robust standard deviations above the recent median from which on a loss is a spike; noise alone almost never exceeds 6."""
     rise_steps: int = 20
-    """Steps over whose median a rise is judged, so that single spikes do not count."""
+    """Steps whose median is compared to detect a rise, so that single spikes do not count."""
     rise_sigmas: float = 3.0
-    """A rise: their median loss is so many robust standard deviations above the one before."""
+    """Robust standard deviations by which their median loss exceeds the one before in a rise."""
     rise_norm: float = 2.0
-    """And their median gradient norm is so many times the one before; a loss that rises under a normal norm is left alone."""
+    """Factor by which their median gradient norm exceeds the one before in a rise; a rising loss with a normal norm is left alone."""
     rewind_on_rise: bool = False
-    """Go back to the newest checkpoint and skip the data in between, instead of a warning alone."""
+    """On a rise, return to the newest checkpoint and skip the data since, instead of only logging it."""
     copies_every: int = 100
-    """Steps between comparisons of the weights that data-parallel groups hold alike, beside those before a save; 0: never."""
+    """Steps between comparisons of the copies of weights in data-parallel groups, beside those before a save; 0: never."""
     recompute_every: int = 0
-    """Steps between gradients that are computed twice more and compared bit by bit; each costs two steps. 0: never."""
+    """Steps between gradients that are computed twice more and compared bit by bit, at the cost of two steps; 0: never."""
     probe_every: int = 100
-    """Steps between short measurements of each process's device, by which slow ones are named; 0: never."""
+    """Steps between short measurements of each process's devices, which identify slow processes; 0: never."""
     slow_ratio: float = 1.3
-    """A process is slow whose probe takes so many times the median of all."""
+    """Factor by which the probe of a slow process exceeds the median of all."""
     hang_factor: float = 10.0
-    """A step that takes so many times the median of the recent ones has hung."""
+    """Factor of the median of recent steps after which a step counts as hung."""
     hang_floor_seconds: float = 120.0
-    """But never in less than this: a disk or a network may pause for a minute and come back."""
+    """Least time after which a step counts as hung: a disk or a network may pause for a minute and recover."""
     hang_other_seconds: float = 3600.0
-    """Limit of what is no step: restoring, compiling, an evaluation, a save; 0 turns the watchdog off."""
+    """Limit for anything but steps, such as restoring, compiling, evaluating or saving; 0 turns the watchdog off."""
 
     def __post_init__(self):
         refuse_outside("guard", self, max_skips=0, max_rewinds=0, rise_steps=1, copies_every=0, recompute_every=0, probe_every=0)

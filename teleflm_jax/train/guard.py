@@ -1,6 +1,6 @@
-"""Judging a run by its figures: spikes and rises of the loss, copies of weights that differ, processes that are slow. Pure functions.
+"""Policy of a run whose numbers go wrong, as pure functions: a state, the figures of a step -> the next state and a decision.
 
-Source: the report saw random spikes with a normal gradient norm, which passed, and ties danger to a loss that rises while the norm does;
+Source: the report saw random spikes with a normal gradient norm, which passed, and relates danger to a loss that rises while the norm does;
 the thresholds are ours (`GuardConfig`).
 """
 
@@ -13,15 +13,17 @@ import numpy as np
 from teleflm_jax.train.config import GuardConfig
 
 WINDOW = 200
-"""Steps that are looked back on."""
+"""Recent steps that a step is compared with."""
 ENOUGH = 50
-"""Steps before anything is judged."""
-STARVED = 0.1
-"""Part of a step."""
+"""Steps before the first comparison."""
+MAX_EMPTY = 1_000
+"""Batches in a row without a target that counts; more such batches would mean that the run never ends."""
 SPIKE, RISE = "spike", "rise"
 """Names of events."""
+NOT_FINITE, NO_TARGET = "not finite", "no target"
+"""Reasons to skip an update."""
 SIGMA = 1.4826
-"""Of a normal distribution, standard deviation by median absolute deviation."""
+"""Standard deviation of a normal distribution, divided by its median absolute deviation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +34,56 @@ class Memory:
     norms: tuple[float, ...] = ()
 
     def with_step(self, loss: float, norm: float) -> "Memory":
-        """Add a step, forget what is too old."""
+        """Return the memory with one more step, and without those that are too old."""
         return Memory((*self.losses, loss)[-WINDOW:], (*self.norms, norm)[-WINDOW:])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """State of the guard after a step."""
+
+    memory: Memory = Memory()
+    skipped: int = 0
+    """Updates in a row, up to now, that were not finite."""
+    empty: int = 0
+    """Batches in a row, up to now, without a target that counts."""
+    last_rise: float = -math.inf
+    """Update at which the last rise was reported."""
+    rewinds: int = 0
+    """Number of times that the run has returned to its newest checkpoint."""
+
+    @property
+    def settled(self) -> bool:
+        """True if the last batch was an update, so that the weights are those after a step that was due."""
+        return not (self.skipped or self.empty)
+
+    def after_save(self) -> "State":
+        """Return the state once a checkpoint is saved: rewinds are counted anew."""
+        return dataclasses.replace(self, rewinds=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Observation:
+    """Figures of one step."""
+
+    step: int
+    """Updates done, this one included unless it is skipped."""
+    loss: float
+    grad_norm: float
+    targets: float
+    """Sum of the weights of the batch's targets."""
+
+    @property
+    def skipped(self) -> str:
+        """Reason why the devices have skipped the update; empty if they have not."""
+        if not (math.isfinite(self.loss) and math.isfinite(self.grad_norm)):
+            return NOT_FINITE
+        return NO_TARGET if self.targets == 0 else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a step's figures mean."""
+    """Spike or rise that a step's figures show."""
 
     event: str
     """SPIKE or RISE."""
@@ -46,14 +91,47 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The figures in words."""
+        """Description for a message."""
         loss, usual_loss, norm, usual_norm = (self.figures[name] for name in ("loss", "usual_loss", "grad_norm", "usual_grad_norm"))
         kind = "a sustained rise" if self.event == RISE else "a spike"
         return f"{kind}, loss {usual_loss:.3f} -> {loss:.3f} and gradient norm {usual_norm:.3f} -> {norm:.3f}"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Consequences of a step's figures."""
+
+    verdict: Verdict | None = None
+    """Spike or rise to report."""
+    rewind: str = ""
+    """Reason to return to the newest checkpoint and skip the data since; empty: continue."""
+
+
+def observe(config: GuardConfig, state: State, seen: Observation) -> tuple[State, Decision]:
+    """Return the state after a step and what to do about its figures."""
+    if seen.skipped == NOT_FINITE:
+        state = dataclasses.replace(state, skipped=state.skipped + 1)
+        too_many = state.skipped > config.max_skips
+        return state, Decision(rewind=f"{state.skipped} updates in a row had no finite loss or gradient" if too_many else "")
+    if seen.skipped == NO_TARGET:
+        return dataclasses.replace(state, empty=state.empty + 1), Decision()
+    verdict = judge(config, state.memory, seen.loss, seen.grad_norm)
+    state = dataclasses.replace(state, memory=state.memory.with_step(seen.loss, seen.grad_norm), skipped=0, empty=0)
+    if verdict is None or verdict.event == SPIKE:
+        return state, Decision(verdict=verdict)
+    if seen.step - state.last_rise < config.rise_steps:
+        return state, Decision()
+    rewind = f"step {seen.step}: {verdict.text}" if config.rewind_on_rise else ""
+    return dataclasses.replace(state, last_rise=seen.step), Decision(verdict=verdict, rewind=rewind)
+
+
+def may_rewind(config: GuardConfig, state: State) -> bool:
+    """Return whether the run may return to its newest checkpoint once more; otherwise it gives up."""
+    return state.rewinds < config.max_rewinds
+
+
 def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> Verdict | None:
-    """Hold a step's figures against those of the steps before it."""
+    """Compare a step's figures with those of the steps before it."""
     if len(memory.losses) < ENOUGH:
         return None
     losses, norms = np.array(memory.losses), np.array(memory.norms)
@@ -74,12 +152,12 @@ def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> Verd
 
 
 def odd_copies(copies: np.ndarray, shape: Sequence[int], processes: np.ndarray) -> list[int]:
-    """Processes whose copy of the weights is not what most data-parallel groups hold; of two groups that differ, both.
+    """Return the processes whose copy of the weights differs from the majority's; without a majority, all that differ.
 
     Args:
-        copies: [devices], from a step.
-        shape: of the mesh, data first.
-        processes: of each device.
+        copies: [devices], checksums from a step.
+        shape: sizes of the mesh, data first.
+        processes: [devices], process of each device.
     """
     by_group, owners = copies.reshape(shape[0], -1), processes.reshape(shape[0], -1)
     found = set()
@@ -91,35 +169,7 @@ def odd_copies(copies: np.ndarray, shape: Sequence[int], processes: np.ndarray) 
     return sorted(map(int, found))
 
 
-def late(config: GuardConfig, probes: np.ndarray, waits: np.ndarray, step_seconds: float) -> dict[int, str]:
-    """Processes that others wait for, and why.
-
-    Args:
-        config: its ratio.
-        probes: seconds that each process's devices took for the same small task.
-        waits: mean seconds a step that each process waits for its data.
-        step_seconds: that a step takes.
-    """
-    usual = float(np.median(probes))
-    slow = {
-        i: f"its devices take {taken / usual:.2f} times the median" for i, taken in enumerate(probes) if taken > config.slow_ratio * usual
-    }
-    starved = {
-        i: f"it waits {wait:.2f} s of {step_seconds:.2f} s a step for its data"
-        for i, wait in enumerate(waits)
-        if wait > STARVED * step_seconds
-    }
-    return slow | starved
-
-
-def hang_limit(config: GuardConfig, recent: Sequence[float]) -> float:
-    """Seconds after which a step counts as hung, learnt from the recent ones; infinite where the watchdog is off."""
-    if not config.hang_other_seconds:
-        return math.inf
-    return max(config.hang_floor_seconds, config.hang_factor * float(np.median(recent))) if recent else config.hang_other_seconds
-
-
 def _middle(values: np.ndarray) -> tuple[float, float]:
-    """Median and robust standard deviation."""
+    """Return median and robust standard deviation."""
     median = float(np.median(values))
     return median, SIGMA * float(np.median(np.abs(values - median)))

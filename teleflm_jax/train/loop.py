@@ -4,22 +4,25 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from teleflm_jax import checkpoint
+from teleflm_jax.data.mixture import History
 from teleflm_jax.hardware import throughput
 from teleflm_jax.observability import curves, profiler, run_log, sinks, watchdog
-from teleflm_jax.observability.history import Growing
-from teleflm_jax.optim import optimizer as update_rule
+from teleflm_jax.observability.history import Logs
 from teleflm_jax.optim import schedule
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.session import Attempt
-from teleflm_jax.train.setup import Evaluator, GaveUp, Outcome, Parts, Plan, Rewind, TrainResult
+from teleflm_jax.train.context import Context
+from teleflm_jax.train.deadlines import Deadlines
+from teleflm_jax.train.session import Session
+from teleflm_jax.train.setup import Evaluator, GaveUp, Outcome, Plan, Rewind, Setup, TrainResult
 from teleflm_jax.train.state import Counters
 
 __all__ = ["Evaluator", "Outcome", "Plan", "TrainResult", "train"]
@@ -31,115 +34,126 @@ def train(plan: Plan) -> TrainResult:
     Raises:
         UserError: the batch does not split over the devices, the folder's checkpoint is another run's, or none is sound.
     """
-    settings, quiet, say = plan.train, jax.process_index() > 0, plan.log
+    settings, quiet = plan.train, jax.process_index() > 0
     microbatch = train_step.microbatch(plan.model, settings, plan.layout)
-    optimizer = update_rule.make(plan.optimizer, plan.mup)
+    optimizer = make_optimizer(plan.optimizer, plan.mup)
     with (
-        sinks.opened(plan.telemetry, plan.folder, say, quiet) as publish,
-        profiler.on_request(plan.profile, plan.folder, say, handle_signal=plan.handle_signals) as profiling,
-        signals.on_signals() if plan.handle_signals else contextlib.nullcontext(lambda: False) as signalled,
+        sinks.opened(plan.telemetry, plan.folder, plan.log, quiet) as publish,
+        profiler.on_request(plan.profile, plan.folder, plan.log, handle_signal=plan.handle_signals) as profiling,
+        signals.stop_requests() if plan.handle_signals else contextlib.nullcontext(lambda: False) as signalled,
         watchdog.watching(plan.folder, jax.process_index(), plan.began) as dog,
     ):
         restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
-        parts = Parts(
+        setup = Setup(
             step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             to_logical=plan.layout.to_logical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             diagnose=diagnose.make(plan.layout, microbatch),
             peak=throughput.peak(plan.model.compute_dtype),
             hosts=throughput.hosts(),
-            report=plan.progress,
-            say=say,
+            progress=plan.progress,
+            log=plan.log,
             publish=publish,
             profiler=profiling,
-            asked_to_stop=lambda: signalled() or plan.should_stop(),
-            dog=dog,
+            stop_requested=lambda: signalled() or plan.should_stop(),
+            deadlines=Deadlines(config=plan.guard, watchdog=dog),
         )
-        said = f"{jax.device_count()} device(s), each {parts.peak.flops / 1e12:.3g} TFLOP/s at best ({parts.peak.source})"
-        say(f"{said}; MFU counts causal FLOPs")
-        say(schedule.end(plan.optimizer, plan.tokens_per_step, settings.steps))
+        described = f"{jax.device_count()} device(s), each {setup.peak.flops / 1e12:.3g} TFLOP/s at best ({setup.peak.source})"
+        plan.log(f"{described}; MFU counts causal FLOPs")
+        plan.log(schedule.end(plan.optimizer, plan.tokens_per_step, settings.steps))
         rewound = False
         while True:
-            dog.expect("restoring or initialising the state", guard.hang_limit(plan.guard, []))
+            setup.deadlines.expect("restoring or initialising the state")
             began = time.monotonic()
-            beginning = restore.begin(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout, plan.identity)
+            restored = restore.restore(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout, plan.identity)
             plan.prepare()
             try:
-                with _opened(plan, beginning, parts, rewound, began) as (run, batches):
-                    outcome = run.go_on(beginning.state, batches)
-                return TrainResult(outcome=outcome, step=run.counters.updates)
+                with _session(plan, restored, setup, rewound, began) as (session, batches):
+                    outcome = session.run(restored.state, batches)
+                return TrainResult(outcome=outcome, step=session.counters.updates)
             except Rewind:
                 rewound = True
+                setup.deadlines.durations.clear()
             except GaveUp as error:
-                say(f"stopped: {error}; every checkpoint is from before it; docs/reliability.md says what to try")
-                return TrainResult(outcome=Outcome.DIVERGED, step=run.counters.updates, reason=str(error))
+                plan.log(f"stopped: {error}; every checkpoint is from before it; docs/reliability.md says what to try")
+                return TrainResult(outcome=Outcome.DIVERGED, step=session.counters.updates, reason=str(error))
 
 
 @contextlib.contextmanager
-def _opened(plan: Plan, beginning: restore.Beginning, parts: Parts, rewound: bool, began: float) -> Iterator[tuple[Attempt, Iterator]]:
-    """Open logs, checkpoints and data for a restored state, and log the start."""
-    settings, counters = plan.train, beginning.counters
+def _session(plan: Plan, restored: restore.Restored, setup: Setup, rewound: bool, began: float) -> Iterator[tuple[Session, Iterator]]:
+    """Open logs, checkpoints and data at the restored step, and log where the run starts."""
+    settings, counters = plan.train, restored.counters
     retention = checkpoint.Retention(last=settings.keep_last, every=settings.keep_every, best=settings.keep_best)
-    history = plan.mixture(beginning.mixture, counters.data_step)
-    changed = bool(beginning.mixture) and history != beginning.mixture
+    history = plan.mixture(restored.mixture, counters.data_step)
+    changed = bool(restored.mixture) and history != restored.mixture
     with (
         contextlib.closing(
-            run_log.open_log(plan.folder, counters.updates, began=plan.began, quiet=jax.process_index() > 0, publish=parts.publish)
+            run_log.open_log(plan.folder, counters.updates, began=plan.began, quiet=jax.process_index() > 0, publish=setup.publish)
         ) as log,
         checkpoint.writer(plan.folder / checkpoint.FOLDER, retention, run_log.bits_per_byte(plan.folder)) as checkpoints,
         plan.batches(counters.data_step, history) as batches,
     ):
-        lost = {"lost_steps": len(log.dropped), "lost_seconds": sum(row.get("step_seconds", 0.0) for row in log.dropped)}
+        context = Context(plan=plan, setup=setup, log=log, checkpoints=checkpoints, history=history)
         if rewound:
-            log.event("rewound", step=counters.updates, data_step=counters.data_step, seconds=time.monotonic() - began, **lost)
-            parts.say(f"went back to step {counters.updates}; data go on at batch {counters.data_step}")
+            log.event("rewound", step=counters.updates, data_step=counters.data_step, seconds=time.monotonic() - began, **_lost(log))
+            plan.log(f"returned to step {counters.updates}; data continue at batch {counters.data_step}")
         else:
-            log.event(
-                "resume" if counters.updates and not beginning.branched_from else "start",
-                step=counters.updates,
-                seconds=time.monotonic() - plan.began,
-                **lost,
-                branched_from=beginning.branched_from,
-                previous_elapsed=log.dropped[-1].get("elapsed") if log.dropped else None,
-                devices=jax.device_count(),
-                peak_flops=parts.peak.flops,
-                peak_source=parts.peak.source,
-                steps=settings.steps,
-                decay_step=schedule.decay_step(plan.optimizer, plan.tokens_per_step),
-                epochs=plan.epochs(counters.data_step, history),
-            )
-            if beginning.branched_from:
-                parts.say(f"branches from {beginning.branched_from}: step, tokens, data and optimizer state go on from there")
-            _tell_of_epochs(plan, counters, history, parts.say)
-        for step, reason in beginning.set_aside:
+            _log_start(context, restored)
+        for step, reason in restored.set_aside:
             log.event("damaged", step=step, reason=reason)
-            parts.say(
-                f"the checkpoint of step {step} is damaged ({reason}); it was set aside, and the run goes on from step {counters.updates}"
+            plan.log(
+                f"the checkpoint of step {step} is damaged ({reason}); it was set aside, and the run resumes from step {counters.updates}"
             )
         if changed:
             log.event("mixture", step=counters.updates, data_step=counters.data_step, proportions=dict(history[-1][1]))
-            parts.say(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
-        logs = Growing(folder=plan.folder)
+            plan.log(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
+        logs = Logs(folder=plan.folder)
         if first := jax.process_index() == 0:
-            logs.history()  # a damaged line raises before the first step
+            logs.metrics()  # a line that is not a row raises before the first step
             logs.evals()
-        draw = functools.partial(curves.draw, logs) if first else lambda: None
-        known = {"draw": draw, "beginning": beginning, "history": history, "counters": counters, "compiled": rewound}
         # losses of another mixture are not comparable
-        memory = guard.Memory() if changed else _remembered(plan.folder)
-        yield Attempt(plan=plan, parts=parts, log=log, checkpoints=checkpoints, memory=memory, **known), batches
+        state = guard.State(memory=guard.Memory() if changed else _recent_figures(plan.folder), rewinds=restored.rewinds)
+        draw = functools.partial(curves.draw, logs) if first else lambda: None
+        yield Session(context=context, counters=counters, draw=draw, guard_state=state, drawn=counters.data_step, compiled=rewound), batches
 
 
-def _tell_of_epochs(plan: Plan, counters: Counters, history: tuple, say: Callable[[str], None]) -> None:
-    """Log the epochs of each domain so far, and at the end if no update is skipped."""
+def _lost(log: run_log.RunLog) -> dict[str, float]:
+    """Return the number and the seconds of the steps after the restored one, which are done again."""
+    return {"lost_steps": len(log.dropped), "lost_seconds": sum(row.get("step_seconds", 0.0) for row in log.dropped)}
+
+
+def _log_start(context: Context, restored: restore.Restored) -> None:
+    """Log the start of the run, of a branch, or of a run that resumes."""
+    plan, log, counters = context.plan, context.log, restored.counters
+    log.event(
+        "resume" if counters.updates and not restored.branched_from else "start",
+        step=counters.updates,
+        seconds=time.monotonic() - plan.began,
+        **_lost(log),
+        branched_from=restored.branched_from,
+        previous_elapsed=log.dropped[-1].get("elapsed") if log.dropped else None,
+        devices=jax.device_count(),
+        peak_flops=context.setup.peak.flops,
+        peak_source=context.setup.peak.source,
+        steps=plan.train.steps,
+        decay_step=schedule.decay_step(plan.optimizer, plan.tokens_per_step),
+        epochs=plan.epochs(counters.data_step, context.history),
+    )
+    if restored.branched_from:
+        plan.log(f"branches from {restored.branched_from}: step, tokens, data and optimizer state continue from there")
+    _log_epochs(plan, counters, context.history)
+
+
+def _log_epochs(plan: Plan, counters: Counters, history: History) -> None:
+    """Log the passes through each domain so far, and at the end of the run if no update is skipped."""
     ahead = plan.epochs(counters.data_step + max(0, plan.train.steps - counters.updates), history)
     passed = [f"{name} {epochs:.2f} to {ahead[name]:.2f}" for name, epochs in plan.epochs(counters.data_step, history).items()]
     if passed:
-        say(f"epochs by domain, from step {counters.updates:,} to {plan.train.steps:,}: {', '.join(passed)}")
+        plan.log(f"epochs by domain, from step {counters.updates:,} to {plan.train.steps:,}: {', '.join(passed)}")
 
 
-def _remembered(folder: pathlib.Path) -> guard.Memory:
-    """Return loss and gradient norm of the previous steps from the first process's log."""
+def _recent_figures(folder: pathlib.Path) -> guard.Memory:
+    """Return the figures of the last steps from the first process's log."""
     rows = run_log.last(folder / run_log.METRICS, guard.WINDOW) if jax.process_index() == 0 else []
     table = np.full((guard.WINDOW, 2), np.nan, np.float32)
     for i, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Where a run begins: fresh weights, another run's weights, or its own newest sound checkpoint."""
+"""Restoring the state that a run starts from: its own newest sound checkpoint, another run's, or initial weights."""
 
 import dataclasses
 import json
@@ -22,36 +22,36 @@ from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
 
 NONE = -1
-"""No checkpoint."""
+"""Step that stands for no checkpoint."""
 DATA = "data/"
+"""Prefix of the names of packed data in a checkpoint's identity."""
 COMPUTE = "model.compute_dtype"
-"""In an identity: free to choose for the weights that another run lends, which are float32 whatever it computed in."""
-"""What the names of packed data begin with in a checkpoint's identity."""
+"""Entry of an identity in which another run's weights may differ, since they are float32 whatever it computed in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beginning:
-    """What a run goes on from."""
+class Restored:
+    """State that a run starts from."""
 
     state: TrainState
     """In the layout's physical form."""
     counters: Counters
     mixture: tuple = ()
-    """`data.mixture.History` of the checkpoint; empty for a fresh run."""
+    """`data.mixture.History` of the checkpoint; empty for a new run."""
     rewinds: int = 0
-    """How often the run has gone back to this very checkpoint."""
+    """Number of times that the run has returned to this checkpoint."""
     set_aside: tuple[tuple[int, str], ...] = ()
-    """Damaged checkpoints that were newer: step, and what is wrong with it."""
+    """Newer checkpoints that are damaged: step and reason."""
     branched_from: str | None = None
     """`RUN@step` of the parent, where a branch has no checkpoint of its own yet."""
 
 
 def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
-    """The state's logical shapes, with the shardings that checkpoints are saved and loaded in."""
+    """Return the state's logical shapes, with the shardings that checkpoints are saved and loaded in."""
     return layout.stored(jax.eval_shape(lambda: new_state(model, mup, optimizer, seed=0)))
 
 
-def begin(
+def restore(
     folder: pathlib.Path,
     model: ModelConfig,
     mup: Mup,
@@ -59,11 +59,11 @@ def begin(
     train: TrainConfig,
     layout: Layout,
     identity: Mapping[str, Any],
-) -> Beginning:
-    """Find what to go on from: the newest sound checkpoint of FOLDER if there is any, else step 0. All processes call it together.
+) -> Restored:
+    """Restore the newest sound checkpoint of the folder, or else start from `train.init_from` or at step 0; all processes call it together.
 
-    Newer checkpoints that are damaged are renamed, once a sound one is loaded. Where the run has rewound since that checkpoint was saved,
-    data go on behind what the rewind skipped.
+    Newer checkpoints that are damaged are renamed once a sound one is loaded. If the run has rewound since that checkpoint was saved,
+    data continue after what the rewind skipped.
 
     Raises:
         UserError: a checkpoint, or the one that `train.init_from` names, is another model's or tokenizer's; no checkpoint is sound.
@@ -71,7 +71,7 @@ def begin(
     logical = shapes(model, mup, optimizer, layout)
     checkpoints, damaged = folder / checkpoint.FOLDER, []
     candidates = checkpoint.numbered(checkpoints)
-    while (step := agreed(max(candidates, default=NONE))) != NONE:
+    while (step := from_first_process(max(candidates, default=NONE))) != NONE:
         candidates = [older for older in candidates if older < step]
         try:
             arrays, record = checkpoint.restore(checkpoints, step, to_arrays(logical), identity)
@@ -83,7 +83,7 @@ def begin(
             continue
         _set_aside(checkpoints, [number for number, _ in damaged])
         rewound = _rewound(folder, step)
-        return Beginning(
+        return Restored(
             state=layout.physical(from_arrays(arrays, logical)),
             counters=_drawn(Counters(**record.counters), rewound["data_step"], train, model),
             mixture=tuple((since, dict(weights)) for since, weights in rewound["mixture"] or record.mixture),
@@ -101,7 +101,7 @@ def begin(
     fresh = _fresh(model, mup, optimizer, train, layout, logical, identity)
     counters = _drawn(Counters(), rewound["data_step"], train, model)
     mixture = tuple((since, dict(weights)) for since, weights in rewound["mixture"])
-    return Beginning(state=fresh, counters=counters, mixture=mixture, rewinds=rewound["times"])
+    return Restored(state=fresh, counters=counters, mixture=mixture, rewinds=rewound["times"])
 
 
 def _branch(
@@ -111,14 +111,14 @@ def _branch(
     layout: Layout,
     logical: TrainState,
     identity: Mapping[str, Any],
-) -> Beginning:
+) -> Restored:
     """Load all that the parent's checkpoint holds, as though it were the run's own."""
     assert train.init_from is not None  # the run has a parent
     other, step = other_run(train.init_from)
     arrays, record = checkpoint.restore(other / checkpoint.FOLDER, step, to_arrays(logical), identity)
     refuse_unfit_parent(record, train, model)
     rewound = _rewound(folder, step)
-    return Beginning(
+    return Restored(
         state=layout.physical(from_arrays(arrays, logical)),
         counters=_drawn(Counters(**record.counters), rewound["data_step"], train, model),
         mixture=tuple((since, dict(weights)) for since, weights in rewound["mixture"] or record.mixture),
@@ -168,14 +168,14 @@ def _fresh(
 
 
 def _drawn(counters: Counters, data_step: int, train: TrainConfig, model: ModelConfig) -> Counters:
-    """Counters with the data behind what a rewind skipped."""
+    """Return the counters with the data after what a rewind skipped."""
     if data_step <= counters.data_step:
         return counters
     return dataclasses.replace(counters, data_step=data_step, tokens=data_step * train.batch_size * model.context_length)
 
 
 def _rewound(folder: pathlib.Path, step: int) -> dict[str, Any]:
-    """What the ledger knows of rewinds since the run saved `step`: how many `times`, behind which `data_step`, under which `mixture`."""
+    """Return what the ledger says of rewinds since the run saved `step`: how many `times`, to which `data_step` and `mixture`."""
     found = {"times": 0, "data_step": 0, "mixture": []}
     for event in run_log.rows(folder / run_log.EVENTS) if jax.process_index() == 0 else ():
         if event.get("event") == "save" and event.get("step") == step:
@@ -185,9 +185,9 @@ def _rewound(folder: pathlib.Path, step: int) -> dict[str, Any]:
             if event.get("skip_data"):
                 found |= {"data_step": event.get("data_step"), "mixture": event.get("mixture")}
     if type(found["data_step"]) is not int or not checkpoint.is_history(found["mixture"]):
-        raise UserError(f"got {folder / run_log.EVENTS}, whose last rewind says not where its data go on; allowed: what the run wrote")
+        raise UserError(f"got {folder / run_log.EVENTS}, whose last rewind names no data to continue with; allowed: what the run wrote")
     text = np.frombuffer(json.dumps(found).encode(), np.uint8)
-    told = np.zeros(agreed(len(text)), np.uint8)
+    told = np.zeros(from_first_process(len(text)), np.uint8)
     told[: len(text)] = text[: len(told)]
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(told))))
 
@@ -196,16 +196,16 @@ def _set_aside(folder: pathlib.Path, steps: list[int]) -> None:
     for step in steps if jax.process_index() == 0 else ():
         checkpoint.set_aside(folder, step)
     if steps:
-        agreed(0)  # none opens the folder before that is done
+        from_first_process(0)  # no process opens the folder before that is done
 
 
-def agreed(found: int | bool) -> int:
-    """What the first process found, told to all: a shared disk may show the others an older state."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+def from_first_process(value: int | bool) -> int:
+    """Return the first process's value on all processes, since a shared disk may show the others an older state."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def other_run(init_from: str) -> tuple[pathlib.Path, int]:
-    """Split `RUN@step` into a run's folder and a step of which it has a checkpoint; raises a `UserError` if there is none."""
+    """Split `RUN@step` into a run's folder and a step; raise a `UserError` if it has no checkpoint of that step."""
     run, at, step = init_from.rpartition("@")
     if not at or not step.isdecimal():
         raise UserError(
@@ -218,10 +218,10 @@ def other_run(init_from: str) -> tuple[pathlib.Path, int]:
 
 
 def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> None:
-    """Refuse to begin on a disk that has no room for a checkpoint, as the first process sees it."""
+    """Raise a `UserError` if the first process's disk has no room for a checkpoint."""
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes(model, mup, optimizer, layout)))
     free = shutil.disk_usage(folder).free
-    if agreed(free < state_bytes):
+    if from_first_process(free < state_bytes):
         raise UserError(
             f"got {free / 1e9:.1f} GB of free disk for {folder}; allowed: at least one checkpoint, {state_bytes / 1e9:.1f} GB; "
             "free some space or choose another --workdir"

@@ -1,4 +1,4 @@
-"""The interface of the training loop: the plan that its caller gives, the parts that are built once from it, and the result."""
+"""Interface of the training loop: the plan that its caller passes, what is built from it once, and the result."""
 
 import contextlib
 import dataclasses
@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 
 from sharding import rules
+from teleflm_jax.data.mixture import History
 from teleflm_jax.hardware import throughput
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.mup import Mup
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
-from teleflm_jax.observability import profiler, run_log, watchdog
+from teleflm_jax.observability import profiler, run_log
 from teleflm_jax.observability.config import ProfileConfig, TelemetryConfig
 from teleflm_jax.observability.progress import Report
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train.config import GuardConfig, TrainConfig
+from teleflm_jax.train.deadlines import Deadlines
 from teleflm_jax.train.state import TrainState
 
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
@@ -29,8 +31,6 @@ Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
 
 It calls `pause` about once a second or more often, equally often on each process, and does not catch its exceptions.
 """
-History = tuple
-"""`data.mixture.History`."""
 
 
 class Outcome(enum.StrEnum):
@@ -52,15 +52,15 @@ class TrainResult:
     step: int
     """Optimizer updates done when it returned."""
     reason: str = ""
-    """Of a divergence, what the guard found."""
+    """Finding of the guard, if the run diverged."""
 
 
 class Rewind(Exception):
-    """Raised to make the run go back to its newest sound checkpoint."""
+    """The run returns to its newest sound checkpoint."""
 
 
 class GaveUp(Exception):
-    """Raised when going back has not helped."""
+    """The run ends, since returning to the newest checkpoint has not helped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,18 +79,18 @@ class Plan:
     batches: Callable[[int, History], contextlib.AbstractContextManager[Iterator[Mapping[str, np.ndarray]]]]
     """Opens an iterator over this process's rows of batch(first), batch(first + 1), … under a mixture history."""
     mixture: Callable[[History, int], History] = lambda saved, data_step: saved
-    """Return the history from a data step on, given a checkpoint's history (empty: a new run)."""
+    """Returns the history from a data step on, given a checkpoint's history (empty: a new run)."""
     records: Callable[[int, History], list] = lambda data_step, history: []
-    """Return the origin of each row of batch(data_step), as JSON."""
+    """Returns the origin of each row of batch(data_step) as JSON."""
     epochs: Callable[[int, History], Mapping[str, float]] = lambda data_step, history: {}
-    """Return the epochs of each domain that the batches before data_step make, under a mixture history."""
+    """Returns the passes of the batches before data_step through each domain, under a mixture history."""
     objective: Objective = cross_entropy.loss_and_gradients
-    """The function to minimise."""
+    """Function to minimise."""
     evaluate: Evaluator | None = None
     prepare: Callable[[], None] = lambda: None
-    """Called by every process after the state is restored, before anything is written."""
+    """Called by every process once the state is restored, before anything is written."""
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Identity that checkpoints carry: the model's shape, the tokenizer, the data."""
+    """Owner of the checkpoints: the model's shape, the tokenizer, the data."""
     began: float = dataclasses.field(default_factory=time.monotonic)
     """When the start of the run began, by the monotonic clock."""
     log: Callable[[str], None] = lambda message: None
@@ -109,20 +109,25 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Parts that are built once and outlive a rewind."""
+class Setup:
+    """Functions and connections that are built once and outlive a rewind."""
 
     step: Callable
+    """Training step, from `step.make`."""
     to_logical: Callable[[TrainState], TrainState]
     """Converts the state from the layout of steps to that of checkpoints."""
     fingerprint: Callable
+    """Checksums of gradients, from `step.fingerprint`."""
     diagnose: Callable
+    """Search for the cause of a skipped update, from `diagnose.make`."""
     peak: throughput.Peak
     hosts: list[str]
     """Name of each process's machine."""
-    report: Report
-    say: Callable[[str], None]
+    progress: Report
+    log: Callable[[str], None]
+    """Takes messages for people."""
     publish: run_log.Publish
     profiler: profiler.Profiler
-    asked_to_stop: Callable[[], bool]
-    dog: watchdog.Watchdog
+    stop_requested: Callable[[], bool]
+    """Returns whether a signal or the caller has asked this process to stop."""
+    deadlines: Deadlines

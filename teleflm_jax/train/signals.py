@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and leave, and agreement on them between its processes."""
+"""Signals that ask a run to save and stop, and the exchange of them between its processes."""
 
 import contextlib
 import os
@@ -10,32 +10,32 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""SIGUSR1 is what Slurm is asked to send ahead of a job's end."""
+"""Slurm can send SIGUSR1 some time before a job's end."""
 
 
 class Interrupted(Exception):
-    """A signal ended an evaluation; every process raises it at the same place."""
+    """A stop request ended an evaluation; every process raises it at the same place."""
 
 
-def agreed(asked: bool) -> bool:
-    """Whether any process was asked to stop. All processes call it together and learn the same."""
+def on_any_process(flag: bool) -> bool:
+    """Return whether the flag is set on any process; all processes call it together and get the same answer."""
     if jax.process_count() == 1:
-        return asked
-    return bool(np.any(multihost_utils.process_allgather(np.bool_(asked))))
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
 
 
 @contextlib.contextmanager
-def on_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first signal into a question that the loop asks with each step; a second one ends the process at once.
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether a signal has asked to stop; a second signal ends the process at once.
 
-    That harms no checkpoint: what is half-written does not have a checkpoint's name yet.
+    That damages no checkpoint: a half-written one does not have a checkpoint's name yet.
     """
     received = []
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def note(number, _) -> None:
         if received:
-            os.write(2, b"a second signal: leaving at once; the same command goes on from the newest checkpoint\n")
+            os.write(2, b"a second signal: leaving at once; the same command resumes from the newest checkpoint\n")
             os._exit(128 + number)
         received.append(number)
 

@@ -1,4 +1,4 @@
-"""What a run carries from step to step: weights, optimizer state, and three counters."""
+"""State that a run carries from step to step: weights, optimizer state, and three counters."""
 
 import dataclasses
 import typing
@@ -15,7 +15,7 @@ from teleflm_jax.mup import Mup
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """The arrays."""
+    """Arrays of the state."""
 
     model: Transformer
     optimizer: optax.OptState
@@ -23,7 +23,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counters:
-    """The numbers, as Python integers on the host: tokens pass 2^31 after 390 steps of the 52B run."""
+    """Counters of the state, Python integers on the host: tokens pass 2^31 after 390 steps of the 52B run."""
 
     updates: int = 0
     """Optimizer updates done; the `step` of logs and checkpoints."""
@@ -34,18 +34,18 @@ class Counters:
 
 
 def new_model(config: ModelConfig, mup: Mup, seed: int) -> Transformer:
-    """A model with initial weights that depend on the seed and the shape alone."""
+    """Return a model with initial weights, which depend on the seed and the shape alone."""
     return Transformer(config, mup, rngs=nnx.Rngs(params=seed))
 
 
 def new_state(config: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Initial weights and an empty optimizer; trace it under `jax.jit`, or under `jax.eval_shape` for shapes alone."""
+    """Return initial weights and a new optimizer state; trace it under `jax.jit`, or under `jax.eval_shape` for shapes alone."""
     model = new_model(config, mup, seed)
     return TrainState(model=model, optimizer=optimizer.init(typing.cast(optax.Params, model)))
 
 
 def to_arrays(state: TrainState) -> dict:
-    """The state as nested dictionaries of arrays, named as the weights are declared: the two parts of a checkpoint."""
+    """Return the state as nested dictionaries of arrays, named as the weights are declared: the two parts of a checkpoint."""
     moments = {name: weights_of(optax.tree.get(state.optimizer, name)) for name in ("mu", "nu")}
     return {"model": weights_of(state.model), "optimizer": {**moments, "count": optax.tree.get(state.optimizer, "count")}}
 
@@ -58,12 +58,12 @@ def from_arrays(arrays: dict, like: TrainState) -> TrainState:
 
 
 def weights_of(model: nnx.Module) -> dict:
-    """A model's arrays (or shapes) as nested dictionaries."""
+    """Return a model's arrays (or shapes) as nested dictionaries."""
     return nnx.to_pure_dict(nnx.state(model))
 
 
 def with_weights(model: Transformer, weights: dict) -> Transformer:
-    """The model with other arrays in the same places."""
+    """Return the model with other arrays in the same places."""
     graph, state = nnx.split(model)
     nnx.replace_by_pure_dict(state, weights)
     return nnx.merge(graph, state)

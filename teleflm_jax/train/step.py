@@ -1,4 +1,4 @@
-"""One optimizer update: gradients over the mesh (`passes/`), then the update rule; and the same twice, to compare bits."""
+"""One optimizer update: gradients over the mesh, then the optimizer; and gradients alone, to compare them bit by bit."""
 
 import typing
 from collections.abc import Callable, Mapping
@@ -20,41 +20,43 @@ from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, weights_of
 
 SIZES = ("num_heads", "num_kv_heads", "d_ff", "num_layers", "context_length")
-"""Of a model, that a mesh splits."""
-WORDS = ("stop", "data_wait_seconds")
-"""What each process says with every step: whether it was asked to stop, and how long it waited for the batch."""
-AHEAD = 2
-"""Rates that a step is given: the host does not know yet whether the update before it was skipped."""
+"""Sizes of a model that a mesh splits."""
+HOST_SIGNALS = ("stop", "data_wait_seconds")
+"""Numbers that each process sends along with every step: whether it should stop, and how long it has waited for the batch."""
+RATE_CANDIDATES = 2
+"""Rates passed to a step, since the host does not know yet whether the update before it was skipped."""
 
 
-class Orders(NamedTuple):
-    """What the host tells a step."""
+class StepInputs(NamedTuple):
+    """Inputs of a step beside state and batch."""
 
     rates: Mapping[str, Any]
-    """Role -> float32 [AHEAD]: rates after `updates` updates and after one more."""
+    """Role -> float32 [RATE_CANDIDATES]: rates after `updates` updates and after one more."""
     updates: Any
     """int32: updates that are known to be done."""
-    words: Any
-    """float32 [devices, WORDS], from `Layout.place_words`; all processes get to know all of it."""
-    check: Any
+    host_signals: Any
+    """float32 [devices, HOST_SIGNALS], from `Layout.place_words`; every process receives all of it."""
+    check_copies: Any
     """bool: compute the checksums of the weights' copies."""
 
 
-def orders(layout: Layout, *, rates: Mapping[str, tuple[float, ...]], updates: int, words: tuple[float, ...], check: bool) -> Orders:
-    """Orders from plain numbers."""
-    return Orders(
+def step_inputs(
+    layout: Layout, *, rates: Mapping[str, tuple[float, ...]], updates: int, host_signals: tuple[float, ...], check_copies: bool
+) -> StepInputs:
+    """Make a step's inputs from plain numbers."""
+    return StepInputs(
         rates={role: np.array(values, np.float32) for role, values in rates.items()},
         updates=np.int32(updates),
-        words=layout.place_words(words),
-        check=np.bool_(check),
+        host_signals=layout.place_words(host_signals),
+        check_copies=np.bool_(check_copies),
     )
 
 
 def microbatch(model: ModelConfig, train: TrainConfig, layout: Layout) -> int:
-    """Sequences that a data-parallel group takes at a time.
+    """Return the number of sequences that a data-parallel group processes at a time.
 
     Raises:
-        UserError: model or batch do not split over the mesh, or the model computes in a dtype that is not trained in.
+        UserError: the mesh cannot split model or batch, or training does not support the model's compute dtype.
     """
     refuse_float16(model)
     rules.refuse_misfit(layout, **{name: getattr(model, name) for name in SIZES})
@@ -62,7 +64,7 @@ def microbatch(model: ModelConfig, train: TrainConfig, layout: Layout) -> int:
 
 
 def refuse_float16(model: ModelConfig) -> None:
-    """Raise a `UserError` for a model, such as an imported one, whose gradients would be computed in float16."""
+    """Raise a `UserError` if the model, such as an imported one, would compute its gradients in float16."""
     if model.compute_dtype == "float16":
         raise UserError(
             "got model.compute_dtype='float16' for training; allowed: bfloat16, float32, since small gradients are zero in float16 unless "
@@ -77,28 +79,28 @@ def make(
     accumulation_dtype: str = "float32",
     objective: Objective = cross_entropy.loss_and_gradients,
 ) -> Callable:
-    """Compile-ready `step(state, batch, orders) -> (state, figures)`; the old state's memory is reused.
+    """Return the jitted `step(state, batch, inputs) -> (state, outputs)`, which reuses the old state's memory.
 
-    Where the loss or the gradient's norm is not finite, or no target counts, the state comes back as it was, decided on the devices.
-    Figures: `loss`, `grad_norm`; `targets`, the sum of their weights; `words` of all processes; `copies`, a checksum of each device
-    (`passes.gradients`); `bad`, for each weight whether its gradient is not finite (stacked weights: one for each layer, in physical
-    order), computed only where the update is skipped.
+    If the loss or the gradient's norm is not finite, or no target counts, the devices return the state unchanged.
+    Outputs: `loss`, `grad_norm`; `targets`, the sum of their weights; `host_signals` of all processes; `copies`, a checksum of each device
+    (`passes.gradients`); `not_finite`, for each weight whether its gradient is not finite (stacked weights: one flag a layer, in physical
+    order), computed only if the update is skipped.
 
     Args:
-        optimizer: from `optim.optimizer.make`.
+        optimizer: from `optim.optimizer.make_optimizer`.
         layout: the mesh and its use; batches arrive split over its `data` axis, the state in physical form.
-        microbatch_size: rows that one data-parallel group takes at a time.
-        accumulation_dtype: of the sums of gradients.
+        microbatch_size: rows that one data-parallel group processes at a time.
+        accumulation_dtype: dtype of the sums of gradients.
         objective: the function to minimise.
     """
     gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
-    def step(state: TrainState, batch: passes.Batch, orders: Orders):
-        loss, gradient, copies, targets = gradients(state.model, batch, orders.check)
+    def step(state: TrainState, batch: passes.Batch, inputs: StepInputs):
+        loss, gradient, copies, targets = gradients(state.model, batch, inputs.check_copies)
         norm = optax.tree.norm(gradient)
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & (targets != 0)
-        index = optax.tree.get(state.optimizer, "count") - orders.updates
-        rates = {role: jnp.take(values, index, mode="clip") for role, values in orders.rates.items()}
+        index = optax.tree.get(state.optimizer, "count") - inputs.updates
+        rates = {role: jnp.take(values, index, mode="clip") for role, values in inputs.rates.items()}
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, typing.cast(optax.Params, state.model), rates=rates)
         new = TrainState(model=jax.tree.map(jnp.add, state.model, updates), optimizer=optimizer_state)
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
@@ -108,16 +110,16 @@ def make(
             "loss": loss,
             "grad_norm": norm,
             "targets": targets,
-            "words": jax.lax.with_sharding_constraint(orders.words, layout.replicated()),
+            "host_signals": jax.lax.with_sharding_constraint(inputs.host_signals, layout.replicated()),
             "copies": jax.lax.with_sharding_constraint(copies, layout.replicated()),
-            "bad": jax.lax.with_sharding_constraint(bad, layout.replicated()),
+            "not_finite": jax.lax.with_sharding_constraint(bad, layout.replicated()),
         }
 
     return jax.jit(step, donate_argnums=0)
 
 
 def not_finite(tree: Any) -> dict:
-    """For each weight whether it has a value that is not finite, bool; stacked weights: [layers], in physical order."""
+    """Return for each weight whether it has a value that is not finite: bool, for stacked weights [layers] in physical order."""
     flags = rules.map_with_axes(lambda x, axes: ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(axes), x.ndim))), tree)
     return weights_of(flags)
 
@@ -128,7 +130,7 @@ def fingerprint(
     accumulation_dtype: str = "float32",
     objective: Objective = cross_entropy.loss_and_gradients,
 ) -> Callable:
-    """`(model, batch) -> (loss, uint32 [devices])`: checksums of each device's gradients; two calls must agree to the last bit."""
+    """Return the jitted `(model, batch) -> (loss, uint32 [devices])`: checksums of each device's gradients, equal in every call."""
     gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
     def one(gradient):

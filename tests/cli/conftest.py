@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
         sequence_length=32,
         vocab_size=VOCABULARY,
         config=PackConfig(heldout_fraction=0.5, processes=1),
-        say=lambda line: None,
+        log=lambda line: None,
     )
     model = tiny.model(shape)
     with checkpoint.writer(folder / "checkpoints", checkpoint.Retention(last=2, every=0, best=0)) as writer:

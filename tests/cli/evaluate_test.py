@@ -118,6 +118,7 @@ def test_a_folder_that_is_no_run_is_refused(capsys, trained, tmp_path):
     shutil.copytree(trained.folder / "checkpoints", tmp_path / "checkpoints")
     assert "names no packed text (data.*)" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
     shutil.copy(trained.folder / "config.gin", tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
     assert "without a finished checkpoint" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
 
 

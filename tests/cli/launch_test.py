@@ -96,7 +96,7 @@ def test_a_hung_process_is_the_cause_and_one_that_is_stopped_is_killed(script):
     done = subprocess.run([sys.executable, "-c", sooner, *own], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 70
     assert done.stderr.splitlines()[-1] == (
-        "process 1 ended a start or a step that had hung (70), so all were ended; the same command goes on from the newest checkpoint"
+        "process 1 ended a start or a step that had hung (70), so all were ended; the same command resumes from the newest checkpoint"
     )
 
 

@@ -14,7 +14,7 @@ def rates(host, matmul=(1e12,), memory=(1e9,), network=1e9):
 
 
 def found(all_rates, tolerance=0.85):
-    return [(slow.process, slow.host, slow.what, round(slow.part, 2)) for slow in preflight.judge(all_rates, tolerance)]
+    return [(slow.process, slow.host, slow.what, round(slow.part, 2)) for slow in preflight.slow_processes(all_rates, tolerance)]
 
 
 def test_equal_processes_are_not_slow():
@@ -26,7 +26,7 @@ def test_a_slow_process_is_named_with_what_it_is_slow_in():
     three = [rates("a"), rates("b", memory=(0.5e9,), network=0.4e9), rates("c")]
     assert found(three) == [(1, "b", "memory", 0.5), (1, "b", "network", 0.4)]
     assert found(three, tolerance=0.45) == [(1, "b", "network", 0.4)]
-    lines = command.sentences(preflight.judge(three, 0.85), 3, 0.85)
+    lines = command.sentences(preflight.slow_processes(three, 0.85), 3, 0.85)
     assert lines[0] == "slow: process 1 on b: memory at 50% of the median"
     assert lines[-1].startswith("error: got 1 slow of 3 process(es); allowed: 85% of the median or more; leave out or repair b (")
 

@@ -37,7 +37,7 @@ def test_train_writes_the_tokenizer_and_says_what_it_sampled(bindings, tmp_path,
     path = tmp_path / "out" / "tokenizer.json"
     assert load.load(path).get_vocab_size() == 400
     assert "english: 60 documents" in shown.err and "1 not JSON" in shown.err and "without code" in shown.err
-    assert "chinese: 1 documents, 0.0 MB, all there is (asked for 30)" in shown.err
+    assert "chinese: 1 documents, 0.0 MB, all there are (wanted 30)" in shown.err
     assert sorted(file.name for file in path.parent.iterdir()) == ["tokenizer.json", "tokenizer.sample.json"]
 
 
@@ -45,7 +45,7 @@ def test_train_again_keeps_the_same_and_refuses_another(bindings, tmp_path, caps
     run(capsys, "train", *flags(bindings))
     path = tmp_path / "out" / "tokenizer.json"
     before = path.read_bytes()
-    assert "there already" in run(capsys, "train", *flags(bindings)).out
+    assert "exists already" in run(capsys, "train", *flags(bindings)).out
     other = flags(bindings, tokenizer__vocab_size=399)
     with pytest.raises(UserError, match="--force"):
         main.main(["tokenizer", "train", *other])
@@ -62,7 +62,7 @@ def test_another_pattern_is_another_tokenizer(bindings, tmp_path, capsys):
     run(capsys, "train", *other, "--force")
     made = json.loads((tmp_path / "out" / "tokenizer.json").read_text(encoding="utf-8"))
     assert made["pre_tokenizer"]["pretokenizers"][0]["pattern"] == {"Regex": patterns.QWEN2}
-    assert "there already" in run(capsys, "train", *other).out
+    assert "exists already" in run(capsys, "train", *other).out
 
 
 def test_failed_training_leaves_no_trace(bindings, tmp_path, capsys):

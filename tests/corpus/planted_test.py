@@ -6,7 +6,7 @@ import random
 import sysconfig
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import duplicates, planted
@@ -16,7 +16,6 @@ from teleflm_jax.corpus.config import DuplicateConfig
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=14).map(" ".join), max_size=8)
 
 
-@settings(max_examples=100, deadline=None)
 @given(TEXTS, st.sampled_from([0.5, 0.7, 0.8, 1.0]))
 def test_all_pairs_are_found_and_no_other(texts, threshold):
     exact = planted.Exact([planted.Document("en", text) for text in texts])

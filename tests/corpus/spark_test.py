@@ -22,7 +22,7 @@ def failing(error):
     [UserError("got 1; allowed: 2; change it"), OSError(errno.ENOSPC, "Error writing bytes"), PermissionError(errno.EACCES, "no", "/a")],
 )
 def test_what_users_and_disks_get_wrong_comes_back_as_it_was(error):
-    back = spark._raised(pickle.loads(pickle.dumps(spark._guarded(failing(error), 3))))
+    back = spark._as_exception(pickle.loads(pickle.dumps(spark._errors_as_values(failing(error), 3))))
     assert type(back) is type(error)
     if isinstance(error, OSError):
         assert (back.errno, back.strerror, back.filename) == (error.errno, os.strerror(error.errno), error.filename)
@@ -31,10 +31,10 @@ def test_what_users_and_disks_get_wrong_comes_back_as_it_was(error):
 
 
 def test_work_that_went_well_says_nothing_and_mistakes_of_ours_are_raised():
-    assert not spark._guarded(lambda number: None, 3)
+    assert not spark._errors_as_values(lambda number: None, 3)
     for error in (ValueError("x"), OSError("damaged")):
         with pytest.raises(type(error)):
-            spark._guarded(failing(error), 3)
+            spark._errors_as_values(failing(error), 3)
 
 
 def test_a_full_disk_that_java_met_is_a_full_disk():

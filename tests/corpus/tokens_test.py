@@ -3,7 +3,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import tokens
@@ -39,7 +39,6 @@ def hashes_of(text):
     return tokens.tokens([text]).hashes.tolist()
 
 
-@settings(max_examples=150, deadline=None)
 @given(TEXTS)
 def test_texts_are_cut_where_plain_python_cuts_them(texts):
     found = tokens.tokens(texts)
@@ -52,7 +51,6 @@ def test_texts_are_cut_where_plain_python_cuts_them(texts):
     assert len(found.offsets) == len(texts) + 1 and len(found.hashes) == len(got)
 
 
-@settings(max_examples=150, deadline=None)
 @given(TEXTS)
 def test_hashes_are_equal_where_tokens_are(texts):
     hashes = tokens.tokens(texts).hashes.tolist()
@@ -60,7 +58,6 @@ def test_hashes_are_equal_where_tokens_are(texts):
     assert len(set(zip(hashes, named, strict=True))) == len(set(named)) == len(set(hashes))
 
 
-@settings(max_examples=100, deadline=None)
 @given(TEXTS)
 def test_neighbours_in_the_batch_do_not_matter(texts):
     found = tokens.tokens(texts)
@@ -168,7 +165,6 @@ def test_simplified_forms_by_hand():
     assert (table[table] == table).all() and table.dtype == np.uint32
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.text(st.sampled_from("個个學学 ab，"), max_size=8), st.booleans()), max_size=5))
 def test_texts_are_simplified_each_by_itself_and_nothing_else_changes(marked):
     texts = [text for text, _ in marked]

@@ -73,7 +73,7 @@ def test_no_thread_outlives_the_iterator(packed):
 
 def test_a_batch_by_hand():
     def record(tokens, starts):
-        return records.Record(tokens=np.array(tokens, np.uint32), starts=np.array(starts, np.int32))
+        return records.TrainingRecord(tokens=np.array(tokens, np.uint32), starts=np.array(starts, np.int32))
 
     batch = loader.join(
         [record([1, 10, 2, 1, 11, 12, 13], [0, 3]), record([10, 2, 1, 11, 2, 3, 3], [2]), record([7, 8, 9, 10, 11, 2, 1], [6])], pad=3
@@ -91,7 +91,7 @@ def test_a_batch_by_hand():
 
 
 def test_padding_may_have_the_id_that_begins_documents():
-    row = records.Record(tokens=np.array([1, 10, 2, 1, 11, 2, 1, 1], np.uint32), starts=np.array([0, 3], np.int32))
+    row = records.TrainingRecord(tokens=np.array([1, 10, 2, 1, 11, 2, 1, 1], np.uint32), starts=np.array([0, 3], np.int32))
     batch = loader.join([row], pad=1)
     assert batch["segments"].tolist() == [[1, 1, 1, 2, 2, 2, 0]]
     assert batch["weights"].tolist() == [[1, 1, 0, 1, 1, 0, 0]]
@@ -185,9 +185,9 @@ def test_unfinished_and_damaged_data_are_refused(copy, tmp_path):
     refused(r"manifest that cannot be read")
     path.write_text(json.dumps(known))
     shutil.copy(other, shard)
-    refused(r"damaged.*records in .* bytes, and it has")
+    refused(r"damaged.*records in .* bytes, but it has")
     shard.unlink()
-    refused(r"damaged.*and it has 0 in 0.*pack --force")
+    refused(r"damaged.*but it has 0 in 0.*pack --force")
     shard.write_bytes(whole)
     open_run(copy)
     shard.write_bytes(whole[:300] + bytes(50) + whole[350:])

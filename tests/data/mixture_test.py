@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.data import mixture
@@ -37,7 +37,6 @@ def test_floor_sum_equals_the_sum_of_floors(n, a, b):
     assert mixture._floor_sum(n, a, b) == sum((a * i + b) // 2**64 for i in range(n))
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 40), WEIGHTS), min_size=1, max_size=4), st.integers(1, 9), st.integers(0, 5))
 def test_each_domain_is_walked_in_order_whatever_the_history(phases, batch_size, seed):
     steps = np.cumsum([0] + [length for length, _ in phases]).tolist()

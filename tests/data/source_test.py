@@ -91,12 +91,12 @@ def test_shards_leave_files_for_all_else(monkeypatch, limit, shards):
 
 
 def test_the_shard_that_was_not_read_for_the_longest_time_is_closed(many, monkeypatch):
-    opened, real = [], source.opened
-    monkeypatch.setattr(source, "opened", lambda path: opened.append(path) or real(path))
+    opened, real = [], source.open_reader
+    monkeypatch.setattr(source, "open_reader", lambda path: opened.append(path) or real(path))
     folder = pathlib.Path(many.packed, "web")
     shards = [(str(folder / f"train-{i:06d}.array_record"), 1) for i in range(3)]
     first, second, third = (path for path, _ in shards)
-    records = source.source(shards, source.readers(2))
+    records = source.open_source(shards, source.reader_cache(2))
     assert len(records) == 3
     content = [records[number] for number in (0, 1, 0, 2, 0, 1)]
     assert opened == [first, second, third, second]

@@ -15,8 +15,8 @@ from teleflm_jax.train import loop
 from tests import tiny
 from tests.train import runs
 
-place = processes.find(os.environ)
-processes.join(place)
+process = processes.find(os.environ)
+processes.join(process)
 config = tiny.config(num_layers=4)
 plan = runs.plan(pathlib.Path(sys.argv[1]), config, rules.layout(MeshConfig(pipe=2), config.d_model), steps=6)
 
@@ -31,4 +31,5 @@ def batches(first, history):
     yield drawn
 
 
-sys.exit(processes.leave(loop.train(dataclasses.replace(plan, batches=batches)), place))
+done = loop.train(dataclasses.replace(plan, batches=batches)).outcome == loop.Outcome.COMPLETED
+sys.exit(processes.leave(0 if done else 1, process))

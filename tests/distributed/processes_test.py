@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from teleflm_jax.distributed import processes, xla
-from teleflm_jax.distributed.processes import Place
+from teleflm_jax.distributed.processes import ProcessInfo
 from teleflm_jax.errors import UserError
 from tests.distributed.rendezvous_test import free_port
 from tests.job import ROOT
@@ -30,24 +30,24 @@ SLURM_PORT = 61_440 + 70_001 % 4_096
     [
         ({}, None),
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-        (SLURM, Place(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5)),
-        (SLURM | {"SLURM_STEP_NODELIST": "one,two"}, Place(coordinator=f"one:{SLURM_PORT}", count=112, index=5)),
-        (SLURM | {"SLURM_STEP_NODELIST": "n7"} | ADDRESS, Place(coordinator="head:1234", count=112, index=5)),
+        (SLURM, ProcessInfo(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5)),
+        (SLURM | {"SLURM_STEP_NODELIST": "one,two"}, ProcessInfo(coordinator=f"one:{SLURM_PORT}", count=112, index=5)),
+        (SLURM | {"SLURM_STEP_NODELIST": "n7"} | ADDRESS, ProcessInfo(coordinator="head:1234", count=112, index=5)),
         (
             SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8(x14)", "SLURM_LOCALID": "6"},
-            Place(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5, gpu=6),
+            ProcessInfo(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5, gpu=6),
         ),
         ({name: value for name, value in SLURM.items() if "STEP" not in name}, None),  # inside sbatch, without srun
         (
             SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8(x14)", "SLURM_LOCALID": "6", "CUDA_VISIBLE_DEVICES": "6"},
-            Place(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5, gpu=0),
+            ProcessInfo(coordinator=f"gpu003:{SLURM_PORT}", count=112, index=5, gpu=0),
         ),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell of one task in a job of many
-        (SLURM | {"SLURM_STEP_NUM_TASKS": "8"}, Place(coordinator=f"gpu003:{SLURM_PORT}", count=8, index=5)),
-        (OMPI | SLURM | ADDRESS, Place(coordinator="head:1234", count=16, index=9, gpu=1)),
-        (OMPI | ADDRESS, Place(coordinator="head:1234", count=16, index=9, gpu=1)),
-        (ADDRESS | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, Place(coordinator="head:1234", count=4, index=3)),
-        (ADDRESS | {"JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "0"}, Place(coordinator="head:1234", count=4, index=0)),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "8"}, ProcessInfo(coordinator=f"gpu003:{SLURM_PORT}", count=8, index=5)),
+        (OMPI | SLURM | ADDRESS, ProcessInfo(coordinator="head:1234", count=16, index=9, gpu=1)),
+        (OMPI | ADDRESS, ProcessInfo(coordinator="head:1234", count=16, index=9, gpu=1)),
+        (ADDRESS | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, ProcessInfo(coordinator="head:1234", count=4, index=3)),
+        (ADDRESS | {"JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "0"}, ProcessInfo(coordinator="head:1234", count=4, index=0)),
     ],
 )
 def test_every_starter_says_where_a_process_stands(environment, place):
@@ -55,7 +55,7 @@ def test_every_starter_says_where_a_process_stands(environment, place):
 
 
 def test_options_come_before_the_environment():
-    assert processes.find(SLURM, "a:1", 2, 1) == Place(coordinator="a:1", count=2, index=1)
+    assert processes.find(SLURM, "a:1", 2, 1) == ProcessInfo(coordinator="a:1", count=2, index=1)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_time_to_wait_is_a_whole_number_above_0(monkeypatch):
     for wrong in ("0", "-1", "soon"):
         monkeypatch.setenv(processes.START_TIMEOUT, wrong)
         with pytest.raises(UserError, match="got TELEFLM_START_TIMEOUT="):
-            processes.join(Place(coordinator="localhost:1", count=2, index=1))
+            processes.join(ProcessInfo(coordinator="localhost:1", count=2, index=1))
 
 
 @pytest.mark.parametrize("code, said", [(0, None), (2, "2\n"), (3, "3\n"), (70, None), (75, None)])

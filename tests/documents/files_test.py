@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from teleflm_jax.documents import files, work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.errors import UserError
 
 ROW = b'{"text": "some words"}\n'
@@ -93,7 +93,7 @@ def test_a_control_character_makes_no_binary_file(text, is_binary):
 
 
 def units(folder):
-    return work_units.units(str(folder), 1 << 20)
+    return work_units.split_source(str(folder), 1 << 20)
 
 
 def test_a_source_of_unknown_files_is_refused_with_those_that_are_read(tmp_path):
@@ -119,9 +119,9 @@ def snapshot(root, repository="datasets--o--n"):
 
 
 def read(folder):
-    tally = Tally()
-    texts = [document.text for unit in units(folder) for document in work_units.read(unit, tally)]
-    return texts, {reason: one.documents for reason, one in tally.dropped.items()}
+    statistics = Statistics()
+    texts = [document.text for unit in units(folder) for document in work_units.read(unit, statistics)]
+    return texts, {reason: one.documents for reason, one in statistics.dropped.items()}
 
 
 def test_a_snapshot_of_hugging_faces_cache_is_read(tmp_path):

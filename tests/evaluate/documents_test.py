@@ -32,7 +32,7 @@ def data(tmp_path_factory):
         config = PackConfig(heldout_fraction=fraction, processes=1)
         sources = {domain: str(root / "web")}
         pack.pack(
-            sources=sources, packed=packed, tokenizer=tokenizer, sequence_length=8, vocab_size=385, config=config, say=lambda line: None
+            sources=sources, packed=packed, tokenizer=tokenizer, sequence_length=8, vocab_size=385, config=config, log=lambda line: None
         )
     return DataConfig(tokenizer=tokenizer, packed=packed, proportions={"web": 1.0, "all": 1.0})
 

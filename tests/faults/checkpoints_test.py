@@ -11,7 +11,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
-from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import loop, restore
 from tests import tiny
 from tests.faults import commands
@@ -43,9 +43,9 @@ def plan(folder: pathlib.Path, steps: int) -> loop.Plan:
     return runs.plan(folder, tiny.CONFIG, layout, steps=steps, microbatch_size=24, checkpoint_every=6)
 
 
-def begin(of: loop.Plan) -> restore.Beginning:
-    rule = optimizer.make(of.optimizer, of.mup)
-    return restore.begin(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
+def begin(of: loop.Plan) -> restore.Restored:
+    rule = make_optimizer(of.optimizer, of.mup)
+    return restore.restore(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_damage_to_any_file_of_the_newest_checkpoint_is_found_or_harmless(part, 
                 assert commands.exact_rows(run) == whole, (name, file)
         assert any("/d/" in file for file in found) and checkpoint.MARKER in found
         kinds = ", ".join(sorted({pathlib.Path(file).name for file in harmless})) or "none"
-        sees = "`the checkpoint of step N is damaged (…); it was set aside, and the run goes on from step M`"
+        sees = "`the checkpoint of step N is damaged (…); it was set aside, and the run resumes from step M`"
         told = f"set aside in {len(found)} cases; harmless in {len(harmless)} ({kinds}); state and rows equal"
         happened(f"each of {len(found) + len(harmless)} files of the newest checkpoint {name}", sees, 0, told)
 
@@ -112,7 +112,7 @@ def test_a_run_falls_back_to_the_newest_sound_checkpoint(small, whole, half, tmp
     DAMAGES[name](path)
     said = small.run(folder, processes)
     (line,) = [line for line in said.splitlines() if f"the checkpoint of step {newest} is damaged (" in line]
-    assert line.endswith(f"it was set aside, and the run goes on from step {older}")
+    assert line.endswith(f"it was set aside, and the run resumes from step {older}")
     assert (folder / checkpoint.FOLDER / f"{newest}{checkpoint.ASIDE}").is_dir()
     commands.assert_same_run(folder, whole(processes))
     assert [row["step"] for row in run_log.rows(folder / run_log.EVENTS) if row["event"] == "damaged"] == [newest]

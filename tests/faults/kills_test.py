@@ -76,5 +76,5 @@ def test_killed_at_random_instants_a_run_ends_in_the_very_rows(small, whole, tmp
     assert kills < 10 or all(landed.values()), landed
     of = "the process" if processes == 1 else f"{'all' if victims == 'all' else 'one'} of {processes} processes"
     where = ", ".join(f"{number} in {moment}" for moment, number in landed.items())
-    sees = "nothing" if victims == "all" else "`process N was killed by signal 9, so all were ended; the same command goes on …`"
+    sees = "nothing" if victims == "all" else "`process N was killed by signal 9, so all were ended; the same command resumes …`"
     happened(f"kill -9 of {of}, {kills} times in {runs + 1} run(s): {where}", sees, 137, "newest sound after every kill; rows equal")

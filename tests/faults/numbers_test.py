@@ -35,13 +35,13 @@ loader.Loader.batch = bad
 BAD_WEIGHT = """
 import jax
 from teleflm_jax.train import session
-true, done = session.Attempt._advance, []
-def bad(self, state, batches, expected, *rest):
+true, done = session.Session._launch, []
+def bad(self, state, batches, expected, *, ahead):
     if expected == {step} and not done:
         done.append(1)
         state.model.final_norm.gain[...] = state.model.final_norm.gain[...] * float("nan")
-    return true(self, state, batches, expected, *rest)
-session.Attempt._advance = bad
+    return true(self, state, batches, expected, ahead=ahead)
+session.Session._launch = bad
 """
 
 
@@ -106,7 +106,7 @@ def test_a_bad_batch_is_skipped_by_all_and_killed_and_resumed_the_run_is_the_sam
 def test_a_bad_weight_rewinds_and_the_run_comes_to_its_end(small, whole, tmp_path, script, happened, processes):
     folder = tmp_path / "run"
     said = small.run(folder, processes, script=script(BAD_WEIGHT.format(step=29)))
-    (line,) = [line for line in said.splitlines() if "going back to the newest sound checkpoint" in line]
+    (line,) = [line for line in said.splitlines() if "returning to the newest sound checkpoint" in line]
     (went_back,) = notes(folder, "rewound")
     assert went_back["step"] == 27
     rows, others = commands.exact_rows(folder), commands.exact_rows(whole(processes))

@@ -31,11 +31,11 @@ def test_a_process_that_is_stopped_ends_all_with_70_after_the_stacks_are_written
     last = said.splitlines()[-1]
     assert (
         last
-        == "process 0 ended a start or a step that had hung (70), so all were ended; the same command goes on from the newest checkpoint"
+        == "process 0 ended a start or a step that had hung (70), so all were ended; the same command resumes from the newest checkpoint"
     )
     (hung,) = [line for line in said.splitlines() if line.startswith("process 0 hangs: ")]
     (stacks,) = (tmp_path / "run" / "hangs").iterdir()
-    assert str(stacks) in hung and "attempt.py" in stacks.read_text()
+    assert str(stacks) in hung and "session.py" in stacks.read_text()
     commands.sound(tmp_path / "run")
     small.run(tmp_path / "run", 2, *hanging)
     commands.assert_same_run(tmp_path / "run", whole(2))
@@ -47,7 +47,7 @@ def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(small, whole, 
     os.kill(commands.workers(process)[0], signal.SIGKILL)
     said = commands.ended(process, 137)
     last = said.splitlines()[-1]
-    assert last == "process 0 was killed by signal 9, so all were ended; the same command goes on from the newest checkpoint"
+    assert last == "process 0 was killed by signal 9, so all were ended; the same command resumes from the newest checkpoint"
     small.run(tmp_path / "run", 2)
     commands.assert_same_run(tmp_path / "run", whole(2))
     happened("kill -9 of one of 2 processes", f"`{last}`", 137, "sound; rows equal")
@@ -60,7 +60,7 @@ def test_a_signal_to_one_saves_all_and_a_second_one_leaves_at_once(small, whole,
     os.kill(commands.workers(process)[1], number)
     said = commands.ended(process, 75)
     line = said.splitlines()[-1]
-    assert re.fullmatch(r"stopped by a signal after saving step \d+; the same command goes on from there", line), said
+    assert re.fullmatch(r"stopped by a signal after saving step \d+; the same command resumes from there", line), said
     assert commands.sound(folder)[-1] == commands.num_rows(folder) < commands.STEPS
     happened(f"{name} to one of 2 processes", f"`{line}`", 75, "the last step saved; rows equal")
     process = small.start(folder, 2)
@@ -71,7 +71,7 @@ def test_a_signal_to_one_saves_all_and_a_second_one_leaves_at_once(small, whole,
         os.kill(worker, number)
         time.sleep(0.02)
     said = commands.ended(process, 128 + number)
-    assert "a second signal: leaving at once; the same command goes on from the newest checkpoint" in said
+    assert "a second signal: leaving at once; the same command resumes from the newest checkpoint" in said
     assert commands.sound(folder)[-1] >= before
     small.run(folder, 2)
     commands.assert_same_run(folder, whole(2))

@@ -14,7 +14,7 @@ from teleflm_jax.corpus.extraction import extract
 from teleflm_jax.corpus.filters import clean
 from teleflm_jax.corpus.read.wikitext import plain
 from teleflm_jax.documents import charsets, files, work_units
-from teleflm_jax.documents.statistics import Tally, total
+from teleflm_jax.documents.statistics import Statistics, total
 
 _EVERY_MASK = ("email", "phone", "identity_number", "network_address")
 _NO_RULES = CleanConfig(mask=_EVERY_MASK, rules={}, unspaced_rules={}, code_rules={})
@@ -24,21 +24,21 @@ def _file(data: bytes, *, name: str, form: str = "") -> None:
     """Read a file by a reader; all that is in it is found or counted."""
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, name).write_bytes(data)
-        tally, found = Tally(), 0
-        for unit in work_units.units(folder, 1 << 30):
-            for batch in read.read(unit, form, found, tally):
+        statistics, found = Statistics(), 0
+        for unit in work_units.split_source(folder, 1 << 30):
+            for batch in read.read(unit, form, found, statistics):
                 batch.validate(full=True)
                 found += batch.num_rows
                 _extracted(batch)
-        assert tally.into.documents == found + total(tally.dropped).documents
+        assert statistics.into.documents == found + total(statistics.dropped).documents
 
 
 def _extracted(batch: pa.RecordBatch) -> None:
-    tally = Tally()
-    done = list(extract.extract([batch], tally, domain="d", source="s", config=ExtractConfig()))
+    statistics = Statistics()
+    done = list(extract.extract([batch], statistics, domain="d", source="s", config=ExtractConfig()))
     for texts in done:
         texts.validate(full=True)
-    assert sum(texts.num_rows for texts in done) + total(tally.dropped).documents == batch.num_rows
+    assert sum(texts.num_rows for texts in done) + total(statistics.dropped).documents == batch.num_rows
 
 
 def _pieces(data: bytes) -> None:
@@ -46,7 +46,7 @@ def _pieces(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "a.jsonl").write_bytes(data)
         found = [
-            [document.text for unit in work_units.units(folder, size) for document in work_units.read(unit, Tally())]
+            [document.text for unit in work_units.split_source(folder, size) for document in work_units.read(unit, Statistics())]
             for size in (7, 1 << 30)
         ]
         if files.kind_of(f"{folder}/a.jsonl") == ("jsonl", ""):
@@ -69,12 +69,12 @@ def _clean(data: bytes) -> None:
     """Cleaning what is clean changes nothing but the number of gaps."""
     text = data.decode("utf-8", "replace")
     document = [(1, "d", "s", "o", "f", "", "", None, text)]
-    tally = Tally()
-    done = list(clean.clean(rows.batches(document, rows.DOCUMENT), tally, config=_NO_RULES))
+    statistics = Statistics()
+    done = list(clean.clean(rows.batches(document, rows.DOCUMENT), statistics, config=_NO_RULES))
     list(paragraphs.hashes(done, config=ParagraphConfig()))
     for batch in done:
         batch.validate(full=True)
-    assert sum(batch.num_rows for batch in done) + total(tally.dropped).documents == 1
+    assert sum(batch.num_rows for batch in done) + total(statistics.dropped).documents == 1
 
 
 ENTRIES: dict[str, Callable[[bytes], None]] = {

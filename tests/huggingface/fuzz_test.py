@@ -1,7 +1,7 @@
 """Files of models that were damaged here and there: each is refused or taken, and nothing else is raised."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz import entries, importing
@@ -33,7 +33,6 @@ def test_seeds_are_whole_files(name, monkeypatch):
         importing.load.parse(seed.decode()) if name == "tokenizer" else importing.ENTRIES[name](seed)
 
 
-@settings(deadline=None, max_examples=100)
 @pytest.mark.parametrize("name", importing.ENTRIES)
 @given(st.data())
 def test_whatever_is_damaged_is_refused_or_taken(name, data):

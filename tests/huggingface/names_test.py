@@ -48,3 +48,30 @@ def test_a_fused_tensor_by_hand():
     size = {"K": 2, "P": 2, "H": 2, "D": 1}
     assert names.to_ours(fused, key, size).tolist() == [[[0, 1], [4, 5]]]
     assert names.to_ours(fused, value, size).tolist() == [[[2, 3], [6, 7]]]
+
+
+BLOCK = {
+    "attention_norm/gain": ("input_layernorm.weight",) * 2,
+    "attention/query": ("self_attn.q_proj.weight", "self_attention.query.weight"),
+    "attention/key": ("self_attn.k_proj.weight", "self_attention.key_value.weight"),
+    "attention/value": ("self_attn.v_proj.weight", "self_attention.key_value.weight"),
+    "attention/out": ("self_attn.o_proj.weight", "self_attention.dense.weight"),
+    "attention_bias": ("self_attn.o_proj.bias", "self_attention.dense.bias"),
+    "feed_forward_norm/gain": ("post_attention_layernorm.weight",) * 2,
+    "feed_forward/gate": ("mlp.gate_proj.weight",) * 2,
+    "feed_forward/up": ("mlp.up_proj.weight",) * 2,
+    "feed_forward/down": ("mlp.down_proj.weight",) * 2,
+    "feed_forward_bias": ("mlp.down_proj.bias",) * 2,
+}
+ENDS = {
+    "embedding": ("model.embed_tokens.weight", "word_embeddings.weight"),
+    "final_norm/gain": ("model.norm.weight", "ln_f.weight"),
+    "head": ("lm_head.weight",) * 2,
+}
+
+
+@pytest.mark.parametrize("number, rows, prefix", [(0, names.LLAMA + names.LLAMA_BIASES, "model.layers.1"), (1, names.TELECHAT, "h.1")])
+def test_the_names_are_those_of_the_published_models(number, rows, prefix):
+    wanted = {f"blocks/{ours}": f"{prefix}.{theirs[number]}" for ours, theirs in BLOCK.items()}
+    wanted |= {ours: theirs[number] for ours, theirs in ENDS.items()}
+    assert {row.ours: row.name(1) for row in rows if row.ours} == wanted

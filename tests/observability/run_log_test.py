@@ -31,7 +31,7 @@ def test_events_keep_every_whole_line(tmp_path):
 
 def test_curves_of_one_step_can_be_drawn(tmp_path):
     run_log.append(tmp_path / run_log.METRICS, {"step": 1, "tokens": 10, "loss": 2.0, "grad_norm": 0.5})
-    assert curves.draw(history.Growing(folder=tmp_path)).stat().st_size > 1000
+    assert curves.draw(history.Logs(folder=tmp_path)).stat().st_size > 1000
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):

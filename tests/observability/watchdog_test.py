@@ -24,7 +24,7 @@ with watchdog.watching(folder, int(sys.argv[2]), time.monotonic()) as dog:
 STOP = """
 import signal, sys, time
 from teleflm_jax.train import signals
-with signals.on_signals() as asked:
+with signals.stop_requests() as asked:
     print("ready", flush=True)
     while not asked():
         time.sleep(0.01)
@@ -36,7 +36,7 @@ with signals.on_signals() as asked:
 def test_a_hang_is_written_down_and_ended_with_70(tmp_path):
     ended = subprocess.run([sys.executable, "-c", HANG, tmp_path, "0"], env=BARE, capture_output=True, text=True, timeout=120)
     assert ended.returncode == HUNG
-    assert "process 0 hangs: waiting for the collectives of step 7" in ended.stderr and "the same command goes on" in ended.stderr
+    assert "process 0 hangs: waiting for the collectives of step 7" in ended.stderr and "the same command resumes" in ended.stderr
     (report,) = (tmp_path / watchdog.FOLDER).iterdir()
     assert "deep_inside" in report.read_text() and "step 7" in report.read_text()
     (event,) = run_log.rows(tmp_path / run_log.EVENTS)
@@ -78,4 +78,4 @@ def test_the_first_signal_asks_and_the_second_leaves_at_once(first):
     assert process.stdout.readline() == "asked\n"
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in said
+    assert process.returncode == 128 + signal.SIGTERM and "the same command resumes" in said

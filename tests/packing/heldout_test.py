@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.documents import work_units
@@ -40,14 +40,13 @@ def test_the_fraction_is_that_of_the_families():
     assert 400 < chosen < 600
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_forgetting_families_changes_no_choice(data):
     names = [f"{i}" for i in range(data.draw(st.integers(2, 60)))]
     fraction = data.draw(st.sampled_from([0.02, 0.2]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heldout, "read", lambda unit, malformed: (work_units.Document("x", name) for name in names))
-        unit = work_units.Unit("", (work_units.Piece("a", 0, None, 0),))
+        unit = work_units.WorkUnit("", (work_units.FileRange("a", 0, None, 0),))
         full = heldout.scan(unit, seed=0, fraction=fraction)
         patch.setattr(heldout, "KEPT_FAMILIES", 3)
         pruned = heldout.scan(unit, seed=0, fraction=fraction)
@@ -59,7 +58,7 @@ def test_forgetting_families_changes_no_choice(data):
 def test_a_scan_counts_and_names_the_first_bad_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n')
     (tmp_path / "b.jsonl").write_text('oops\n{"text": "größer"}\n')
-    [unit] = work_units.units(str(tmp_path), 1000)
+    [unit] = work_units.split_source(str(tmp_path), 1000)
     scan = heldout.scan(unit, seed=0, fraction=0.1)
     assert (scan["documents"], scan["bytes"], scan["malformed"], scan["first_malformed"]) == (2, 12, {"not JSON": 1}, "b.jsonl")
     assert scan == json.loads(json.dumps(scan)) and sorted(scan["families"].values()) == [4, 8]
@@ -68,9 +67,9 @@ def test_a_scan_counts_and_names_the_first_bad_file(tmp_path):
 def test_what_training_repeats_is_recognised():
     long = [f"line {i} " + "x" * 40 for i in range(4)]
     text = "\n".join(long)
-    watched = heldout.marks(text) | heldout.marks("short poem\nof two lines")
-    assert heldout.recognise("\n".join(["other", "   " + long[0] + " \r", long[3]]), watched) == {long[0], long[3]}
-    assert heldout.recognise(" short poem\nof two lines\n", watched) == {"short poem\nof two lines"}
-    assert heldout.recognise("short poem\nof three lines", watched) == frozenset()
+    watched = heldout.identifying_lines(text) | heldout.identifying_lines("short poem\nof two lines")
+    assert heldout.find_watched_lines("\n".join(["other", "   " + long[0] + " \r", long[3]]), watched) == {long[0], long[3]}
+    assert heldout.find_watched_lines(" short poem\nof two lines\n", watched) == {"short poem\nof two lines"}
+    assert heldout.find_watched_lines("short poem\nof three lines", watched) == frozenset()
     assert heldout.without_near_duplicates([text], set(long[:2])) == [text]
     assert heldout.without_near_duplicates([text], set(long[:3])) == []

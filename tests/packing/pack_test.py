@@ -165,7 +165,7 @@ def test_a_folder_that_is_no_data_set_is_not_replaced(place, tmp_path):
 
 def test_two_packs_of_one_domain_at_a_time_are_refused(place, tmp_path):
     def meet(step, done, total):
-        with pytest.raises(UserError, match="another pack is writing"):
+        with pytest.raises(UserError, match="another pack command is writing"):
             pack.pack(**place)
         met.append(step)
 
@@ -270,7 +270,7 @@ def test_malformed_documents_count_by_bytes_too(place, tmp_path):
         pack.pack(**place | {"config": config})
     config = dataclasses.replace(CONFIG, max_malformed_fraction=0.3)
     said = []
-    pack.pack(**place | {"config": config}, say=said.append)
+    pack.pack(**place | {"config": config}, log=said.append)
     assert manifest(tmp_path)["malformed_bytes"] == {"web archive, which `corpus` reads": 10_031} and "(10,031 bytes)" in said[0]
 
 
@@ -301,5 +301,5 @@ def test_what_was_mended_is_told(place, tmp_path):
     with open(tmp_path / "text" / "020.jsonl", "a") as file:
         file.write('{"text": "half a pair \\\\ud800"}\n'.replace("\\\\", "\\"))
     said = []
-    pack.pack(**place, say=said.append)
-    assert manifest(tmp_path)["mended"] == {"lone surrogates replaced": 1} and "mended 1 lone surrogates replaced" in said[0]
+    pack.pack(**place, log=said.append)
+    assert manifest(tmp_path)["mended"] == {"lone surrogates replaced": 1} and "repaired 1 lone surrogates replaced" in said[0]

@@ -12,7 +12,7 @@ TOKENS = st.lists(st.integers(0, 2**17) | st.integers(0, 2**32 - 1), max_size=50
 @given(TOKENS, st.data())
 def test_decode_inverts_encode(tokens, data):
     starts = sorted(data.draw(st.sets(st.integers(0, len(tokens) - 1)))) if tokens else []
-    back = records.decode(records.encode(records.Record(tokens=np.array(tokens, np.uint32), starts=np.array(starts, np.int32))))
+    back = records.decode(records.encode(records.TrainingRecord(tokens=np.array(tokens, np.uint32), starts=np.array(starts, np.int32))))
     assert back.tokens.tolist() == tokens and back.starts.tolist() == starts
     assert back.tokens.dtype == np.uint32 and back.starts.dtype == np.int32
 
@@ -25,7 +25,7 @@ def test_decode_document_inverts_encode_document(tokens, num_bytes):
 
 def test_small_ids_take_two_bytes_and_large_ones_four():
     def size(top):
-        return len(records.encode(records.Record(tokens=np.array([0, top], np.uint32), starts=np.array([0], np.int32))))
+        return len(records.encode(records.TrainingRecord(tokens=np.array([0, top], np.uint32), starts=np.array([0], np.int32))))
 
     assert (size(2**16 - 1), size(2**16)) == (12 + 4 + 4, 12 + 4 + 8)
 
@@ -39,7 +39,7 @@ def test_garbage_is_a_user_error(data):
 
 @given(st.integers(0, 30), st.integers(0, 255))
 def test_a_damaged_record_never_gives_anything_but_a_record_or_a_user_error(where, value):
-    data = bytearray(records.encode(records.Record(tokens=np.arange(5, dtype=np.uint32), starts=np.array([0, 3], np.int32))))
+    data = bytearray(records.encode(records.TrainingRecord(tokens=np.arange(5, dtype=np.uint32), starts=np.array([0, 3], np.int32))))
     data[where % len(data)] = value
     for damaged in (bytes(data), bytes(data[: where % len(data)])):
         try:
@@ -49,7 +49,7 @@ def test_a_damaged_record_never_gives_anything_but_a_record_or_a_user_error(wher
 
 
 def test_another_version_is_named():
-    data = bytearray(records.encode(records.Record(tokens=np.arange(3, dtype=np.uint32), starts=np.array([0], np.int32))))
+    data = bytearray(records.encode(records.TrainingRecord(tokens=np.arange(3, dtype=np.uint32), starts=np.array([0], np.int32))))
     data[1] = 9
     with pytest.raises(UserError, match="version 9"):
         records.decode(bytes(data))

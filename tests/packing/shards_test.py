@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.packing import shards
@@ -36,21 +36,19 @@ def test_records_by_hand():
     assert [row.starts.tolist() for row in rows] == [[0, 4], [0]]
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("ab \n"), max_size=200), st.integers(1, 20))
 def test_cut_loses_nothing_and_is_bounded(text, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "PIECE_CHARACTERS", size)
-        pieces = shards.cut(text)
-    assert "".join(pieces) == text and max(map(len, pieces)) <= size and (all(pieces) or not text)
+        patch.setattr(shards, "CHUNK_CHARACTERS", size)
+        ranges = shards.cut(text)
+    assert "".join(ranges) == text and max(map(len, ranges)) <= size and (all(ranges) or not text)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(["<s>", "</s>", "<pad>"]), max_size=6))
 def test_the_stream_gives_the_texts_back(tokenizer, texts):
     loaded = load.load(tokenizer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "PIECE_CHARACTERS", 7)
+        patch.setattr(shards, "CHUNK_CHARACTERS", 7)
         patch.setattr(shards, "BATCH_CHARACTERS", 20)
         tokens = [int(token) for array in shards.stream(loaded, texts) for token in array]
     assert collections.Counter(tokens)[layout.BOS] == len(texts)

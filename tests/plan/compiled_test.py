@@ -12,6 +12,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.model.attention import QUERY_BLOCK
 from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import compiled, hlo, memory, roofline
 from teleflm_jax.train import loop, restore
 from teleflm_jax.train import step as train_step
@@ -107,7 +108,7 @@ def test_products_are_the_closed_form_and_none_is_done_twice_unless_asked(number
 def test_arguments_are_the_live_buffers_of_a_run_to_the_byte():
     job, layout = jobs.job({"data": 2, "pipe": 2, "tensor": 2})
     width = mup.at_width(tiny.WIDE, job.model.d_model)
-    update = optimizer.make(jobs.OPTIMIZER, width)
+    update = make_optimizer(jobs.OPTIMIZER, width)
     shapes = restore.shapes(job.model, width, update, layout)
     state = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), jax.eval_shape(layout.physical, shapes))
     state = jax.device_put(state, layout.shardings(state))
@@ -115,9 +116,9 @@ def test_arguments_are_the_live_buffers_of_a_run_to_the_byte():
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     rows = jobs.ROWS // layout.data * job.model.context_length
     roles = set(jax.tree.leaves(optimizer.roles(shapes.model)))  # a rate that no weight of this model has is dropped
-    orders = train_step.AHEAD * 4 * len(roles) + 4 + 4 * len(train_step.WORDS) + 1  # rates, count, words, a flag
+    inputs = train_step.RATE_CANDIDATES * 4 * len(roles) + 4 + 4 * len(train_step.HOST_SIGNALS) + 1  # rates, count, words, a flag
     # of the batch's four arrays the segments, which nothing reads without a document mask, may be dropped
-    assert stats.argument_size_in_bytes in (live + 3 * 4 * rows + orders, live + 4 * 4 * rows + orders)
+    assert stats.argument_size_in_bytes in (live + 3 * 4 * rows + inputs, live + 4 * 4 * rows + inputs)
     assert stats.alias_size_in_bytes == live  # the old state's memory is the new one's
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
+from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.observability import run_log
 from teleflm_jax.runs import evaluators, folder, load, train
 from teleflm_jax.runs.config import RunConfig
@@ -89,19 +90,28 @@ def test_a_run_after_failed_ones_equals_the_same_run_alone(config, alone, tmp_pa
 
 
 def test_a_run_in_another_thread_stops_when_asked_and_resumes(config, alone, tmp_path):
-    results, rows = [], []
+    longer, results, rows = changed(config, train={"steps": 7}), [], []
 
     def call():
-        results.append(train.train(config, tmp_path / "run", progress=rows.append, should_stop=lambda: len(rows) == 1))
+        results.append(train.train(longer, tmp_path / "run", progress=rows.append, should_stop=lambda: bool(rows)))
 
     thread = threading.Thread(target=call)
     thread.start()
     thread.join()
     (stopped,) = results
-    assert stopped.outcome == "stopped" and 1 < stopped.step < 4
+    assert stopped == train.TrainResult(outcome=train.Outcome.STOPPED, step=2)
     assert checkpoint.steps(tmp_path / "run" / checkpoint.FOLDER)[-1] == stopped.step
-    assert train.train(load.checkpoint(tmp_path / "run").config, tmp_path / "run") == COMPLETED
-    assert numbers(tmp_path / "run") == numbers(alone)
+    assert train.train(load.checkpoint(tmp_path / "run").config, tmp_path / "run").step == 7
+    assert numbers(tmp_path / "run")[0][:4] == numbers(alone)[0]
+
+
+def test_another_objective_is_minimised(config, alone, tmp_path):
+    def doubled(z_BTD, head, batch, gradient_DV):
+        return cross_entropy.loss_and_gradients(z_BTD, head, {**batch, "weights": 2 * batch["weights"]}, gradient_DV)
+
+    rows = []
+    train.train(changed(config, train={"steps": 1}), tmp_path / "run", objective=doubled, progress=rows.append)
+    assert rows[0]["loss"] == 2 * next(run_log.rows(alone / run_log.METRICS))["loss"]
 
 
 def test_one_folder_takes_one_run_at_a_time(config, tmp_path):

@@ -17,7 +17,7 @@ def test_missing_file_says_how_to_make_one(tmp_path):
 def test_what_is_no_tokenizer_is_refused(tmp_path, content):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="no tokenizer.json"):
+    with pytest.raises(UserError, match="not a tokenizer.json"):
         load.load(path)
 
 

@@ -112,5 +112,5 @@ def test_what_is_no_tokenizer_is_refused(tmp_path, name, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"change --beside"):
         report.other(path)
-    with pytest.raises(UserError, match="not there"):
+    with pytest.raises(UserError, match="does not exist"):
         report.other(tmp_path / "none.json")

@@ -102,9 +102,9 @@ def config(**changes):
 
 def test_sample_is_shared_out_by_proportions():
     texts = opened(a=[f"a{index}" for index in range(100)], b=[f"b{index}" for index in range(100)])
-    draws = train.draw(texts, {"a": 3.0, "b": 2.0, "not there": 5.0}, config())
-    sample = list(train.drawn(texts, draws))
-    assert [draw.documents for draw in draws] == [6, 4]
+    samples = train.draw(texts, {"a": 3.0, "b": 2.0, "not there": 5.0}, config())
+    sample = list(train.drawn(texts, samples))
+    assert [draw.documents for draw in samples] == [6, 4]
     assert [sum(text.startswith(domain) for text in sample) for domain in "ab"] == [6, 4]
     assert len(set(sample)) == 10
 

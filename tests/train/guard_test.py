@@ -1,7 +1,9 @@
+import types
+
 import numpy as np
 import pytest
 
-from teleflm_jax.train import guard
+from teleflm_jax.train import deadlines, guard, stragglers
 from teleflm_jax.train.config import GuardConfig
 
 CONFIG = GuardConfig()
@@ -52,6 +54,87 @@ def test_nothing_is_judged_before_there_is_a_past():
     assert told(losses, norms) == []
 
 
+FINE = guard.Observation(step=1, loss=2.0, grad_norm=1.0, targets=8.0)
+BROKEN = guard.Observation(step=0, loss=float("nan"), grad_norm=1.0, targets=8.0)
+EMPTY = guard.Observation(step=0, loss=0.0, grad_norm=0.0, targets=0.0)
+
+
+def observed(*seen: guard.Observation, config: GuardConfig = CONFIG) -> tuple[guard.State, list[guard.Decision]]:
+    """The state after some steps, and the decision on each."""
+    state, decisions = guard.State(), []
+    for one in seen:
+        state, decision = guard.observe(config, state, one)
+        decisions.append(decision)
+    return state, decisions
+
+
+def test_figures_say_why_an_update_was_skipped():
+    infinite = guard.Observation(step=0, loss=2.0, grad_norm=float("inf"), targets=0.0)
+    assert [seen.skipped for seen in (FINE, BROKEN, EMPTY, infinite)] == ["", guard.NOT_FINITE, guard.NO_TARGET, guard.NOT_FINITE]
+
+
+def test_one_skip_more_than_allowed_rewinds_and_an_update_ends_the_row():
+    config = GuardConfig(max_skips=2)
+    state, decisions = observed(BROKEN, BROKEN, BROKEN, config=config)
+    assert [decision.rewind for decision in decisions] == ["", "", "3 updates in a row had no finite loss or gradient"]
+    assert (state.skipped, state.settled) == (3, False)
+    state, decisions = observed(BROKEN, BROKEN, FINE, BROKEN, BROKEN, config=config)
+    assert state.skipped == 2 and not any(decision.rewind for decision in decisions)
+    assert observed(BROKEN, FINE)[0].settled
+
+
+def test_batches_without_a_target_neither_rewind_nor_end_a_row_of_skips():
+    state, decisions = observed(*[EMPTY] * 50)
+    assert (state.empty, state.skipped, state.settled) == (50, 0, False) and decisions == [guard.Decision()] * 50
+    state, decisions = observed(BROKEN, EMPTY, BROKEN, config=GuardConfig(max_skips=1))
+    assert (state.skipped, state.empty) == (2, 1) and decisions[-1].rewind
+    assert observed(EMPTY, FINE)[0].empty == 0
+
+
+@pytest.mark.parametrize("rewinds", [False, True])
+def test_a_rise_is_reported_once_in_rise_steps_and_rewinds_only_on_request(rewinds):
+    losses, norms = quiet()
+    losses[300:] += np.linspace(0, 3, 100)
+    norms[300:] *= np.linspace(1, 20, 100)
+    seen = [
+        guard.Observation(step=i, loss=loss, grad_norm=norm, targets=8.0) for i, (loss, norm) in enumerate(zip(losses, norms, strict=True))
+    ]
+    config = GuardConfig(rewind_on_rise=rewinds)
+    state, decisions = observed(*seen, config=config)
+    rises = [i for i, decision in enumerate(decisions) if decision.verdict and decision.verdict.event == guard.RISE]
+    assert rises and state.last_rise == rises[-1] and (np.diff(rises) >= config.rise_steps).all()
+    assert [bool(decisions[i].rewind) for i in rises] == [rewinds] * len(rises)
+    assert all(decision.rewind == "" for i, decision in enumerate(decisions) if i not in rises)
+
+
+def test_rewinds_to_one_checkpoint_are_limited_and_a_save_counts_them_anew():
+    config, state = GuardConfig(max_rewinds=2), guard.State(rewinds=2)
+    assert guard.may_rewind(config, guard.State(rewinds=1)) and not guard.may_rewind(config, state)
+    assert guard.may_rewind(config, state.after_save())
+
+
+def test_a_process_is_named_at_the_third_probe_in_a_row_at_which_it_is_late():
+    state, named = stragglers.State(), []
+    for slow in (2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 2.0):
+        state = state.with_step(np.array([0.0, 0.0, 0.5, 0.5]))  # two devices a process
+        state, found = stragglers.observe(GuardConfig(), state, np.array([1.0, slow]), np.array([0, 0, 1, 1]), step_seconds=9.0)
+        named.append(list(found))
+    assert named == [[], [], [], [], [], [1], []]
+
+
+def test_deadlines_are_learnt_by_kind_from_the_recent_durations():
+    expected = []
+    dog = types.SimpleNamespace(expect=lambda doing, limit: expected.append((doing, limit)))
+    known = deadlines.Deadlines(config=CONFIG, watchdog=dog)
+    known.expect("a step", deadlines.STEP)
+    for seconds in [1e6, *[20.0] * deadlines.RECENT]:
+        known.took(deadlines.STEP, seconds)
+    known.expect("a step", deadlines.STEP), known.expect("a save"), known.expect("an evaluation", deadlines.EVALUATION)
+    other = CONFIG.hang_other_seconds
+    assert expected == [("a step", other), ("a step", 200.0), ("a save", other), ("an evaluation", other)]
+    assert known.durations == {deadlines.STEP: [20.0] * deadlines.RECENT}
+
+
 PROCESSES = np.array([0, 0, 1, 1, 2, 2])
 
 
@@ -69,13 +152,13 @@ def test_of_two_groups_that_differ_both_are_named():
 
 def test_a_process_is_late_whose_devices_are_slow_or_whose_data_are():
     probes, waits = np.array([1.0, 1.1, 0.9, 2.0]), np.array([0.0, 0.3, 0.1, 0.0])
-    found = guard.late(CONFIG, probes, waits, 2.0)
+    found = stragglers.late(CONFIG, probes, waits, 2.0)
     assert list(found) == [3, 1] and "1.90 times the median" in found[3] and "waits 0.30 s of 2.00 s" in found[1]
-    assert guard.late(CONFIG, np.array([1.0]), np.array([0.0]), 1.0) == {}
+    assert stragglers.late(CONFIG, np.array([1.0]), np.array([0.0]), 1.0) == {}
 
 
 def test_the_limit_of_a_step_is_learnt_and_never_below_the_floor():
-    assert guard.hang_limit(CONFIG, []) == CONFIG.hang_other_seconds
-    assert guard.hang_limit(CONFIG, [1.0] * 50) == CONFIG.hang_floor_seconds
-    assert guard.hang_limit(CONFIG, [15.0] * 49 + [900.0]) == 150.0
-    assert guard.hang_limit(GuardConfig(hang_other_seconds=0), [15.0]) == float("inf")
+    assert deadlines.hang_limit(CONFIG, []) == CONFIG.hang_other_seconds
+    assert deadlines.hang_limit(CONFIG, [1.0] * 50) == CONFIG.hang_floor_seconds
+    assert deadlines.hang_limit(CONFIG, [15.0] * 49 + [900.0]) == 150.0
+    assert deadlines.hang_limit(GuardConfig(hang_other_seconds=0), [15.0]) == float("inf")

@@ -14,7 +14,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
-from teleflm_jax.train import guard, loop, session
+from teleflm_jax.train import guard, loop
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import GuardConfig
 from tests.train import loop_test
@@ -104,7 +104,7 @@ def test_a_batch_without_a_target_neither_heals_nor_worsens_a_row_of_skips(tmp_p
 
 
 def test_data_without_any_target_end_the_run_with_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "MAX_EMPTY", 9)
+    monkeypatch.setattr(guard, "MAX_EMPTY", 9)
     with pytest.raises(UserError, match=r"got 9 batches in a row without a target that counts, up to .*skipped/11\.json; allowed: "):
         loop.train(with_batches(plan(tmp_path / "run"), emptied(*range(3, 99))))
 
@@ -197,7 +197,7 @@ def test_a_rewind_is_remembered_when_the_process_dies_on_the_way(tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
-        dying.setattr(loop.start, "begin", _second_call(loop.start.begin, die))
+        dying.setattr(loop.restore, "restore", _second_call(loop.restore.restore, die))
         loop.train(plan(folder))
     monkeypatch.undo()
     assert loop.train(plan(folder)).outcome == "completed"

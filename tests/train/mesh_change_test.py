@@ -8,8 +8,8 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.observability import run_log
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import loop, restore
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import to_arrays
@@ -36,8 +36,8 @@ def layout(name: str) -> rules.Layout:
 def saved(folder, chosen: rules.Layout) -> dict:
     """What the folder's newest checkpoint holds, as this layout restores it, on the host and in logical form."""
     rule = mup.at_width(tiny.WIDE, CONFIG.d_model)
-    optimizer = update_rule.make(OptimizerConfig(), rule)
-    found = restore.begin(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
+    optimizer = make_optimizer(OptimizerConfig(), rule)
+    found = restore.restore(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
     like = restore.shapes(CONFIG, rule, optimizer, chosen)
     return jax.tree.map(np.asarray, to_arrays(chosen.to_logical(like)(found.state))) | {"counters": vars(found.counters)}
 

@@ -11,8 +11,8 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
-from teleflm_jax.optim import optimizer as update_rule
 from teleflm_jax.optim.config import OptimizerConfig
+from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, from_arrays, new_state, to_arrays
@@ -34,13 +34,14 @@ def batch(seed: int = 0) -> dict[str, np.ndarray]:
     return {"tokens": drawn[:, :-1], "targets": drawn[:, 1:], "segments": np.ones((8, 16), np.int32), "weights": weights}
 
 
-def orders(layout: rules.Layout, updates: int, words=(0, 0), check: bool = False) -> train_step.Orders:
+def step_inputs(layout: rules.Layout, updates: int, host_signals=(0, 0)) -> train_step.StepInputs:
     """The same rates whatever was skipped."""
-    return train_step.orders(layout, rates={role: (rate, rate) for role, rate in RATES.items()}, updates=updates, words=words, check=check)
+    rates = {role: (rate, rate) for role, rate in RATES.items()}
+    return train_step.step_inputs(layout, rates=rates, updates=updates, host_signals=host_signals, check_copies=False)
 
 
 def begin(layout: rules.Layout, microbatch_size: int, config=tiny.CONFIG):
-    optimizer = update_rule.make(OptimizerConfig(), RULES)
+    optimizer = make_optimizer(OptimizerConfig(), RULES)
     build = lambda: layout.physical(new_state(config, RULES, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     return state, train_step.make(optimizer, layout, microbatch_size)
@@ -52,8 +53,8 @@ def run(devices: int, microbatch_size: int, config=tiny.CONFIG, steps: int = 3) 
     state, step = begin(layout, microbatch_size, config)
     figures = []
     for seed in range(steps):
-        state, out = step(state, layout.place_batch(batch(seed), 8), orders(layout, seed, words=(seed, 1)))
-        assert out["words"].tolist() == [[seed, 1]] * devices and not np.any(jax.tree.leaves(out["bad"])[0])
+        state, out = step(state, layout.place_batch(batch(seed), 8), step_inputs(layout, seed, host_signals=(seed, 1)))
+        assert out["host_signals"].tolist() == [[seed, 1]] * devices and not np.any(jax.tree.leaves(out["not_finite"])[0])
         figures.append({name: float(out[name]) for name in ("loss", "grad_norm")})
     return figures, state
 
@@ -79,7 +80,7 @@ def test_loss_is_the_mean_over_the_targets_that_count():
 
 def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
     rules_decayed, model = RULES, tiny.model()
-    rule = update_rule.make(OptimizerConfig(weight_decay=0.5), rules_decayed)
+    rule = make_optimizer(OptimizerConfig(weight_decay=0.5), rules_decayed)
     zero = jax.tree.map(jnp.zeros_like, model)
     updates, _ = rule.update(zero, rule.init(model), model, rates=RATES)
     # without a gradient only decay moves a weight: by rate of its role · decay · weight
@@ -87,7 +88,7 @@ def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
     for untouched in (updates.embedding, updates.head, updates.final_norm.gain, updates.blocks.attention_norm.gain):
         assert (untouched[...] == 0).all()
     gradient = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), model)
-    plain = update_rule.make(OptimizerConfig(epsilon=1e-30), RULES)
+    plain = make_optimizer(OptimizerConfig(epsilon=1e-30), RULES)
     updates, _ = plain.update(gradient, plain.init(model), model, rates=RATES)
     # Adam's first step has size one
     for update, role in ((updates.blocks.feed_forward.down, mup.MATRIX), (updates.head, mup.VECTOR), (updates.final_norm.gain, mup.GAIN)):
@@ -96,7 +97,7 @@ def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
 
 def test_a_large_gradient_is_clipped_to_norm_one():
     model = tiny.model()
-    rule = update_rule.make(OptimizerConfig(), RULES)
+    rule = make_optimizer(OptimizerConfig(), RULES)
     huge = jax.tree.map(lambda x: jnp.full_like(x, 100.0), model)
     _, state = rule.update(huge, rule.init(model), model, rates=RATES)
     # the first moment is (1 - beta1) times the clipped gradient
@@ -122,12 +123,12 @@ def test_a_batch_that_does_not_fit_says_what_does():
 def test_an_update_that_is_not_finite_leaves_weights_moments_and_count_as_they_were(value):
     layout = layout_of(2)
     state, step = begin(layout, 2)
-    state, _ = step(state, layout.place_batch(batch(), 8), orders(layout, 0))
+    state, _ = step(state, layout.place_batch(batch(), 8), step_inputs(layout, 0))
     before = [np.array(x) for x in jax.tree.leaves(state)]
     broken = batch(1)
     broken["weights"][1, 3] = value
-    state, figures = step(state, layout.place_batch(broken, 8), orders(layout, 1))
-    assert not np.isfinite(float(figures["loss"])) and np.any(jax.tree.leaves(figures["bad"])[0])
+    state, figures = step(state, layout.place_batch(broken, 8), step_inputs(layout, 1))
+    assert not np.isfinite(float(figures["loss"])) and np.any(jax.tree.leaves(figures["not_finite"])[0])
     for old, new in zip(before, jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(old, np.asarray(new))
 
@@ -136,15 +137,15 @@ def test_an_update_that_is_not_finite_leaves_weights_moments_and_count_as_they_w
 def test_a_batch_without_a_target_leaves_weights_moments_and_count_as_they_were(devices, microbatch_size):
     layout = layout_of(devices)
     state, step = begin(layout, microbatch_size)
-    state, _ = step(state, layout.place_batch(batch(), 8), orders(layout, 0))
+    state, _ = step(state, layout.place_batch(batch(), 8), step_inputs(layout, 0))
     before = [np.array(x) for x in jax.tree.leaves(state)]
     empty = batch(1) | {"weights": np.zeros((8, 16), np.float32)}
-    state, figures = step(state, layout.place_batch(empty, 8), orders(layout, 1))
+    state, figures = step(state, layout.place_batch(empty, 8), step_inputs(layout, 1))
     assert [float(figures[name]) for name in ("loss", "grad_norm", "targets")] == [0, 0, 0]
-    assert not any(np.any(bad) for bad in jax.tree.leaves(figures["bad"]))
+    assert not any(np.any(flags) for flags in jax.tree.leaves(figures["not_finite"]))
     for old, new in zip(before, jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(old, np.asarray(new))
-    state, figures = step(state, layout.place_batch(batch(2), 8), orders(layout, 1))
+    state, figures = step(state, layout.place_batch(batch(2), 8), step_inputs(layout, 1))
     assert float(figures["targets"]) == batch(2)["weights"].sum() and int(to_arrays(state)["optimizer"]["count"]) == 2
 
 
@@ -155,7 +156,7 @@ def test_a_microbatch_and_a_rank_without_any_target_change_nothing():
     for devices, microbatch_size in ((1, 8), (1, 1), (4, 1)):
         layout = layout_of(devices)
         state, step = begin(layout, microbatch_size)
-        state, figures = step(state, layout.place_batch(rows, 8), orders(layout, 0))
+        state, figures = step(state, layout.place_batch(rows, 8), step_inputs(layout, 0))
         found[devices, microbatch_size] = {name: float(figures[name]) for name in ("loss", "grad_norm", "targets")}
     for other in found.values():
         chex.assert_trees_all_close(other, found[1, 8], rtol=1e-5)
@@ -165,7 +166,7 @@ def test_the_rate_follows_the_updates_that_were_done():
     layout = layout_of(1)
     state, step = begin(layout, 8)
     rising = {role: (0.0, rate) for role, rate in RATES.items()}
-    given = train_step.orders(layout, rates=rising, updates=0, words=(0, 0), check=False)
+    given = train_step.step_inputs(layout, rates=rising, updates=0, host_signals=(0, 0), check_copies=False)
     start = [np.array(x) for x in jax.tree.leaves(state.model)]
     state, _ = step(state, layout.place_batch(batch(), 8), given)
     for old, new in zip(start, jax.tree.leaves(state.model), strict=True):

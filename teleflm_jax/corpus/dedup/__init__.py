@@ -1,1 +1,1 @@
-"""Near-duplicate documents, repeated paragraphs and reference corpora."""
+"""Deduplication of paragraphs and documents, also against reference corpora."""

@@ -1,16 +1,17 @@
-"""Near-duplicate documents of a language: which pairs there are, which documents hang together by them, and which one stays.
+"""Near-duplicate documents of a language: candidate pairs, connected components, and the document of each component to keep.
 
-Every part computes its documents' MinHash buckets; Spark brings those together that share one, and for these alone the exact Jaccard
-similarity of their shingle sets decides. Pairs that pass are the edges of a graph, of whose components one document stays each: that of the
-best quality among those of the source that was named first, then the longest, then the first. Exact copies meet by a hash of all tokens
-and never make pairs, so that a page with a million copies costs no more than a million rows.
+Every partition computes its documents' MinHash buckets; Spark joins documents that share a bucket, and the exact Jaccard similarity of
+their shingle sets decides. Accepted pairs are the edges of a graph, and one document of each component is kept: the one of the source that
+is listed first, then of the best quality, then the longest, then the first. Exact copies are found by a hash of all tokens and form no
+pairs, so that a page with a million copies costs only a million rows.
 
 Sources: report, section 2 ("document-level deduplication with MinHash", "cross-deduplicate for each language"); components by alternating
-large and small stars (Kiveris et al., 2014), which end after about log n rounds and need no node to hold a component in memory.
+large and small stars (Kiveris et al., 2014), which ends after about log n rounds and needs no node to hold a component in memory.
 """
 
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow as pa
 from teleflm_jax.corpus import spark, tokens
 from teleflm_jax.corpus.config import CODE, DuplicateConfig
 from teleflm_jax.corpus.dedup import minhash
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 SIGNATURES = pa.schema(
     {
@@ -34,22 +35,22 @@ SIGNATURES = pa.schema(
 )
 SHINGLES = pa.schema({"id": pa.int64(), "shingles": pa.list_(pa.int64())})
 NEIGHBOURS = 16
-"""In a bucket of more documents, each is held against so many before it and against the first; others hang together through these."""
+"""Maximum predecessors that each document of a bucket is paired with, besides the bucket's first; these links connect larger buckets."""
 _FACTOR = 0xBF58476D1CE4E5B9
 
 
 def signatures(batches: Iterable[pa.RecordBatch], *, priority: int, config: DuplicateConfig) -> Iterator[pa.RecordBatch]:
-    """Compute the buckets of documents that take part: batches of SIGNATURES.
+    """Compute the MinHash signatures of the documents to compare, as batches of SIGNATURES.
 
     Args:
-        batches: of `rows.DOCUMENT`.
-        priority: of their source; the lowest stays.
-        config: settings.
+        batches: Batches of `rows.DOCUMENT`.
+        priority: Priority of their source; the lowest is kept.
+        config: Settings.
     """
     for batch in batches:
         languages = batch["language"].to_pylist()
-        taken = [i for i, language in enumerate(languages) if config.code or language != CODE]
-        batch = batch.take(pa.array(taken, pa.int64()))
+        compared = [i for i, language in enumerate(languages) if config.code or language != CODE]
+        batch = batch.take(pa.array(compared, pa.int64()))
         texts = batch["text"].to_pylist()
         found = _tokens(batch, texts, config)
         buckets, filled = minhash.buckets(
@@ -77,20 +78,20 @@ def signatures(batches: Iterable[pa.RecordBatch], *, priority: int, config: Dupl
 
 
 def shingle_sets(batches: Iterable[pa.RecordBatch], wanted: frozenset[int], *, config: DuplicateConfig) -> Iterator[pa.RecordBatch]:
-    """Give the shingle sets of the wanted documents: batches of SHINGLES."""
+    """Compute the shingle sets of the wanted documents, as batches of SHINGLES."""
     for batch in batches:
         ids = batch["id"].to_pylist()
-        taken = [i for i, number in enumerate(ids) if number in wanted]
-        if not taken:
+        chosen = [i for i, number in enumerate(ids) if number in wanted]
+        if not chosen:
             continue
-        batch = batch.take(pa.array(taken))
+        batch = batch.take(pa.array(chosen))
         found = _tokens(batch, batch["text"].to_pylist(), config)
-        sets = [tokens.shingles(found, i, config.shingle_tokens).view(np.int64) for i in range(len(taken))]
-        yield pa.record_batch([pa.array([ids[i] for i in taken], pa.int64()), pa.array(sets, pa.list_(pa.int64()))], schema=SHINGLES)
+        sets = [tokens.shingles(found, i, config.shingle_tokens).view(np.int64) for i in range(len(chosen))]
+        yield pa.record_batch([pa.array([ids[i] for i in chosen], pa.int64()), pa.array(sets, pa.list_(pa.int64()))], schema=SHINGLES)
 
 
-def copies(signatures):
-    """Link exact copies to the first of them: columns `a` (the first), `b` (of no earlier corpus), `similarity`."""
+def copies(signatures: spark.DataFrame) -> spark.DataFrame:
+    """Link exact copies to their first document: columns `a` (the first), `b` (not of a reference corpus), `similarity`."""
     from pyspark.sql import functions as F
 
     first = F.min("id").over(_window("language", "whole"))
@@ -101,8 +102,8 @@ def copies(signatures):
     )
 
 
-def candidates(signatures, config: DuplicateConfig):
-    """Pair documents that share a bucket and whose sizes allow the similarity: columns `a` < `b`, of which `b` is of no earlier corpus."""
+def candidates(signatures: spark.DataFrame, config: DuplicateConfig) -> spark.DataFrame:
+    """Pair documents that share a bucket and whose sizes allow the similarity: columns `a` < `b`, with `b` not of a reference corpus."""
     from pyspark.sql import functions as F
 
     firsts = signatures.withColumn("first", F.min("id").over(_window("language", "whole"))).where("id == first")
@@ -115,7 +116,7 @@ def candidates(signatures, config: DuplicateConfig):
     return pairs.where(least >= config.similarity).select(F.col("other.id").alias("a"), F.col("id").alias("b")).distinct()
 
 
-def verified(pairs, sets, config: DuplicateConfig):
+def verified(pairs: spark.DataFrame, sets: spark.DataFrame, config: DuplicateConfig) -> spark.DataFrame:
     """Keep the pairs whose exact Jaccard similarity reaches the threshold: columns `a`, `b`, `similarity`."""
     from pyspark.sql import functions as F
 
@@ -127,14 +128,16 @@ def verified(pairs, sets, config: DuplicateConfig):
     return both.select("a", "b", similarity.alias("similarity")).where(F.col("similarity") >= config.similarity)
 
 
-def components(session, edges, folder: pathlib.Path, say: Callable[[int], None] = lambda round_: None):
-    """Name every document's component by its lowest number: columns `id`, `component`; documents without edges do not appear.
+def components(
+    session: spark.Session, edges: spark.DataFrame, folder: pathlib.Path, log: Callable[[int], None] = lambda round_: None
+) -> spark.DataFrame:
+    """Label every document's component by its lowest id: columns `id`, `component`; documents without edges are not included.
 
     Args:
-        session: Spark's.
-        edges: columns `a`, `b`.
-        folder: where each round's edges go; so a round is never computed twice, and a plan never grows.
-        say: told of every round.
+        session: Spark session.
+        edges: Columns `a`, `b`.
+        folder: Folder for the edges of each round, so that rounds are not recomputed and query plans stay small.
+        log: Receives the number of every round.
     """
     from pyspark.sql import functions as F
 
@@ -152,17 +155,17 @@ def components(session, edges, folder: pathlib.Path, say: Callable[[int], None] 
                 links.select(F.col("u").alias("id"), F.col("v").alias("component")).union(links.select(F.col("v"), F.col("v"))).distinct()
             )
         before, round_ = now, round_ + 1
-        say(round_)
+        log(round_)
 
 
-def later(signatures, named):
-    """All documents of each component but the one that stays, and those of earlier corpora, which all do.
+def later(signatures: spark.DataFrame, components: spark.DataFrame) -> spark.DataFrame:
+    """Return the documents to drop: all of each component except the kept one and those of reference corpora.
 
-    Columns `id`, `kept`, `size` of the component, `exact` if a copy of the one that is kept.
+    Columns `id`, `kept`, `size` of the component, `exact` for a copy of the kept document.
     """
     from pyspark.sql import functions as F
 
-    members = named.join(signatures.select("id", "priority", "quality", "length", "whole"), "id")
+    members = components.join(signatures.select("id", "priority", "quality", "length", "whole"), "id")
     order = [F.col("priority"), F.coalesce("quality", F.lit(0.0)).desc(), F.col("length").desc(), F.col("id")]
     window = _window("component").orderBy(*order)
     size = F.count("id").over(_window("component"))
@@ -173,24 +176,24 @@ def later(signatures, named):
     )
 
 
-def without(batches: Iterable[pa.RecordBatch], gone: dict[int, dict], tally: Tally) -> Iterator[pa.RecordBatch]:
-    """Leave out duplicates.
+def without(batches: Iterable[pa.RecordBatch], removed: dict[int, dict], statistics: Statistics) -> Iterator[pa.RecordBatch]:
+    """Drop duplicates.
 
     Args:
-        batches: of `rows.DOCUMENT`.
-        gone: document -> its row of `later`.
-        tally: counts them.
+        batches: Batches of `rows.DOCUMENT`.
+        removed: Document id -> its row of `later`.
+        statistics: Counts the dropped documents.
     """
     for batch in batches:
         numbers = batch["id"].to_pylist()
-        keep = [number not in gone for number in numbers]
+        keep = [number not in removed for number in numbers]
         for i, number in enumerate(numbers):
-            if row := gone.get(number):
+            if row := removed.get(number):
                 kind = "copy" if row["exact"] else "near-duplicate"
-                tally.drop(
+                statistics.drop(
                     f"{kind} of an earlier corpus" if row["kept"] < 0 else kind, batch["origin"][i].as_py(), batch["text"][i].as_py()
                 )
-                tally.distributions["documents in a cluster"][str(row["size"])] += 1
+                statistics.distributions["documents in a cluster"][str(row["size"])] += 1
         yield batch.filter(pa.array(keep))
 
 
@@ -199,14 +202,14 @@ def _tokens(batch: pa.RecordBatch, texts: list[str], config: DuplicateConfig) ->
     return tokens.tokens(texts, chinese)
 
 
-def _window(*columns: str):
+def _window(*columns: str) -> Any:
     from pyspark.sql import Window
 
     return Window.partitionBy(*columns)
 
 
-def _large_star(links):
-    """Every node links its larger neighbours to the least it knows."""
+def _large_star(links: spark.DataFrame) -> spark.DataFrame:
+    """Link the larger neighbors of every node to the smallest of its neighbors and itself."""
     from pyspark.sql import functions as F
 
     both = links.union(links.select(F.col("v").alias("u"), F.col("u").alias("v")))
@@ -220,8 +223,8 @@ def _large_star(links):
     )
 
 
-def _small_star(links):
-    """Every node links itself and its smaller neighbours to the least of them."""
+def _small_star(links: spark.DataFrame) -> spark.DataFrame:
+    """Link every node and its smaller neighbors to the smallest of them."""
     from pyspark.sql import functions as F
 
     least = links.select("u", "v", F.min("v").over(_window("u")).alias("m"))

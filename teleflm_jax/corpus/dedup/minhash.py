@@ -1,8 +1,8 @@
-"""MinHash signatures of a batch of texts, and the buckets in which near-duplicates meet. Source: Broder, 1997; report, section 2.
+"""MinHash signatures of a batch of texts, and the buckets that near-duplicates share. Source: Broder, 1997; report, section 2.
 
-Of every text's shingles, `bands * rows` random functions are taken and of each the least value kept; two texts share such a value with the
-probability of their Jaccard similarity. Texts that share all values of a band are candidates: with 20 bands of 6, 99.8 % of the pairs at
-0.8 and 27 % of those at 0.5, which exact similarity then decides.
+For each of `bands * rows` random functions, the minimum over a text's shingles is kept; two texts share such a value with a probability
+equal to their Jaccard similarity. Texts that share all values of a band are candidates: with 20 bands of 6 rows, 99.8 % of the pairs at 0.8
+and 27 % of those at 0.5, which exact similarity then accepts or rejects.
 """
 
 import numpy as np
@@ -10,22 +10,22 @@ import numpy as np
 from teleflm_jax.corpus import tokens
 
 CHUNK = 1 << 13
-"""Shingles at a time: what stays in a core's cache with its products."""
+"""Shingles per batch of work, so that they and their products stay in a core's cache."""
 _BAND_FACTOR = np.uint64(0xA24BAED4963EE407)
 
 
 def buckets(found: tokens.Tokens, *, shingle_tokens: int, bands: int, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Say in which bucket of every band each text of a batch lies.
+    """Compute the bucket of each text of a batch in every band.
 
     Args:
-        found: the batch's tokens.
-        shingle_tokens: consecutive tokens in a shingle.
-        bands: of a signature.
-        rows: values of a band.
-        seed: chooses the functions.
+        found: Tokens of the batch.
+        shingle_tokens: Consecutive tokens per shingle.
+        bands: Bands of a signature.
+        rows: Values per band.
+        seed: Seed of the hash functions.
 
     Returns:
-        int64 [texts, bands]: a hash of each band with its number; bool [texts]: has a token at all. Rows of texts without are 0.
+        int64 [texts, bands]: hash of each band and its number, 0 for texts without tokens; bool [texts]: True for texts with tokens.
     """
     shingles, sizes = _shingles(found, shingle_tokens)
     filled = sizes > 0
@@ -47,7 +47,7 @@ def buckets(found: tokens.Tokens, *, shingle_tokens: int, bands: int, rows: int,
 
 
 def _shingles(found: tokens.Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give all texts' shingles, repetitions included, one behind the other, 32 bits each in uint64, and how many of each text."""
+    """Return the concatenated shingles of all texts with repetitions, 32 bits each in uint64, and their number for each text."""
     lengths = np.diff(found.offsets)
     sizes = np.maximum(lengths - n + 1, 0)
     starts = np.repeat(found.offsets[:-1], sizes) + np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -60,7 +60,7 @@ def _shingles(found: tokens.Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _functions(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random factors, odd, and terms of x -> (factor * x + term) / 2^32 modulo 2^32 (Dietzfelbinger's multiply-shift)."""
+    """Return random odd factors and terms of x -> (factor * x + term) / 2^32 modulo 2^32 (Dietzfelbinger's multiply-shift)."""
     generator = np.random.Generator(np.random.Philox(seed))
     factors, terms = generator.integers(0, 2**64, (2, count), np.uint64, endpoint=False)
     return factors | np.uint64(1), terms

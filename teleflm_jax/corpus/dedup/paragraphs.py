@@ -1,8 +1,8 @@
-"""Paragraphs that stand in several documents of a language stay in one: in the first by number, and there in the first place.
+"""Paragraph deduplication: of a paragraph that occurs in several documents of a language, the first occurrence by document id is kept.
 
-Three steps: every part's paragraphs are hashed, Spark groups equal ones, and every part leaves out those that came later. Source: report,
-section 2, "paragraph-level deduplication"; the normalisation is CCNet's (Wenzek et al., 2020): case, digits' values, spaces and punctuation
-do not count; nor, our choice, in which of its two scripts Chinese is written. A paragraph is a line.
+Three steps: the paragraphs of every partition are hashed, Spark groups equal ones, and every partition removes the later ones. Source:
+report, section 2, "paragraph-level deduplication"; the normalization is CCNet's (Wenzek et al., 2020): case, values of digits, spaces and
+punctuation are ignored; our choice: so is the script (traditional or simplified) of Chinese. A paragraph is a line.
 """
 
 import functools
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from teleflm_jax.corpus import rows, tokens
+from teleflm_jax.corpus import rows, spark, tokens
 from teleflm_jax.corpus.config import CODE, ParagraphConfig
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 HASHES = pa.schema({"language": pa.string(), "hash": pa.int64(), "id": pa.int64(), "line": pa.int32()})
 _FACTOR = 0x9E3779B97F4A7C15
@@ -21,16 +21,16 @@ _ZERO, _LINE_END = ord("0"), ord("\n")
 
 
 def hashes(batches: Iterable[pa.RecordBatch], *, config: ParagraphConfig) -> Iterator[pa.RecordBatch]:
-    """Hash the paragraphs of documents that are no code and whose domain takes part: batches of HASHES."""
+    """Hash the paragraphs of all documents except code and exempt domains, as batches of HASHES."""
     for batch in batches:
-        taken = [
+        chosen = [
             i
             for i, (language, domain) in enumerate(zip(batch["language"].to_pylist(), batch["domain"].to_pylist(), strict=True))
             if language != CODE and domain not in config.exempt_domains
         ]
-        if not taken:
+        if not chosen:
             continue
-        batch = batch.take(pa.array(taken))
+        batch = batch.take(pa.array(chosen))
         simplified = [config.simplify_chinese and language == "zh" for language in batch["language"].to_pylist()]
         found, owners, lines = lines_of(batch["text"].to_pylist(), config.min_characters, simplified)
         yield pa.record_batch(
@@ -48,12 +48,12 @@ def lines_of(texts: Sequence[str], min_characters: int, simplified: Sequence[boo
     """Hash lines by their letters and digits, all digits alike.
 
     Args:
-        texts: of a batch.
-        min_characters: a line counts from so many letters and digits on, those of unspaced scripts counting three times.
-        simplified: says of each text whether its Han characters are taken in their simplified form; (): of none.
+        texts: Texts of a batch.
+        min_characters: Minimum letters and digits of a line, those of unspaced scripts counting three times.
+        simplified: For each text, True to simplify its Han characters; () simplifies none.
 
     Returns:
-        uint64 hash, int64 number of the text, and int64 number of the line in it, of each line that counts.
+        For each line of sufficient length: uint64 hash, int64 index of the text, and int64 index of the line in the text.
     """
     points, borders = tokens.code_points([text.lower() + "\n" for text in texts])
     points = tokens.in_one_script(points, borders, simplified)
@@ -75,8 +75,8 @@ def lines_of(texts: Sequence[str], min_characters: int, simplified: Sequence[boo
     return found[good], owners, chosen - firsts[owners]
 
 
-def later(hashes):
-    """Find the paragraphs that stood before, of Spark's table of HASHES: columns `id`, `line`; those of earlier corpora are not listed."""
+def later(hashes: spark.DataFrame) -> spark.DataFrame:
+    """Find the repeated paragraphs in a table of HASHES, except in reference corpora: columns `id`, `line`."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -85,29 +85,29 @@ def later(hashes):
 
 
 def without(
-    batches: Iterable[pa.RecordBatch], later: Mapping[int, Sequence[int]], tally: Tally, *, config: ParagraphConfig
+    batches: Iterable[pa.RecordBatch], later: Mapping[int, Sequence[int]], statistics: Statistics, *, config: ParagraphConfig
 ) -> Iterator[pa.RecordBatch]:
-    """Leave out paragraphs, and documents of which too little remains.
+    """Remove repeated paragraphs, and drop documents of which too little remains.
 
     Args:
-        batches: of `rows.DOCUMENT`.
-        later: document -> numbers of lines that stood in an earlier place.
-        tally: counts both.
-        config: how much must remain.
+        batches: Batches of `rows.DOCUMENT`.
+        later: Document id -> indices of its repeated lines.
+        statistics: Counts removed paragraphs and dropped documents.
+        config: Settings, among them the share that must remain.
     """
     for batch in batches:
         texts: list[str] = batch["text"].to_pylist()
         kept: list[str | None] = [*texts]
         for i, (number, origin) in enumerate(zip(batch["id"].to_pylist(), batch["origin"].to_pylist(), strict=True)):
-            gone = frozenset(later.get(number, ()))
-            if not gone:
+            removed = frozenset(later.get(number, ()))
+            if not removed:
                 continue
             lines = texts[i].split("\n")
-            for line in sorted(gone):
-                tally.change("repeated paragraph", origin, lines[line])
-            left = "\n".join(line for j, line in enumerate(lines) if j not in gone).strip("\n")
+            for line in sorted(removed):
+                statistics.change("repeated paragraph", origin, lines[line])
+            left = "\n".join(line for j, line in enumerate(lines) if j not in removed).strip("\n")
             if len(left.encode()) < config.min_left * len(texts[i].encode()) or not left.strip():
-                tally.drop("mostly repeated paragraphs", origin, texts[i])
+                statistics.drop("mostly repeated paragraphs", origin, texts[i])
                 kept[i] = None
             else:
                 kept[i] = left
@@ -116,7 +116,7 @@ def without(
 
 @functools.cache
 def _values() -> np.ndarray:
-    """uint64 [0x110000]: what a code point adds to a hash; all digits the same."""
+    """Return the hash value of every code point, with one value for all digits: uint64 [0x110000]."""
     values = tokens.mixed().copy()
     values[_ZERO : _ZERO + 10] = values[_ZERO]
     return values

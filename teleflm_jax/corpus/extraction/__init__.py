@@ -1,1 +1,1 @@
-"""Main text of web pages."""
+"""Extraction of the main text of HTML pages."""

@@ -1,4 +1,4 @@
-"""A page's markup, changed where resiliparse would leave out or garble what a reader sees (docs/corpus.md names each case)."""
+"""Changes of a page's markup where resiliparse would omit or garble visible text (docs/corpus.md lists the cases)."""
 
 import functools
 import html
@@ -8,55 +8,55 @@ from collections.abc import Callable
 from resiliparse.parse.html import ElementNode, HTMLTree, Node
 
 MARK = "\ufdd0"
-"""Stands in the text that is extracted and is to be taken out of it; a noncharacter, which no page may hold."""
+"""Marker in the extracted text that callers remove; a noncharacter, which pages may not contain."""
 _THREE_BYTES = re.compile("[\u0800-\ud7ff\uf900-\ufffd]")
-"""Characters of three bytes in UTF-8, but for those of icon fonts."""
+"""Characters with three bytes in UTF-8, except those of icon fonts."""
 _SINGLE = re.compile(r">\s*[&\u0800-\ud7ff\uf900-\ufffd](?:(?<!&)|#?\w{1,8};)(?=\s*<)")
 _SINGLE_ENTITY = re.compile(r"&(?<=[>\s]&)#?\w{1,8};(?=\s*<)")
-"""The same in a page of Latin-1, in a tenth of the time; also the last word of several, which does no harm."""
+"""Faster pattern for pages in Latin-1, in a tenth of the time; it also matches the last word of several, which is harmless."""
 
 _LINK = re.compile(
     r"<a\b(?:(?<=\w<a)|(?<=\w[\s(,，、（]<a)|(?<=</code>\s<a)|(?<=</em>\s<a)|(?<=</strong>\s<a))(?![^<>]*(?:href=[\"']?#|skip|permalink))"
 )
-"""A link in a line of text, behind a word."""
+"""A link after a word in a line of text."""
 _XHTML, _XHTML_WITHIN = re.compile("xhtml", re.IGNORECASE), 1000
 _EMPTY = re.compile(r"<a\b[^<>]*>(?<=[\"'\s]/>)")
-"""An anchor that ends in itself in XHTML, and in HTML takes in all that follows."""
+"""A self-closing anchor, which is empty in XHTML and contains everything after it in HTML."""
 _LINKED = re.compile(r"href=[\"']#([^\"'<>]+)")
 _SECTION = re.compile(r"<(?:section|div)\b[^<>]*>(?=\s*(?:<span [^<>]*></span>\s*)*<h[1-6]\b)")
 _HEADING = re.compile(r"<h[2-6]\b[^<>]*?\sid=[^<>]*>")
 _ID = re.compile(r"\sid=(?:\"([^\"<>]*)\"|'([^'<>]*)')")
 _TITLE = re.compile(r"(<body class=\"(?:article|book|manpage)\b[^<>]*>\s*<div )id=\"header\"")
-"""AsciiDoc's."""
+"""Title block of AsciiDoc."""
 _RARE = re.compile(
     r"<(figure|summary|time|menu|MENU|dir|DIR|listing|q|aside|math|ruby|RUBY|su[bp]|SU[BP]|img(?=\b[^<>]*\s(?:alt=[\"']\$|class=[\"'](?:math|latex|tex)\b))"
     r"|script(?=\s[^<>]*math/tex)|div(?=\s[^<>]*class=\"sidebar\"))\b"
 )
-"""Elements of which most pages have none."""
+"""Elements that most pages lack."""
 _RAISED = re.compile(r"<(su[bp]|SU[BP])\b[^<>]*>([0-9+−=()-]{1,12})</(?:su[bp]|SU[BP])>")
 _DIGITS = "0123456789+-−=()"
 _RAISED_DIGITS = {"sup": str.maketrans(_DIGITS, "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾"), "sub": str.maketrans(_DIGITS, "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")}
 
 _SHALLOW = "body > ul, body > * > ul, body > * > * > ul"
-"""Lists that resiliparse takes for navigation, whatever they hold."""
+"""Lists that resiliparse treats as navigation, whatever their content."""
 _TEX = 'annotation[encoding="application/x-tex"]'
 _SOME_LEVELS = 50
-"""Levels that hardly a page has; to look for more takes a while, however few there are."""
+"""A depth that few pages reach; testing for a greater depth is slow even for shallow pages."""
 _ROOT_LEVELS = 2
-"""Levels of `html` and `body`."""
+"""Levels of the elements `html` and `body`."""
 _DEEPEST_FORMULA = 50
-"""Levels of a formula that are written out; below, only its characters."""
+"""Maximum levels of a formula that are linearized; below, only its characters are kept."""
 
 
 class TooDeep(Exception):
-    """A page's elements stand inside one another so deep that to walk them ends the process."""
+    """Raised for a page whose elements are nested so deeply that traversing them would crash the process."""
 
 
 def parsed(page: str, deepest: int) -> HTMLTree:
     """Parse a page.
 
     Raises:
-        TooDeep: it has more levels than `deepest`; asked of the tree, since ends in comments, values and scripts end nothing.
+        TooDeep: The tree has more levels than `deepest`. The tree is tested, because end tags in comments, values and scripts do not count.
     """
     tree = HTMLTree.parse(page)
     document, may_be_deep = tree.document, page.count("<") > deepest
@@ -69,11 +69,11 @@ def parsed(page: str, deepest: int) -> HTMLTree:
     return tree
 
 
-def mended(page: str, deepest: int) -> HTMLTree:
-    """Parse a page, changed so that resiliparse extracts all of its text; `MARK` may stand in it.
+def repaired(page: str, deepest: int) -> HTMLTree:
+    """Parse a page and change it so that resiliparse extracts all of its text; the text may contain `MARK`.
 
     Raises:
-        TooDeep: it has more levels than `deepest`.
+        TooDeep: The tree has more levels than `deepest`.
     """
     rare = {name.lower() for name in _RARE.findall(page)}
     if rare & {"sup", "sub"}:
@@ -93,15 +93,15 @@ def mended(page: str, deepest: int) -> HTMLTree:
 
 @functools.cache
 def _levels(count: int) -> str:
-    """Return a selector of elements with so many, itself among them, above it."""
+    """Return a selector of elements at depth `count`."""
     return ">".join("*" * count)
 
 
 def _with_marks(page: str) -> str:
-    """Append `MARK` to texts of a single character of three bytes, such as 漢 or →, which resiliparse takes for an icon's."""
+    """Append `MARK` to texts of a single three-byte character, such as 漢 or →, which resiliparse treats as icons."""
 
     def marked(found: re.Match) -> str:
-        character = html.unescape(found[0].lstrip(">")).strip()  # of blanks, nothing
+        character = html.unescape(found[0].lstrip(">")).strip()  # an empty string for blanks
         return found[0] + MARK if _THREE_BYTES.fullmatch(character) else found[0]
 
     return (_SINGLE_ENTITY if _is_latin(page) else _SINGLE).sub(marked, page)
@@ -116,10 +116,10 @@ def _is_latin(page: str) -> bool:
 
 
 def _without_ids(page: str) -> str:
-    """Take the ids off headings, and off sections that begin with one and that the page links to, as by its table of contents.
+    """Remove the ids of headings, and of sections that start with a heading and are linked, such as from the table of contents.
 
-    Such an id is the heading's words ("new-features-related-to-type-hints"), no part of a layout; resiliparse would take it for one and
-    leave out what is "related".
+    Such an id has the words of the heading ("new-features-related-to-type-hints") and does not describe the layout, but resiliparse would
+    omit the section as "related" content.
     """
     linked = set(_LINKED.findall(page))
     if title := _TITLE.match(page, max(0, page.find("<body"))):
@@ -147,7 +147,7 @@ def _text(tree: HTMLTree, content: str) -> Node:
 
 
 def _deepen(tree: HTMLTree, element: ElementNode) -> None:
-    """Put a list four levels below `<body>`, as resiliparse takes those above for navigation whatever they hold."""
+    """Move a list four levels below `<body>`, because resiliparse treats shallower lists as navigation."""
     outer = inner = _element(tree, "div")
     for _ in range(2):
         child = _element(tree, "div")
@@ -164,13 +164,13 @@ def _rename(tree: HTMLTree, element: ElementNode, name: str) -> None:
 
 
 def _note(tree: HTMLTree, element: ElementNode) -> None:
-    """Keep footnotes, admonitions and boxes, which Docutils makes asides."""
+    """Turn asides that are footnotes, admonitions or boxes, as written by Docutils, into sections."""
     if _NOTE.search(f"{element.get_attribute('class') or ''} {element.get_attribute('role') or ''}"):
         _rename(tree, element, "section")
 
 
 def _box(tree: HTMLTree, element: ElementNode) -> None:
-    """Take its class off a box of DocBook's or Docutils', which is no bar at the side of the page."""
+    """Remove the class of a box of DocBook or Docutils, which is not a page sidebar."""
     if element.query_selector(".titlepage, .sidebar-title, p.title"):
         element.remove_attribute("class")
 
@@ -184,13 +184,13 @@ def _remove(tree: HTMLTree, element: ElementNode) -> None:
 
 
 def _formula(tree: HTMLTree, element: ElementNode) -> None:
-    """Write a formula once: as TeX where the page says it, else in a line."""
+    """Replace a formula by its TeX, if the page has it, or by one line of text."""
     tex = element.query_selector(_TEX)
     text = (tex.text or "").strip() if tex else element.get_attribute("alttext")
     text = _delimited(text, element.get_attribute("display") == "block") if text else _linear(element, _DEEPEST_FORMULA)
     parent = element.parent_element
     if parent is not None:
-        parent.remove_attribute("style")  # MediaWiki hides it behind a picture
+        parent.remove_attribute("style")  # MediaWiki hides the formula behind a picture
     element.replace_with(_text(tree, text))
 
 
@@ -199,7 +199,7 @@ def _delimited(tex: str, is_display: bool) -> str:
 
 
 def _linear(element: Node, levels: int) -> str:
-    """Write MathML in a line: x^2, a_i, (a+b)/2."""
+    """Return MathML as one line of text: x^2, a_i, (a+b)/2."""
     if not levels or element.tag == "#text" or not element.first_child:
         return element.text or ""
     parts = [part for child in element.child_nodes.values() if (part := _linear(child, levels - 1).strip())]
@@ -210,7 +210,7 @@ def _linear(element: Node, levels: int) -> str:
 
 
 def _formula_of_script(tree: HTMLTree, element: ElementNode) -> None:
-    """Show the TeX that MathJax 2 reads, and not what it made of it already."""
+    """Replace MathJax 2's script and its rendering by the TeX."""
     before = element.previous_element_sibling
     while before and (before.get_attribute("class") or "").startswith("MathJax"):
         before, rendered = before.previous_element_sibling, before
@@ -240,10 +240,10 @@ _CHANGES: dict[str, tuple[str, Callable[[HTMLTree, ElementNode], None]]] = {
     "listing": ("listing", functools.partial(_rename, name="pre")),
     "q": ("q", _quote),
     "aside": ("aside", _note),
-    "ruby": ("ruby rt, ruby rp, ruby rtc", _remove),  # readings stand beside their characters
+    "ruby": ("ruby rt, ruby rp, ruby rtc", _remove),  # readings follow their characters
     "math": ("math", _formula),
     "script": ('script[type^="math/tex"]', _formula_of_script),
     "img": ("img", _formula_of_image),
     "div": ("div.sidebar", _box),
 }
-"""By the name of an element of `_RARE`: what is changed, and how."""
+"""Name of an element of `_RARE` -> selector and change."""

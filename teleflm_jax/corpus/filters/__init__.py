@@ -1,1 +1,1 @@
-"""Cleaning, language, quality, privacy and contamination."""
+"""Normalization, language identification, rules, quality scores, personal data and decontamination."""

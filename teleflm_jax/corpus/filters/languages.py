@@ -1,8 +1,8 @@
-"""Names the languages of a batch of texts: py3langid's model, all texts at a time.
+"""Language identification of a batch of texts with py3langid's model, vectorized over the texts.
 
-The model is an automaton over UTF-8 bytes whose states tell which features have been seen, and a naive Bayes classifier over these. The
-library walks one text in a loop over its bytes; here pieces of all texts of a batch take each step together. The features, their counts
-and the weights are the library's, so the answers are, but for sums of float32 that are equal to the last digits.
+The model is an automaton over UTF-8 bytes whose states emit features, and a naive Bayes classifier over the feature counts. The library
+processes one text byte by byte; here chunks of all texts of a batch advance together. Features, counts and weights are the library's, so
+the results are equal, except for float32 sums of scores that tie up to the last digits.
 """
 
 import dataclasses
@@ -15,84 +15,84 @@ import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 CHARACTERS = 1000
-"""Of a text's beginning, by which its language is named."""
+"""Characters of the beginning of a text that are used."""
 MACROLANGUAGES = {"yue": "zh", "wuu": "zh", "arz": "ar", "ary": "ar", "nn": "no", "uzs": "uz", "sdh": "ku", "ltg": "lv"}
-"""Language that the model names -> the one with an ISO 639-1 code that it is a kind of: Cantonese and Wu are Chinese, Egyptian is Arabic.
-Short texts of the one are often taken for the other, and a list of wanted languages has the second alone. Source: ISO 639-3."""
-PIECE = 64
-"""Bytes that are walked one after the other."""
+"""Language of the model -> its macrolanguage with an ISO 639-1 code: Cantonese and Wu are Chinese, Egyptian is Arabic. Short texts of the
+two are often confused, and lists of wanted languages have only the macrolanguage. Source: ISO 639-3."""
+CHUNK = 64
+"""Bytes per chunk, which are processed sequentially."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class LangidModel:
     """The library's model as arrays."""
 
     names: tuple[str, ...]
     prior: np.ndarray
-    """float32 [languages]."""
+    """float32 [languages]: log prior."""
     weights: np.ndarray
-    """float32 [features, languages]."""
+    """float32 [features, languages]: log likelihood."""
     bases: np.ndarray
-    """int32 [states]: where a state's 256 moves begin."""
+    """int32 [states]: offset of a state's 256 transitions in `moves`."""
     moves: np.ndarray
-    """uint32: the next state."""
+    """uint32: next state of each transition."""
     outputs: np.ndarray
-    """int32 [states]: the feature that is seen there, or -1."""
+    """int32 [states]: feature that the state emits, or -1."""
     reach: int
-    """Bytes on which a state depends at most."""
+    """Maximum number of preceding bytes that a state depends on."""
 
 
 def languages(texts: Sequence[str]) -> list[str]:
-    """Name texts' languages by their beginnings: ISO 639-1, and three letters where that has none."""
+    """Return the language of each text by its beginning: an ISO 639-1 code, or three letters if there is none."""
     model = load()
     owners, features, counts = _features(model, [_bytes(text[:CHARACTERS]) for text in texts])
     logs = np.log1p(counts.astype(np.float32))
     borders = np.searchsorted(owners, np.arange(len(texts) + 1)).tolist()
     scores = np.zeros((len(texts), len(model.names)), np.float32)
     for i, (first, end) in enumerate(itertools.pairwise(borders)):
-        if first < end:  # else nothing is known: as in the library, the first language has it
+        if first < end:  # otherwise there are no features and, as in the library, the first language is chosen
             scores[i] = logs[first:end] @ model.weights[features[first:end]] + model.prior
     names: list[str] = [model.names[i] for i in scores.argmax(axis=1)]
     return [MACROLANGUAGES.get(name, name) for name in names]
 
 
 @functools.cache
-def load() -> Model:
-    """Read the model, once in a process: 130 MB."""
+def load() -> LangidModel:
+    """Load the model once per process; it takes 130 MB."""
     read = LanguageIdentifier.from_model_file(MODEL_FILE)
     moves, bases = np.frombuffer(read.tk_nextmove, np.uint32), np.asarray(read.tk_row, np.int32) << 8
     prior, weights = np.asarray(read.nb_pc, np.float32), np.asarray(read.nb_ptc, np.float32)
-    return Model(tuple(read.nb_classes), prior, weights, bases, moves, np.asarray(read.tk_output, np.int32), _reach(moves, bases))
+    return LangidModel(tuple(read.nb_classes), prior, weights, bases, moves, np.asarray(read.tk_output, np.int32), _reach(moves, bases))
 
 
 def _bytes(text: str) -> bytes:
-    """As the model was trained on it."""
+    """Return the bytes of a text in the form that the model was trained on."""
     if text.isupper():
         text = text.lower()
     return unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
 
 
-def _features(model: Model, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count texts' features: number of the text, feature, count, sorted by both.
+def _features(model: LangidModel, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count the features of texts: index of the text, feature and count, sorted by text and feature.
 
-    All pieces of PIECE bytes of all texts take a step together. A state is what the last `reach` bytes make of any state before them, so a
-    piece that is not a text's first comes to its own states by walking over those first.
+    Chunks of CHUNK bytes of all texts advance together. A state depends only on the last `reach` bytes, so a chunk that is not the first of
+    its text starts `reach` bytes earlier to reach its state.
     """
     lengths = np.array([len(text) for text in texts], np.int64)
-    pieces = -(-lengths // PIECE)
-    owners = np.repeat(np.arange(len(texts)), pieces)
-    firsts = (np.arange(len(owners)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * PIECE
+    chunks = -(-lengths // CHUNK)
+    owners = np.repeat(np.arange(len(texts)), chunks)
+    firsts = (np.arange(len(owners)) - np.repeat(np.cumsum(chunks) - chunks, chunks)) * CHUNK
     at = (np.cumsum(lengths) - lengths)[owners] + firsts + model.reach
-    letters = np.frombuffer(bytes(model.reach) + b"".join(texts) + bytes(PIECE), np.uint8)
+    letters = np.frombuffer(bytes(model.reach) + b"".join(texts) + bytes(CHUNK), np.uint8)
     states = np.zeros(len(owners), np.uint32)
-    found = np.empty((PIECE, len(owners)), np.int32)
-    for step in range(-model.reach, PIECE):
+    found = np.empty((CHUNK, len(owners)), np.int32)
+    for step in range(-model.reach, CHUNK):
         if step == 0:
             states[firsts == 0] = 0
         states = model.moves[model.bases[states] + letters[at + step]]
         if step >= 0:
             found[step] = model.outputs[states]
-    seen = (found >= 0) & (np.arange(PIECE)[:, None] < lengths[owners] - firsts)
+    seen = (found >= 0) & (np.arange(CHUNK)[:, None] < lengths[owners] - firsts)
     places = np.flatnonzero(seen)
     keys = np.sort(owners[places % len(owners)] << 32 | found.ravel()[places])
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])  # np.unique takes twice as long
@@ -100,7 +100,7 @@ def _features(model: Model, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndar
 
 
 def _reach(moves: np.ndarray, bases: np.ndarray) -> int:
-    """Moves that it takes to the state that is the farthest from the first: the length of the longest feature."""
+    """Return the distance of the farthest state from the first, which is the length of the longest feature."""
     distant, new, reach = np.zeros(len(bases), bool), np.zeros(1, np.int64), -1
     while len(new):
         distant[new] = True

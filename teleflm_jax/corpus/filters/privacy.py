@@ -1,7 +1,7 @@
-"""Masks personal data: e-mail addresses, telephone numbers, Chinese identity numbers and network addresses.
+"""Masking of personal data: e-mail addresses, telephone numbers, Chinese identity numbers and network addresses.
 
-What is masked, and how, is our choice; the report says only that it addresses "private information disclosure". A number is masked only
-where its form, its check digit or the words around it say what it is, so that tables, versions and program text stay whole.
+The kinds and patterns are our choice; the report says only that it addresses "private information disclosure". A number is masked only if
+its form, its check digit or the surrounding words identify it, so that tables, versions and program text stay intact.
 """
 
 import datetime
@@ -15,17 +15,17 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in (*b"0123456789", *b"@+-()._", *ra
 _HYPHENS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\ufe58\ufe63"), ord("-"))
 _BLANKS = dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), ord(" "))
 _PLAIN_FORMS = _FULL_WIDTH | _HYPHENS | _BLANKS
-"""Characters that stand for one of ASCII in numbers and addresses. One stands for one, so that places stay the same."""
+"""Character -> ASCII character that it replaces in numbers and addresses. The mapping is one to one, so positions stay the same."""
 _ODD = re.compile(f"[{re.escape(''.join(map(chr, _PLAIN_FORMS)))}]")
 
 _BEFORE = r"(?<![\da-fA-F].)(?<!\d[.-].)(?<!\D\d,.)(?<!0[xX].)"
-"""The first character, which `.` stands for, does not go on a number or, as hashes have them, its hexadecimal letters. It is checked
-after the pattern has consumed it, because a pattern that begins with a set of characters is found several times faster."""
-_BEHIND = r"(?![\da-fA-F]|[.-]\d)"
+"""Lookbehind: the first character (matched by `.`) does not continue a number or, as in hashes, its hexadecimal letters. It is checked
+after the character is consumed, because a pattern that starts with a character class is found several times faster."""
+_AFTER = r"(?![\da-fA-F]|[.-]\d)"
 _AROUND = 200
-"""Characters before a match that are looked at: more than addresses of pages have before their numbers, and a bound on the time."""
+"""Maximum context before a match, in characters: more than URLs have before their numbers, and a bound on the time."""
 _WITHIN = 40
-"""Characters before a network address in which a word may tell what it is."""
+"""Characters before a network address that are searched for a word that identifies it."""
 
 _COUNTRIES = (
     "ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cc cd cf cg ch ci ck "
@@ -41,27 +41,27 @@ _GENERIC = (
     "services systems digital design studio art space website help support center global one fun icu ltd bank law health care academy "
     "school university church foundation africa berlin london nyc paris wien hamburg bayern swiss"
 )
-"""Of the 1,200 other domains, those that people have mail in. Names of files and of attributes end in most others."""
+"""Top-level domains, out of 1,200, that people use for mail. Names of files and attributes end in most of the others."""
 _LETTER = r"A-Za-z0-9\u00c0-\u024f"
 _EMAIL = re.compile(
     rf"[{_LETTER}_](?<![{_LETTER}_%$].)(?<![{_LETTER}_][.%+'-].)[{_LETTER}._%+'-]{{0,63}}@(?!self\.|cls\.|this\.)"
     rf"(?:[{_LETTER}](?:[{_LETTER}-]{{0,61}}[{_LETTER}])?\.){{1,5}}(?i:{'|'.join((*_COUNTRIES.split(), *_GENERIC.split()))})"
-    rf"(?:(?![{_LETTER}_]|-[{_LETTER}]|\.[{_LETTER}])|(?=E<))"  # Perl's documentation writes E<gt> behind one
+    rf"(?:(?![{_LETTER}_]|-[{_LETTER}]|\.[{_LETTER}])|(?=E<))"  # Perl's documentation has E<gt> after an address
 )
 _LOGIN = re.compile(
     r":/{1,3}[^\s/?#]*\Z|(?:^|[$#|>&;(`\"'\u2502]) ?(?:sudo )?(?:ssh|scp|sftp|rsync|mosh) [^\n]*\Z"
     r"|(?<![A-Za-z])(?:ssh|scp|sftp|rsync|mosh) (?:-\S+ (?:[^\s-]\S* )?)*\Z|CVSROOT=[^\n]*\Z",
     re.MULTILINE,
 )
-"""Before a user's name: the scheme of an address, or a command that takes one, with its options or where a command begins."""
+"""Context before a login name: the scheme of a URL, or a command that takes a login, with options or at the start of a command."""
 _REMOTE = re.compile(r":(?:[~/.]|\d{1,5}\b(?!\.\d)|[\w.~-]+/|[\w-]+\.git\b)")
-"""Behind a machine's name: a path or a port."""
+"""Context after a host name: a path or a port."""
 _ROBOTS = frozenset(("git", "hg", "svn", "gitolite"))
 
 _MOBILE = r"[3-9]\d(?:\d{8}|-(?!(?:19|20)\d\d[01]\d[0-3])\d{8}|-\d{4}-\d{4}| \d{4} \d{4}|-\d{3}-\d{5}| \d{3} \d{5}|\d-\d{3}-\d{4})"
-"""Of China, behind its 1 and in its usual groups; eight digits behind a hyphen may be a date."""
+"""Chinese mobile number after its 1, in the usual groups; eight digits after a hyphen may be a date."""
 _AREA, _LINE = r"(?:10|2\d|[3-9]\d\d)", r"(?:\d{7,8}|\d{3,4}[ -]\d{4})(?:-\d{1,5})?"
-"""Of a line in China: the area's code behind its 0, and the number with its extension."""
+"""Chinese fixed line: the area code after its 0, and the number with its extension."""
 _US = r"[2-9]\d\d"
 """North American area codes and exchanges."""
 _ABROAD = (
@@ -69,7 +69,7 @@ _ABROAD = (
     r"|69[012]|80[08]|85[02356]|87[08]|88[0-368]|9[67]\d|99[2-68])"
     r"(?:(?:[ .()-]{1,3}\d{1,4}){2,6}|(?:[ .()-]{1,3}\d{1,4}){1,3}[ .)-]{1,2}\d{5,8}|[ -]?\d{7,12})"
 )
-"""Numbers of all countries but China and North America. Source: ITU-T E.164."""
+"""Numbers of all countries except China and North America. Source: ITU-T E.164."""
 _SIGNED = {
     "[+]": (
         rf"(?<!\w.)86[ -]?(?:1{_MOBILE}|(?:\(0\) ?)?{_AREA}[ -]?{_LINE})",
@@ -95,19 +95,19 @@ _UNSIGNED = {
     "8": (rf"6(?:[ -]?1{_MOBILE}|-{_AREA}-\d{{7,8}})",),
     "[2-9]": (rf"(?<![\w/].)\d\d(?:-{_US}-|\.{_US}\.)\d{{4}}(?!\w)",),
 }
-"""First character of a telephone number -> forms of what follows it."""
+"""First character of a telephone number -> patterns of the rest."""
 _PHONE = re.compile(
     "[+(0-9](?:"
     + "|".join(f"(?<={first}){form}(?!\\d)" for first, forms in _SIGNED.items() for form in forms)
     + f"|{_BEFORE}(?:"
     + "|".join(f"(?<={first}){form}" for first, forms in _UNSIGNED.items() for form in forms)
-    + f"){_BEHIND})",
+    + f"){_AFTER})",
     re.ASCII,
 )
 _PAGE, _CALLED = re.compile(r"(?:://|\bwww\.)[!-~]*\Z"), re.compile(r"(?:\b(?:phone|mobile|tel)\w*=\+?|/wa\.me/\+?)\Z", re.IGNORECASE)
-"""Before a number in a page's address, and before one that is a telephone number even there."""
+"""Context of a number in a URL, and of a number that is a telephone number even in a URL."""
 
-_IDENTITY_NUMBER = re.compile(rf"[1-9]{_BEFORE}\d{{5}}([ -]?)\d{{8}}\1\d{{3}}[\dXx]{_BEHIND}", re.ASCII)
+_IDENTITY_NUMBER = re.compile(rf"[1-9]{_BEFORE}\d{{5}}([ -]?)\d{{8}}\1\d{{3}}[\dXx]{_AFTER}", re.ASCII)
 _IDENTITY_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _IDENTITY_CHECK = "10X98765432"
 
@@ -119,7 +119,7 @@ _VERSIONED = re.compile(
     r"|clause|figure|fig|table|appendix|annex|article|rule)s?|§|版本|版本号|版|第|章|节)[\s\"'.:=(\u00a7#：＝（号为是]{0,3})\Z",
     re.IGNORECASE,
 )
-"""Before four numbers that are the version of a program or the number of a section."""
+"""Context before four numbers that are the version of a program or the number of a section."""
 _NETWORKED = re.compile(
     r"\b(?:ip(?:v4)?|IP(?:v4)?s?|[Aa]ddr(?:ess(?:es)?)?|hosts?|hostname|server|nameserver|dns|DNS|ping|PING|traceroute|nslookup|dig|whois|gateway"
     r"|router|proxy|client|peer|telnet|ssh|curl|listen|connect\w*)\b|地址|主机|服务器|网关|域名|//\Z|@\Z|\bfrom \Z",
@@ -127,11 +127,11 @@ _NETWORKED = re.compile(
 )
 _PORT = re.compile(r":\d{2,5}(?!\d)|/(?:[89]|[12]\d|3[0-2])(?!\d)|\.in-addr")
 _SMALL_FIRST, _SMALL = 32, 100
-"""Four numbers below these are more often a version or a section; of addresses of hosts one in a hundred is so."""
+"""Four numbers below these limits are more often a version or a section; only 1 % of host addresses are below them."""
 
 
 def _is_email(match: re.Match) -> bool:
-    """Whether it is where mail goes, no login on a machine, as version control and copying between machines have them."""
+    """Return True for a mail address, and False for a login on a machine, as used by version control and remote copying."""
     text, start, end = match.string, match.start(), match.end()
     if match[0].partition("@")[0].lower() in _ROBOTS or _REMOTE.match(text, end):
         return False
@@ -139,7 +139,7 @@ def _is_email(match: re.Match) -> bool:
 
 
 def _is_phone(match: re.Match) -> bool:
-    """Whether it has as many digits as telephone numbers have, is no round number, and stands in no page's address."""
+    """Return True if the number of digits fits, the number is not round, and it is not part of a URL."""
     digits = re.sub(r"\D", "", match[0])
     if (match[0][0] == "+" and not 8 <= len(digits) <= 15) or (match[0][0] != "1" and "000000" in digits):
         return False
@@ -148,7 +148,7 @@ def _is_phone(match: re.Match) -> bool:
 
 
 def _is_identity(match: re.Match) -> bool:
-    """Whether the seventh to fourteenth digit make a date, and the check digit is right. Source: GB 11643-1999."""
+    """Return True if the seventh to fourteenth digits are a date and the check digit is right. Source: GB 11643-1999."""
     number = re.sub("[ -]", "", match[0])
     try:
         datetime.date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
@@ -159,7 +159,7 @@ def _is_identity(match: re.Match) -> bool:
 
 
 def _is_public_address(match: re.Match) -> bool:
-    """Whether it is a host's in the public network; of four small numbers only if something around them says so."""
+    """Return True for the address of a public host; four small numbers need a port or a word that identifies them."""
     try:
         address = ipaddress.IPv4Address(match[0])
     except ValueError:
@@ -172,7 +172,7 @@ def _is_public_address(match: re.Match) -> bool:
     if _VERSIONED.search(before):
         return False
     has_port = bool(_PORT.match(text, end))
-    if others[-1] == 0 and not has_port:  # a network, or a version
+    if others[-1] == 0 and not has_port:  # a network or a version
         return False
     return first >= _SMALL_FIRST or max(others) >= _SMALL or has_port or bool(_NETWORKED.search(before))
 
@@ -183,18 +183,18 @@ MASKS: dict[str, tuple[re.Pattern[str], Callable[[re.Match], bool]]] = {
     "phone": (_PHONE, _is_phone),
     "network_address": (_NETWORK_ADDRESS, _is_public_address),
 }
-"""Kind -> pattern, and what a match must be besides. Each is replaced by its kind in angle brackets."""
+"""Kind -> pattern, and a check of each match. Matches are replaced by their kind in angle brackets."""
 
 
 def mask(text: str, kinds: tuple[str, ...]) -> tuple[str, list[tuple[str, str]]]:
-    """Replace personal data; returns the text, and each place as (kind, what stood there)."""
+    """Replace personal data; return the text, and each replacement as (kind, original text)."""
     found: list[tuple[str, str]] = []
     if not kinds:
         return text, found
     plain = text.translate(_PLAIN_FORMS) if not text.isascii() and _ODD.search(text) else text
     for kind in kinds:
-        pattern, is_meant = MASKS[kind]
-        spans = [match.span() for match in pattern.finditer(plain) if is_meant(match)]
+        pattern, is_valid = MASKS[kind]
+        spans = [match.span() for match in pattern.finditer(plain) if is_valid(match)]
         if spans:
             found.extend((kind, text[start:end]) for start, end in spans)
             text, plain = _replaced(text, spans, f"<{kind}>"), _replaced(plain, spans, f"<{kind}>")
@@ -207,10 +207,10 @@ def _replaced(text: str, spans: Sequence[tuple[int, int]], by: str) -> str:
 
 
 def refuse_unknown(kinds: tuple[str, ...]) -> None:
-    """Hold kinds of personal data against those that there are.
+    """Refuse unknown kinds of personal data.
 
     Raises:
-        UserError: one is not known.
+        UserError: A kind is unknown.
     """
     for kind in kinds:
         if kind not in MASKS:

@@ -1,7 +1,7 @@
-"""What makes a text worth keeping, as a table: a rule is a name, a measure, and on which side of its threshold a text is good.
+"""Quality rules as a table: a rule has a name, a measure, and a comparison with its threshold.
 
-Thresholds are data (`clean.rules`, `clean.unspaced_rules`). Sources: C4 (Raffel et al., 2020), Gopher (Rae et al., 2021, table A1), FineWeb
-(Penedo et al., 2024). In scripts without spaces a character counts as those count words, so that one table serves both.
+Thresholds are settings (`clean.rules`, `clean.unspaced_rules`). Sources: C4 (Raffel et al., 2020), Gopher (Rae et al., 2021, table A1),
+FineWeb (Penedo et al., 2024). In scripts without spaces a character counts as a word, so that one table serves both.
 """
 
 import dataclasses
@@ -17,32 +17,32 @@ from teleflm_jax.errors import UserError
 TERMINAL = frozenset(".!?…:;\"'”’)]}。!?；：」』）”》】．؟")
 BULLETS = frozenset("-*•‣▶►●○■□◆◇·※–—")
 SHORT_LINE, SHORT_UNSPACED_LINE = 30, 12
-"""Characters."""
+"""Maximum characters of a short line."""
 _BLANK, _SIGN, _LETTER = 0, 1, 2
 _TEXT_FACTOR = np.uint64(0xD1B54A32D192ED03)
 _TOP, _REPEATED = range(2, 5), range(5, 11)
-"""Sizes of n-grams that rules ask about."""
+"""Sizes of the n-grams that rules measure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What rules ask about the texts of a batch, float [texts]; each is computed when it is first asked for."""
+    """Measures of the texts of a batch, float [texts], computed on first use."""
 
     texts: Sequence[str]
     found: tokens.Tokens
     unspaced: np.ndarray
-    """bool [texts]: most tokens are characters of a script without spaces."""
+    """bool [texts]: True if most tokens are characters of a script without spaces."""
     stop_words: Sequence[Collection[str]]
-    """Of each text's language; none known: the rule passes."""
+    """Stop words of each text's language; if there are none, the rule passes."""
 
     @functools.cached_property
     def units(self) -> np.ndarray:
-        """Words, or characters of unspaced scripts."""
+        """Number of words, or of characters of unspaced scripts."""
         return np.diff(self.found.offsets)
 
     @functools.cached_property
     def lines(self) -> list[list[str]]:
-        """Those that are not blank, without the blanks around them."""
+        """Non-blank lines, stripped."""
         return [[line for line in map(str.strip, text.split("\n")) if line] for text in self.texts]
 
     @functools.cached_property
@@ -52,7 +52,7 @@ class Measures:
 
     @functools.cached_property
     def words(self) -> tuple[np.ndarray, np.ndarray]:
-        """How many stand between blanks, and how many of them have a letter."""
+        """Number of whitespace-separated words, and of those with a letter."""
         points, borders = tokens.code_points([text + "\n" for text in self.texts])
         kinds = _kinds()[points]
         starts = np.flatnonzero((kinds[1:] != _BLANK) & (kinds[:-1] == _BLANK)) + 1
@@ -63,40 +63,40 @@ class Measures:
 
     @functools.cached_property
     def characters(self) -> np.ndarray:
-        """Of all tokens, at least 1."""
+        """Characters of all tokens, at least 1."""
         return np.maximum(1, np.diff(_before(self.found.lengths)[self.found.offsets]))
 
     @functools.cached_property
     def repetitions(self) -> dict[int, np.ndarray]:
-        """Size of n-grams -> share of the characters in the commonest one, if it repeats, or in those that stood in the text before."""
+        """N -> share of the characters in the most frequent n-gram, if it repeats, or in n-grams that occurred before in the text."""
         return repetitions(self.found, self.characters)
 
     def count(self, *signs: str) -> np.ndarray:
-        """How often the signs stand in each text."""
+        """Count the occurrences of `signs` in each text."""
         return np.array([sum(map(text.count, signs)) for text in self.texts], np.int64)
 
     def per_unit(self, *signs: str) -> np.ndarray:
-        """The same, per unit."""
+        """Return the occurrences of `signs` per unit."""
         return self.count(*signs) / np.maximum(1, self.units)
 
     def per_character(self, sign: str) -> np.ndarray:
-        """The same, per character."""
+        """Return the occurrences of `sign` per character."""
         return self.count(sign) / np.maximum(1, [len(text) for text in self.texts])
 
     def mean_word(self) -> np.ndarray:
-        """Letters and digits of what stands between blanks."""
+        """Return the mean number of letters and digits per word."""
         return self.characters / np.maximum(1, self.words[0])
 
     def share_of_lines(self, test: Callable[[str], bool]) -> np.ndarray:
-        """Share of the lines that pass a test."""
+        """Return the share of lines that pass a test."""
         return np.array([sum(map(test, lines)) / max(1, len(lines)) for lines in self.lines])
 
     def lettered_words(self) -> np.ndarray:
-        """Share of what stands between blanks that has a letter."""
+        """Return the share of words with a letter."""
         return self.words[1] / np.maximum(1, self.words[0])
 
     def phrase(self, phrase: str) -> np.ndarray:
-        """How often the tokens of a phrase follow one another in each text."""
+        """Count the occurrences of a phrase's token sequence in each text."""
         wanted = _hashes(phrase)
         at = np.flatnonzero(self.found.hashes[: max(0, len(self.found.hashes) - len(wanted) + 1)] == wanted[0])
         for i, value in enumerate(wanted[1:], 1):
@@ -105,14 +105,14 @@ class Measures:
         return np.bincount(first[first == last], minlength=len(self.texts))
 
     def stop_words_found(self) -> np.ndarray:
-        """How many of the language's commonest words each text has."""
+        """Count the distinct stop words of its language in each text."""
         counts = np.array([0.0 if words else np.inf for words in self.stop_words])
         for word in sorted({word for words in self.stop_words for word in words}):
             counts += (self.phrase(word) > 0) & [word in words for words in self.stop_words]
         return counts
 
     def short_lines(self) -> np.ndarray:
-        """Share of the lines that are short."""
+        """Return the share of short lines."""
         limits = np.where(self.unspaced, SHORT_UNSPACED_LINE, SHORT_LINE).tolist()
         return np.array(
             [sum(len(line) <= limit for line in lines) / max(1, len(lines)) for limit, lines in zip(limits, self.lines, strict=True)]
@@ -120,16 +120,16 @@ class Measures:
 
 
 def repetitions(found: tokens.Tokens, characters: np.ndarray) -> dict[int, np.ndarray]:
-    """Measure how much of each text its repeated n-grams take.
+    """Measure the share of repeated n-grams in each text.
 
-    An n-gram can only repeat where its first n - 1 tokens do, so of the larger ones few are left to be looked at.
+    An n-gram can only repeat if its first n - 1 tokens do, so few candidates remain for large n.
 
     Args:
-        found: tokens of the texts.
-        characters: of each text's tokens.
+        found: Tokens of the texts.
+        characters: Characters of each text's tokens.
 
     Returns:
-        n -> float64 [texts]: for n up to 4 the share of the commonest n-gram, 0 if none repeats; for larger ones of all that repeat.
+        n -> float64 [texts]: for n up to 4 the share of the most frequent n-gram, 0 if none repeats; for larger n of all repeated n-grams.
     """
     texts = len(found.offsets) - 1
     owners = np.repeat(np.arange(texts), np.diff(found.offsets))
@@ -156,7 +156,7 @@ def repetitions(found: tokens.Tokens, characters: np.ndarray) -> dict[int, np.nd
 
 
 def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where keys stand that are there more than once; of each such key the first place, and how many there are."""
+    """Return the positions of repeated keys, and for each of these keys its first position and its count."""
     order, unlike = tokens.ordered(keys)
     grouped = ~unlike | np.append(~unlike[1:], False)[: len(keys)]
     members = order[grouped]
@@ -165,7 +165,7 @@ def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _commonest(owners: np.ndarray, firsts: np.ndarray, counts: np.ndarray, sizes: np.ndarray, texts: int) -> np.ndarray:
-    """Of the groups of each text, count times size of the one with the highest count, of several the first; 0 where there is none."""
+    """Return count times size of each text's most frequent group, the first of several; 0 if it has none."""
     found = np.zeros(texts)
     if len(owners):
         bits = int(firsts.max()).bit_length()
@@ -178,12 +178,12 @@ def _commonest(owners: np.ndarray, firsts: np.ndarray, counts: np.ndarray, sizes
 
 
 def _before(lengths: np.ndarray) -> np.ndarray:
-    """Sums of what comes before each, and of all."""
+    """Return the sums before each position, and of all lengths."""
     return np.append(0, np.cumsum(lengths))
 
 
 def _parts(texts: list[list[str]], *, by_length: bool) -> np.ndarray:
-    """Share of each text's parts that stood in it before."""
+    """Return the share of each text's parts that repeat an earlier part."""
     measure = (lambda parts: sum(map(len, parts))) if by_length else len
     return np.array([1 - measure(set(parts)) / max(1, measure(parts)) for parts in texts])
 
@@ -195,56 +195,67 @@ def _hashes(phrase: str) -> np.ndarray:
 
 @functools.cache
 def _kinds() -> np.ndarray:
-    """uint8 [0x110000]: _BLANK, _SIGN or _LETTER of every code point."""
+    """Return _BLANK, _SIGN or _LETTER for every code point: uint8 [0x110000]."""
     characters = map(chr, range(0x110000))
     return np.array([_BLANK if c.isspace() else _LETTER if c.isalnum() and not c.isdecimal() else _SIGN for c in characters], np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """One line of the table."""
+class FilterRule:
+    """A row of the table of rules."""
 
     measure: Callable[[Measures], np.ndarray]
     good: Callable[[np.ndarray, float], np.ndarray]
-    """Of the measure and the threshold."""
-    what: str
+    """Comparison of the measure with the threshold; True keeps the text."""
+    description: str
 
 
-_LEAST, _MOST = operator.ge, operator.le
+_AT_LEAST, _AT_MOST = operator.ge, operator.le
 RULES = (
     {
-        "min_units": Rule(lambda m: m.units, _LEAST, "words, or characters of a script without spaces"),
-        "max_units": Rule(lambda m: m.units, _MOST, "words, or characters of a script without spaces"),
-        "min_mean_word": Rule(Measures.mean_word, _LEAST, "characters of a word, on average"),
-        "max_mean_word": Rule(Measures.mean_word, _MOST, "characters of a word, on average"),
-        "max_symbols": Rule(lambda m: m.per_unit("#", "...", "…"), _MOST, "hash signs and ellipses per word"),
-        "max_bullet_lines": Rule(lambda m: m.share_of_lines(lambda x: x[0] in BULLETS), _MOST, "share of lines that begin with a bullet"),
-        "max_ellipsis_lines": Rule(
-            lambda m: m.share_of_lines(lambda x: x.endswith(("...", "…"))), _MOST, "share of lines that end with an ellipsis"
+        "min_units": FilterRule(lambda m: m.units, _AT_LEAST, "words, or characters of a script without spaces"),
+        "max_units": FilterRule(lambda m: m.units, _AT_MOST, "words, or characters of a script without spaces"),
+        "min_mean_word": FilterRule(Measures.mean_word, _AT_LEAST, "characters of a word, on average"),
+        "max_mean_word": FilterRule(Measures.mean_word, _AT_MOST, "characters of a word, on average"),
+        "max_symbols": FilterRule(lambda m: m.per_unit("#", "...", "…"), _AT_MOST, "hash signs and ellipses per word"),
+        "max_bullet_lines": FilterRule(
+            lambda m: m.share_of_lines(lambda x: x[0] in BULLETS), _AT_MOST, "share of lines that start with a bullet"
         ),
-        "min_lettered_words": Rule(Measures.lettered_words, _LEAST, "share of words with a letter"),
-        "min_stop_words": Rule(Measures.stop_words_found, _LEAST, "different ones of the language's commonest words"),
-        "min_ended_lines": Rule(lambda m: m.share_of_lines(lambda x: x[-1] in TERMINAL), _LEAST, "share of lines that end like a sentence"),
-        "max_short_lines": Rule(Measures.short_lines, _MOST, "share of lines of at most 30 characters, 12 in a script without spaces"),
-        "max_newlines": Rule(lambda m: m.per_unit("\n"), _MOST, "line ends per word"),
-        "max_braces": Rule(lambda m: 1000 * m.per_character("{"), _MOST, "opening braces per thousand characters"),
-        "max_lorem_ipsum": Rule(lambda m: m.phrase("lorem ipsum"), _MOST, "times `lorem ipsum`"),
-        "max_unreadable": Rule(lambda m: m.per_character("\ufffd"), _MOST, "share of characters that could not be decoded"),
-        "max_duplicate_lines": Rule(lambda m: _parts(m.lines, by_length=False), _MOST, "share of lines that stood before"),
-        "max_duplicate_line_characters": Rule(lambda m: _parts(m.lines, by_length=True), _MOST, "their share of the characters"),
-        "max_duplicate_paragraphs": Rule(lambda m: _parts(m.paragraphs, by_length=False), _MOST, "share of paragraphs that stood before"),
-        "max_duplicate_paragraph_characters": Rule(lambda m: _parts(m.paragraphs, by_length=True), _MOST, "their share of the characters"),
+        "max_ellipsis_lines": FilterRule(
+            lambda m: m.share_of_lines(lambda x: x.endswith(("...", "…"))), _AT_MOST, "share of lines that end with an ellipsis"
+        ),
+        "min_lettered_words": FilterRule(Measures.lettered_words, _AT_LEAST, "share of words with a letter"),
+        "min_stop_words": FilterRule(Measures.stop_words_found, _AT_LEAST, "distinct stop words of the language"),
+        "min_ended_lines": FilterRule(
+            lambda m: m.share_of_lines(lambda x: x[-1] in TERMINAL), _AT_LEAST, "share of lines that end like a sentence"
+        ),
+        "max_short_lines": FilterRule(
+            Measures.short_lines, _AT_MOST, "share of lines of at most 30 characters, 12 in a script without spaces"
+        ),
+        "max_newlines": FilterRule(lambda m: m.per_unit("\n"), _AT_MOST, "line ends per word"),
+        "max_braces": FilterRule(lambda m: 1000 * m.per_character("{"), _AT_MOST, "opening braces per thousand characters"),
+        "max_lorem_ipsum": FilterRule(lambda m: m.phrase("lorem ipsum"), _AT_MOST, "occurrences of `lorem ipsum`"),
+        "max_unreadable": FilterRule(lambda m: m.per_character("\ufffd"), _AT_MOST, "share of characters that could not be decoded"),
+        "max_duplicate_lines": FilterRule(lambda m: _parts(m.lines, by_length=False), _AT_MOST, "share of repeated lines"),
+        "max_duplicate_line_characters": FilterRule(lambda m: _parts(m.lines, by_length=True), _AT_MOST, "share of the characters in them"),
+        "max_duplicate_paragraphs": FilterRule(lambda m: _parts(m.paragraphs, by_length=False), _AT_MOST, "share of repeated paragraphs"),
+        "max_duplicate_paragraph_characters": FilterRule(
+            lambda m: _parts(m.paragraphs, by_length=True), _AT_MOST, "share of the characters in them"
+        ),
     }
-    | {f"max_top_{n}gram": Rule(lambda m, n=n: m.repetitions[n], _MOST, f"share of the characters in the commonest {n}-gram") for n in _TOP}
     | {
-        f"max_duplicate_{n}gram": Rule(lambda m, n=n: m.repetitions[n], _MOST, f"share of the characters in {n}-grams that stood before")
+        f"max_top_{n}gram": FilterRule(lambda m, n=n: m.repetitions[n], _AT_MOST, f"share of the characters in the most frequent {n}-gram")
+        for n in _TOP
+    }
+    | {
+        f"max_duplicate_{n}gram": FilterRule(lambda m, n=n: m.repetitions[n], _AT_MOST, f"share of the characters in repeated {n}-grams")
         for n in _REPEATED
     }
 )
 
 
-def objections(measures: Measures, tables: Sequence[Mapping[str, float]]) -> list[str]:
-    """Name of each text the first rule that it does not keep, by its own table of thresholds; empty if it keeps all."""
+def rejection_reasons(measures: Measures, tables: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the first rule that each text fails in its own table of thresholds; empty if it passes all."""
     reasons = [""] * len(tables)
     own = np.array([id(table) for table in tables])
     values: dict[str, np.ndarray] = {}
@@ -259,10 +270,10 @@ def objections(measures: Measures, tables: Sequence[Mapping[str, float]]) -> lis
 
 
 def refuse_unknown(setting: str, thresholds: Mapping[str, float]) -> None:
-    """Hold names of rules against those that there are.
+    """Refuse unknown names of rules.
 
     Raises:
-        UserError: one is not known.
+        UserError: A rule is unknown.
     """
     for name in thresholds:
         if name not in RULES:

@@ -1,7 +1,7 @@
-"""The end of the pipeline: documents by set of the mixture, and the mixture that `train.py` reads.
+"""Last stage of the pipeline: documents by set of the mixture, and the mixture that `train.py` reads.
 
-A set is a domain, or its documents of one language (or `code`) where `mix.ratios` weighs languages against each other. Nothing is repeated
-or left out here: proportions and epochs are the loader's business (data/mixture.py).
+A set is a domain or, if `mix.ratios` splits the domain by language, its documents of one language (or `code`). Documents are not repeated
+or sampled here: the loader applies proportions and epochs (data/mixture.py).
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from teleflm_jax import atomic_write
 from teleflm_jax.corpus.config import MixConfig
-from teleflm_jax.corpus.stages import parts
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.corpus.stages import partitions
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.errors import UserError
 
 FOLDER = "documents"
@@ -22,15 +22,15 @@ COLUMNS = ("text", "family", "source", "origin", "language", "quality")
 
 
 def set_of(domain: str, language: str, config: MixConfig) -> str:
-    """Name the set of a document; empty where `mix.ratios` gives its language no weight."""
+    """Return the set of a document; empty if `mix.ratios` gives its language no weight."""
     weights = config.ratios.get(domain)
     if weights is None:
         return domain
     return f"{domain}-{language}" if language in weights else ""
 
 
-def split(batches: Iterable[pa.RecordBatch], tally: Tally, folder: pathlib.Path, number: int, *, config: MixConfig) -> None:
-    """Write a part's documents to FOLDER/<set>/part-<number>.parquet."""
+def split(batches: Iterable[pa.RecordBatch], statistics: Statistics, folder: pathlib.Path, number: int, *, config: MixConfig) -> None:
+    """Write the documents of a partition to FOLDER/<set>/part-<number>.parquet."""
     writers: dict[str, pq.ParquetWriter] = {}
     with contextlib.ExitStack() as opened:
         for batch in batches:
@@ -39,30 +39,30 @@ def split(batches: Iterable[pa.RecordBatch], tally: Tally, folder: pathlib.Path,
                 chosen = batch.filter(pa.array([one == name for one in names]))
                 if not name:
                     for origin, text in zip(chosen["origin"].to_pylist(), chosen["text"].to_pylist(), strict=True):
-                        tally.drop("language without a weight in mix.ratios", origin, text)
+                        statistics.drop("language without a weight in mix.ratios", origin, text)
                     continue
-                for one in tally.leaving([chosen]):
+                for one in statistics.leaving([chosen]):
                     if name not in writers:
                         (folder / name).mkdir(exist_ok=True)
                         temporary = opened.enter_context(atomic_write.replacing(folder / name / f"part-{number:06d}.parquet"))
                         schema = one.select(COLUMNS).schema
                         writers[name] = opened.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
                     writers[name].write_batch(one.select(COLUMNS))
-    parts.write_tally(folder, number, tally)
+    partitions.write_statistics(folder, number, statistics)
 
 
 def proportions(sets: Iterable[str], config: MixConfig) -> tuple[dict[str, float], dict[str, float]]:
-    """Weigh sets, and limit their epochs.
+    """Return the weights and epoch limits of sets.
 
     Args:
-        sets: those that there are.
-        config: weights of domains, and of languages inside them.
+        sets: The sets that have documents.
+        config: Weights of domains, and of languages inside them.
 
     Returns:
-        Set -> sampling weight; set -> epochs at most, where there is a limit.
+        Set -> sampling weight; set -> maximum epochs, for sets with a limit.
 
     Raises:
-        UserError: a set's domain has no weight.
+        UserError: The domain of a set has no weight.
     """
     weights: dict[str, float] = {}
     epochs: dict[str, float] = {}
@@ -78,8 +78,8 @@ def proportions(sets: Iterable[str], config: MixConfig) -> tuple[dict[str, float
         share = 1.0
         if language:
             ratios = config.ratios[domain]
-            there = [other for other in ratios if f"{domain}-{other}" in found]
-            share = ratios[language] / sum(ratios[other] for other in there)
+            present = [other for other in ratios if f"{domain}-{other}" in found]
+            share = ratios[language] / sum(ratios[other] for other in present)
         weights[name] = config.proportions[domain] * share
         if domain in config.max_epochs:
             epochs[name] = config.max_epochs[domain]
@@ -87,16 +87,16 @@ def proportions(sets: Iterable[str], config: MixConfig) -> tuple[dict[str, float
 
 
 def shortages(tokens: Mapping[str, int], weights: Mapping[str, float], epochs: Mapping[str, float], wanted: float) -> dict[str, float]:
-    """Say which sets run out.
+    """Find the sets that are too small for a training run.
 
     Args:
-        tokens: set -> tokens that there are.
-        weights: set -> sampling weight.
-        epochs: set -> how often at most.
-        wanted: tokens of the training run.
+        tokens: Set -> number of its tokens.
+        weights: Set -> sampling weight.
+        epochs: Set -> maximum epochs.
+        wanted: Tokens of the training run.
 
     Returns:
-        Set -> epochs that the run would need of it, where that is above its limit.
+        Set -> epochs that the run would need, for sets where that is above the limit.
     """
     whole = sum(weights.values())
     needed = {name: wanted * weights[name] / whole / max(1, tokens[name]) for name in tokens}

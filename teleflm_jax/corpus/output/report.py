@@ -1,10 +1,10 @@
-"""One HTML file that says what a corpus was made of and what went: the funnel, languages, lengths, clusters, domains, samples."""
+"""HTML report of a corpus: documents by stage, reasons of drops, domains, languages, lengths, clusters, and samples."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from teleflm_jax.documents.statistics import BYTES, Tally, total
+from teleflm_jax.documents.statistics import BYTES, Statistics, total
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -19,41 +19,43 @@ summary { cursor: pointer; }
 Row = Sequence[Any]
 
 
-def page(tallies: Mapping[str, Tally], mixture: Iterable[Mapping]) -> str:
-    """Write the page.
+def page(stage_statistics: Mapping[str, Statistics], mixture: Iterable[Mapping]) -> str:
+    """Return the HTML page.
 
     Args:
-        tallies: stage -> what it did, in order.
-        mixture: one row a set, with `name`, `languages`, `share`, `epochs` (None: no limit), `bytes`, `tokens`.
+        stage_statistics: Stage -> its statistics, in order.
+        mixture: One row per set, with `name`, `languages`, `share`, `epochs` (None: no limit), `bytes`, `tokens`.
     """
-    last = list(tallies.values())[-1]
+    last = list(stage_statistics.values())[-1]
     parts = [
         "<h1>Corpus</h1>",
-        "<h2>What came in, what went, what stayed</h2>",
-        _table(("stage", "documents in", "documents out", "MB out", ""), [_stage(*item, tallies) for item in tallies.items()]),
-        "<h2>Why documents went, and what was changed in others</h2>",
-        *(part for stage, tally in tallies.items() for part in _rules(stage, tally)),
+        "<h2>Documents by stage</h2>",
+        _table(
+            ("stage", "documents in", "documents out", "MB out", ""), [_stage(*item, stage_statistics) for item in stage_statistics.items()]
+        ),
+        "<h2>Reasons of dropped documents and of changes</h2>",
+        *(part for stage, statistics in stage_statistics.items() for part in _rules(stage, statistics)),
         "<h2>Domains</h2>",
         _table(("Domain", "Language", "Sampling Prop.", "Epochs", "Disk Size", "Tokens"), [_domain(row) for row in mixture]),
         "<h2>Languages</h2>",
         _bars(("domain and language", "documents", "MB"), [(name, one.documents, one.bytes / 1e6) for name, one in last.out.items()]),
-        *(part for name in _names(tallies) for part in _distribution(name, tallies)),
+        *(part for name in _names(stage_statistics) for part in _distribution(name, stage_statistics)),
     ]
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>Corpus</title><style>{_STYLE}</style>\n" + "\n".join(parts) + "\n"
 
 
-def _stage(stage: str, tally: Tally, tallies: Mapping[str, Tally]) -> Row:
-    first, out = next(iter(tallies.values())).into, total(tally.out)
-    return stage, tally.into.documents, out.documents, out.bytes / 1e6, _bar(out.documents / max(1, first.documents))
+def _stage(stage: str, statistics: Statistics, stage_statistics: Mapping[str, Statistics]) -> Row:
+    first, out = next(iter(stage_statistics.values())).into, total(statistics.out)
+    return stage, statistics.into.documents, out.documents, out.bytes / 1e6, _bar(out.documents / max(1, first.documents))
 
 
-def _rules(stage: str, tally: Tally) -> Iterable[str]:
-    kinds = [("documents that went", tally.dropped), ("places changed", tally.changed)]
+def _rules(stage: str, statistics: Statistics) -> Iterable[str]:
+    kinds = [("dropped documents", statistics.dropped), ("changed places", statistics.changed)]
     for what, amounts in kinds:
         if amounts:
             found = sorted(amounts.items(), key=lambda item: (-item[1].documents, item[0]))
             yield f"<h3>{_text(stage)}: {what}</h3>"
-            yield _bars(("rule", "number", "MB"), [(rule, one.documents, one.bytes / 1e6) for rule, one in found], tally.samples)
+            yield _bars(("rule", "number", "MB"), [(rule, one.documents, one.bytes / 1e6) for rule, one in found], statistics.samples)
 
 
 def _domain(row: Mapping) -> Row:
@@ -61,22 +63,22 @@ def _domain(row: Mapping) -> Row:
     return row["name"], row["languages"], f"{row['share']:.2%}", epochs, _size(row["bytes"]), row["tokens"]
 
 
-def _names(tallies: Mapping[str, Tally]) -> list[str]:
-    return sorted({name for tally in tallies.values() for name in tally.distributions})
+def _names(stage_statistics: Mapping[str, Statistics]) -> list[str]:
+    return sorted({name for statistics in stage_statistics.values() for name in statistics.distributions})
 
 
-def _distribution(name: str, tallies: Mapping[str, Tally]) -> Iterable[str]:
-    for stage in reversed(list(tallies)):  # of the lengths, those at the end
-        counts = tallies[stage].distributions.get(name)
+def _distribution(name: str, stage_statistics: Mapping[str, Statistics]) -> Iterable[str]:
+    for stage in reversed(list(stage_statistics)):  # for lengths, the last stage
+        counts = stage_statistics[stage].distributions.get(name)
         if counts:
             yield f"<h2>{_text(name[0].upper() + name[1:])} ({_text(stage)})</h2>"
             ordered = sorted(counts.items(), key=lambda item: int(item[0]))
-            yield _bars(("from", "documents"), [(_least(name, value), count) for value, count in ordered])
+            yield _bars(("from", "documents"), [(_bin_start(name, value), count) for value, count in ordered])
             return
 
 
-def _least(name: str, value: str) -> str:
-    """The least of what was counted together: of sizes, those with equally many bits."""
+def _bin_start(name: str, value: str) -> str:
+    """Return the lower end of a bin: sizes with the same number of bits are in one bin."""
     return f"{1 << max(0, int(value) - 1):,}" if name == BYTES else value
 
 
@@ -95,7 +97,7 @@ def _with_samples(name: str, samples: Sequence[Mapping]) -> str:
 
 
 class _Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
 
 def _bar(share: float) -> "_Markup":

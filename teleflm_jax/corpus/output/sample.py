@@ -1,12 +1,12 @@
-"""The tokenizer's training sample: documents of the sets, drawn by their proportions, and their words, counted.
+"""Training sample of the tokenizer: documents of the sets, drawn by their proportions, and the counts of their words.
 
-    words/draw/part-*.parquet      how many documents a part has by set and hash
-    words/hashes/*.parquet         the same of all parts
-    words/counts/part-*.parquet    words of a part's drawn documents
-    words/all/*.parquet            each word once; what the tokenizer is trained on (tokenizer/merges.py)
+    words/draw/part-*.parquet      number of documents of a partition by set and hash
+    words/hashes/*.parquet         the same for all partitions
+    words/counts/part-*.parquet    word counts of a partition's drawn documents
+    words/all/*.parquet            each word once; the tokenizer's training data (tokenizer/merges.py)
 
-A document's hash is that of its text, so the sample depends neither on parts nor on order. Families that packing may hold out stay out:
-bits per byte on those shall owe the tokenizer nothing. Source: report, section 3.2 (12 M samples).
+A document is hashed by its text, so the sample depends neither on partitions nor on order. Families that packing may hold out are left out,
+so that bits per byte on those stay independent of the tokenizer's training. Source: report, section 3.2 (12 M samples).
 """
 
 import collections
@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from teleflm_jax.corpus import spark
 from teleflm_jax.corpus.output import mix
-from teleflm_jax.corpus.stages import parts
-from teleflm_jax.corpus.stages.run import Run, Settings
+from teleflm_jax.corpus.stages import partitions
+from teleflm_jax.corpus.stages.run import CorpusRun, CorpusSettings
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.packing import heldout
 from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.tokenizer import patterns, words
@@ -33,114 +34,114 @@ from teleflm_jax.tokenizer.config import TokenizerConfig
 
 FOLDER = "words"
 HASH_BITS = 16
-"""A set's sample is drawn in steps of 1/65,536 of it."""
+"""Resolution of the sample: it is drawn in steps of 1/65,536 of a set."""
 HASHES = pa.schema({"set": pa.string(), "hash": pa.int32(), "documents": pa.int64(), "bytes": pa.int64()})
 
 
-def depends_on(settings: Settings) -> list:
-    """What the sample depends on beside documents."""
+def depends_on(settings: CorpusSettings) -> list:
+    """Return the settings that the sample depends on, besides the documents."""
     mixed, pack = settings.mix, settings.pack
     own = {name: value for name, value in dataclasses.asdict(settings.tokenizer).items() if name not in ("vocab_size", "pattern")}
     return [own, patterns.PATTERNS[settings.tokenizer.pattern], mixed.proportions, mixed.min_word_count, pack.seed, pack.heldout_fraction]
 
 
-def make(run: Run) -> None:
-    """Make the stage."""
+def make(run: CorpusRun) -> None:
+    """Run the stage."""
     source, folder, own = run.folder(mix.FOLDER), run.folder(FOLDER), run.settings
     common = {"source": source, "config": own.tokenizer, "pack": own.pack}
     draw, counts = folder / "draw", folder / "counts"
-    run.each("tokenizer: draw", draw, functools.partial(draw_part, folder=draw, **common))
-    run.table("tokenizer: hashes", folder / "hashes", lambda: added_up(run.load(draw), ["set", "hash"], ["documents", "bytes"]))
+    run.for_each_partition("tokenizer: draw", draw, functools.partial(draw_partition, folder=draw, **common))
+    run.make_table("tokenizer: hashes", folder / "hashes", lambda: summed(run.load_table(draw), ["set", "hash"], ["documents", "bytes"]))
     weights, _ = mix.proportions(sets(source), own.mix)
     below = limits(pq.read_table(folder / "hashes"), weights, own.tokenizer)
     counts.mkdir(exist_ok=True)
-    run.each("tokenizer: count", folder, functools.partial(count_part, folder=folder, below=below, **common))
+    run.for_each_partition("tokenizer: count", folder, functools.partial(count_partition, folder=folder, below=below, **common))
     least = f"count >= {own.mix.min_word_count}"
-    run.table("tokenizer: add up", folder / "all", lambda: added_up(run.load(counts), ["word"], ["count"]).where(least))
+    run.make_table("tokenizer: add up", folder / "all", lambda: summed(run.load_table(counts), ["word"], ["count"]).where(least))
 
 
 def sets(source: pathlib.Path) -> list[str]:
-    """Name the sets that have documents."""
+    """Return the names of the sets that have documents."""
     return sorted(path.name for path in source.iterdir() if path.is_dir())
 
 
 def text_hash(encoded: bytes, name: str, seed: int) -> int:
-    """Hash a document of a set, to [0, 2^HASH_BITS)."""
+    """Hash a document of a set to [0, 2^HASH_BITS)."""
     salt = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=16).digest()
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8, key=salt).digest(), "big") >> 64 - HASH_BITS
 
 
-def draw_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: TokenizerConfig, pack: PackConfig) -> None:
-    """Write how many documents of a part, and bytes, have which hash: a part of HASHES."""
+def draw_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: TokenizerConfig, pack: PackConfig) -> None:
+    """Write the number of documents and bytes of a partition by set and hash, as HASHES."""
     found: dict[tuple[str, int], list[int]] = collections.defaultdict(lambda: [0, 0])
     for name in sets(source):
-        for encoded in _trainable(source, name, number, pack, Tally()):
+        for encoded in _trainable(source, name, number, pack, Statistics()):
             amount = found[name, text_hash(encoded, name, config.seed)]
             amount[0] += 1
             amount[1] += len(encoded)
     rows = [{"set": name, "hash": value, "documents": n, "bytes": size} for (name, value), (n, size) in sorted(found.items())]
-    parts.write(folder, number, [pa.RecordBatch.from_pylist(rows, HASHES)], HASHES, Tally())
+    partitions.write(folder, number, [pa.RecordBatch.from_pylist(rows, HASHES)], HASHES, Statistics())
 
 
-def added_up(table, keys: Sequence[str], values: Sequence[str]):
-    """Add up the values of equal keys of Spark's table."""
+def summed(table: spark.DataFrame, keys: Sequence[str], values: Sequence[str]) -> spark.DataFrame:
+    """Sum the values of equal keys of a Spark table."""
     return table.groupBy(*keys).sum(*values).selectExpr(*keys, *(f"`sum({value})` as {value}" for value in values))
 
 
 def limits(table: pa.Table, weights: Mapping[str, float], config: TokenizerConfig) -> dict[str, int]:
-    """Share `sample_documents` and `sample_bytes` out by the sets' weights.
+    """Divide `sample_documents` and `sample_bytes` by the sets' weights.
 
     Args:
-        table: HASHES of all parts.
-        weights: set -> sampling weight.
-        config: how much.
+        table: HASHES of all partitions.
+        weights: Set -> sampling weight.
+        config: Settings with the size of the sample.
 
     Returns:
-        Set -> hash below which documents are in the sample: as many as fit, and at least those of one hash.
+        Set -> hash below which documents are in the sample: as many as fit, and at least those of one hash value.
     """
     total = sum(weights.values())
     chosen = {}
     for name, weight in weights.items():
-        there = table.filter(pyarrow.compute.equal(table["set"], name)).sort_by("hash")
-        documents_, sizes = (np.cumsum(there[column].to_numpy()) for column in ("documents", "bytes"))
+        rows = table.filter(pyarrow.compute.equal(table["set"], name)).sort_by("hash")
+        documents_, sizes = (np.cumsum(rows[column].to_numpy()) for column in ("documents", "bytes"))
         share = weight / total
         fits = (documents_ <= max(1, round(config.sample_documents * share))) & (sizes <= config.sample_bytes * share)
-        kept = there["hash"].to_numpy()[: max(1, int(fits.sum()))]
+        kept = rows["hash"].to_numpy()[: max(1, int(fits.sum()))]
         chosen[name] = 1 << HASH_BITS if fits.all() else int(kept[-1]) + 1
     return chosen
 
 
-def count_part(
+def count_partition(
     number: int, *, source: pathlib.Path, folder: pathlib.Path, below: Mapping[str, int], config: TokenizerConfig, pack: PackConfig
 ) -> None:
-    """Count the words of a part's documents that are in the sample: a part of `words.COUNTS`, and the tally."""
-    tally = Tally()
+    """Write the word counts of a partition's documents in the sample, as `words.COUNTS`, and the statistics."""
+    statistics = Statistics()
 
     def texts() -> Iterator[str]:
         for name, limit in sorted(below.items()):
-            for encoded in _trainable(source, name, number, pack, tally):
+            for encoded in _trainable(source, name, number, pack, statistics):
                 if text_hash(encoded, name, config.seed) < limit:
-                    tally.out[name].add(1, len(encoded))
+                    statistics.out[name].add(1, len(encoded))
                     yield encoded.decode()
                 else:
-                    tally.drop("beyond tokenizer.sample_documents or tokenizer.sample_bytes", name, encoded)
+                    statistics.drop("beyond tokenizer.sample_documents or tokenizer.sample_bytes", name, encoded)
 
-    parts.write(folder / "counts", number, words.count(texts(), pattern=patterns.PATTERNS[config.pattern]), words.COUNTS, Tally())
-    parts.write_tally(folder, number, tally)
+    partitions.write(folder / "counts", number, words.count(texts(), pattern=patterns.PATTERNS[config.pattern]), words.COUNTS, Statistics())
+    partitions.write_statistics(folder, number, statistics)
 
 
-def _trainable(source: pathlib.Path, name: str, number: int, pack: PackConfig, tally: Tally) -> Iterator[bytes]:
-    """Read the documents of a part of a set that packing surely leaves to training, as UTF-8."""
+def _trainable(source: pathlib.Path, name: str, number: int, pack: PackConfig, statistics: Statistics) -> Iterator[bytes]:
+    """Yield the documents of a set's partition that packing never holds out, as UTF-8."""
     path = source / name / f"part-{number:06d}.parquet"
     if not path.exists():
         return
-    piece = work_units.Piece(path.name, 0, None, path.stat().st_size)
-    malformed = Tally()
-    for document in work_units.read(work_units.Unit(str(path.parent), (piece,)), malformed):
+    file_range = work_units.FileRange(path.name, 0, None, path.stat().st_size)
+    malformed = Statistics()
+    for document in work_units.read(work_units.WorkUnit(str(path.parent), (file_range,)), malformed):
         encoded = document.text.encode()
-        tally.into.add(1, len(encoded))
-        if heldout.is_apart(document.family, pack.heldout_fraction, pack.seed):
-            tally.drop("may be held out", name, encoded)
+        statistics.into.add(1, len(encoded))
+        if heldout.may_be_held_out(document.family, pack.heldout_fraction, pack.seed):
+            statistics.drop("may be held out", name, encoded)
         else:
             yield encoded
-    tally.add(malformed)
+    statistics.add(malformed)

@@ -1,7 +1,7 @@
-"""What there is to read, in the formats that it comes in: one generator a format, from a file to what it holds.
+"""Readers of raw text, one module per format: a generator from a file to its raw documents.
 
-A reader yields `Found` and counts what it cannot use in a `Tally`, by reason. No reader holds more than one record of at most
-`LONGEST` bytes, whatever a file unpacks to, and none fails for what is in a file.
+A reader yields `RawDocument` and counts unusable input by reason in `Statistics`. No reader holds more than one record of at most `LONGEST`
+bytes, whatever the decompressed size of a file, and none fails on the content of a file.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from teleflm_jax.corpus import rows
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Amount, Tally, total
+from teleflm_jax.documents.statistics import Amount, Statistics, total
 from teleflm_jax.errors import UserError
 
 LONGEST = 16 << 20
-"""Bytes of one page, text or file; longer ones are counted and passed over."""
+"""Maximum bytes of a page, text or file; longer ones are counted and skipped."""
 FORMATS = {
     "documents": "JSON lines, Parquet, and plain text",
     "warc": "WARC, ARC and WET files of web crawls",
@@ -27,85 +27,86 @@ FORMATS = {
     "stackexchange": "XML dumps of Stack Exchange",
     "latex": "arXiv's LaTeX sources",
 }
-"""Format -> what it is; `read/FORMAT.py` has its `read`."""
+"""Format -> description; the module `read/FORMAT.py` has its function `read`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
-    """A page, a text or a file, before extraction."""
+class RawDocument:
+    """A page, text or file before extraction."""
 
     kind: str
     """`html`, `text` or `code`."""
     origin: str
+    """URL, or path and position inside the file."""
     content: bytes
     family: str = ""
-    """What belongs together, so that it is never split over held-out and training; empty: `origin` alone."""
+    """Group of related documents that is never split over held-out and training data; empty: `origin` alone."""
     date: str = ""
     charset: str = ""
+    """Declared character set, or empty."""
 
 
-def read(unit: work_units.Unit, form: str, first_id: int, tally: Tally) -> Iterator[pa.RecordBatch]:
-    """Read a unit's files in order.
+def read(unit: work_units.WorkUnit, form: str, first_id: int, statistics: Statistics) -> Iterator[pa.RecordBatch]:
+    """Read the files of a work unit in order.
 
     Args:
-        unit: the files.
-        form: one of FORMATS, or empty to tell each file's by its content and its name.
-        first_id: the number of the first record.
-        tally: counts what is read and what cannot be.
+        unit: The files.
+        form: One of FORMATS, or empty to detect the format of each file.
+        first_id: Id of the first document.
+        statistics: Counts documents, and input that cannot be read.
 
     Yields:
-        Batches of `rows.FOUND`.
+        Batches of `rows.RAW_DOCUMENT`.
     """
-    passed_over, into = Tally(), Amount()
-    found = (one for piece in unit.pieces for one in _of_piece(unit.root, piece, form, passed_over))
+    skipped, into = Statistics(), Amount()
+    found = (one for file_range in unit.ranges for one in _of_range(unit.root, file_range, form, skipped))
     yield from rows.batches(
         (
             (first_id + i, one.kind, one.origin, one.family or one.origin, one.date, one.charset, one.content)
-            for i, one in enumerate(_usable(found, passed_over, into))
+            for i, one in enumerate(_usable(found, skipped, into))
         ),
-        rows.FOUND,
+        rows.RAW_DOCUMENT,
     )
-    dropped = total(passed_over.dropped)
-    passed_over.into.add(into.documents + dropped.documents, into.bytes + dropped.bytes)
-    tally.add(passed_over)
+    dropped = total(skipped.dropped)
+    skipped.into.add(into.documents + dropped.documents, into.bytes + dropped.bytes)
+    statistics.add(skipped)
 
 
 def refuse_unknown(formats: dict[str, str]) -> None:
-    """Hold formats of sources against those that there are.
+    """Refuse unknown formats of sources.
 
     Raises:
-        UserError: one is not known.
+        UserError: A format is unknown.
     """
     for source, form in formats.items():
         if form not in FORMATS:
             raise UserError(
-                f"got corpus.formats[{source!r}]={form!r}; allowed: {', '.join(FORMATS)}, or no entry where files tell it; "
-                "change corpus.formats"
+                f"got corpus.formats[{source!r}]={form!r}; allowed: {', '.join(FORMATS)}, or no entry to detect it; change corpus.formats"
             )
 
 
-def _of_piece(root: str, piece: work_units.Piece, form: str, tally: Tally) -> Iterator[Found]:
-    path = os.fsencode(piece.path).decode("utf-8", "replace")
-    if piece.skipped:
-        tally.drop(piece.skipped, path, "")
+def _of_range(root: str, file_range: work_units.FileRange, form: str, statistics: Statistics) -> Iterator[RawDocument]:
+    path = os.fsencode(file_range.path).decode("utf-8", "replace")
+    if file_range.skipped:
+        statistics.drop(file_range.skipped, path, "")
         return
-    kind = {"arc": "warc"}.get(piece.kind, piece.kind)
+    kind = {"arc": "warc"}.get(file_range.kind, file_range.kind)
     module = importlib.import_module(f"teleflm_jax.corpus.read.{form or (kind if kind in FORMATS else 'documents')}")
     try:
-        # a name may be no text; what is told of it is
-        yield from module.read(os.path.join(root, piece.path), dataclasses.replace(piece, path=path), tally)
+        # a file name may be invalid Unicode, but the name in the output may not
+        yield from module.read(os.path.join(root, file_range.path), dataclasses.replace(file_range, path=path), statistics)
     except OSError as error:
         if error.errno is not None:
             raise
-        tally.drop("truncated or damaged file", path, "")
+        statistics.drop("truncated or damaged file", path, "")
 
 
-def _usable(found: Iterator[Found], tally: Tally, into: Amount) -> Iterator[Found]:
+def _usable(found: Iterator[RawDocument], statistics: Statistics, into: Amount) -> Iterator[RawDocument]:
     for one in found:
         if len(one.content) > LONGEST:
-            tally.drop(f"longer than {LONGEST >> 20} MiB", one.origin, b"", len(one.content))
+            statistics.drop(f"longer than {LONGEST >> 20} MiB", one.origin, b"", len(one.content))
         elif not one.content.strip():
-            tally.drop("empty", one.origin, b"")
+            statistics.drop("empty", one.origin, b"")
         else:
             into.add(1, len(one.content))
             yield one

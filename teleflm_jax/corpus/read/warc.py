@@ -1,6 +1,6 @@
-"""Web crawls: WARC and ARC files of responses and WET files of text, plain or compressed.
+"""Reader of web crawls: WARC and ARC files of responses and WET files of text, compressed or not.
 
-Source: ISO 28500; Common Crawl's files.
+Source: ISO 28500; files of Common Crawl.
 """
 
 import io
@@ -10,34 +10,34 @@ from collections.abc import Iterator
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from teleflm_jax.corpus.read import LONGEST, Found, codings, records
+from teleflm_jax.corpus.read import LONGEST, RawDocument, content_encoding, warc_records
 from teleflm_jax.documents import streams, work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 HTML = ("text/html", "application/xhtml+xml")
 ROOM = 1 << 20
-"""Bytes of a record besides its page."""
+"""Maximum bytes of a record in addition to its page."""
 ENCODINGS = ("content-encoding", "transfer-encoding")
 _TYPE = re.compile(r"\s*([^\s;,]*)(?:.*?charset\s*=[\s\"']*([A-Za-z0-9_:.-]+))?", re.IGNORECASE)
-"""Of a page, and its character set, also where servers leave out the semicolon or name both twice."""
+"""Media type and character set, also if the server omits the semicolon or repeats both."""
 WANTED = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 
 
-def read(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[Found]:
-    """Yield pages that a server answered with, and texts of WET records."""
-    size = None if piece.compression else os.path.getsize(path)
-    form = records.ARC if piece.kind == "arc" else records.WARC
-    for one in records.records(streams.chunks(path, piece.compression), form, LONGEST + ROOM, size):
-        if isinstance(one, streams.Gap):
-            tally.drop(one.reason, piece.path, "", one.size)
+def read(path: str, file_range: work_units.FileRange, statistics: Statistics) -> Iterator[RawDocument]:
+    """Yield the pages of responses, and the texts of WET records."""
+    size = None if file_range.compression else os.path.getsize(path)
+    form = warc_records.ARC if file_range.kind == "arc" else warc_records.WARC
+    for one in warc_records.records(streams.chunks(path, file_range.compression), form, LONGEST + ROOM, size):
+        if isinstance(one, streams.DamagedSpan):
+            statistics.drop(one.reason, file_range.path, "", one.size)
             continue
-        place = f"{piece.path}@{one.offset}"
+        place = f"{file_range.path}@{one.offset}"
         try:
-            data = _as_warc(one.data) if piece.kind == "arc" else one.data
+            data = _as_warc(one.data) if file_range.kind == "arc" else one.data
             record = next(iter(ArchiveIterator(io.BytesIO(data), record_types=WANTED, parse_http=False)), None)
-            found = _page(record, place, tally) if record else None
+            found = _page(record, place, statistics) if record else None
         except OSError:
-            tally.drop(streams.DAMAGED, place, "", len(one.data))
+            statistics.drop(streams.DAMAGED, place, "", len(one.data))
             continue
         if found:
             yield found
@@ -65,36 +65,36 @@ def _header(record: WarcRecord, name: str, default: str) -> str:
     return default if value is None else value
 
 
-def _page(record: WarcRecord, place: str, tally: Tally) -> Found | None:
+def _page(record: WarcRecord, place: str, statistics: Statistics) -> RawDocument | None:
     address = _header(record, "WARC-Target-URI", place)
     date = _header(record, "WARC-Date", "")
     try:
-        record.parse_http()  # the archive's own reader can do it, as it can decode bodies, but goes no further after one that is damaged
+        record.parse_http()  # the archive reader can parse headers and decode bodies itself, but stops after a damaged one
     except OSError:
-        tally.drop("HTTP headers that cannot be read", address, "")
+        statistics.drop("HTTP headers that cannot be read", address, "")
         return None
     if record.record_type == WarcRecordType.conversion:
         kind, charset = "text/plain", "utf-8"
     elif record.is_http:
         status = record.http_headers.status_code
         if status not in (None, 200):
-            tally.drop(f"HTTP status {status}", address, "")
+            statistics.drop(f"HTTP status {status}", address, "")
             return None
         kind, charset = _type(record.http_headers.get("Content-Type") or HTML[0])
     else:
         kind, charset = _type(_header(record, "Content-Type", ""))
     if kind not in (*HTML, "text/plain"):
-        tally.drop("neither HTML nor text", address, kind)
+        statistics.drop("neither HTML nor text", address, kind)
         return None
     content = record.reader.read(LONGEST + 1)
     if len(content) < min(record.content_length, LONGEST + 1):
-        tally.drop("truncated or damaged file", address, content)
+        statistics.drop("truncated or damaged file", address, content)
         return None
     if record.is_http and len(content) <= LONGEST:
         try:
             named = (value for name, value in record.http_headers.items() if name.lower() in ENCODINGS)
-            content = codings.decoded(content, named, LONGEST)
+            content = content_encoding.decoded(content, named, LONGEST)
         except OSError:
-            tally.drop("HTTP body that cannot be decoded", address, content)
+            statistics.drop("HTTP body that cannot be decoded", address, content)
             return None
-    return Found("html" if kind in HTML else "text", address, content, date=date, charset=charset)
+    return RawDocument("html" if kind in HTML else "text", address, content, date=date, charset=charset)

@@ -1,4 +1,4 @@
-"""MediaWiki's XML dumps (`*-pages-articles*.xml`, `.bz2`, `.gz`): articles without markup, references and what follows them.
+"""Reader of MediaWiki's XML dumps (`*-pages-articles*.xml`, `.bz2`, `.gz`): articles without markup, references and later sections.
 
 Source: report, section 2: 22 languages. `wikitext` turns an article's markup into text.
 """
@@ -10,25 +10,25 @@ import re
 from collections.abc import Iterator
 from xml.parsers import expat
 
-from teleflm_jax.corpus.read import LONGEST, Found, xml
+from teleflm_jax.corpus.read import LONGEST, RawDocument, xml
 from teleflm_jax.corpus.read.wikitext import is_redirect, plain
 from teleflm_jax.documents import streams, work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 MAX_NESTING = 40
-"""Of templates, links and tables in one article; deeper ones are not written by people, and parsing them takes long."""
+"""Maximum nesting of templates, links and tables; people do not write deeper ones, and parsing them is slow."""
 MAX_UNCLOSED = 300
-"""Tags and brackets without an end; for each the parser reads the article to its end and comes back."""
+"""Maximum unclosed tags and brackets; for each the parser reads to the end of the article and backtracks."""
 MAX_READ_AGAIN = 5_000_000
-"""Characters that the parser reads for all that has no end."""
+"""Maximum characters that the parser reads for unclosed markup."""
 MAX_ROWS = 10_000
-"""Rows of tables; the parser takes the square of them."""
+"""Maximum table rows; the parser takes quadratic time."""
 MAX_BARS = 50_000
-"""Between parameters of templates and cells of tables; the parser takes the square of those of one template or table."""
+"""Maximum bars between template parameters and table cells; the parser takes quadratic time in those of one template or table."""
 _DEEP_LIST = re.compile(r"[:;*#]{100}|^(?:=++[^=\n]*+){100}", re.MULTILINE)
-"""Levels of lists, also within rules of languages, and of headings in a line; the parser's own stack ends at some thousands of them."""
+"""Deeply nested lists, also inside language variants, and headings in a line; the parser's stack overflows at a few thousand levels."""
 _ADDRESS = re.compile(r"\s{0,20}(?:[A-Za-z][A-Za-z+.-]{0,20}:|//)")
-"""Behind a bracket; without one it is no link, and is not read to its end."""
+"""URL after a bracket; without one the bracket is not a link, and the parser does not read ahead."""
 _OPENERS = re.compile(r"\{\{|\[\[|\{\||\}\}|\]\]|\|\}")
 _OPEN_OR_CLOSED = re.compile(r"\[|\]|<(/?)([A-Za-z]+)([^<>]*>)?")
 _NEVER_CLOSED = frozenset(("br", "hr", "img", "li", "dd", "dt", "td", "th", "tr", "wbr"))
@@ -37,30 +37,32 @@ _NAMESPACE = re.compile(r"<namespace\b[^>]{0,200}\skey\s*=\s*[\"'](-?\d{1,4})[\"
 _TOO_NESTED = "article too long or too nested"
 
 
-def read(path: str, piece: work_units.Piece, tally: Tally) -> Iterator[Found]:
+def read(path: str, file_range: work_units.FileRange, statistics: Statistics) -> Iterator[RawDocument]:
     """Yield articles as text."""
-    elements = xml.elements(streams.chunks(path, piece.compression), "page", piece.path, tally, _TOO_NESTED)
+    elements = xml.elements(streams.chunks(path, file_range.compression), "page", file_range.path, statistics, _TOO_NESTED)
     head = next(elements)
     language, media = _site(head)
     parse = functools.partial(_page, encoding=xml.encoding_of(head))
     for element in elements:
-        page = xml.parsed(element, parse, piece.path, tally)
+        page = xml.parsed(element, parse, file_range.path, statistics)
         if page is None:
             continue
-        origin = f"{piece.path}#{page['id']} {page['title']}"
+        origin = f"{file_range.path}#{page['id']} {page['title']}"
         if page["ns"] != "0":
-            tally.drop("no article", origin, "")
+            statistics.drop("no article", origin, "")
         elif page["redirect"] or is_redirect(page["text"]):
-            tally.drop("redirect", origin, "")
+            statistics.drop("redirect", origin, "")
         elif len(page["text"]) > LONGEST or _too_nested(page["text"]):
-            tally.drop(_TOO_NESTED, origin, "")
+            statistics.drop(_TOO_NESTED, origin, "")
         else:
             body = plain(page["text"], language, media)
-            yield Found("text", origin, f"{page['title']}\n\n{body}".encode() if body else b"", date=page["timestamp"], charset="utf-8")
+            yield RawDocument(
+                "text", origin, f"{page['title']}\n\n{body}".encode() if body else b"", date=page["timestamp"], charset="utf-8"
+            )
 
 
 def _site(head: bytes) -> tuple[str, frozenset[str]]:
-    """Return a dump's language, and its namespaces of links that stand for a picture or a category."""
+    """Return the language of a dump and its namespaces of pictures and categories."""
     text = head[: xml.ROOM].decode("utf-8", "replace")
     language = _LANGUAGE.search(text)
     named = (html.unescape(name).strip().lower() for key, name in _NAMESPACE.findall(text) if key in ("6", "14"))
@@ -71,7 +73,8 @@ def _page(element: bytes, encoding: str | None) -> dict:
     """Parse a page.
 
     Raises:
-        ExpatError, ValueError: it is damaged.
+        ExpatError: The page is damaged.
+        ValueError: The page is nested too deeply.
     """
     parts: dict[str, list[str]] = {name: [] for name in ("title", "ns", "id", "timestamp", "text")}
     depth, field, is_redirect = 0, "", False
@@ -80,9 +83,9 @@ def _page(element: bytes, encoding: str | None) -> dict:
         nonlocal depth, field, is_redirect
         depth += 1
         if depth > xml.MAX_DEPTH:
-            raise ValueError("elements inside one another")
+            raise ValueError("elements nested too deeply")
         is_redirect = is_redirect or name == "redirect"
-        # the page's own id comes first, before those of its revision and author
+        # the page's own id precedes those of its revision and author
         field = name if name in ("title", "ns", "timestamp", "text") or (name == "id" and not parts["id"]) else ""
 
     def end(_: str) -> None:

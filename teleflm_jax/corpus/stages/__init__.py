@@ -1,1 +1,1 @@
-"""The corpus pipeline and its results on disk."""
+"""Stages of the corpus pipeline and their output on disk."""

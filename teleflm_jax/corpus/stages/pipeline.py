@@ -1,16 +1,16 @@
-"""The stages of a corpus in order, each a folder: what it depends on, its steps over parts and over all documents, its tally.
+"""Stages of a corpus, in order; each has a folder with its dependencies, its output and its statistics.
 
-    1-read          source files -> text (read/, extract.py)
-    2-clean         uniform text, language, rules (clean.py, rules.py, privacy.py)
-    3-paragraphs    paragraphs that stood before go (paragraphs.py)
-    4-quality       documents that a classifier scores low go (quality.py); only with quality.model
-    5-duplicates    near-duplicate documents go (deduplicate.py, duplicates.py)
-    6-decontaminate documents with benchmark items go (contamination.py)
-    documents/      a folder of Parquet per set of the mixture, for `pack` (mix.py)
-    words/          the words of the tokenizer's training sample, with counts (sample.py); unless mix.tokenizer names a tokenizer
+    1-read          source files to text (read/, extraction/)
+    2-clean         normalization, language, rules (filters/clean.py, filters/rules.py, filters/privacy.py)
+    3-paragraphs    repeated paragraphs are removed (dedup/paragraphs.py)
+    4-quality       documents with a low classifier score are dropped (filters/quality.py); only with quality.model
+    5-duplicates    near-duplicate documents are dropped (dedup/deduplicate.py, dedup/duplicates.py)
+    6-decontaminate documents with benchmark items are dropped (filters/contamination.py)
+    documents/      a folder of Parquet files per set of the mixture, for `pack` (output/mix.py)
+    words/          word counts of the tokenizer's training sample (output/sample.py); not if mix.tokenizer names a tokenizer
 
-A part is a unit of source files (`documents.units`) and keeps its number through all stages. Work on parts is pure, part by part; Spark
-spreads it, and joins documents where they must meet. So results depend neither on the number of workers nor on how often it was stopped.
+A partition is a unit of source files (`work_units.split_source`) and keeps its number through all stages. Work on a partition is a pure
+function; Spark distributes it, and joins tables of all documents. The results depend neither on the number of workers nor on interruptions.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 
-from teleflm_jax.corpus import names, read, rows, spark
+from teleflm_jax.corpus import config_checks, read, rows, spark
 from teleflm_jax.corpus.config import (
     CleanConfig,
     CorpusConfig,
@@ -33,34 +33,34 @@ from teleflm_jax.corpus.config import (
     QualityConfig,
 )
 from teleflm_jax.corpus.dedup import deduplicate, paragraphs, reference_corpora
-from teleflm_jax.corpus.dedup.reference_corpora import Earlier
+from teleflm_jax.corpus.dedup.reference_corpora import ReferenceCorpus
 from teleflm_jax.corpus.extraction import extract
 from teleflm_jax.corpus.filters import clean, contamination, privacy, quality, rules
 from teleflm_jax.corpus.output import mix, sample
-from teleflm_jax.corpus.stages import parts
-from teleflm_jax.corpus.stages.parts import CLEAN, DECONTAMINATE, DUPLICATES, PARAGRAPHS, QUALITY, READ
-from teleflm_jax.corpus.stages.run import Part, Run, Settings
+from teleflm_jax.corpus.stages import partitions
+from teleflm_jax.corpus.stages.partitions import CLEAN, DECONTAMINATE, DUPLICATES, PARAGRAPHS, QUALITY, READ
+from teleflm_jax.corpus.stages.run import CorpusRun, CorpusSettings, Partition
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Tally, merge, total
+from teleflm_jax.documents.statistics import Statistics, merge, total
 from teleflm_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be made, once all that the user gave was looked at."""
+class CorpusPlan:
+    """A corpus to build, after all inputs have been checked."""
 
-    parts: Sequence[Part]
-    earlier: Sequence[Earlier]
-    index: contamination.Index
+    partitions: Sequence[Partition]
+    references: Sequence[ReferenceCorpus]
+    index: contamination.NgramIndex
 
 
-def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
-    """Cut all sources into parts, look at earlier corpora, and read the benchmarks.
+def plan(settings: CorpusSettings, workdir: pathlib.Path) -> CorpusPlan:
+    """Split all sources into partitions, check the reference corpora, and read the benchmarks.
 
     Raises:
-        UserError: a source, benchmark or earlier corpus is not there, a source has no domain, or something named is unknown.
+        UserError: A source, benchmark or reference corpus does not exist, a source has no domain, or a name is unknown.
     """
-    names.refuse_unknown(settings.corpus, settings.clean, settings.paragraphs, settings.quality, settings.mix)
+    config_checks.refuse_unknown_names(settings.corpus, settings.clean, settings.paragraphs, settings.quality, settings.mix)
     read.refuse_unknown(settings.corpus.formats)
     own = settings.clean
     named = {"rules": own.rules, "unspaced_rules": own.unspaced_rules, "code_rules": own.code_rules}
@@ -72,201 +72,211 @@ def plan(settings: Settings, workdir: pathlib.Path) -> Plan:
     found = []
     for priority, (source, path) in enumerate(settings.corpus.sources.items()):
         setting, column = f"corpus.sources[{source!r}]", settings.corpus.text_columns.get(source, work_units.TEXT)
-        units = work_units.units(path, settings.corpus.unit_bytes, setting, column)
+        units = work_units.split_source(path, settings.corpus.unit_bytes, setting, column)
         if not settings.corpus.formats.get(source):
             work_units.refuse_unknown(
                 units, settings.pack.max_malformed_fraction, setting, ", WARC, HTML, MediaWiki and Stack Exchange XML"
             )
-        found += [Part(source=source, priority=priority, unit=unit) for unit in units]
+        found += [Partition(source=source, priority=priority, unit=unit) for unit in units]
     if not found:
         raise UserError("got corpus.sources without a file; allowed: folders and files with text; change corpus.sources")
-    before = reference_corpora.find(settings.corpus.earlier, workdir, settings.paragraphs, settings.duplicates)
-    return Plan(parts=found, earlier=before, index=contamination.index(settings.decontaminate))
+    references = reference_corpora.find(settings.corpus.earlier, workdir, settings.paragraphs, settings.duplicates)
+    return CorpusPlan(partitions=found, references=references, index=contamination.index(settings.decontaminate))
 
 
 def run(
-    workdir: pathlib.Path, settings: Settings, planned: Plan, master: str, say: Callable[[str], None], progress: spark.Progress
-) -> dict[str, Tally]:
-    """Make a corpus, or go on with one.
+    workdir: pathlib.Path, settings: CorpusSettings, planned: CorpusPlan, master: str, log: Callable[[str], None], progress: spark.Progress
+) -> dict[str, Statistics]:
+    """Build a corpus or resume building it.
 
     Args:
-        workdir: of the corpus.
-        settings: all sections.
-        planned: what `plan` made of them.
-        master: Spark's.
-        say: takes one line for the user after every stage.
-        progress: shows how far a step is.
+        workdir: Folder of the corpus.
+        settings: All sections.
+        planned: The result of `plan`.
+        master: Spark master.
+        log: Receives one line for the user after every stage.
+        progress: Receives the progress of each step.
 
     Returns:
-        Stage -> its tally.
+        Stage -> its statistics.
 
     Raises:
-        UserError: wrong input.
+        UserError: The input is wrong.
     """
-    found, index = planned.parts, planned.index
+    index = planned.index
     workdir.mkdir(parents=True, exist_ok=True)
     scratch = workdir / ".spark"
     session = spark.session(master, scratch)
     try:
-        run_ = Run(workdir, settings, found, planned.earlier, session, say, progress)
+        corpus = CorpusRun(workdir, settings, planned.partitions, planned.references, session, log, progress)
         stages = [
-            (READ, _read, [_reading(settings.corpus), dataclasses.asdict(settings.extract), _identities(found)]),
+            (READ, _read, [_reading(settings.corpus), dataclasses.asdict(settings.extract), _identities(planned.partitions)]),
             (CLEAN, _clean, dataclasses.asdict(settings.clean)),
-            (PARAGRAPHS, _paragraphs, _with_earlier(settings.paragraphs, run_, PARAGRAPHS)),
-            (QUALITY, _quality, [dataclasses.asdict(settings.quality), _content(settings.quality.model)]),
-            (DUPLICATES, _duplicates, _with_earlier(settings.duplicates, run_, DUPLICATES)),
+            (PARAGRAPHS, _paragraphs, _with_references(settings.paragraphs, corpus, PARAGRAPHS)),
+            (QUALITY, _quality, [dataclasses.asdict(settings.quality), _file_hash(settings.quality.model)]),
+            (DUPLICATES, _duplicates, _with_references(settings.duplicates, corpus, DUPLICATES)),
             (DECONTAMINATE, functools.partial(_decontaminate, index=index), [dataclasses.asdict(settings.decontaminate), _digest(index)]),
             (mix.FOLDER, _documents, settings.mix.ratios),
             (sample.FOLDER, sample.make, sample.depends_on(settings)),
         ]
-        before, tallies = "", {}
+        previous, stage_statistics = "", {}
         for stage, make, own in stages:
             if (stage == QUALITY and not settings.quality.model) or (stage == sample.FOLDER and settings.mix.tokenizer):
                 continue
-            folder = run_.folder(stage)
-            if parts.begin(folder, [before, own]):
-                make(run_)
-                parts.finish(folder, len(found))
-            before = parts.fingerprint(folder)
-            tallies[stage] = parts.tally_of(folder)
-            say(_line(stage, tallies[stage]))
-        tallies.pop(sample.FOLDER, None)  # what is not in the sample has not gone from the corpus
-        return tallies
+            folder = corpus.folder(stage)
+            if partitions.begin(folder, [previous, own]):
+                make(corpus)
+                partitions.finish(folder, len(planned.partitions))
+            previous = partitions.fingerprint(folder)
+            stage_statistics[stage] = partitions.statistics_of(folder)
+            log(_line(stage, stage_statistics[stage]))
+        stage_statistics.pop(sample.FOLDER, None)  # documents outside the sample are not dropped from the corpus
+        return stage_statistics
     finally:
         session.stop()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _line(stage: str, tally: Tally) -> str:
-    out = total(tally.out)
-    line = f"{stage}: {tally.into.documents:,} -> {out.documents:,} documents, {out.bytes / 1e6:,.1f} MB"
-    worst = sorted(tally.dropped.items(), key=lambda item: -item[1].documents)[:3]
+def _line(stage: str, statistics: Statistics) -> str:
+    out = total(statistics.out)
+    line = f"{stage}: {statistics.into.documents:,} -> {out.documents:,} documents, {out.bytes / 1e6:,.1f} MB"
+    worst = sorted(statistics.dropped.items(), key=lambda item: -item[1].documents)[:3]
     return line + "".join(f"; {amount.documents:,} {rule}" for rule, amount in worst)
 
 
-def _identities(found: Sequence[Part]) -> str:
-    return work_units.identity([part.unit for part in found])
+def _identities(found: Sequence[Partition]) -> str:
+    return work_units.identity([partition.unit for partition in found])
 
 
 def _reading(config: CorpusConfig) -> dict:
-    """What texts are read depends on; earlier corpora matter to later stages."""
+    """Return the settings that reading depends on; reference corpora affect later stages only."""
     return {name: value for name, value in dataclasses.asdict(config).items() if name != "earlier"}
 
 
-def _with_earlier(config: ParagraphConfig | DuplicateConfig, run: Run, stage: str) -> dict:
-    return {"config": dataclasses.asdict(config), "earlier": [one.identity(stage) for one in run.earlier]}
+def _with_references(config: ParagraphConfig | DuplicateConfig, run: CorpusRun, stage: str) -> dict:
+    return {"config": dataclasses.asdict(config), "earlier": [one.identity(stage) for one in run.references]}
 
 
-def _digest(index: contamination.Index) -> dict:
+def _digest(index: contamination.NgramIndex) -> dict:
     return {n: [len(sums), int(sums.sum(dtype="uint64"))] for n, sums in index.sums.items()}
 
 
-def _read(run: Run) -> None:
+def _read(run: CorpusRun) -> None:
     settings = run.settings
-    work = functools.partial(_read_part, found=run.parts, folder=run.folder(READ), corpus=settings.corpus, config=settings.extract)
-    run.each("read", run.folder(READ), work)
+    work = functools.partial(
+        _read_partition, found=run.partitions, folder=run.folder(READ), corpus=settings.corpus, config=settings.extract
+    )
+    run.for_each_partition("read", run.folder(READ), work)
 
 
-def _read_part(number: int, *, found: Sequence[Part], folder: pathlib.Path, corpus: CorpusConfig, config: ExtractConfig) -> None:
-    part, tally = found[number], Tally()
-    batches = read.read(part.unit, corpus.formats.get(part.source, ""), number << rows.ROW_BITS, tally)
-    texts = extract.extract(batches, tally, domain=corpus.domains[part.source], source=part.source, config=config)
-    parts.write(folder, number, tally.leaving(texts), rows.DOCUMENT, tally)
+def _read_partition(number: int, *, found: Sequence[Partition], folder: pathlib.Path, corpus: CorpusConfig, config: ExtractConfig) -> None:
+    partition, statistics = found[number], Statistics()
+    batches = read.read(partition.unit, corpus.formats.get(partition.source, ""), number << rows.ROW_BITS, statistics)
+    texts = extract.extract(batches, statistics, domain=corpus.domains[partition.source], source=partition.source, config=config)
+    partitions.write(folder, number, statistics.leaving(texts), rows.DOCUMENT, statistics)
 
 
-def _clean(run: Run) -> None:
-    work = functools.partial(_clean_part, source=run.folder(READ), folder=run.folder(CLEAN), config=run.settings.clean)
-    run.each("clean", run.folder(CLEAN), work)
+def _clean(run: CorpusRun) -> None:
+    work = functools.partial(_clean_partition, source=run.folder(READ), folder=run.folder(CLEAN), config=run.settings.clean)
+    run.for_each_partition("clean", run.folder(CLEAN), work)
 
 
-def _clean_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: CleanConfig) -> None:
-    tally = Tally()
-    batches = clean.clean(tally.entering(parts.read(source, number)), tally, config=config)
-    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+def _clean_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: CleanConfig) -> None:
+    statistics = Statistics()
+    batches = clean.clean(statistics.entering(partitions.read(source, number)), statistics, config=config)
+    partitions.write(folder, number, statistics.leaving(batches), rows.DOCUMENT, statistics)
 
 
-def _paragraphs(run: Run) -> None:
+def _paragraphs(run: CorpusRun) -> None:
     source, folder, config = run.folder(CLEAN), run.folder(PARAGRAPHS), run.settings.paragraphs
-    run.each("paragraphs: hash", folder / "hashes", functools.partial(_hash_part, source=source, folder=folder / "hashes", config=config))
-    run.table("paragraphs: compare", folder / "later", lambda: paragraphs.later(_hashes(run, folder / "hashes")), by_part=True)
-    run.each("paragraphs", folder, functools.partial(_paragraph_part, source=source, folder=folder, config=config))
+    run.for_each_partition(
+        "paragraphs: hash", folder / "hashes", functools.partial(_hash_partition, source=source, folder=folder / "hashes", config=config)
+    )
+    run.make_table("paragraphs: compare", folder / "later", lambda: paragraphs.later(_hashes(run, folder / "hashes")), by_partition=True)
+    run.for_each_partition("paragraphs", folder, functools.partial(_paragraph_partition, source=source, folder=folder, config=config))
 
 
-def _hashes(run: Run, folder: pathlib.Path):
-    """All paragraphs' hashes, those of earlier corpora too."""
-    before = [run.load(one.hashes).selectExpr("language", "hash", f"id + {one.shift} as id", "line") for one in run.earlier]
-    return functools.reduce(lambda first, second: first.union(second), before, run.load(folder))
+def _hashes(run: CorpusRun, folder: pathlib.Path) -> spark.DataFrame:
+    """Return the hashes of all paragraphs, including those of reference corpora."""
+    references = [
+        run.load_table(one.hashes).selectExpr("language", "hash", f"id + {one.id_offset} as id", "line") for one in run.references
+    ]
+    return functools.reduce(lambda first, second: first.union(second), references, run.load_table(folder))
 
 
-def _hash_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: ParagraphConfig) -> None:
-    parts.write(folder, number, paragraphs.hashes(parts.read(source, number), config=config), paragraphs.HASHES, Tally())
+def _hash_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: ParagraphConfig) -> None:
+    partitions.write(folder, number, paragraphs.hashes(partitions.read(source, number), config=config), paragraphs.HASHES, Statistics())
 
 
-def _paragraph_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: ParagraphConfig) -> None:
-    tally, later = Tally(), {}
-    for row in parts.rows_of(folder / "later", number):
+def _paragraph_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: ParagraphConfig) -> None:
+    statistics, later = Statistics(), {}
+    for row in partitions.rows_of(folder / "later", number):
         later.setdefault(row["id"], []).append(row["line"])
-    batches = paragraphs.without(tally.entering(parts.read(source, number)), later, tally, config=config)
-    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+    batches = paragraphs.without(statistics.entering(partitions.read(source, number)), later, statistics, config=config)
+    partitions.write(folder, number, statistics.leaving(batches), rows.DOCUMENT, statistics)
 
 
-def _content(path: str) -> str:
-    """What tells a model from another; empty for none."""
+def _file_hash(path: str) -> str:
+    """Return a hash of a model file; empty for no model."""
     return hashlib.blake2b(pathlib.Path(path).read_bytes(), digest_size=16).hexdigest() if path else ""
 
 
-def _quality(run: Run) -> None:
+def _quality(run: CorpusRun) -> None:
     source, folder, config = run.folder(PARAGRAPHS), run.folder(QUALITY), run.settings.quality
     scored = folder / "scored"
-    run.each("quality: score", scored, functools.partial(_score_part, source=source, folder=scored, config=config))
-    least = quality.thresholds(merge(parts.read_tally(scored, number) for number in range(len(run.parts))).distributions, config)
-    run.say("quality: " + ", ".join(f"{domain} from {value:.3f}" for domain, value in sorted(least.items())))
-    run.each("quality", folder, functools.partial(_keep_part, source=scored, folder=folder, least=least))
+    run.for_each_partition("quality: score", scored, functools.partial(_score_partition, source=source, folder=scored, config=config))
+    least = quality.thresholds(
+        merge(partitions.read_statistics(scored, number) for number in range(len(run.partitions))).distributions, config
+    )
+    run.log("quality: " + ", ".join(f"{domain} from {value:.3f}" for domain, value in sorted(least.items())))
+    run.for_each_partition("quality", folder, functools.partial(_keep_partition, source=scored, folder=folder, least=least))
 
 
-def _score_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: QualityConfig) -> None:
-    tally = Tally()
-    batches = quality.score(parts.read(source, number), quality.load(config.model), tally, config=config)
-    parts.write(folder, number, batches, rows.DOCUMENT, tally)
+def _score_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: QualityConfig) -> None:
+    statistics = Statistics()
+    batches = quality.score(partitions.read(source, number), quality.load(config.model), statistics, config=config)
+    partitions.write(folder, number, batches, rows.DOCUMENT, statistics)
 
 
-def _keep_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, least: dict[str, float]) -> None:
-    tally = Tally()
-    batches = quality.keep(tally.entering(parts.read(source, number)), least, tally)
-    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally)
+def _keep_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, least: dict[str, float]) -> None:
+    statistics = Statistics()
+    batches = quality.keep(statistics.entering(partitions.read(source, number)), least, statistics)
+    partitions.write(folder, number, statistics.leaving(batches), rows.DOCUMENT, statistics)
 
 
-def _duplicates(run: Run) -> None:
+def _duplicates(run: CorpusRun) -> None:
     deduplicate.make(run, run.folder(QUALITY if run.settings.quality.model else PARAGRAPHS))
 
 
-def _decontaminate(run: Run, *, index: contamination.Index) -> None:
+def _decontaminate(run: CorpusRun, *, index: contamination.NgramIndex) -> None:
     folder = run.folder(DECONTAMINATE)
     contamination.save(index, folder / "index.npz")
     for benchmark, count in index.items.items():
-        few, nobodys = index.too_short[benchmark], index.ignored[benchmark]
-        run.say(
-            f"decontaminate: {benchmark}: {count:,} texts are looked for, {few:,} are shorter than {run.settings.decontaminate.shortest} "
-            f"tokens{f', {nobodys:,} are ignored' if nobodys else ''}"
+        short, ignored = index.too_short[benchmark], index.ignored[benchmark]
+        run.log(
+            f"decontaminate: {benchmark}: {count:,} texts to search for, {short:,} are shorter than {run.settings.decontaminate.shortest} "
+            f"tokens{f', {ignored:,} are ignored' if ignored else ''}"
         )
-    work = functools.partial(_decontaminate_part, source=run.folder(DUPLICATES), folder=folder, config=run.settings.decontaminate)
-    run.each("decontaminate", folder, work)
+    work = functools.partial(_decontaminate_partition, source=run.folder(DUPLICATES), folder=folder, config=run.settings.decontaminate)
+    run.for_each_partition("decontaminate", folder, work)
     with open(folder / "hits.jsonl", "w", encoding="utf-8") as file:
-        for number in range(len(run.parts)):
+        for number in range(len(run.partitions)):
             file.write((folder / f"hits-{number:06d}.jsonl").read_text(encoding="utf-8"))
     with open(folder / "hits.jsonl", encoding="utf-8") as file:
         for benchmark, phrase, count in contamination.common(map(json.loads, file)):
-            run.say(
-                f"decontaminate: {count:,} documents hold {phrase[:200]!r} of {benchmark}; if it is no test item, "
-                "put it into a file for decontaminate.ignored"
+            run.log(
+                f"decontaminate: {count:,} documents contain {phrase[:200]!r} of {benchmark}; if it is not a test item, "
+                "add it to a file for decontaminate.ignored"
             )
 
 
-def _decontaminate_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: DecontaminateConfig) -> None:
-    tally, listed = Tally(), []
+def _decontaminate_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: DecontaminateConfig) -> None:
+    statistics, listed = Statistics(), []
     index = contamination.load(folder / "index.npz")
-    batches = contamination.decontaminate(tally.entering(parts.read(source, number)), index, tally, listed, config=config)
-    parts.write(folder, number, tally.leaving(batches), rows.DOCUMENT, tally, beside=lambda: _list_hits(folder, number, listed))
+    batches = contamination.decontaminate(statistics.entering(partitions.read(source, number)), index, statistics, listed, config=config)
+    partitions.write(
+        folder, number, statistics.leaving(batches), rows.DOCUMENT, statistics, beside=lambda: _list_hits(folder, number, listed)
+    )
 
 
 def _list_hits(folder: pathlib.Path, number: int, listed: list[dict]) -> None:
@@ -274,12 +284,12 @@ def _list_hits(folder: pathlib.Path, number: int, listed: list[dict]) -> None:
     (folder / f"hits-{number:06d}.jsonl").write_text(lines, encoding="utf-8")
 
 
-def _documents(run: Run) -> None:
+def _documents(run: CorpusRun) -> None:
     folder = run.folder(mix.FOLDER)
-    work = functools.partial(_documents_part, source=run.folder(DECONTAMINATE), folder=folder, config=run.settings.mix)
-    run.each("documents", folder, work)
+    work = functools.partial(_documents_partition, source=run.folder(DECONTAMINATE), folder=folder, config=run.settings.mix)
+    run.for_each_partition("documents", folder, work)
 
 
-def _documents_part(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: MixConfig) -> None:
-    tally = Tally()
-    mix.split(tally.entering(parts.read(source, number)), tally, folder, number, config=config)
+def _documents_partition(number: int, *, source: pathlib.Path, folder: pathlib.Path, config: MixConfig) -> None:
+    statistics = Statistics()
+    mix.split(statistics.entering(partitions.read(source, number)), statistics, folder, number, config=config)

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.corpus
 from teleflm_jax.corpus import rows, spark  # noqa: E402
 from teleflm_jax.corpus.config import DuplicateConfig, ParagraphConfig  # noqa: E402
 from teleflm_jax.corpus.dedup import deduplicate, duplicates, reference_corpora  # noqa: E402
-from teleflm_jax.corpus.stages import parts  # noqa: E402
-from teleflm_jax.corpus.stages.run import Run  # noqa: E402
-from teleflm_jax.documents.statistics import Tally  # noqa: E402
+from teleflm_jax.corpus.stages import partitions  # noqa: E402
+from teleflm_jax.corpus.stages.run import CorpusRun  # noqa: E402
+from teleflm_jax.documents.statistics import Statistics  # noqa: E402
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "lmnrst"]
 LENGTH = 204
@@ -41,36 +41,36 @@ class Made:
     dropped: dict[str, int]
 
 
-def make(session, workdir, documents, before=(), partitions=3, **settings) -> Made:
+def make(session, workdir, documents, before=(), shuffle_partitions=3, **settings) -> Made:
     """Deduplicate lists of (language, text), each a part of a source of its own."""
     config = DuplicateConfig(**settings)
-    names = (parts.PARAGRAPHS, ParagraphConfig()), (parts.DUPLICATES, config)
+    names = (partitions.PARAGRAPHS, ParagraphConfig()), (partitions.DUPLICATES, config)
     source, folder = (workdir / stage for stage, _ in names)
     for stage, own in names:
-        parts.begin(workdir / stage, ["", {"config": dataclasses.asdict(own), "earlier": []}])
+        partitions.begin(workdir / stage, ["", {"config": dataclasses.asdict(own), "earlier": []}])
     for number, texts in enumerate(documents):
         found = [
             ((number << rows.ROW_BITS) + i, "web", "s", f"{number}:{i}", "", "", language, None, text)
             for i, (language, text) in enumerate(texts)
         ]
-        parts.write(source, number, rows.batches(found, rows.DOCUMENT), rows.DOCUMENT, Tally())
+        partitions.write(source, number, rows.batches(found, rows.DOCUMENT), rows.DOCUMENT, Statistics())
     (source / "hashes").mkdir()
-    parts.finish(source, len(documents))
-    session.conf.set("spark.sql.shuffle.partitions", partitions)
-    run = Run(
+    partitions.finish(source, len(documents))
+    session.conf.set("spark.sql.shuffle.partitions", shuffle_partitions)
+    run = CorpusRun(
         workdir=workdir,
         settings=types.SimpleNamespace(duplicates=config),
-        parts=[types.SimpleNamespace(priority=number) for number in range(len(documents))],
-        earlier=reference_corpora.find([str(one.workdir) for one in before], workdir, ParagraphConfig(), config),
-        spark=session,
-        say=lambda line: None,
+        partitions=[types.SimpleNamespace(priority=number) for number in range(len(documents))],
+        references=reference_corpora.find([str(one.workdir) for one in before], workdir, ParagraphConfig(), config),
+        session=session,
+        log=lambda line: None,
         progress=lambda step, done, count: None,
     )
     deduplicate.make(run, source)
-    tally = parts.finish(folder, len(documents))
-    kept = [text for number in range(len(documents)) for batch in parts.read(folder, number) for text in batch["text"].to_pylist()]
-    assert tally.into.documents == len(kept) + sum(amount.documents for amount in tally.dropped.values())
-    return Made(workdir, kept, {rule: amount.documents for rule, amount in tally.dropped.items()})
+    statistics = partitions.finish(folder, len(documents))
+    kept = [text for number in range(len(documents)) for batch in partitions.read(folder, number) for text in batch["text"].to_pylist()]
+    assert statistics.into.documents == len(kept) + sum(amount.documents for amount in statistics.dropped.values())
+    return Made(workdir, kept, {rule: amount.documents for rule, amount in statistics.dropped.items()})
 
 
 def english(texts):
@@ -138,11 +138,11 @@ def test_one_document_of_each_component_stays(mixed):
         assert all(max(similarity(text, one.lower()) for one in kept) >= 0.8 for text in lowered)
 
 
-@pytest.mark.parametrize("partitions", [1, 4])
-def test_one_corpus_against_another_is_both_at_once(session, mixed, tmp_path, partitions):
+@pytest.mark.parametrize("shuffle_partitions", [1, 4])
+def test_one_corpus_against_another_is_both_at_once(session, mixed, tmp_path, shuffle_partitions):
     first, second, made, whole = mixed
     before = files(made.workdir)
-    added = make(session, tmp_path / "second", [english(second[:20]), english(second[20:])], [made], partitions)
+    added = make(session, tmp_path / "second", [english(second[:20]), english(second[20:])], [made], shuffle_partitions)
     assert made.kept + added.kept == whole.kept and len(added.kept) < len(second)
     assert files(made.workdir) == before
     assert added.dropped["near-duplicate of an earlier corpus"] > 5 and added.dropped["near-duplicate"] > 5

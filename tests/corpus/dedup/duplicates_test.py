@@ -7,7 +7,7 @@ import numpy as np
 from teleflm_jax.corpus import rows
 from teleflm_jax.corpus.config import DuplicateConfig
 from teleflm_jax.corpus.dedup import duplicates
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 CONFIG = DuplicateConfig()
 
@@ -27,8 +27,8 @@ def words(generator, count):
 def brute(one: str, other: str) -> float:
     sets = []
     for text in (one, other):
-        parts = text.split()
-        sets.append({tuple(parts[i : i + 5]) for i in range(len(parts) - 4)})
+        partitions = text.split()
+        sets.append({tuple(partitions[i : i + 5]) for i in range(len(partitions) - 4)})
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
@@ -68,14 +68,16 @@ def test_only_wanted_documents_give_their_shingles():
 
 
 def test_duplicates_go_and_are_counted_by_kind_and_cluster():
-    tally = Tally()
+    statistics = Statistics()
     gone = {
         i: {"kept": kept, "exact": exact, "size": 3} for i, (kept, exact) in enumerate([(0, True), (0, False), (-9, True), (-9, False)], 1)
     }
-    left = [text for found in duplicates.without(batch(["a", "a", "ab", "c", "cd"]), gone, tally) for text in found["text"].to_pylist()]
+    left = [
+        text for found in duplicates.without(batch(["a", "a", "ab", "c", "cd"]), gone, statistics) for text in found["text"].to_pylist()
+    ]
     rules = ("copy", "near-duplicate", "copy of an earlier corpus", "near-duplicate of an earlier corpus")
-    assert left == ["a"] and {rule: one.documents for rule, one in tally.dropped.items()} == dict.fromkeys(rules, 1)
-    assert tally.distributions["documents in a cluster"] == {"3": 4}
+    assert left == ["a"] and {rule: one.documents for rule, one in statistics.dropped.items()} == dict.fromkeys(rules, 1)
+    assert statistics.distributions["documents in a cluster"] == {"3": 4}
 
 
 def test_both_chinese_scripts_give_one_signature_and_one_set_of_shingles_and_other_languages_do_not():

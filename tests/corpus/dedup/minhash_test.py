@@ -3,7 +3,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import tokens
@@ -57,7 +57,6 @@ TEXTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(TEXTS, st.sampled_from([1, 2, 5]), st.sampled_from([3, 1 << 13]))
 def test_neighbours_in_the_batch_do_not_matter(texts, n, chunk):
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +68,6 @@ def test_neighbours_in_the_batch_do_not_matter(texts, n, chunk):
         assert alone[0].tolist() == found[i].tolist() and has[0] == filled[i] == any(map(str.isalnum, text))
 
 
-@settings(max_examples=60, deadline=None)
 @given(TEXTS)
 def test_equal_sets_of_shingles_lie_in_equal_buckets(texts):
     batch = tokens.tokens(texts)

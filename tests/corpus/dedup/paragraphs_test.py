@@ -1,13 +1,13 @@
 import collections
 import unicodedata
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import ParagraphConfig
 from teleflm_jax.corpus.dedup import paragraphs
-from teleflm_jax.documents.statistics import Amount, Tally
+from teleflm_jax.documents.statistics import Amount, Statistics
 
 LONG = "This line is long enough to be a paragraph that counts among others"
 # joined from lists, since st.text draws from a union of alphabets as from one, where these would be rare
@@ -44,7 +44,6 @@ def batches(*documents):
     )
 
 
-@settings(max_examples=200, deadline=None)
 @given(TEXTS, st.integers(0, 12))
 def test_lines_count_and_are_alike_as_in_plain_python(texts, least):
     wanted = [(i, number, kept) for i, text in enumerate(texts) for number, kept in plain(text, least)]
@@ -54,7 +53,6 @@ def test_lines_count_and_are_alike_as_in_plain_python(texts, least):
     assert len(alike) == len({hashed for hashed, _ in alike}) == len({kept for _, kept in alike})
 
 
-@settings(max_examples=100, deadline=None)
 @given(TEXTS, st.integers(0, 12))
 def test_neighbours_in_the_batch_do_not_matter(texts, least):
     alone = [(i, line, hashed) for i, text in enumerate(texts) for _, line, hashed in lines_of([text], least)]
@@ -92,29 +90,30 @@ def test_hashes_come_with_document_and_line_and_not_of_code_or_exempt_domains():
 
 
 def without(documents, later, **settings):
-    tally = Tally()
-    found = tally.leaving(paragraphs.without(tally.entering(batches(*documents)), later, tally, config=ParagraphConfig(**settings)))
-    return {row["id"]: row["text"] for batch in found for row in batch.to_pylist()}, tally
+    statistics = Statistics()
+    found = statistics.leaving(
+        paragraphs.without(statistics.entering(batches(*documents)), later, statistics, config=ParagraphConfig(**settings))
+    )
+    return {row["id"]: row["text"] for batch in found for row in batch.to_pylist()}, statistics
 
 
 def test_named_lines_are_left_out_and_counted():
     text = f"first\n{LONG}\nthird\n{LONG}!\nlast"
-    left, tally = without([(1, text), (2, text), (3, LONG)], {1: [3, 1], 3: []}, min_left=0.1)
+    left, statistics = without([(1, text), (2, text), (3, LONG)], {1: [3, 1], 3: []}, min_left=0.1)
     assert left == {1: "first\nthird\nlast", 2: text, 3: LONG}
-    assert tally.changed == {"repeated paragraph": Amount(2, 2 * len(LONG) + 1)} and not tally.dropped
-    assert [sample["text"] for sample in tally.samples["repeated paragraph"]] == [LONG, LONG + "!"]
+    assert statistics.changed == {"repeated paragraph": Amount(2, 2 * len(LONG) + 1)} and not statistics.dropped
+    assert [sample["text"] for sample in statistics.samples["repeated paragraph"]] == [LONG, LONG + "!"]
 
 
 def test_documents_with_too_little_left_are_dropped_and_counted():
     text = f"{LONG}\n{'x' * len(LONG)}"
-    left, tally = without([(1, text), (2, LONG), (3, LONG + "\n \n")], {1: [0], 2: [0], 3: [0]})
+    left, statistics = without([(1, text), (2, LONG), (3, LONG + "\n \n")], {1: [0], 2: [0], 3: [0]})
     assert left == {1: "x" * len(LONG)}
-    assert tally.dropped == {"mostly repeated paragraphs": Amount(2, 2 * len(LONG) + 3)}
-    assert tally.into.documents == 3 and tally.out["web en"].documents == 1
+    assert statistics.dropped == {"mostly repeated paragraphs": Amount(2, 2 * len(LONG) + 3)}
+    assert statistics.into.documents == 3 and statistics.out["web en"].documents == 1
     assert without([(1, text)], {1: [0]}, min_left=0.6)[0] == {} == without([(2, LONG)], {2: [0]}, min_left=0)[0]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["one line", "Another, line", "another line", "", "三"]), min_size=1, max_size=6), max_size=5))
 def test_without_what_stood_before_every_paragraph_stands_once(documents):
     texts = list(map("\n".join, documents))

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus import rows, tokens
 from teleflm_jax.corpus.config import DecontaminateConfig
 from teleflm_jax.corpus.filters import contamination
-from teleflm_jax.documents.statistics import Amount, Tally
+from teleflm_jax.documents.statistics import Amount, Statistics
 from teleflm_jax.documents.streams import DAMAGED
 from teleflm_jax.errors import UserError
 
@@ -36,10 +36,12 @@ def indexed(tmp_path, items=ITEMS, **settings):
 
 def searched(found, config, *texts):
     """Texts that stay, the rows of the list, and the tally."""
-    tally, listed = Tally(), []
+    statistics, listed = Statistics(), []
     documents = [(i, "web", "source", f"origin {i}", "", "", "en", None, text) for i, text in enumerate(texts)]
-    batches = contamination.decontaminate(tally.entering(rows.batches(documents, rows.DOCUMENT)), found, tally, listed, config=config)
-    return [text for batch in tally.leaving(batches) for text in batch["text"].to_pylist()], listed, tally
+    batches = contamination.decontaminate(
+        statistics.entering(rows.batches(documents, rows.DOCUMENT)), found, statistics, listed, config=config
+    )
+    return [text for batch in statistics.leaving(batches) for text in batch["text"].to_pylist()], listed, statistics
 
 
 DISGUISES = {
@@ -60,8 +62,8 @@ DISGUISES = {
 def test_items_are_found_however_they_are_written(tmp_path, item, disguise):
     found, config = indexed(tmp_path)
     text = DISGUISES[disguise](item)
-    left, [row], tally = searched(found, config, FILLER, text, FILLER)
-    assert left == [FILLER, FILLER] and tally.dropped == {"benchmark: quiz": Amount(1, len(text.encode()))}
+    left, [row], statistics = searched(found, config, FILLER, text, FILLER)
+    assert left == [FILLER, FILLER] and statistics.dropped == {"benchmark: quiz": Amount(1, len(text.encode()))}
     assert row["id"] == 1 and row["origin"] == "origin 1" and row["benchmark"] == "quiz"
     size = {ENGLISH: 13, CHINESE: 20}.get(item, len(tokens.tokens([item]).hashes))
     assert row["hits"] == len(tokens.tokens([item]).hashes) - size + 1
@@ -159,7 +161,6 @@ def test_no_item_is_found_across_the_border_of_two_documents(tmp_path, item):
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "中"]), max_size=12)
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, max_size=5))
 def test_what_is_found_is_what_plain_python_finds(tmp_path_factory, items, texts):
     config = DecontaminateConfig(words=4, characters=5, shortest=2)
@@ -179,16 +180,16 @@ def test_cutting_takes_the_lines_of_a_hit_and_keeps_the_rest(tmp_path):
     found, config = indexed(tmp_path, cut=True)
     spread = ENGLISH.replace(" of ", "\nof ").replace("; ", "\n")
     text = f"Before.\nİİ ẞ Q: {spread} A: 8.\nBetween.\nQ: {CHINESE}\nAfter."
-    left, [row], tally = searched(found, config, FILLER, text)
+    left, [row], statistics = searched(found, config, FILLER, text)
     assert left == [FILLER, "Before.\nBetween.\nAfter."]
     assert row["hits"] == len(tokens.tokens([ENGLISH]).hashes) - 12 + len(tokens.tokens([CHINESE]).hashes) - 19
-    assert tally.changed == {"cut: quiz": Amount(1, len(text.encode()))} and not tally.dropped
+    assert statistics.changed == {"cut: quiz": Amount(1, len(text.encode()))} and not statistics.dropped
 
 
 def test_a_document_of_which_cutting_leaves_nothing_is_dropped(tmp_path):
     found, config = indexed(tmp_path, cut=True)
-    left, _, tally = searched(found, config, f"\n{SHORT}\n \n")
-    assert left == [] and tally.dropped == {"nothing left: quiz": Amount(1, len(SHORT) + 4)} and not tally.changed
+    left, _, statistics = searched(found, config, f"\n{SHORT}\n \n")
+    assert left == [] and statistics.dropped == {"nothing left: quiz": Amount(1, len(SHORT) + 4)} and not statistics.changed
 
 
 def test_hits_are_listed_by_document_and_benchmark(tmp_path):
@@ -196,12 +197,12 @@ def test_hits_are_listed_by_document_and_benchmark(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     config = DecontaminateConfig(benchmarks={name: str(tmp_path / f"{name}.jsonl") for name in ("one", "two", "three")})
     texts = [SHORT, f"{CHINESE} {SHORT} {SHORT} {ENGLISH}", FILLER, CHINESE]
-    left, listed, tally = searched(contamination.index(config), config, *texts)
+    left, listed, statistics = searched(contamination.index(config), config, *texts)
     grams = [len(tokens.tokens([ENGLISH]).hashes) - 12, len(tokens.tokens([CHINESE]).hashes) - 19]
     wanted = [(0, "two", 1), (1, "one", grams[0]), (1, "two", 2), (1, "three", grams[1]), (3, "three", grams[1])]
     assert sorted((row["id"], row["benchmark"], row["hits"]) for row in listed) == sorted(wanted)
     assert {row["text"] for row in listed if row["benchmark"] == "two"} == {SHORT.lower().rstrip("?")}
-    assert left == [FILLER] and {rule: amount.documents for rule, amount in tally.dropped.items()} == {
+    assert left == [FILLER] and {rule: amount.documents for rule, amount in statistics.dropped.items()} == {
         "benchmark: one": 1,
         "benchmark: two": 1,
         "benchmark: three": 1,

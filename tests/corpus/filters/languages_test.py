@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -27,7 +27,6 @@ def test_languages_are_named():
 PIECES = [word for text in TEXTS for word in text.split()] + list("今天早上港口很安静 \n\0'1é") + ["THE", "ßSS", "e\u0301", "\ud800"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=30).map(" ".join), max_size=6))
 def test_a_batch_is_named_as_the_library_names_each_text(library, texts):
     for text, language in zip(texts, languages.languages(texts), strict=True):

@@ -9,7 +9,7 @@ import pytest
 from teleflm_jax.corpus import rows
 from teleflm_jax.corpus.config import QualityConfig
 from teleflm_jax.corpus.filters import quality
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.errors import UserError
 
 
@@ -29,17 +29,17 @@ def documents(*scores: int, domain: str = "web"):
     )
 
 
-def kept(config: QualityConfig, *scores: int, domain: str = "web") -> tuple[list[str], Tally]:
-    tally = Tally()
-    scored = list(quality.score(documents(*scores, domain=domain), Model(), tally, config=config))
-    least = quality.thresholds(tally.distributions, config)
-    left = [text for batch in quality.keep(scored, least, tally) for text in batch["text"].to_pylist()]
-    return left, tally
+def kept(config: QualityConfig, *scores: int, domain: str = "web") -> tuple[list[str], Statistics]:
+    statistics = Statistics()
+    scored = list(quality.score(documents(*scores, domain=domain), Model(), statistics, config=config))
+    least = quality.thresholds(statistics.distributions, config)
+    left = [text for batch in quality.keep(scored, least, statistics) for text in batch["text"].to_pylist()]
+    return left, statistics
 
 
 def test_a_threshold_keeps_what_reaches_it():
-    left, tally = kept(QualityConfig(model="m", thresholds={"web": 0.5}), 10, 50, 90)
-    assert left == ["50 words", "90 words"] and tally.dropped["low quality: web"].documents == 1
+    left, statistics = kept(QualityConfig(model="m", thresholds={"web": 0.5}), 10, 50, 90)
+    assert left == ["50 words", "90 words"] and statistics.dropped["low quality: web"].documents == 1
 
 
 @pytest.mark.parametrize("share, expected", [(0.0, 10), (0.3, 7), (0.5, 5), (1.0, 0)])
@@ -49,8 +49,8 @@ def test_a_quantile_drops_that_share_of_a_domain(share, expected):
 
 
 def test_domains_that_are_not_filtered_are_not_scored():
-    left, tally = kept(QualityConfig(model="m", thresholds={"web": 0.5}), 1, 2, domain="poems")
-    assert len(left) == 2 and not tally.distributions
+    left, statistics = kept(QualityConfig(model="m", thresholds={"web": 0.5}), 1, 2, domain="poems")
+    assert len(left) == 2 and not statistics.distributions
 
 
 def test_words_are_tokens_in_lower_case_and_characters_of_chinese():
@@ -59,12 +59,12 @@ def test_words_are_tokens_in_lower_case_and_characters_of_chinese():
 
 def test_precision_recall_and_area_are_counted_as_defined():
     scores, good = np.array([0.95, 0.85, 0.65, 0.45, 0.35, 0.05]), np.array([True, True, False, True, False, False])
-    report = quality.measured(scores, good)
+    report = quality.evaluate(scores, good)
     at_half = next(row for row in report["thresholds"] if row["threshold"] == 0.5)
     assert (at_half["precision"], at_half["recall"], at_half["kept"]) == (2 / 3, 2 / 3, 0.5)
     pairs = [(a > b) + (a == b) / 2 for a in scores[good] for b in scores[~good]]
     assert report["area"] == pytest.approx(sum(pairs) / len(pairs))
-    ties = quality.measured(np.full(6, 0.5), good)
+    ties = quality.evaluate(np.full(6, 0.5), good)
     assert ties["area"] == pytest.approx(0.5)
 
 

@@ -5,8 +5,8 @@ import pytest
 from teleflm_jax.corpus import rows
 from teleflm_jax.corpus.config import MixConfig
 from teleflm_jax.corpus.output import mix
-from teleflm_jax.corpus.stages import parts
-from teleflm_jax.documents.statistics import Amount, Tally
+from teleflm_jax.corpus.stages import partitions
+from teleflm_jax.documents.statistics import Amount, Statistics
 from teleflm_jax.errors import UserError
 
 CONFIG = MixConfig(proportions={"web": 0.75, "github": 0.15, "books": 0.1}, max_epochs={"books": 3}, ratios={"web": {"en": 2, "zh": 1}})
@@ -30,9 +30,9 @@ def files(folder):
 
 
 def split(folder, number=0, found=None):
-    tally = Tally()
-    mix.split(tally.entering(found or batches()), tally, folder, number, config=CONFIG)
-    return tally
+    statistics = Statistics()
+    mix.split(statistics.entering(found or batches()), statistics, folder, number, config=CONFIG)
+    return statistics
 
 
 def test_a_set_is_a_domain_or_its_documents_of_a_language_that_is_weighed():
@@ -42,7 +42,7 @@ def test_a_set_is_a_domain_or_its_documents_of_a_language_that_is_weighed():
 
 
 def test_documents_are_written_by_set_and_counted(tmp_path):
-    tally = split(tmp_path)
+    statistics = split(tmp_path)
     assert files(tmp_path) == [f"{name}/part-000000.parquet" for name in ("books", "github")] + ["part-000000.json"] + [
         f"web-{language}/part-000000.parquet" for language in ("en", "zh")
     ]
@@ -56,9 +56,14 @@ def test_documents_are_written_by_set_and_counted(tmp_path):
         "language": "en",
         "quality": 0.5,
     }
-    assert tally.dropped == {"language without a weight in mix.ratios": Amount(1, 19)}
-    assert {name: amount.documents for name, amount in tally.out.items()} == {"web en": 2, "github code": 1, "web zh": 1, "books de": 1}
-    assert tally.into.documents == 6 and parts.read_tally(tmp_path, 0) == tally and 0 in parts.done(tmp_path)
+    assert statistics.dropped == {"language without a weight in mix.ratios": Amount(1, 19)}
+    assert {name: amount.documents for name, amount in statistics.out.items()} == {
+        "web en": 2,
+        "github code": 1,
+        "web zh": 1,
+        "books de": 1,
+    }
+    assert statistics.into.documents == 6 and partitions.read_statistics(tmp_path, 0) == statistics and 0 in partitions.done(tmp_path)
 
 
 def test_sets_do_not_depend_on_batches(tmp_path):
@@ -74,7 +79,7 @@ def test_parts_stand_beside_each_other_and_one_may_be_empty(tmp_path):
     split(tmp_path, 0)
     split(tmp_path, 1, iter(()))
     split(tmp_path, 2)
-    assert files(tmp_path / "books") == ["part-000000.parquet", "part-000002.parquet"] and 1 in parts.done(tmp_path)
+    assert files(tmp_path / "books") == ["part-000000.parquet", "part-000002.parquet"] and 1 in partitions.done(tmp_path)
 
 
 def test_a_part_that_breaks_off_leaves_no_files_and_is_done_again(tmp_path):
@@ -84,9 +89,9 @@ def test_a_part_that_breaks_off_leaves_no_files_and_is_done_again(tmp_path):
 
     with pytest.raises(RuntimeError, match="stopped"):
         split(tmp_path, found=broken())
-    assert files(tmp_path) == [] and 0 not in parts.done(tmp_path)
+    assert files(tmp_path) == [] and 0 not in partitions.done(tmp_path)
     split(tmp_path)
-    assert not [name for name in files(tmp_path) if name.endswith(".tmp")] and 0 in parts.done(tmp_path)
+    assert not [name for name in files(tmp_path) if name.endswith(".tmp")] and 0 in partitions.done(tmp_path)
 
 
 def test_a_domain_keeps_its_weight_when_it_is_split_by_language():

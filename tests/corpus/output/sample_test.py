@@ -14,7 +14,7 @@ from teleflm_jax.corpus import rows, spark
 from teleflm_jax.corpus.config import MixConfig
 from teleflm_jax.corpus.output import mix, sample
 from teleflm_jax.corpus.stages import run
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 from teleflm_jax.packing import heldout
 from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.runs import prepare
@@ -44,7 +44,7 @@ def lay_out(folder: pathlib.Path, texts: dict[str, list[str]], num_parts: int) -
     for number in range(num_parts):
         chosen = every[number * len(every) // num_parts : (number + 1) * len(every) // num_parts]
         found = [(i, name, "s", f"o {text[:9]}", text[:30], "", "en", None, text) for i, (name, text) in enumerate(chosen)]
-        mix.split(rows.batches(found, rows.DOCUMENT), Tally(), target, number, config=MIX)
+        mix.split(rows.batches(found, rows.DOCUMENT), Statistics(), target, number, config=MIX)
     return target
 
 
@@ -52,7 +52,7 @@ def histogram(source: pathlib.Path, folder: pathlib.Path, num_parts: int, config
     """What Spark makes of all parts."""
     folder.mkdir()
     for number in range(num_parts):
-        sample.draw_part(number, source=source, folder=folder, config=config, pack=PACK)
+        sample.draw_partition(number, source=source, folder=folder, config=config, pack=PACK)
     whole = pa.concat_tables(pq.read_table(folder / f"part-{number:06d}.parquet") for number in range(num_parts))
     added = whole.group_by(["set", "hash"]).aggregate([("documents", "sum"), ("bytes", "sum")])
     return added.rename_columns(["set", "hash", "documents", "bytes"])
@@ -71,7 +71,7 @@ def drawn(tmp_path: pathlib.Path, texts: dict[str, list[str]], num_parts: int = 
 
 
 def trainable(texts: list[str]) -> list[str]:
-    return [text for text in texts if not heldout.is_apart(text[:30], PACK.heldout_fraction, PACK.seed)]
+    return [text for text in texts if not heldout.may_be_held_out(text[:30], PACK.heldout_fraction, PACK.seed)]
 
 
 def test_sample_is_shared_out_by_weights(tmp_path, texts):
@@ -91,7 +91,7 @@ def test_a_set_is_never_left_without_a_document(tmp_path, texts):
 
 
 def test_a_set_of_which_all_may_be_held_out_has_none(tmp_path):
-    apart = [text for text in map("text {}".format, range(100)) if heldout.is_apart(text, PACK.heldout_fraction, PACK.seed)]
+    apart = [text for text in map("text {}".format, range(100)) if heldout.may_be_held_out(text, PACK.heldout_fraction, PACK.seed)]
     chosen, found = drawn(tmp_path, {"web": apart})
     assert chosen == {"web": set()} and found.num_rows == 0
 
@@ -106,22 +106,24 @@ def test_sample_depends_on_the_seed_and_the_texts_alone(tmp_path, texts):
 def test_every_document_is_counted_or_has_a_reason(tmp_path, texts):
     source, config = lay_out(tmp_path, texts, 2), TokenizerConfig()
     (tmp_path / "counts").mkdir()
-    tally = Tally()
+    statistics = Statistics()
     for number in range(2):
         below = {"web": 20_000, "code": 1 << sample.HASH_BITS}
-        sample.count_part(number, source=source, folder=tmp_path, below=below, config=config, pack=PACK)
-        tally.add(sample.parts.read_tally(tmp_path, number))
-    gone = {rule: amount.documents for rule, amount in tally.dropped.items()}
-    assert tally.into.documents == 180 == sum(amount.documents for amount in tally.out.values()) + sum(gone.values())
+        sample.count_partition(number, source=source, folder=tmp_path, below=below, config=config, pack=PACK)
+        statistics.add(sample.partitions.read_statistics(tmp_path, number))
+    gone = {rule: amount.documents for rule, amount in statistics.dropped.items()}
+    assert statistics.into.documents == 180 == sum(amount.documents for amount in statistics.out.values()) + sum(gone.values())
     assert gone["may be held out"] == 180 - sum(map(len, map(trainable, texts.values())))
-    assert tally.out["code"].documents == len(trainable(texts["code"])) and tally.out["web"].documents < len(trainable(texts["web"]))
+    assert statistics.out["code"].documents == len(trainable(texts["code"])) and statistics.out["web"].documents < len(
+        trainable(texts["web"])
+    )
 
 
 def test_words_are_cut_by_the_pattern_that_the_tokenizer_gets(tmp_path):
     source = lay_out(tmp_path, {"web": [f"a:\n    {letter}" for letter in "bcdefghijklm"]}, 1)
     (tmp_path / "counts").mkdir()
     config, below = TokenizerConfig(pattern="qwen2"), {"web": 1 << sample.HASH_BITS}
-    sample.count_part(0, source=source, folder=tmp_path, below=below, config=config, pack=PACK)
+    sample.count_partition(0, source=source, folder=tmp_path, below=below, config=config, pack=PACK)
     found = set(words.load(tmp_path / "counts" / "part-000000.parquet")["word"].to_pylist())
     assert {"a", ":\n", "   "} == {word for word in found if len(word) != 2 or word[0] != " "}
     settings = types.SimpleNamespace(tokenizer=config, mix=MIX, pack=PACK)
@@ -135,7 +137,7 @@ def made(tmp_path: pathlib.Path, texts: dict[str, list[str]], num_parts: int, ma
     own = types.SimpleNamespace(tokenizer=TokenizerConfig(), mix=MixConfig(proportions=MIX.proportions, **settings), pack=PACK)
     session = spark.session(master, tmp_path / "scratch")
     try:
-        making = run.Run(tmp_path, own, range(num_parts), (), session, print, lambda *_: None)
+        making = run.CorpusRun(tmp_path, own, range(num_parts), (), session, print, lambda *_: None)
         making.folder(sample.FOLDER).mkdir()
         sample.make(making)
     finally:

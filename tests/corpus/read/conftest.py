@@ -2,7 +2,7 @@ import pytest
 
 from teleflm_jax.corpus import read, rows
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 FIRST_ID = 7 << rows.ROW_BITS
 
@@ -16,14 +16,14 @@ def gather(tmp_path):
             path = tmp_path / "source" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        tally, found = Tally(), []
-        for unit in work_units.units(str(tmp_path / "source"), 1 << 30):
-            for batch in read.read(unit, form, FIRST_ID + len(found), tally):
-                assert batch.schema == rows.FOUND
+        statistics, found = Statistics(), []
+        for unit in work_units.split_source(str(tmp_path / "source"), 1 << 30):
+            for batch in read.read(unit, form, FIRST_ID + len(found), statistics):
+                assert batch.schema == rows.RAW_DOCUMENT
                 found += batch.to_pylist()
-        reasons = {reason: amount.documents for reason, amount in tally.dropped.items()}
+        reasons = {reason: amount.documents for reason, amount in statistics.dropped.items()}
         assert [row["id"] for row in found] == list(range(FIRST_ID, FIRST_ID + len(found)))
-        assert tally.into.documents == len(found) + sum(reasons.values())
+        assert statistics.into.documents == len(found) + sum(reasons.values())
         assert all(0 < len(row["content"]) <= read.LONGEST and row["family"] for row in found)
         return found, reasons
 

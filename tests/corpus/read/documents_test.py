@@ -11,7 +11,7 @@ import zstandard
 
 from teleflm_jax.corpus import read, rows
 from teleflm_jax.documents import work_units
-from teleflm_jax.documents.statistics import Amount, Tally
+from teleflm_jax.documents.statistics import Amount, Statistics
 from teleflm_jax.documents.streams import DAMAGED
 from teleflm_jax.errors import UserError
 
@@ -76,10 +76,10 @@ def test_rows_and_ids_do_not_depend_on_where_batches_border(tmp_path, monkeypatc
         (tmp_path / f"{number:02d}.{'py' if form == 'code' else 'html' if number % 2 else 'txt'}").write_text(
             f"x = {number}\n" * (number % 7 + 1)
         )
-    (unit,) = work_units.units(str(tmp_path), 1 << 20)
+    (unit,) = work_units.split_source(str(tmp_path), 1 << 20)
 
     def collected():
-        batches = list(read.read(unit, form, 5 << rows.ROW_BITS, Tally()))
+        batches = list(read.read(unit, form, 5 << rows.ROW_BITS, Statistics()))
         return pa.Table.from_batches(batches), len(batches)
 
     whole, count = collected()
@@ -95,8 +95,8 @@ def test_an_origin_names_the_piece_of_a_split_file(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(f"text {i}" for i in range(20)))
     origins = [
         origin
-        for unit in work_units.units(str(tmp_path), 100)
-        for batch in read.read(unit, "", 0, Tally())
+        for unit in work_units.split_source(str(tmp_path), 100)
+        for batch in read.read(unit, "", 0, Statistics())
         for origin in batch["origin"].to_pylist()
     ]
     assert len(set(origins)) == 20 and origins[0] == "a.jsonl#0" and "a.jsonl@100#0" in origins
@@ -149,7 +149,7 @@ def test_files_tell_what_they_are_without_a_format(gather):
 def test_what_cannot_be_read_is_counted_in_bytes(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"torn\n" + lines(["one"]))
     (tmp_path / "b.7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\0")
-    tally = Tally()
-    list(read.read(work_units.units(str(tmp_path), 1 << 20)[0], "", 0, tally))
-    assert tally.dropped == {"not JSON": Amount(1, 5), "binary": Amount(1, 8)} and tally.into == Amount(3, 3 + 13)
-    assert [one["origin"] for one in tally.samples["not JSON"]] == ["a.jsonl"]
+    statistics = Statistics()
+    list(read.read(work_units.split_source(str(tmp_path), 1 << 20)[0], "", 0, statistics))
+    assert statistics.dropped == {"not JSON": Amount(1, 5), "binary": Amount(1, 8)} and statistics.into == Amount(3, 3 + 13)
+    assert [one["origin"] for one in statistics.samples["not JSON"]] == ["a.jsonl"]

@@ -10,7 +10,7 @@ import pytest
 
 from teleflm_jax.corpus.read import stackexchange, xml
 from teleflm_jax.documents import streams, work_units
-from teleflm_jax.documents.statistics import Amount, Tally
+from teleflm_jax.documents.statistics import Amount, Statistics
 
 DAMAGED = "truncated or damaged file"
 
@@ -123,7 +123,7 @@ def test_nothing_is_left_behind_also_when_reading_stops(tmp_path, monkeypatch):
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     (tmp_path / "Posts.xml").write_bytes(dump(*(question(i) + answer(i + 100, i) for i in range(1, 9))))
-    reading = stackexchange.read(str(tmp_path / "Posts.xml"), work_units.Piece("Posts.xml", 0, None, 1), Tally())
+    reading = stackexchange.read(str(tmp_path / "Posts.xml"), work_units.FileRange("Posts.xml", 0, None, 1), Statistics())
     next(reading)
     assert list(temporary.iterdir())
     reading.close()
@@ -192,10 +192,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
         for number in range(1, 2500):
             file.write(answer(number + 10_000, number, body=body))
         file.write("</posts>")
-    piece = work_units.Piece("Posts.xml", 0, None, 1)
+    file_range = work_units.FileRange("Posts.xml", 0, None, 1)
     tracemalloc.start()
     try:
-        count = sum(1 for _ in stackexchange.read(str(tmp_path / "Posts.xml"), piece, Tally()))
+        count = sum(1 for _ in stackexchange.read(str(tmp_path / "Posts.xml"), file_range, Statistics()))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -237,9 +237,9 @@ def test_what_a_damaged_row_was_long_is_counted(tmp_path):
     rows = [one.encode() for one in pairs(3)]
     rows[2] = rows[2].replace(b"question 3", b"question & 3").strip()
     (tmp_path / "Posts.xml").write_bytes(b"<posts>\n" + b"".join(rows) + b"</posts>")
-    tally = Tally()
-    list(stackexchange.read(str(tmp_path / "Posts.xml"), work_units.Piece("Posts.xml", 0, None, 1), tally))
-    assert tally.dropped[DAMAGED] == Amount(1, len(rows[2]))
+    statistics = Statistics()
+    list(stackexchange.read(str(tmp_path / "Posts.xml"), work_units.FileRange("Posts.xml", 0, None, 1), statistics))
+    assert statistics.dropped[DAMAGED] == Amount(1, len(rows[2]))
 
 
 @pytest.mark.parametrize("mark", ["&#x0E;", "&#14;", "&#0;", "&#xD800;", "&#xFFFF;", "&#x110000;", "\x0e", "\0", "\ufffe"])
@@ -249,9 +249,9 @@ def test_characters_that_xml_forbids_cost_no_more_than_themselves(gather, tmp_pa
     found, reasons = gather({"Posts.xml": dump(*rows)}, "stackexchange")
     assert numbers(found) == list(range(1, 44, 2)) and not reasons
     assert texts(found)[3] == "Q: Title\n\nquestion 7A\n\nA: answer 8"
-    tally = Tally()
-    list(stackexchange.read(str(tmp_path / "source" / "Posts.xml"), work_units.Piece("Posts.xml", 0, None, 1), tally))
-    assert tally.changed == {xml.MENDED: Amount(2, 2 * len(mark.encode()))}
+    statistics = Statistics()
+    list(stackexchange.read(str(tmp_path / "source" / "Posts.xml"), work_units.FileRange("Posts.xml", 0, None, 1), statistics))
+    assert statistics.changed == {xml.MENDED: Amount(2, 2 * len(mark.encode()))}
 
 
 def test_other_character_sets_that_a_dump_declares_are_read(gather):

@@ -2,12 +2,12 @@ import time
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from teleflm_jax.corpus.config import LANGUAGES
 from teleflm_jax.corpus.read import wikitext
-from teleflm_jax.corpus.read.wikitext import headings, holes, names, plain
+from teleflm_jax.corpus.read.wikitext import headings, keywords, plain, removals
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_of_the_forms_of_a_language_the_pages_own_is_shown(language, source, sho
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_links_to_files_and_categories_are_gone_by_every_name_of_their_namespaces(language):
-    for space in names.MEDIA[language].split() + ["File", "image", "CATEGORY"]:
+    for space in keywords.MEDIA_NAMESPACES[language].split() + ["File", "image", "CATEGORY"]:
         text = f"one [[{space}:A b.JPG|thumb|220px|right|a [[link|caption]] {{{{x}}}}]]\n[[{space.upper()} : C|D]]two"
         assert plain(text, language) == "one\ntwo", space
 
@@ -180,7 +180,6 @@ def test_what_is_taken_out_leaves_no_hole(source, shown):
     assert plain(source, "en") == shown
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
@@ -200,8 +199,8 @@ def test_what_is_taken_out_leaves_no_hole(source, shown):
         max_size=12,
     )
 )
-def test_a_text_without_what_is_taken_out_is_as_if_it_had_never_been_there(pieces):
-    source, shown = ("Text" + "".join(piece[i] for piece in pieces) + " end." for i in (0, 1))
+def test_a_text_without_what_is_taken_out_is_as_if_it_had_never_been_there(ranges):
+    source, shown = ("Text" + "".join(file_range[i] for file_range in ranges) + " end." for i in (0, 1))
     assert plain(source, "en") == shown
 
 
@@ -276,7 +275,7 @@ def test_apostrophes_that_are_no_markup_stay(source, shown):
     ],
 )
 def test_words_to_the_software_are_gone(language, switch):
-    if switch.strip("_").lower() in names.SWITCHES:
+    if switch.strip("_").lower() in keywords.MAGIC_WORDS:
         assert plain(f"one {switch}two\n{switch}", language) == "one two"
     assert plain("__init__ __index__ __FILE__ a__b", language) == "__init__ __index__ __FILE__ a__b"
 
@@ -312,7 +311,6 @@ def test_markup_made_to_be_slow_is_not(text):
     assert time.process_time() - start < 10  # a second in truth
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
@@ -346,7 +344,7 @@ def test_markup_made_to_be_slow_is_not(text):
 )
 def test_any_wikitext_becomes_text_without_marks(bits, language):
     text = plain("".join(bits), language)
-    assert holes.HOLE not in text and "\1" not in text and text == text.strip()
+    assert removals.REMOVED not in text and "\1" not in text and text == text.strip()
 
 
 @pytest.mark.parametrize("joined", ["<!<!---->-- ", "<!-{}--- "])

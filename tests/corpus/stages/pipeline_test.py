@@ -114,18 +114,18 @@ def documents(workdir: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def dropped(workdir: pathlib.Path, stage: str) -> dict[str, int]:
-    tally = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
-    return {rule: amount["documents"] for rule, amount in tally["dropped"].items()}
+    statistics = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
+    return {rule: amount["documents"] for rule, amount in statistics["dropped"].items()}
 
 
 def test_every_document_is_kept_or_has_a_reason(whole):
     workdir, said = whole
     before = None
     for stage in ("1-read", "2-clean", "3-paragraphs", "5-duplicates", "6-decontaminate", "documents"):
-        tally = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
-        out = sum(amount["documents"] for amount in tally["out"].values())
-        assert tally["into"]["documents"] == out + sum(dropped(workdir, stage).values()) or stage == "1-read"
-        assert before is None or tally["into"]["documents"] == before
+        statistics = json.loads((workdir / stage / "manifest.json").read_text())["tally"]
+        out = sum(amount["documents"] for amount in statistics["out"].values())
+        assert statistics["into"]["documents"] == out + sum(dropped(workdir, stage).values()) or stage == "1-read"
+        assert before is None or statistics["into"]["documents"] == before
         before = out
         assert f"{out:,} documents" in said
     assert dropped(workdir, "1-read") == {"empty": 1}
@@ -195,7 +195,7 @@ def test_killed_at_any_instant_and_started_again_it_is_the_same(text, whole, tmp
         process = subprocess.Popen(command(text, tmp_path, "local[2]"), **quiet)
         try:
             # ever later: on a machine so slow that no part is done in 25 s it must come to an end, too
-            assert process.wait(timeout=generator.uniform(5, 25) * 1.1**kills) == 0
+            assert process.wait(timeout=generator.normalize(5, 25) * 1.1**kills) == 0
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,16 +1,16 @@
-"""An author's macros, written out where they are used."""
+"""Expansion of authors' macros."""
 
 import dataclasses
 import re
 
 from teleflm_jax.corpus.read import LONGEST
-from teleflm_jax.corpus.read.latex.marks import marks
+from teleflm_jax.corpus.read.latex.scanner import scan
 
 MAX_MACRO_DEPTH = 20
 MACRO_CHARACTERS = 2000
-"""Of one definition; longer ones are programs."""
+"""Maximum characters of a definition; longer ones are programs."""
 EXPANSION_COST = 16
-"""Characters that a macro counts for besides its own, so that empty ones end too."""
+"""Characters charged for each expansion in addition to its own, so that empty macros terminate too."""
 _DEFINERS = frozenset("newcommand renewcommand providecommand DeclareRobustCommand def gdef DeclareMathOperator".split())
 _DEFINED = re.compile(r"(\*?)\s{0,99}(?:\{\s{0,9}\\([A-Za-z@]{1,99})\s{0,9}\}|\\([A-Za-z@]{1,99}))\s{0,99}(?:\[0\]\s{0,99})?(\{?)")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -18,17 +18,17 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 @dataclasses.dataclass(slots=True)
 class Macros:
-    """Definitions that a paper has made so far, and how much they may still add to it."""
+    """Definitions of a paper so far, and the remaining budget of their expansion."""
 
     bodies: dict[str, str] = dataclasses.field(default_factory=dict)
     left: int = LONGEST
-    """Characters that may still be written out."""
+    """Remaining characters of expansion."""
 
     def spend(self, characters: int) -> None:
-        """Count characters that are written out.
+        """Charge characters of expansion.
 
         Raises:
-            OverflowError: they are more than a text may have.
+            OverflowError: The budget is exhausted.
         """
         self.left -= characters
         if self.left < 0:
@@ -36,49 +36,49 @@ class Macros:
 
 
 def expand(text: str, macros: Macros, active: tuple[str, ...] = ()) -> str:
-    """Take the definitions of macros without arguments out and write the macros out where they are used.
+    """Remove the definitions of macros without arguments and expand their uses.
 
     Args:
-        text: without comments.
-        macros: those known before; what the text defines is added.
-        active: macros whose bodies this text is in; they stay as they are, so that one that names itself ends.
+        text: LaTeX without comments.
+        macros: Macros known so far; definitions in the text are added.
+        active: Macros that are being expanded; they are not expanded again, so that recursive macros terminate.
 
     Raises:
-        OverflowError: they unfold to more than LONGEST characters.
+        OverflowError: The expansion exceeds LONGEST characters.
     """
     parts, position = [], 0
-    for mark in marks(text):
-        command = mark["command"]
-        if mark.start() < position or not command:
+    for token in scan(text):
+        command = token["command"]
+        if token.start() < position or not command:
             continue
         if command in _DEFINERS:
-            end = _define(text, mark, macros)
+            end = _define(text, token, macros)
             if end:
-                parts.append(text[position : mark.start()])
+                parts.append(text[position : token.start()])
                 position = end
         elif command in macros.bodies and command not in active and len(active) < MAX_MACRO_DEPTH:
             body = macros.bodies[command]
             macros.spend(len(body) + EXPANSION_COST)
-            parts += (text[position : mark.start()], expand(body, macros, (*active, command)))
-            position = mark.end()
+            parts += (text[position : token.start()], expand(body, macros, (*active, command)))
+            position = token.end()
     return "".join(parts) + text[position:]
 
 
-def _define(text: str, mark: re.Match, macros: Macros) -> int:
-    """Take a definition up; return where it ends, or 0 if it stays where it is."""
-    found = _DEFINED.match(text, mark.end())
+def _define(text: str, token: re.Match, macros: Macros) -> int:
+    """Record a definition; return its end, or 0 if it is kept in the text."""
+    found = _DEFINED.match(text, token.end())
     if not found:
         return 0
     name = found[2] or found[3]
     end = _closing_brace(text, found.end()) if found[4] else 0
     if not found[4] or end < 0:
-        macros.bodies.pop(name, None)  # it takes arguments from here on
+        macros.bodies.pop(name, None)  # from here on the macro takes arguments
         macros.spend(MACRO_CHARACTERS if end < 0 else 0)
         return 0
     body = text[found.end() : end]
     if "@" in body or "#" in body or "@" in name:
-        macros.bodies.pop(name, None)  # how LaTeX's own commands are made
-    elif mark["command"] == "DeclareMathOperator":
+        macros.bodies.pop(name, None)  # a definition in the style of LaTeX's internals
+    elif token["command"] == "DeclareMathOperator":
         macros.bodies[name] = f"\\operatorname{found[1]}{{{body}}}"
     else:
         macros.bodies[name] = body

@@ -1,4 +1,4 @@
-"""Wikitext as text: paragraphs, headings and lists, up to the references. Parsed by mwparserfromhell."""
+"""Conversion of wikitext to text: paragraphs, headings and lists, up to the references. Parsed by mwparserfromhell."""
 
 import dataclasses
 import re
@@ -9,8 +9,8 @@ import mwparserfromhell
 from mwparserfromhell.nodes import Argument, ExternalLink, Heading, HTMLEntity, Node, Tag, Template, Text, Wikilink
 from mwparserfromhell.wikicode import Wikicode
 
-from teleflm_jax.corpus.read.wikitext import headings, holes, names, styles, templates, variants
-from teleflm_jax.corpus.read.wikitext.holes import HOLE
+from teleflm_jax.corpus.read.wikitext import headings, keywords, removals, styles, templates, variants
+from teleflm_jax.corpus.read.wikitext.removals import REMOVED
 from teleflm_jax.corpus.read.wikitext.styles import APOSTROPHE
 
 _DROPPED = frozenset(
@@ -19,12 +19,12 @@ _DROPPED = frozenset(
     inputbox categorytree hiero indicator includeonly style script rp
     """.split()
 )
-"""Tags whose contents are no text."""
+"""Tags whose content is not text."""
 _INLINE_CODE = frozenset(("source", "syntaxhighlight"))
 _LITERAL = frozenset(("nowiki", "pre"))
-"""Tags whose contents are text as they are."""
+"""Tags whose content is literal text."""
 _FORMULAS = {"math": "{}", "chem": r"\ce{{{}}}", "ce": r"\ce{{{}}}"}
-"""Tags of formulas, and how TeX has what they hold."""
+"""Tag of a formula -> template of its TeX."""
 _BLOCKS = frozenset("br hr li dd dt p div blockquote ul ol dl center poem pre h1 h2 h3 h4 h5 h6 tr caption".split())
 _RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
 _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
@@ -32,14 +32,14 @@ _SMALL = {"sup": (_RAISED, frozenset("0123456789+-−=()n")), "sub": (_LOWERED, 
 _MAX_SMALL = 12
 _HEADING = re.compile(r"^=.*=[ \t]*$", re.MULTILINE)
 _LEFT_OVER = re.compile(r"^[ \t]*[|!{}].*$", re.MULTILINE)
-_SWITCH = re.compile(r"__([^\W\d](?:(?!__)\w){1,60})__")
+_MAGIC_WORD = re.compile(r"__([^\W\d](?:(?!__)\w){1,60})__")
 _COMMENT = re.compile(r"\n[ \t]*<!--(?:(?!-->).)*-->[ \t]*(?=\n)|<!--.*?(?:-->|\Z)", re.DOTALL)
-"""With its line, if that has nothing else; one without an end goes on to the end of the page."""
+"""Comment, with its line if there is nothing else on it; an unclosed comment extends to the end of the page."""
 _REFERENCE = re.compile(
     r"<ref\b[^<>]*/>|<ref\b[^<>]*>[^<]*+(?:<(?!/?ref\b)[^<]*+)*+</ref\s*>",
     re.IGNORECASE,
 )
-"""Taken out before parsing, which they would take most of."""
+"""Reference; removed before parsing, because references would take most of the time."""
 _STRAY_TAG = re.compile(
     r"</?(abbr|b|big|blockquote|br|center|cite|code|dd|del|div|dl|dt|em|font|gallery|i|includeonly|ins|li|math|noinclude|nowiki|ol|onlyinclude"
     r"|p|poem|ref|references|s|section|small|span|strong|sub|sup|table|td|th|tr|tt|u|ul)\b[^<>\n]{0,300}>",
@@ -61,40 +61,40 @@ class _Page:
     media: frozenset[str]
 
 
-def plain(wikitext: str, language: str, media: frozenset[str] = names.EVERYWHERE) -> str:
-    """Turn an article's wikitext into text.
+def plain(wikitext: str, language: str, media: frozenset[str] = keywords.COMMON_MEDIA_NAMESPACES) -> str:
+    """Convert an article's wikitext to text.
 
     Formulas become TeX between dollar signs.
 
     Args:
-        wikitext: as the dump has it.
-        language: of the dump; for one that `headings.TRAILING` does not name, nothing is cut off.
-        media: namespaces, in lower case, of links that stand for a file or a category, beside those that the language is known to have.
+        wikitext: Wikitext of the dump.
+        language: Language of the dump; nothing is cut off if `headings.TRAILING` lacks it.
+        media: Further namespaces, in lower case, of links to files and categories, in addition to those of the language.
     """
-    page = _Page(language, media | names.EVERYWHERE | frozenset(names.MEDIA.get(language, "").split()))
-    wikitext = _COMMENT.sub("", wikitext).replace(HOLE, "").replace(APOSTROPHE, "")
+    page = _Page(language, media | keywords.COMMON_MEDIA_NAMESPACES | frozenset(keywords.MEDIA_NAMESPACES.get(language, "").split()))
+    wikitext = _COMMENT.sub("", wikitext).replace(REMOVED, "").replace(APOSTROPHE, "")
     wikitext = headings.before_references(variants.choose(wikitext, language), language)
-    # where markup was taken out between the signs of a comment's beginning, one is left; the parser would look for the end of each
-    wikitext = _REFERENCE.sub(HOLE, wikitext).replace("<!--", "&lt;!--")
+    # removing markup can create the start of a comment, and the parser would search for the end of each
+    wikitext = _REFERENCE.sub(REMOVED, wikitext).replace("<!--", "&lt;!--")
     code = mwparserfromhell.parse(wikitext, skip_style_tags=True)
-    text = styles.strip(holes.close(_render(code, page, is_bare=True)))
+    text = styles.strip(removals.tidy(_render(code, page, is_bare=True)))
     text = _LEFT_OVER.sub("", _HEADING.sub(lambda heading: headings.title(heading[0]), text))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip(" \t") for line in text.split("\n"))).strip()
 
 
 def is_redirect(wikitext: str) -> bool:
-    """Say whether a page is only a pointer to another; old dumps mark them by their text alone."""
+    """Return True if a page is a redirect; old dumps mark redirects only in the text."""
     word = re.match(r"\s*[#＃]\s*([^\W\d_]{2,30})\s*:?\s*\[\[", wikitext)
-    return bool(word) and word[1].lower() in names.REDIRECTS
+    return bool(word) and word[1].lower() in keywords.REDIRECTS
 
 
 def _render(code: Wikicode, page: _Page, is_bare: bool = False) -> str:
-    """Turn parsed markup into text with holes.
+    """Render parsed markup as text with placeholders of removed markup.
 
     Args:
-        code: the markup.
-        page: what it stands on.
-        is_bare: it begins a line, rather than standing in one.
+        code: The markup.
+        page: Its page.
+        is_bare: True if the markup starts a line.
     """
     nodes = list(code.nodes)
     parts: list[str] = []
@@ -111,37 +111,37 @@ def _render(code: Wikicode, page: _Page, is_bare: bool = False) -> str:
                     part = " " if before.endswith((" ", ":")) else ": "
         if part:
             parts.append(part)
-            if part != HOLE:
+            if part != REMOVED:
                 before = (before + part)[-8:] if len(part) < 8 else part[-8:]
             line = part.rpartition("\n")
-            is_bare = (is_bare or bool(line[1])) and not line[2].strip(" \t" + HOLE)
+            is_bare = (is_bare or bool(line[1])) and not line[2].strip(" \t" + REMOVED)
     return "".join(parts)
 
 
 def _template(node: Template, page: _Page, before: str, is_bare: bool, following: list[Node]) -> str:
     name = templates.name_of(node)
     after = _beginning(following)
-    if name in templates.MARKS:
-        mark = templates.MARKS[name]
+    if name in templates.CHARACTERS:
+        mark = templates.CHARACTERS[name]
         mark = mark.lstrip(" ") if before.endswith(" ") else mark
         return mark.rstrip(" ") if after.startswith(" ") else mark
     if is_bare and name in templates.QUOTATIONS:
         return templates.quotation(node, lambda code: _render(code, page))
     if is_bare and (not after.strip(" \t") or (after[0].isalnum() and not _UNSPACED.match(after)) or "\n" in str(node)):
-        return HOLE
-    behind = before.rstrip(_QUOTES + HOLE)[-1:]
+        return REMOVED
+    behind = before.rstrip(_QUOTES + REMOVED)[-1:]
     if not (is_bare or not behind or behind.isspace() or behind in _WORD_BEGINS_BEHIND or _UNSPACED.match(behind) or _opens(before)):
-        return HOLE
+        return REMOVED
     return templates.words(node, name, page.language, lambda code: _render(code, page))
 
 
 def _opens(before: str) -> bool:
-    """Whether straight quotation marks begin a quotation rather than end one."""
+    """Return True if a straight quotation mark at the end of the text opens a quotation."""
     return before.endswith('"') and (len(before) == 1 or before[-2].isspace() or before[-2] in "(（")
 
 
 def _beginning(nodes: list[Node]) -> str:
-    """The first characters of what follows on the line, as far as they matter; templates behind it are passed over."""
+    """Return the first relevant characters of the rest of the line, skipping templates."""
     blanks = ""
     for node in nodes:
         if isinstance(node, Text):
@@ -161,7 +161,7 @@ def _text(node: Text, page: _Page) -> str:
     if "<" in text:
         text = _STRAY_TAG.sub(lambda tag: "\n" if tag[1].lower() in _BLOCKS else "", text)
     if "__" in text:
-        text = _SWITCH.sub(lambda word: "" if not word[1].islower() and word[1].lower() in names.SWITCHES else word[0], text)
+        text = _MAGIC_WORD.sub(lambda word: "" if not word[1].islower() and word[1].lower() in keywords.MAGIC_WORDS else word[0], text)
     return text
 
 
@@ -177,15 +177,15 @@ def _heading(node: Heading, page: _Page) -> str:
 
 
 def _argument(node: Argument, page: _Page) -> str:
-    return _render(node.default, page) if node.default is not None else HOLE
+    return _render(node.default, page) if node.default is not None else REMOVED
 
 
 def _link(node: Wikilink, page: _Page) -> str:
     title = str(node.title)
     space, colon, _ = title.strip().partition(":")
     space = space.strip().lower()
-    if colon and (space in page.media or space in names.LANGUAGES or (space and _FILE.fullmatch(title))):
-        return HOLE
+    if colon and (space in page.media or space in keywords.LANGUAGE_PREFIXES or (space and _FILE.fullmatch(title))):
+        return REMOVED
     text = "" if node.text is None else _render(node.text, page)
     return text or _render(node.title, page).strip().removeprefix(":")
 
@@ -193,23 +193,23 @@ def _link(node: Wikilink, page: _Page) -> str:
 def _external(node: ExternalLink, page: _Page) -> str:
     if not node.brackets:
         return str(node.url)
-    return _render(node.title, page) if node.title is not None else HOLE
+    return _render(node.title, page) if node.title is not None else REMOVED
 
 
 def _tag(node: Tag, page: _Page) -> str:
     name = str(node.tag).strip().lower()
     if name in _FORMULAS:
         formula = " ".join(_literal(node).split())
-        return f"${_FORMULAS[name].format(formula)}$" if formula else HOLE
+        return f"${_FORMULAS[name].format(formula)}$" if formula else REMOVED
     if name in _LITERAL:
         return f"\n{_literal(node)}\n" if name in _BLOCKS else _literal(node)
     if name in _DROPPED:
         is_inline = name in _INLINE_CODE and any(str(one.name).strip() == "inline" for one in node.attributes)
-        return _literal(node) if is_inline else HOLE
+        return _literal(node) if is_inline else REMOVED
     if node.wiki_markup or node.contents is None:
         return "\n" if name in _BLOCKS and not node.wiki_markup else ""
     if node.attributes and any(_HIDDEN.search(str(one.value)) for one in node.attributes if one.value is not None):
-        return HOLE
+        return REMOVED
     text = _render(node.contents, page, is_bare=name in _BLOCKS)
     if name in _BLOCKS:
         return f"\n{text}\n"
@@ -220,7 +220,7 @@ def _tag(node: Tag, page: _Page) -> str:
 
 
 def _literal(node: Tag) -> str:
-    """What a tag holds, with apostrophes that are no markup."""
+    """Return the content of a tag, with its apostrophes protected from being read as markup."""
     return str(node.contents or "").replace("'", APOSTROPHE)
 
 
@@ -233,4 +233,4 @@ _RENDERERS: dict[type, Callable[..., str]] = {
     ExternalLink: _external,
     Tag: _tag,
 }
-"""Of the kinds of nodes; comments have none."""
+"""Node type -> renderer; comments have none."""

@@ -1,4 +1,4 @@
-"""Headings of an article, and the ones at which its own text ends.
+"""Headings of an article, and the trailing sections that are cut off.
 
 Source: report, section 2: "to remove reference and subsequent content". It names no headings; those below are our choice.
 """
@@ -66,7 +66,7 @@ TRAILING = {
     "|相關連結|相关条目|相關條目|关联条目|關聯條目|参见|參見|参看|參看|参阅|參閱|另见|另見|延伸阅读|延伸閱讀|扩展阅读|擴展閱讀"
     "|深入阅读|深入閱讀|相关文献|相關文獻|官方链接|官方連結",
 }
-"""By the dump's language, in lower case."""
+"""Language -> headings of trailing sections, in lower case."""
 _AND = {
     "bg": "и",
     "ca": "i",
@@ -89,7 +89,7 @@ _AND = {
     "sv": "och",
     "uk": "та|і|й",
 }
-"""Words between two names of which both are a heading."""
+"""Language -> conjunctions in headings of two names."""
 _HEADING = re.compile(r"^(=.*=)[ \t]*$", re.MULTILINE)
 _MARKUP = re.compile(r"<ref\b[^\n]*|</?[A-Za-z][^<>\n]*>|\{\{[^{}\n]*\}\}|\[\[(?:[^\[\]|\n]*\|)?|\]\]|''+")
 _SIGNS = "[,/&;·・、]"
@@ -99,7 +99,7 @@ _BETWEEN["ja"] = re.compile(rf"\s*(?:{_SIGNS}|と|および|及び|ならびに)
 
 
 def title(heading: str) -> str:
-    """Return a heading's text, which stands between as many equals signs as both sides have."""
+    """Return the text of a heading, without the equals signs that both sides have."""
     line = heading.rstrip(" \t")
     text = line.strip("=")
     level = _level(line)
@@ -107,10 +107,9 @@ def title(heading: str) -> str:
 
 
 def before_references(wikitext: str, language: str) -> str:
-    """Cut the text at the first heading of references, links, notes and their like.
+    """Cut the text at the first heading of references, links, notes and similar sections.
 
-    A subsection of such a name ends the article only if nothing but such sections follows: "Literature" below "Culture" is a part like
-    any other.
+    A subsection with such a name ends the article only if nothing but such sections follows: "Literature" below "Culture" is ordinary text.
     """
     if language not in TRAILING:
         return wikitext

@@ -1,7 +1,7 @@
-"""What a template shows, as far as its call tells: a word in another language, a quantity, a quotation; else nothing.
+"""Text of template calls, as far as the call itself has it: a word in another language, a quantity, a quotation; otherwise nothing.
 
-A dump of articles has no templates to expand. So the call's own parameters are the text, chosen by their form and by where the call stands:
-one that follows a word or a full stop without a blank is a note, one that has a line for itself is a box.
+A dump of articles lacks the templates, so the text is taken from the call's parameters, chosen by their form and by the position of the
+call: a call right after a word or a full stop is a note, and a call on a line of its own is a box.
 """
 
 import re
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from mwparserfromhell.nodes import Template
 from mwparserfromhell.wikicode import Wikicode
 
-from teleflm_jax.corpus.read.wikitext.holes import HOLE
-from teleflm_jax.corpus.read.wikitext.names import LANGUAGES
+from teleflm_jax.corpus.read.wikitext.keywords import LANGUAGE_PREFIXES
+from teleflm_jax.corpus.read.wikitext.removals import REMOVED
 from teleflm_jax.corpus.read.wikitext.styles import APOSTROPHE
 
-MARKS = {
+CHARACTERS = {
     "!": "|",
     "=": "=",
     "'": APOSTROPHE,
@@ -48,7 +48,7 @@ MARKS = {
     "wbr": "",
     "shy": "",
 }
-"""Templates that are a character."""
+"""Template -> character that it shows."""
 NOTES = frozenset(
     """
     age r rp fn cn fact note notetag nt who when where which why dn dubious clarify coord coordinate isbn issn
@@ -58,17 +58,17 @@ NOTES = frozenset(
     いつ範囲 どこ 疑問点 脚注 enlink
     """.split()
 ) | {"time ago", "dead link", "link audio", "in lang", "flag icon"}
-"""Templates that are never a sentence's text: notes, sources, flags, sounds."""
+"""Templates that are never part of a sentence: notes, sources, flags, sounds."""
 _NOTE_BEGINNINGS = ("cite", "efn", "harv", "ref", "sfn", "commons", "metadaten", "population", "statistiek", "#")
 _ORDINAL = re.compile(r"(?:\d+|[ivxlc]+)(?:er|ère|re|e|ème|nde?|o|a|º|ª)(?: siècle)?", re.IGNORECASE)
-"""Templates that are what their name says."""
+"""Templates that show their own name."""
 QUOTATIONS = frozenset(
     """
     quote quotation blockquote cquote bquote quotebox citation citat citaat cita zitat cytat citát citace citação citazione цитата цитат
     idézet navod 引用 引文
     """.split()
 ) | {'"', "block quote", "quote box", "citation bloc", "bloc citation", "cita destacada", "pull quote", "начало цитаты"}
-"""Templates that are text although they have a line for themselves."""
+"""Templates that are text although they are on a line of their own."""
 _FRAMES = {
     ("en", "as of"): "As of {}",
     ("fr", "s"): "{}e siècle",
@@ -77,7 +77,7 @@ _FRAMES = {
     ("ca", "segle"): "segle {}",
     ("pt", "séc"): "século {}",
 }
-"""Templates that add words to what they are given."""
+"""(Language, template) -> words around its parameter."""
 _JOINED = {
     "chem": "",
     "chem2": "",
@@ -91,7 +91,7 @@ _JOINED = {
     "frac": "/",
     "fraction": "/",
 }
-"""Templates that show all of their parameters, and what stands between those."""
+"""Template that shows all of its parameters -> separator."""
 _LAST_SHOWN = frozenset(("tsl", "translink"))
 _FUNCTIONS = frozenset(
     """
@@ -99,7 +99,7 @@ _FUNCTIONS = frozenset(
     formatteernum numformatteren formatnr форматировать_число форматувати_число formateranum formateratal 格式化数字 lc uc lcfirst ucfirst
     """.split()
 )
-"""The software's functions whose value is their argument."""
+"""Parser functions whose value is their argument."""
 _TEXT_PARAMETERS = ("text", "texte", "texto", "testo", "tekst", "текст", "label", "lt", "quote", "citat", "content")
 _NUMBER = re.compile(r"[-+−]?\d[\d.,\u00a0 ]*")
 _BETWEEN_NUMBERS = {
@@ -121,31 +121,31 @@ _MAX_PARAMETERS = 30
 
 
 def name_of(template: Template) -> str:
-    """Return a template's name, in lower case and without what the software ignores."""
+    """Return the normalized name of a template, in lower case."""
     return str(template.name).strip().replace("_", " ").lower()
 
 
 def quotation(template: Template, render: Callable[[Wikicode], str]) -> str:
-    """Return what a quotation quotes."""
+    """Return the text of a quotation."""
     named = {str(one.name).strip().lower(): one.value for one in template.params[:_MAX_PARAMETERS]}
-    return next((text for key in ("1", *_TEXT_PARAMETERS) if key in named and (text := render(named[key]).strip())), HOLE)
+    return next((text for key in ("1", *_TEXT_PARAMETERS) if key in named and (text := render(named[key]).strip())), REMOVED)
 
 
 def words(template: Template, name: str, language: str, render: Callable[[Wikicode], str]) -> str:
-    """Return what a template within a line shows, or a hole.
+    """Return the text of a template within a line, or the placeholder of removed markup.
 
     Args:
-        template: the call.
-        name: of it, by `name_of`.
-        language: of the page; a parameter of that name is text, too.
-        render: turns a parameter's value into text.
+        template: The call.
+        name: Its name by `name_of`.
+        language: Language of the page; a parameter of that name is text, too.
+        render: Turns a parameter's value into text.
     """
     function, colon, argument = name.partition(":")
     if colon:
         shown = str(template.name).partition(":")[2].strip()
-        return shown if function in _FUNCTIONS and argument and "{{" not in shown and not template.params else HOLE
+        return shown if function in _FUNCTIONS and argument and "{{" not in shown and not template.params else REMOVED
     if name in NOTES or name.startswith(_NOTE_BEGINNINGS):
-        return HOLE
+        return REMOVED
     positional, named = [], {}
     for one in template.params[:_MAX_PARAMETERS]:
         key = str(one.name).strip().lower()
@@ -156,10 +156,10 @@ def words(template: Template, name: str, language: str, render: Callable[[Wikico
     shown = next((text for key in (*_TEXT_PARAMETERS, language) if key in named and (text := render(named[key]).strip())), "")
     if not template.params and _ORDINAL.fullmatch(name):
         return str(template.name).strip()
-    if len(positional) > 1 and (positional[0].lower() in LANGUAGES or name in ("lang", "script") or name.startswith("transl")):
+    if len(positional) > 1 and (positional[0].lower() in LANGUAGE_PREFIXES or name in ("lang", "script") or name.startswith("transl")):
         del positional[0]
-    shown = shown or _of_positional([one for one in positional if one and one != HOLE and not _NO_WORD.fullmatch(one)], name)
-    framed = _FRAMES.get((language, name), "{}").format(shown) if shown else HOLE
+    shown = shown or _of_positional([one for one in positional if one and one != REMOVED and not _NO_WORD.fullmatch(one)], name)
+    framed = _FRAMES.get((language, name), "{}").format(shown) if shown else REMOVED
     return framed[0].lower() + framed[1:] if "lc" in named else framed
 
 
@@ -176,7 +176,7 @@ def _of_positional(values: list[str], name: str) -> str:
 
 
 def _quantity(values: list[str]) -> str:
-    """Numbers with their unit; a date; nothing where numbers mean something else, such as coordinates."""
+    """Return numbers with their unit, or a date; empty if the numbers mean something else, such as coordinates."""
     shown, rest = values[0], values[1:]
     while len(rest) > 1 and rest[0] in _BETWEEN_NUMBERS and _NUMBER.fullmatch(rest[1]):
         shown, rest = shown + _BETWEEN_NUMBERS[rest[0]] + rest[1], rest[2:]

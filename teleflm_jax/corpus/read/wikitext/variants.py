@@ -1,7 +1,7 @@
-"""Markup of languages that are written in several ways: `-{zh-hans:…; zh-hant:…}-`.
+"""Language variants: markup such as `-{zh-hans:…; zh-hant:…}-` for languages with several scripts.
 
-MediaWiki shows a page in the reader's script; a dump has what its authors wrote, with these rules in between. We keep the form that goes
-with most of the page. Facts: MediaWiki 1.39, `ConverterRule` and the converters of Chinese and Serbian.
+MediaWiki shows a page in the reader's script; a dump has the authors' text with this markup. The form of the page's main script is kept.
+Facts: MediaWiki 1.39, `ConverterRule` and the converters of Chinese and Serbian.
 """
 
 import re
@@ -10,9 +10,9 @@ _FORMS = {
     "zh": ("zh-hans zh-cn zh-sg zh-my zh", "zh-hant zh-tw zh-hk zh-mo"),
     "sr": ("sr-ec sr-cyrl sr", "sr-el sr-latn"),
 }
-"""Language -> its forms, in the order in which they replace one another."""
+"""Language -> its variants, in fallback order."""
 _TELLING = {"zh": ("国这们来时为会个学对发说", "國這們來時為會個學對發說"), "sr": ("жчшћђљњ", "žčšćđ")}
-"""Frequent characters that only one of the scripts has."""
+"""Language -> frequent characters of only one of its scripts."""
 _HIDDEN = frozenset("TH-N")
 _FLAGS = frozenset("ATRDHNS+-W") | {"писмо", "pismo", "реч", "reč", "ријеч", "riječ"}
 _MAX_DEPTH = 10
@@ -30,7 +30,7 @@ _RULES = {
 
 
 def choose(wikitext: str, language: str) -> str:
-    """Put in place of each markup the text that a reader of the page's own script sees."""
+    """Replace each markup by the text in the page's main script."""
     if language not in _FORMS or "-{" not in wikitext:
         return wikitext
     order = _order(wikitext, language)
@@ -63,7 +63,7 @@ def _order(wikitext: str, language: str) -> tuple[str, ...]:
 
 
 def _shown(inside: str, order: tuple[str, ...], language: str) -> str:
-    """What one markup shows: nothing if it only sets a rule or the title, its text if it has no rules."""
+    """Return the text of one markup: empty if it only sets a rule or the title, its content if it has no rules."""
     head, bar, rest = inside.partition("|")
     flags = [flag.strip() for flag in head.split(";")] if bar and len(head) < 100 else []
     if flags and all(not flag or flag in _FLAGS or flag.lower() in order for flag in flags):

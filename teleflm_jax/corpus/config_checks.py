@@ -1,4 +1,4 @@
-"""Names that one section of a corpus's settings takes from another: of sources, domains and languages."""
+"""Checks across the sections of a corpus's settings: names of sources, domains and languages must exist."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,13 @@ from teleflm_jax.corpus.config import CODE, CleanConfig, CorpusConfig, MixConfig
 from teleflm_jax.errors import UserError
 
 
-def refuse_unknown(corpus: CorpusConfig, clean: CleanConfig, paragraphs: ParagraphConfig, quality: QualityConfig, mix: MixConfig) -> None:
-    """Hold every name against what it names, before hours of work end at it or pass it over.
+def refuse_unknown_names(
+    corpus: CorpusConfig, clean: CleanConfig, paragraphs: ParagraphConfig, quality: QualityConfig, mix: MixConfig
+) -> None:
+    """Check every name that refers to another section, before hours of work fail on it or ignore it.
 
     Raises:
-        UserError: a source without a domain, a domain without a weight, or a name that nothing has.
+        UserError: A source has no domain, a domain has no weight, or a name does not exist.
     """
     for source, path in corpus.sources.items():
         if source not in corpus.domains:
@@ -37,8 +39,8 @@ def refuse_unknown(corpus: CorpusConfig, clean: CleanConfig, paragraphs: Paragra
         _refuse(f"mix.ratios[{domain!r}]", weights, (*clean.languages, CODE) if clean.languages else weights, "language")
 
 
-def without_source(corpus: CorpusConfig, mix: MixConfig) -> list[str]:
-    """Domains that have a weight and no text; the others share what they would have had."""
+def domains_without_source(corpus: CorpusConfig, mix: MixConfig) -> list[str]:
+    """Return the domains that have a weight and no source; the other domains share their weight."""
     return sorted(mix.proportions.keys() - corpus.domains.values())
 
 

@@ -1,27 +1,27 @@
-"""What a template, a reference or a picture leaves behind in a sentence when it is taken out: nothing.
+"""Tidying of sentences around removed templates, references and pictures.
 
-No blank before a comma, no doubled blank, no empty parentheses. Only places where something was taken out are touched, since French sets
-blanks before colons and programs have empty parentheses.
+Blanks before commas, double blanks and empty parentheses are removed. Only places of a removal are changed, because French has blanks
+before colons and programs have empty parentheses.
 """
 
 import re
 
-HOLE = "\2"
-"""Stands where something was taken out; no XML has this character, and the parser lets it through (a NUL ends its text)."""
+REMOVED = "\2"
+"""Placeholder of removed markup; XML cannot contain this character, and the parser keeps it (a NUL would end the text)."""
 _OPENING, _CLOSING = "([{（［【〔「『《〈“«„", ")]}）］】〕」』》〉”»"
 _PAIRS = frozenset(("()", "[]", "（）", "［］", "【】", "〔〕", "「」", "『』", "《》", "“”", "«»"))
 _SEPARATORS = ",;、，；"
 _ENDS = _SEPARATORS + ".:。：" + _CLOSING
 _BLANKS = " \t\u00a0\u3000"
 _LOOSE = _BLANKS + _SEPARATORS + ":：/–—"
-_RUN = re.compile(f"{HOLE}(?:[ \t\u00a0]*{HOLE})+")
+_RUN = re.compile(f"{REMOVED}(?:[ \t\u00a0]*{REMOVED})+")
 _NO_TEXT = re.compile(r"[^\w\n]*(?=\n|$)")
 _MAX_NESTED = 8
 
 
-def close(text: str) -> str:
-    """Close the holes of a text."""
-    first, *others = _RUN.sub(HOLE, text).split(HOLE)
+def tidy(text: str) -> str:
+    """Remove the placeholders of a text and tidy their surroundings."""
+    first, *others = _RUN.sub(REMOVED, text).split(REMOVED)
     parts = [first]
     for right in others:
         _join(parts, right)
@@ -29,7 +29,7 @@ def close(text: str) -> str:
 
 
 def _join(parts: list[str], right: str) -> None:
-    """Put a text behind the last part, without what the hole between them would leave."""
+    """Append a text to the last part, without the blanks and punctuation that the removal would leave."""
     left = parts.pop() if parts else ""
     for _ in range(_MAX_NESTED):
         if not left and parts:

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.tokenizer import checked, load, panics, specials
+from teleflm_jax.tokenizer import load, panics, specials, validate
 
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
 SPLIT = {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Isolated", "invert": False}
@@ -31,48 +31,48 @@ def row(count: int, index: int = 1) -> dict:
 X = {"SpecialToken": {"id": "x", "type_id": 0}}
 UNIGRAM = {"type": "Unigram", "unk_id": 0, "byte_fallback": True}
 WRONG = {
-    "an id beyond all": (("model", "vocab", "a"), 200_000_000, "ids of their own below 2,097,152"),
-    "an id below 0": (("model", "vocab", "a"), -1, "ids of their own"),
-    "an id that is none": (("model", "vocab", "a"), "5", "ids of their own"),
-    "an id of two": (("model", "vocab", "a"), 4, "ids of their own"),
+    "an id beyond all": (("model", "vocab", "a"), 200_000_000, "unique ids below 2,097,152"),
+    "an id below 0": (("model", "vocab", "a"), -1, "unique ids"),
+    "an id that is none": (("model", "vocab", "a"), "5", "unique ids"),
+    "an id of two": (("model", "vocab", "a"), 4, "unique ids"),
     "a long piece": (("model", "vocab", "a" * 1025), 999, "at most 1,024 characters"),
     "chance": (("model", "dropout"), 0.5, "has a dropout"),
     "a prefix on which the library panics": (("model", "continuing_subword_prefix"), "é", "continuing_subword_prefix"),
     "a model of words": (("model",), {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "neither BPE nor Unigram"),
     "no model": (("model",), None, "neither BPE nor Unigram"),
-    "a vocabulary of the other model": (("model",), UNIGRAM | {"vocab": {"a": 0}}, "none of its model"),
-    "rows that are none": (("model",), UNIGRAM | {"vocab": [["a"]]}, "no piece and number"),
+    "a vocabulary of the other model": (("model",), UNIGRAM | {"vocab": {"a": 0}}, "does not fit its model"),
+    "rows that are none": (("model",), UNIGRAM | {"vocab": [["a"]]}, "rows other than a piece and a number"),
     "an unknown piece beyond the rows": (("model",), UNIGRAM | {"vocab": [["a", 0.0]], "unk_id": 1}, "unk_id"),
-    "added tokens that are none": (("added_tokens",), {}, "added_tokens is no list"),
+    "added tokens that are none": (("added_tokens",), {}, "added_tokens is not a list"),
     "many added tokens": (("added_tokens",), [{"id": 1, "content": "b"}] * 32_769, "32,769 added tokens"),
-    "an empty added token": (("added_tokens",), [{"id": 1, "content": ""}], "no content"),
-    "an added token beyond all ids": (("added_tokens",), [{"id": 2**31, "content": "b"}], "no id below"),
+    "an empty added token": (("added_tokens",), [{"id": 1, "content": ""}], "without a content"),
+    "an added token beyond all ids": (("added_tokens",), [{"id": 2**31, "content": "b"}], "without an id below"),
     "an unknown component": (("normalizer",), {"type": "Shell"}, "unknown normalizer"),
     "a component that is none": (("pre_tokenizer",), [], "unknown pre_tokenizer"),
-    "a sequence that is none": (("decoder",), {"type": "Sequence", "decoders": {}}, "no list"),
+    "a sequence that is none": (("decoder",), {"type": "Sequence", "decoders": {}}, "not a list"),
     "many components": (("pre_tokenizer",), {"type": "Sequence", "pretokenizers": [SPLIT] * 65}, "65 components; at most 64"),
     "a text that doubles": (("normalizer",), {"type": "Sequence", "normalizers": [REPLACE | {"content": "aa"}] * 9}, "512 times as long"),
     "a long replacement": (("normalizer",), REPLACE | {"content": "b" * 257}, "257 times as long"),
     "a replacement of nothing": (("normalizer",), REPLACE | {"pattern": {"String": ""}}, "without a pattern"),
-    "a replacement by nothing that is text": (("decoder",), REPLACE | {"content": 5}, "without a text"),
+    "a replacement by nothing that is text": (("decoder",), REPLACE | {"content": 5}, "without replacement text"),
     "a long text in front": (("normalizer",), {"type": "Prepend", "prepend": "é" * 200}, "400 times as long"),
     "a slow replacement": (("normalizer",), REPLACE | {"pattern": {"Regex": "(a+)+b"}}, "an expression"),
     "a slow cut": (("pre_tokenizer",), SPLIT | {"pattern": {"Regex": "a+a+a+b"}}, "an expression"),
     "a pattern of two kinds": (("pre_tokenizer",), SPLIT | {"pattern": {"Regex": "a", "String": "a"}}, "without a pattern"),
     "pieces of no length": (("pre_tokenizer",), {"type": "FixedLength", "length": 0}, "above 0"),
-    "a strip without end": (("decoder",), {"type": "Strip", "content": "a", "start": 2**40, "stop": 0}, "strips more"),
-    "an unknown token in the template": (("post_processor",), template(X), "does not have"),
+    "a strip without end": (("decoder",), {"type": "Strip", "content": "a", "start": 2**40, "stop": 0}, "strips an impossible number"),
+    "an unknown token in the template": (("post_processor",), template(X), "not in its table"),
     "a long template": (("post_processor",), template(*[X] * 64, x=row(1)), "65 entries"),
-    "many ids for one token": (("post_processor",), template(X, x=row(65)), "no table of ids"),
-    "an id of the template beyond all": (("post_processor",), template(X, x=row(1, 2**32)), "no table of ids"),
-    "a template in words": (("post_processor",), template() | {"single": "$A"}, "no list"),
+    "many ids for one token": (("post_processor",), template(X, x=row(65)), "not a table of ids"),
+    "an id of the template beyond all": (("post_processor",), template(X, x=row(1, 2**32)), "not a table of ids"),
+    "a template in words": (("post_processor",), template() | {"single": "$A"}, "not a list"),
     "a table that is not in base64": (("normalizer",), {"type": "Precompiled", "precompiled_charsmap": "é"}, "base64"),
-    "a table that is longer than itself": (("normalizer",), table([], b"abcd"), "as long as it says"),
-    "a table that leads out": (("normalizer",), table([1 << 20, *[0] * 255], b"a\0"), "leads out of itself"),
-    "a table whose text is not there": (("normalizer",), table([1 << 8, *[0] * 255], b""), "leads out of itself"),
-    "a table whose text begins in another": (("normalizer",), table([1 << 8 | 1 << 10, 1, *[0] * 254], b"ab\0"), "leads out of itself"),
+    "a table that is longer than itself": (("normalizer",), table([], b"abcd"), "differs from its header"),
+    "a table that leads out": (("normalizer",), table([1 << 20, *[0] * 255], b"a\0"), "outside the map"),
+    "a table whose text is not there": (("normalizer",), table([1 << 8, *[0] * 255], b""), "outside the map"),
+    "a table whose text begins in another": (("normalizer",), table([1 << 8 | 1 << 10, 1, *[0] * 254], b"ab\0"), "outside the map"),
     "a table that writes much": (("normalizer",), table([0] * 256, b"a" * 257 + b"\0"), "more than 256 bytes"),
-    "a table that writes no text": (("normalizer",), table([0] * 256, b"\xff\0"), "no UTF-8"),
+    "a table that writes no text": (("normalizer",), table([0] * 256, b"\xff\0"), "invalid UTF-8"),
 }
 
 
@@ -95,7 +95,7 @@ def test_what_nothing_bounds_is_refused_with_the_reason(content, tmp_path, name)
     place, value, why = WRONG[name]
     path = tmp_path / "tokenizer.json"
     path.write_text(put(content, place, value))
-    with pytest.raises(UserError, match=f"which is no tokenizer.json .*{why}"):
+    with pytest.raises(UserError, match=f"which is not a tokenizer.json .*{why}"):
         load.load(path)
 
 
@@ -130,7 +130,7 @@ def test_the_table_of_sentencepiece_is_taken(tmp_path):
     read = sentencepiece_model_pb2.ModelProto.FromString(made.getvalue()).normalizer_spec.precompiled_charsmap
     assert len(read) > 100_000
     charsmap = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(read).decode()}
-    checked.refuse({"model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": charsmap})
+    validate.refuse({"model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": charsmap})
 
 
 def test_a_panic_is_an_error_and_an_interrupt_is_none():

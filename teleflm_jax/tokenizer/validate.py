@@ -1,6 +1,6 @@
-"""Check of a tokenizer.json: its components must be known, and their time and memory grow with the text and not faster.
+"""Check of a tokenizer.json: its components must be known, and their time and memory must be linear in the text.
 
-The library takes any file that fits its types. Some of them make it panic, some take gigabytes, and some patterns take minutes for a short
+The library accepts any file that fits its types. Some files make it panic, some take gigabytes, and some patterns take minutes for a short
 text. Source: the components and their fields are those of the tokenizers library 0.23.
 """
 
@@ -14,21 +14,21 @@ import numpy as np
 from teleflm_jax.tokenizer import expressions
 
 MOST_IDS = 1 << 21
-"""One more than the largest id; the largest vocabularies of models have a million."""
+"""Maximum number of ids; the largest vocabularies of models have a million."""
 MOST_ADDED = 1 << 15
-"""Added tokens; models have up to some thousand."""
+"""Maximum number of added tokens; models have up to a few thousand."""
 LONGEST_PIECE = 1_024
-"""Characters."""
+"""Maximum characters of a piece."""
 MOST_COMPONENTS = 64
-"""Components of a file, those inside of sequences included."""
+"""Maximum number of components, including those in sequences."""
 MOST_ENTRIES = 64
-"""Entries of a template, and ids of one of its special tokens."""
+"""Maximum number of entries of a template, and of ids of one of its special tokens."""
 MOST_GROWTH = 64
-"""Times a text's length that replacements may write, all together, in UTF-8; the library needs some 17 bytes for each of them."""
+"""Maximum factor by which all replacements together may lengthen a text in UTF-8; the library needs about 17 bytes per output byte."""
 LONGEST_MAPPED = 256
-"""Bytes that a table of characters may write for one of them."""
+"""Maximum bytes that a character map may write for one character."""
 SEQUENCES = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors", "decoder": "decoders"}
-"""Part of a tokenizer.json -> field of its component `Sequence`."""
+"""Part of a tokenizer.json -> field of its `Sequence` component."""
 KNOWN = {
     "normalizer": "BertNormalizer ByteLevel Lowercase NFC NFD NFKC NFKD Nmt Precompiled Prepend Replace Strip StripAccents",
     "pre_tokenizer": "BertPreTokenizer ByteLevel CharDelimiterSplit Digits FixedLength Metaspace Punctuation Split UnicodeScripts "
@@ -39,9 +39,9 @@ KNOWN = {
 
 
 def refuse(content: Any) -> None:
-    """Raise a ValueError that says what in a tokenizer.json is not allowed."""
+    """Raise a ValueError if a tokenizer.json has something that is not allowed; the message names it."""
     if not isinstance(content, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     _refuse_model(content.get("model"))
     _refuse_added(content.get("added_tokens"))
     found = [(part, each) for part in SEQUENCES for each in _components(part, content.get(part), 1)]
@@ -54,31 +54,31 @@ def refuse(content: Any) -> None:
                 _refuse_component(component)
                 growth *= _growth(component)
         if growth > MOST_GROWTH:
-            raise ValueError(f"a {part} that makes a text up to {min(growth, 1e9):,.0f} times as long; at most {MOST_GROWTH}")
+            raise ValueError(f"a {part} that makes a text up to {min(growth, 1e9):,.0f} times as long; at most {MOST_GROWTH} times")
 
 
 def _refuse_model(model: Any) -> None:
-    kind = model.get("type", "BPE") if isinstance(model, dict) else None  # older files of BPE leave it out
+    kind = model.get("type", "BPE") if isinstance(model, dict) else None  # older files of BPE have no type
     if kind not in ("BPE", "Unigram"):
         raise ValueError("its model is neither BPE nor Unigram")
     vocabulary = model.get("vocab")
     if not isinstance(vocabulary, dict if kind == "BPE" else list):
-        raise ValueError("its vocabulary is none of its model")
+        raise ValueError("its vocabulary does not fit its model")
     if isinstance(vocabulary, dict):
         pieces, ids = list(vocabulary), list(vocabulary.values())
         if not all(_is_id(index) for index in ids) or len(set(ids)) < len(ids):
-            raise ValueError(f"its pieces have no ids of their own below {MOST_IDS:,}")
+            raise ValueError(f"its pieces do not have unique ids below {MOST_IDS:,}")
         for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise ValueError(f"its model has a {key}")
     else:
         if not all(isinstance(row, list) and len(row) == 2 and type(row[1]) in (int, float) for row in vocabulary):
-            raise ValueError("its vocabulary has rows that are no piece and number")
+            raise ValueError("its vocabulary has rows other than a piece and a number")
         pieces = [piece for piece, _ in vocabulary]
         if model.get("unk_id") is not None and not (_is_id(model["unk_id"]) and model["unk_id"] < len(pieces)):
-            raise ValueError("its unk_id is no row of its vocabulary")
+            raise ValueError("its unk_id is not in its vocabulary")
     if len(pieces) > MOST_IDS or not all(isinstance(piece, str) and len(piece) <= LONGEST_PIECE for piece in pieces):
-        raise ValueError(f"it has more than {MOST_IDS:,} pieces, or one that is no text of at most {LONGEST_PIECE:,} characters")
+        raise ValueError(f"it has more than {MOST_IDS:,} pieces, or one that is not a text of at most {LONGEST_PIECE:,} characters")
 
 
 def _refuse_added(added: Any) -> None:
@@ -88,11 +88,13 @@ def _refuse_added(added: Any) -> None:
     for token in tokens:
         text = token.get("content") if isinstance(token, dict) else None
         if not (isinstance(text, str) and 0 < len(text) <= LONGEST_PIECE and _is_id(token.get("id"))):
-            raise ValueError(f"an added token has no content of at most {LONGEST_PIECE:,} characters, or no id below {MOST_IDS:,}")
+            raise ValueError(
+                f"an added token without a content of at most {LONGEST_PIECE:,} characters, or without an id below {MOST_IDS:,}"
+            )
 
 
 def _components(part: str, component: Any, depth: int) -> Iterator[Mapping[str, Any]]:
-    """A component, or those of a sequence."""
+    """Yield a component, or the components of a sequence."""
     if component is None:
         return
     kind = component.get("type") if isinstance(component, dict) else None
@@ -112,15 +114,15 @@ def _refuse_component(component: Mapping[str, Any]) -> None:
     elif kind == "Precompiled":
         _refuse_table(component.get("precompiled_charsmap"))
     elif kind == "FixedLength" and not _is_id(component.get("length"), least=1):
-        raise ValueError("a length of pieces that is no number above 0")
+        raise ValueError("a piece length that is not a number above 0")
     elif kind == "Strip" and "content" in component and not all(_is_id(component.get(key)) for key in ("start", "stop")):
-        raise ValueError("a decoder that strips more than there can be")
+        raise ValueError("a decoder that strips an impossible number of characters")
     elif kind == "TemplateProcessing":
         _refuse_template(component)
 
 
 def _pattern(component: Mapping[str, Any]) -> tuple[str, str]:
-    """Kind and text of what is looked for."""
+    """Return the kind and the text of a component's pattern."""
     pattern = component.get("pattern")
     kind, text = next(iter(pattern.items())) if isinstance(pattern, dict) and len(pattern) == 1 else (None, None)
     if kind not in ("String", "Regex") or not isinstance(text, str) or not text:
@@ -131,7 +133,7 @@ def _pattern(component: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _growth(component: Mapping[str, Any]) -> float:
-    """Return how many times as long a text may become."""
+    """Return the maximum factor by which a component lengthens a text."""
     if component["type"] == "Prepend":
         written, found = component.get("prepend"), "x"
     elif component["type"] == "Replace":
@@ -140,15 +142,15 @@ def _growth(component: Mapping[str, Any]) -> float:
     else:
         return 1.0
     if not isinstance(written, str):
-        raise ValueError(f"a {component['type']} without a text to write")
+        raise ValueError(f"a {component['type']} without replacement text")
     size = len(written.encode())
-    return max(1.0, size / len(found.encode())) if found else 1.0 + size  # an expression may find the empty text everywhere
+    return max(1.0, size / len(found.encode())) if found else 1.0 + size  # an expression may match the empty string everywhere
 
 
 def _refuse_template(component: Mapping[str, Any]) -> None:
     known = component.get("special_tokens")
     if not isinstance(known, dict) or not all(_is_special(row) for row in known.values()):
-        raise ValueError("a template whose special tokens are no table of ids and tokens")
+        raise ValueError("a template whose special tokens are not a table of ids and tokens")
     for key in ("single", "pair"):
         entries = _list(component.get(key), f"the template {key}")
         if len(entries) > MOST_ENTRIES:
@@ -157,7 +159,7 @@ def _refuse_template(component: Mapping[str, Any]) -> None:
             inner = entry.get("SpecialToken", entry.get("Sequence")) if isinstance(entry, dict) else None
             name = inner.get("id") if isinstance(inner, dict) else None
             if not isinstance(name, str) or ("SpecialToken" in entry and name not in known):
-                raise ValueError("a template with a token that its table of special tokens does not have")
+                raise ValueError("a template with a token that is not in its table of special tokens")
 
 
 def _is_special(row: Any) -> bool:
@@ -172,20 +174,20 @@ def _is_special(row: Any) -> bool:
 
 
 def _refuse_table(encoded: Any) -> None:
-    """SentencePiece's table of characters: a trie as an array (Darts), then what it writes, each ended by a zero.
+    """Check SentencePiece's character map: a trie as an array (Darts), followed by zero-terminated replacement texts.
 
-    Source: normalizer.cc of SentencePiece and darts.h of Darts-clone: a unit's offset leads to its children, bit 8 says that the first
-    of them is a value, which has bit 31 and tells where a text begins.
+    Source: normalizer.cc of SentencePiece and darts.h of Darts-clone: a unit's offset leads to its children, bit 8 marks that the first
+    of them is a value, which has bit 31 set and holds the start of a text.
     """
     try:
         blob = base64.b64decode(encoded, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise ValueError("a table of characters that is not in base64") from error
+        raise ValueError("a character map that is not in base64") from error
     if not blob:
         return
     size = int.from_bytes(blob[:4], "little")
     if len(blob) < 8 or not size or size % 4 or size > len(blob) - 4:
-        raise ValueError("a table of characters that is not as long as it says")
+        raise ValueError("a character map whose size differs from its header")
     units, texts = np.frombuffer(blob, "<u4", size // 4, 4).astype(np.int64), blob[4 + size :]
     [inner] = np.nonzero(units >> 31 == 0)
     children = inner ^ ((units[inner] >> 10) << ((units[inner] & (1 << 9)) >> 6))
@@ -194,18 +196,18 @@ def _refuse_table(encoded: Any) -> None:
     begins[:1] = True
     begins[1:] = np.frombuffer(texts, np.uint8) == 0
     if (children | 0xFF).max(initial=0) >= len(units) or (starts >= len(texts)).any() or not begins[starts].all():
-        raise ValueError("a table of characters that leads out of itself")
+        raise ValueError("a character map with an offset outside the map")
     if max(map(len, texts.split(b"\0"))) > LONGEST_MAPPED:
-        raise ValueError(f"a table that writes more than {LONGEST_MAPPED} bytes for a character")
+        raise ValueError(f"a character map that writes more than {LONGEST_MAPPED} bytes for a character")
     try:
         texts.decode()
     except UnicodeDecodeError as error:
-        raise ValueError("a table of characters that writes no UTF-8") from error
+        raise ValueError("a character map that writes invalid UTF-8") from error
 
 
 def _list(value: Any, name: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f"{name} is no list")
+        raise ValueError(f"{name} is not a list")
     return value
 
 

@@ -1,10 +1,10 @@
-"""Names of MediaWiki's software and of Wikipedia's customs that mark what is no text, for the report's 22 languages.
+"""Keywords of MediaWiki and Wikipedia that mark non-text, for the report's 22 languages.
 
-Namespaces, redirects, switches and languages' prefixes are those of MediaWiki 1.39's messages and of the `siteinfo` of the 22 sites;
+Namespaces, redirects, magic words and language prefixes are those of MediaWiki 1.39's messages and of the `siteinfo` of the 22 sites;
 headings are ours (docs/sources.md).
 """
 
-MEDIA = {
+MEDIA_NAMESPACES = {
     "bg": "картинка категория медия файл",
     "ca": "categoria fitxer imatge",
     "cs": "kategorie média obrázok soubor",
@@ -28,8 +28,8 @@ MEDIA = {
     "uk": "зображення изображение категория категорія медиа медіа файл",
     "zh": "cat 分类 分類 图像 图片 圖像 圖片 媒体 媒体文件 媒体档案 媒體 媒體文件 媒體檔案 文件 档案 檔案",
 }
-"""Namespaces, in lower case, of links that stand for a file or a category, beside the four that every wiki has."""
-EVERYWHERE = frozenset(("file", "image", "category", "media"))
+"""Language -> namespaces, in lower case, of files and categories, in addition to the four that every wiki has."""
+COMMON_MEDIA_NAMESPACES = frozenset(("file", "image", "category", "media"))
 REDIRECTS = frozenset(
     """
     doorverwijzing omdirigering patrz presmeruj preusmeri preusmeritev preusmjeri przekieruj přesměruj redireccio redireccion redirecció
@@ -37,8 +37,8 @@ REDIRECTS = frozenset(
     перенаправление перенаправлення пренасочване преусмери преусмјери リダイレクト 転送 重定向 重新導向
     """.split()
 )
-"""What stands behind the number sign at the beginning of a page that is no article."""
-LANGUAGES = frozenset(
+"""Words after the number sign at the start of a redirect."""
+LANGUAGE_PREFIXES = frozenset(
     """
     aa ab ace ady af als alt am ami an ang anp ar arc ary arz as ast atj av avk awa ay az azb ba ban bar bat-smg bbc bcl be be-tarask
     be-x-old bew bg bh bi bjn blk bm bn bo bpy br bs btm bug bxr ca cbk-zam cdo ce ceb ch cho chr chy ckb co cr crh cs csb cu cv cy da dag
@@ -52,8 +52,8 @@ LANGUAGES = frozenset(
     vi vls vo vro wa war wo wuu xal xh xmf yi yo yue za zea zgh zh zh-classical zh-cn zh-min-nan zh-tw zh-yue zu
     """.split()
 )
-"""Prefixes of links that stand at the page's side: the same article in another language."""
-SWITCHES = frozenset(
+"""Prefixes of interlanguage links, which lead to the article in another language."""
+MAGIC_WORDS = frozenset(
     """
     abschnitte_nicht_bearbeiten alltidinnehållsförteckning archivedtalk archiwalnadyskusja ascundecat aucunegalerie aucunetdm aucunindex
     aucunliennouvellesection aucunsommaire bez_galerije bez_indeksa bez_izmena bez_izmjena bez_nove_veze_odeljka bez_nove_veze_odjeljka
@@ -110,4 +110,4 @@ SWITCHES = frozenset(
     非表示カテ
     """.split()
 )
-"""Words between double underscores that tell the software something, in lower case."""
+"""Words between double underscores that control the software, in lower case."""

@@ -1,12 +1,12 @@
-"""A stage's results on disk: one Parquet file of documents a part, with its tally beside it, and a manifest when all are there.
+"""Output of a stage on disk: one Parquet file of documents per partition, its statistics, and a manifest when all are finished.
 
-    STAGE/begun.json                      what the results depend on
-    STAGE/part-000000.parquet, .json      a part's documents; its tally, written last
-    STAGE/STEP/…                          tables on the way
-    STAGE/manifest.json                   finished, and all tallies added up
+    STAGE/begun.json                      everything that the output depends on
+    STAGE/part-000000.parquet, .json      documents of a partition; its statistics, written last
+    STAGE/STEP/…                          intermediate tables
+    STAGE/manifest.json                   marks the stage as finished; has the sum of all statistics
 
-A part's file has its name only when it is whole, so a stage that was stopped, however, goes on with the parts that are missing. Results
-depend on the source files and the settings alone, neither on the number of workers nor on interruptions.
+Files are renamed to their final name when they are complete, so an interrupted stage resumes with the missing partitions. The output
+depends only on the source files and the settings, not on the number of workers or on interruptions.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from teleflm_jax import atomic_write
 from teleflm_jax.corpus import rows
 from teleflm_jax.documents import statistics
-from teleflm_jax.documents.statistics import Tally
+from teleflm_jax.documents.statistics import Statistics
 
 VERSION = 4
 READ, CLEAN, PARAGRAPHS, QUALITY, DUPLICATES, DECONTAMINATE = (
@@ -36,9 +36,9 @@ READ, CLEAN, PARAGRAPHS, QUALITY, DUPLICATES, DECONTAMINATE = (
 
 
 def begin(folder: pathlib.Path, settings: object) -> bool:
-    """Make a stage's folder, or take it up; False if the stage is finished.
+    """Create or resume a stage's folder; return False if the stage is finished.
 
-    What was made from other inputs or settings is removed, the manifest first.
+    Output of other inputs or settings is removed, the manifest first.
     """
     wanted = json.dumps({"version": VERSION, "settings": settings}, sort_keys=True, default=str)
     begun = folder / "begun.json"
@@ -53,13 +53,13 @@ def begin(folder: pathlib.Path, settings: object) -> bool:
 
 
 def fingerprint(folder: pathlib.Path) -> str:
-    """A short name for what a stage's results depend on."""
+    """Return a hash of everything that a stage's output depends on."""
     return hashlib.blake2b((folder / "begun.json").read_bytes(), digest_size=16).hexdigest()
 
 
-def finish(folder: pathlib.Path, count: int, **facts: object) -> Tally:
-    """Add the parts' tallies up and write the manifest."""
-    whole = statistics.merge(read_tally(folder, number) for number in range(count))
+def finish(folder: pathlib.Path, count: int, **facts: object) -> Statistics:
+    """Sum the statistics of the partitions and write the manifest."""
+    whole = statistics.merge(read_statistics(folder, number) for number in range(count))
     _write(
         folder / "manifest.json",
         json.dumps({"finished": True, "parts": count, **facts, "tally": statistics.to_json(whole)}, ensure_ascii=False),
@@ -67,23 +67,23 @@ def finish(folder: pathlib.Path, count: int, **facts: object) -> Tally:
     return whole
 
 
-def tally_of(folder: pathlib.Path) -> Tally:
-    """The tally of a finished stage."""
+def statistics_of(folder: pathlib.Path) -> Statistics:
+    """Return the statistics of a finished stage."""
     return statistics.from_json(read_json(folder / "manifest.json")["tally"])
 
 
 def path(folder: pathlib.Path, number: int) -> pathlib.Path:
-    """A part's file."""
+    """Return the path of a partition."""
     return folder / f"part-{number:06d}.parquet"
 
 
 def done(folder: pathlib.Path) -> set[int]:
-    """Numbers of the parts that are there, with their tallies."""
+    """Return the numbers of the finished partitions."""
     return {int(name[5:-5]) for name in os.listdir(folder) if name.startswith("part-") and name.endswith(".json")}
 
 
 def read(folder: pathlib.Path, number: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """A part's batches, as they were written: a row group each, which bounds the memory that one takes."""
+    """Yield the batches of a partition as they were written, one per row group, which bounds memory."""
     with pq.ParquetFile(path(folder, number)) as file:
         for group in range(file.num_row_groups):
             yield from file.iter_batches(rows.BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
@@ -94,31 +94,31 @@ def write(
     number: int,
     batches: Iterable[pa.RecordBatch],
     schema: pa.Schema,
-    counted: Tally,
+    counted: Statistics,
     beside: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a part, what else belongs to it, and then its tally, which says that it is whole."""
+    """Write a partition, call `beside` to write further files, and then write its statistics, which mark it as finished."""
     target = path(folder, number)
     with atomic_write.replacing(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
     beside()
-    write_tally(folder, number, counted)
+    write_statistics(folder, number, counted)
 
 
-def write_tally(folder: pathlib.Path, number: int, counted: Tally) -> None:
-    """Say that a part is whole, and what was done to it."""
+def write_statistics(folder: pathlib.Path, number: int, counted: Statistics) -> None:
+    """Write the statistics of a partition, which mark it as finished."""
     target = path(folder, number)
     _write(target.with_suffix(".json"), json.dumps(statistics.to_json(counted), ensure_ascii=False))
 
 
-def read_tally(folder: pathlib.Path, number: int) -> Tally:
-    """A part's tally."""
+def read_statistics(folder: pathlib.Path, number: int) -> Statistics:
+    """Return the statistics of a partition."""
     return statistics.from_json(read_json(path(folder, number).with_suffix(".json")))
 
 
 def rows_of(folder: pathlib.Path, number: int) -> Iterator[dict]:
-    """The rows that a table, laid out by `spark.by_part`, has for a part."""
+    """Yield the rows of a partition in a table that `spark.by_partition` distributed."""
     for file in sorted((folder / f"part={number}").glob("*.parquet")):
         with pq.ParquetFile(file) as opened:
             for batch in opened.iter_batches(use_threads=False):
@@ -126,7 +126,7 @@ def rows_of(folder: pathlib.Path, number: int) -> Iterator[dict]:
 
 
 def read_json(file: pathlib.Path) -> dict:
-    """A manifest, or a tally."""
+    """Read a JSON file, such as a manifest or statistics."""
     return json.loads(file.read_text(encoding="utf-8"))
 
 

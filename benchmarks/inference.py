@@ -90,7 +90,7 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
     documents = [text[:CHARACTERS] for text in beside.texts(10)]
     held_out = [evaluate.encode(tokenizer, text) for text in documents]
     layout = rules.layout(MeshConfig(), run.model.d_model)
-    model = layout.physical(load_model(folder, run, 0, layout.stored))
+    model = layout.to_runtime(load_model(folder, run, 0, layout.stored))
     rolling = asked("loglikelihood_rolling", [(text,) for text in documents])
     measure = lambda size: -bpb.measure(model, {"all": held_out}, batch_size=size, layout=layout, bos=1)["all"].nats  # noqa: E731
     own = {f"ours, batches of {size}": functools.partial(measure, size) for size in BATCH_SIZES}

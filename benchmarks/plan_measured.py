@@ -37,7 +37,7 @@ def main() -> None:
     plan = estimate.own_layout(ask)["layouts"][0]
 
     optimizer = make_optimizer(run.optimizer, width)
-    build = lambda: layout.physical(new_state(run.model, width, optimizer, 0))  # noqa: E731
+    build = lambda: layout.to_runtime(new_state(run.model, width, optimizer, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     batch = layout.place_batch(_batch(run), run.train.batch_size)

@@ -10,7 +10,7 @@ class Axis:
     """One axis of the mesh."""
 
     name: str
-    """Of the mesh axis, and of the field of `MeshConfig` that holds its size."""
+    """Name of the mesh axis, and of the field of `MeshConfig` that holds its size."""
     weights: tuple[str, ...]
     """Logical axes of weights that it splits (`embed`: as far as `mesh.zero` says). Where several axes split one, they do it together."""
     rows: bool = False

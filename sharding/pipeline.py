@@ -41,7 +41,7 @@ class Unit:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
+class PipelineSchedule:
     """1F1B over `stages` with `chunks` of layers each and `microbatches`."""
 
     stages: int
@@ -98,7 +98,7 @@ class Schedule:
         return chunk if forward else self.chunks - 1 - chunk
 
 
-def run(schedule: Schedule, forward: Callable, backward: Callable, carry: Any, x: jax.Array) -> Any:
+def run(schedule: PipelineSchedule, forward: Callable, backward: Callable, carry: Any, x: jax.Array) -> Any:
     """Run all units.
 
     Args:
@@ -119,7 +119,7 @@ def run(schedule: Schedule, forward: Callable, backward: Callable, carry: Any, x
     return jax.lax.fori_loop(0, schedule.ticks, tick, (carry, x, x))[0]
 
 
-def run_forward(schedule: Schedule, forward: Callable, carry: Any, x: jax.Array) -> Any:
+def run_forward(schedule: PipelineSchedule, forward: Callable, carry: Any, x: jax.Array) -> Any:
     """Run all forward units, without a backward pass."""
 
     def tick(t, state):
@@ -142,7 +142,7 @@ def trip_count(on: Any, count: int) -> Any:
     return count if on is True else jnp.where(on, count, 0)
 
 
-def _hand_over(schedule: Schedule, x: jax.Array, by: int) -> jax.Array:
+def _hand_over(schedule: PipelineSchedule, x: jax.Array, by: int) -> jax.Array:
     """Send to the next (1) or previous (-1) stage; with several chunks, also from the last stage to the first."""
     p = schedule.stages
     if p == 1:

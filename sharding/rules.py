@@ -113,14 +113,14 @@ class Layout:
         sharding = NamedSharding(self.mesh, BATCH)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:])), batch)
 
-    def place_words(self, words: tuple[float, ...]) -> jax.Array:
-        """Make a global float32 array with one row for each device, in which this process's rows are `words`."""
+    def place_per_device(self, values: tuple[float, ...]) -> jax.Array:
+        """Make a global float32 array with one row for each device, in which this process's rows are `values`."""
         sharding = NamedSharding(self.mesh, PER_DEVICE)
-        own = np.tile(np.array(words, np.float32), (len(self.mesh.local_devices), 1))
-        return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size, len(words)))
+        own = np.tile(np.array(values, np.float32), (len(self.mesh.local_devices), 1))
+        return jax.make_array_from_process_local_data(sharding, own, (self.mesh.size, len(values)))
 
     def processes(self) -> np.ndarray:
-        """Return the process of each device in the order of `place_words`, int64 [devices]."""
+        """Return the process of each device in the order of `place_per_device`, int64 [devices]."""
         return np.array([device.process_index for device in self.mesh.devices.flat])
 
     def padded(self, shape: tuple[int, ...], axes: tuple[str, ...] | None) -> tuple[int, ...]:
@@ -135,7 +135,7 @@ class Layout:
             return padded_vocab_size(size, self._size(TABLE["vocab"]))
         return self.padded_width if name == "embed" else size
 
-    def physical(self, tree: Any) -> Any:
+    def to_runtime(self, tree: Any) -> Any:
         """Convert canonical arrays to the runtime layout; may be traced, or called with arrays that are sharded as `stored` says."""
 
         def convert(x, axes):
@@ -151,8 +151,8 @@ class Layout:
         shardings = self.shardings(tree)
         return jax.jit(lambda tree: map_with_axes(convert, tree), out_shardings=shardings)(tree)
 
-    def to_logical(self, like: Any) -> Callable[[Any], Any]:
-        """Return a compiled function that undoes `physical`; `like` has the canonical shapes, with shardings.
+    def to_canonical(self, like: Any) -> Callable[[Any], Any]:
+        """Return a compiled function that undoes `to_runtime`; `like` has the canonical shapes, with shardings.
 
         Trees that the two layouts store alike pass through.
         """

@@ -1,8 +1,9 @@
-"""A checksum of an array's values and their places, the same however the array is split.
+"""A checksum of an array's values and their indices that does not depend on how the array is sharded.
 
-Each element's bits are mixed with its place and the results are added modulo 2^32, so that parts may be summed in any order: a device
-sums its shard, the mesh adds the sums, and a reader of files adds them block by block. Mixing is a bijection of 32 bits, so a change of a
-single element always shows; any other change is missed once in 2^32. Our choice: Orbax and TensorStore store no checksum of values.
+Each element's bits are mixed with its index, and the results are added modulo 2^32, so that parts may be summed in any order: a device
+sums its shard, the mesh adds the sums, and a reader of files adds them block by block. The mixing is a bijection of 32 bits, so it always
+detects a change of a single element; it misses any other change with probability 2^-32. Our choice: Orbax and TensorStore store no checksum
+of values.
 """
 
 import functools
@@ -16,13 +17,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1)
-"""A factor for each dimension's index; odd, so that places along one dimension stay apart. Primes of the xxHash family."""
+"""A factor for the index along each dimension; odd, so that different indices give different products. Primes of the xxHash family."""
 FOLDS = 4
-"""Parts of an array that are added to each other first: XLA vectorises that on CPUs, and the sum to a scalar not; a third of the time."""
+"""Parts of an array that are added elementwise first: on CPUs, XLA vectorises that but not a sum to a scalar, which takes three times as
+long."""
 
 
 def of_tree(tree: Any) -> tuple[dict[str, int], bool]:
-    """Checksum of every array by its path, and whether all floats are finite; to be called by all processes of a mesh."""
+    """Return the checksum of every array by its path, and True if all floats are finite; all processes of a mesh call this together."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     arrays = [leaf for _, leaf in flat]
     sums, bad = jax.device_get(_summing(tuple(x.sharding for x in arrays))(arrays))
@@ -30,16 +32,16 @@ def of_tree(tree: Any) -> tuple[dict[str, int], bool]:
 
 
 def name(path: tuple) -> str:
-    """A path in a tree, as `blocks/attention/q`."""
+    """Return a path in a tree as text, such as `blocks/attention/query`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def of_device(x: jax.Array, start: Sequence[Any] = ()) -> jax.Array:
-    """Checksum of what one device holds, uint32; to be traced where arrays are a device's own. Elements have 32 bits or fewer.
+    """Return the checksum of one device's array, uint32; for use inside `shard_map`. Elements have 32 bits or fewer.
 
     Args:
         x: the array, or a part of one.
-        start: index of its first element in the whole array; empty: it is whole.
+        start: index of its first element in the whole array; empty for a whole array.
     """
     bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32)
     places = [jax.lax.broadcasted_iota(jnp.uint32, x.shape, d) + (jnp.uint32(start[d]) if start else 0) for d in range(x.ndim)]
@@ -50,7 +52,7 @@ def of_device(x: jax.Array, start: Sequence[Any] = ()) -> jax.Array:
 
 
 def of_block(x: np.ndarray, start: tuple[int, ...]) -> int:
-    """The part that a block of a larger array contributes to its checksum.
+    """Return what a block of a larger array contributes to its checksum.
 
     Args:
         x: the block.
@@ -64,7 +66,7 @@ def of_block(x: np.ndarray, start: tuple[int, ...]) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _summing(shardings: tuple) -> Callable[[list], tuple[list[jax.Array], list[jax.Array]]]:
-    """Compiled once for a state: each device sums what it holds, so that nothing is moved but the sums."""
+    """Return a function, compiled once for a state, in which each device sums its own shards, so that only sums are sent."""
 
     def function(arrays):
         found = [_of_sharded(x, sharding) for x, sharding in zip(arrays, shardings, strict=True)]
@@ -74,7 +76,7 @@ def _summing(shardings: tuple) -> Callable[[list], tuple[list[jax.Array], list[j
 
 
 def _of_sharded(x: jax.Array, sharding: Any) -> tuple[jax.Array, jax.Array]:
-    """Checksum, and whether a value is not finite."""
+    """Return the checksum, and True if a value is not finite."""
     if not isinstance(sharding, NamedSharding):
         return of_device(x), _bad(x)
     split = [entry if isinstance(entry, tuple) else (entry,) if entry else () for entry in (*sharding.spec, *(None,) * x.ndim)][: x.ndim]
@@ -89,7 +91,7 @@ def _of_sharded(x: jax.Array, sharding: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _bad(x: jax.Array) -> jax.Array:
-    """Whether rows times 0 are not 0: a maximum will not do, as XLA's on a CPU loses NaN in long arrays, and `all` takes thrice as long."""
+    """Return True if rows times 0 are not 0. XLA's maximum on a CPU loses NaN in long arrays, and `all` takes three times as long."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.bool_(False)
     if x.ndim > 1:
@@ -99,7 +101,7 @@ def _bad(x: jax.Array) -> jax.Array:
 
 
 def _mixed(bits: Any, places: Sequence) -> Any:
-    """MurmurHash3's last step on the bits and a number for the place; numpy or jax arrays alike."""
+    """Apply MurmurHash3's finaliser to the bits and the indices; for numpy and jax arrays."""
     h = bits
     for place, odd in zip(places, ODD, strict=False):
         h = h ^ (place + np.uint32(1)) * np.uint32(odd)

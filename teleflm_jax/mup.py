@@ -1,7 +1,7 @@
 """µP: one table from the role of a weight to its initial std, learning rates and multipliers at any width.
 
-Source: report, section 3.5 and table 4; transfer rule of Tensor Programs V, table 8. What is searched is stated once, at the base
-width; everything else is derived here, and initialisation and optimizer read nothing else.
+Source: report, section 3.5 and table 4; transfer rule of Tensor Programs V, table 8. A configuration states the searched values once, at
+the base width; all other values are derived here, and initialisation and optimizer read only these.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ MATRIX = "matrix"
 VECTOR = "vector"
 """One dimension grows with width: embedding and head."""
 GAIN = "gain"
-"""Norm gains: vector-like in their learning rate, but they start at one."""
+"""Norm gains: the learning rate of vectors, and an initial value of one."""
 BIAS = "bias"
-"""Output biases, where a model has them: vector-like in their learning rate, but they start at zero."""
+"""Output biases, in models that have them: the learning rate of vectors, and an initial value of zero."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MupConfig:
-    """The seven searched hyper-parameters (rates and minima count twice, once per role) at the base width."""
+    """The seven searched hyper-parameters at the base width (rates and minima have one field for each role)."""
 
     base_width: int = 256
-    """Width (d_model) at which the values below hold; equal to model.d_model, it turns transfer off."""
+    """Width (d_model) at which the values below hold; if it equals model.d_model, nothing is transferred."""
     learning_rate: float = 1.5e-4
     matrix_learning_rate: float = 4.8e-3
     minimum_learning_rate: float = 1.5e-5
@@ -41,19 +41,19 @@ class MupConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What one role gets at one width."""
+    """Values of one role at one width."""
 
     std: float
-    """Of the initial truncated normal; 0 for gains and biases, which start at one and at zero."""
+    """Standard deviation of the initial truncated normal; 0 for gains and biases, which start at one and at zero."""
     learning_rate: float
     minimum_learning_rate: float
     decayed: bool
-    """Whether weight decay, when it is on, applies."""
+    """True if weight decay, when it is on, applies to the role."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mup:
-    """All that a width decides: a rule per role and the two multipliers."""
+    """All values that depend on the width: a rule for each role, and the two multipliers."""
 
     rules: dict[str, Rule]
     input_multiplier: float

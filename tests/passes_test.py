@@ -44,11 +44,11 @@ def expected(config):
 def on_mesh(config, devices, microbatch_size, rows=None, objective=cross_entropy.loss_and_gradients, **mesh):
     rows = rows or batch()
     layout = rules.layout(MeshConfig(**mesh), config.d_model, jax.devices()[:devices])
-    logical = tiny.model(config)
-    like = layout.stored(jax.eval_shape(lambda: logical))
-    model = jax.jit(layout.physical, out_shardings=layout.shardings(like))(logical)
+    canonical = tiny.model(config)
+    like = layout.stored(jax.eval_shape(lambda: canonical))
+    model = jax.jit(layout.to_runtime, out_shardings=layout.shardings(like))(canonical)
     loss, gradient, *_ = jax.jit(passes.gradients(layout, microbatch_size, objective=objective))(model, layout.place_batch(rows, ROWS))
-    return loss, layout.to_logical(like)(gradient)
+    return loss, layout.to_canonical(like)(gradient)
 
 
 def compare(config, devices, microbatch_size, **mesh):
@@ -169,20 +169,20 @@ def test_another_objective_with_arrays_of_its_own_has_its_gradients_on_every_mes
 @pytest.mark.parametrize("mesh", [{}, {"tensor": 2, "pipe": 2}, {"pipe": 4, "zero": 3}])
 def test_losses_of_tokens_are_the_same_on_every_mesh(mesh):
     layout = rules.layout(MeshConfig(**mesh), 32)
-    model = jax.jit(layout.physical, out_shardings=layout.shardings(tiny.model(CONFIG)))(tiny.model(CONFIG))
+    model = jax.jit(layout.to_runtime, out_shardings=layout.shardings(tiny.model(CONFIG)))(tiny.model(CONFIG))
     tokens, targets = batch()["tokens"], batch()["targets"]
     found = passes.token_losses(layout)(model, *layout.place_batch((tokens, targets), ROWS))
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.model(CONFIG)(tokens)), targets[..., None], -1)[..., 0]
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.logits(tiny.model(CONFIG), tokens)), targets[..., None], -1)[..., 0]
     np.testing.assert_allclose(found, nll, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mesh", [{"tensor": 2, "pipe": 2, "interleave": 2}, {"data": 3, "zero": 3}, {"data": 3}])
-def test_the_physical_form_gives_the_logical_one_back(mesh):
+def test_the_runtime_layout_gives_the_canonical_one_back(mesh):
     count = 3 if mesh.get("data") == 3 else 8
     layout = rules.layout(MeshConfig(**mesh), 32, jax.devices()[:count])
     model = tiny.model(CONFIG)
     like = layout.stored(jax.eval_shape(lambda: model))
-    physical = layout.physical(jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), model, like))
-    back = layout.to_logical(like)(physical)
+    runtime = layout.to_runtime(jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), model, like))
+    back = layout.to_canonical(like)(runtime)
     chex.assert_trees_all_equal(jax.tree.leaves(back), jax.tree.leaves(model))
     assert all(x.sharding == y.sharding for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(like), strict=True))

@@ -41,7 +41,7 @@ class Loader:
     pad: int
     """Padding id of the tokenizer."""
 
-    def under(self, history: mixture.History) -> "Loader":
+    def with_history(self, history: mixture.History) -> "Loader":
         """Return a loader of the same data in the order of another mixture history."""
         return dataclasses.replace(self, order=mixture.build(history, batch_size=self.batch_size, seed=self.data.seed))
 

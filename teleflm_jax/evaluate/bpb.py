@@ -58,7 +58,7 @@ def measure(
     """Score every domain.
 
     Args:
-        model: in the layout's physical form.
+        model: in the runtime layout.
         documents: the same on every process.
         batch_size: windows of the context length per forward pass over all devices; rounded up to a multiple that they can share.
         layout: devices that split each batch.

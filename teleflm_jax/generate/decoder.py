@@ -54,7 +54,7 @@ def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Dec
     """Lay a model out for decoding, one array at a time.
 
     Args:
-        model: logical weights, wherever they lie on the layout's mesh.
+        model: canonical weights, with any sharding on the layout's mesh.
         layout: the mesh.
         release: let each array of the model go as soon as it is laid out, so that no more than one exists twice.
     """

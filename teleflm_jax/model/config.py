@@ -30,7 +30,7 @@ class ModelConfig:
     norm_epsilon: float = 1e-5
     rope_theta: float = 10_000.0
     compute_dtype: str = "bfloat16"
-    """Of matrix products and activations; parameters, norms, rotary angles and losses are always float32. float16 is for inference only."""
+    """Dtype of matrix products and activations; parameters, norms, rotary angles and losses are float32. float16 is for inference only."""
     remat: str = "none"
     """Values that a layer keeps for its backward pass: none (all of them), qkv_gate_up, qkv, or full (only its input)."""
     attention: str = "xla"

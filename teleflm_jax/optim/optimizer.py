@@ -26,7 +26,7 @@ def make_optimizer(config: OptimizerConfig, mup: Mup) -> optax.GradientTransform
     )
 
 
-def rates(config: OptimizerConfig, mup: Mup, *, tokens: int, tokens_per_step: int) -> dict[str, float]:
+def learning_rates(config: OptimizerConfig, mup: Mup, *, tokens: int, tokens_per_step: int) -> dict[str, float]:
     """Return the learning rate of every role for the update that starts after `tokens` tokens.
 
     It is computed on the host in Python numbers: 2.5T tokens do not fit in the 32-bit integers of a device.

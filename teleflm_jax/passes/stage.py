@@ -28,7 +28,7 @@ class Stage:
     """Working weights (`zero.working`)."""
     batch: Batch
     """This device's rows, [microbatches, B, …]."""
-    schedule: pipeline.Schedule
+    schedule: pipeline.PipelineSchedule
     rope: Rope
 
     @property
@@ -82,6 +82,6 @@ def stage(layout: Layout, model: Transformer, batch: Batch, microbatch_size: int
         layout=layout,
         weights=zero.working(layout, model, model.config.compute_dtype),
         batch=batch,
-        schedule=pipeline.Schedule(stages=layout.pipe, chunks=layout.interleave, microbatches=count),
+        schedule=pipeline.PipelineSchedule(stages=layout.pipe, chunks=layout.interleave, microbatches=count),
         rope=rope_tables(jnp.arange(positions)[None], model.config),
     )

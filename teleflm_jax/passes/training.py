@@ -44,12 +44,12 @@ class _Carry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What all units of a training step on one device share."""
+    """Inputs and functions that all units of a training step on one device share."""
 
     stage: Stage
     objective: Objective
     dtype: str
-    """Of the accumulators."""
+    """Dtype of the accumulators."""
     forward_layer: Callable
     backward_layer: Callable
     """From `split_vjp`."""

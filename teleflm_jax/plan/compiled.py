@@ -47,7 +47,7 @@ def trace(
     """Trace the training step from shapes alone: the step of `train.step.make`, called as `train.loop` calls it."""
     width = mup.at_width(rule, model.d_model)
     update = make_optimizer(optimizer, width)
-    state = jax.eval_shape(lambda: layout.physical(new_state(model, width, update, 0)))
+    state = jax.eval_shape(lambda: layout.to_runtime(new_state(model, width, update, 0)))
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, layout.shardings(state))
     rows = jax.sharding.NamedSharding(layout.mesh, rules.BATCH)
     shape = (train.batch_size, model.context_length)

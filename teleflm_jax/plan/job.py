@@ -5,7 +5,7 @@ import math
 
 from sharding import axes
 from sharding.config import MeshConfig, padded_vocab_size
-from sharding.pipeline import Schedule
+from sharding.pipeline import PipelineSchedule
 from teleflm_jax.model.config import ModelConfig
 
 FLOAT = 4
@@ -36,9 +36,9 @@ class Job:
         return round(self.batch_size / self.mesh.data / self.microbatch_size)
 
     @property
-    def schedule(self) -> Schedule:
-        """Schedule of the pipeline."""
-        return Schedule(stages=self.mesh.pipe, chunks=self.mesh.interleave, microbatches=self.microbatches)
+    def schedule(self) -> PipelineSchedule:
+        """PipelineSchedule of the pipeline."""
+        return PipelineSchedule(stages=self.mesh.pipe, chunks=self.mesh.interleave, microbatches=self.microbatches)
 
     @property
     def layers(self) -> int:

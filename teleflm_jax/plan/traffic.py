@@ -75,7 +75,7 @@ class Path:
 
 
 def path(axis: str, mesh: MeshConfig, gpus_per_node: int) -> Path:
-    """Return how the groups of one axis lie on the nodes, which follows from `axes.DEVICE_ORDER`."""
+    """Return the placement of one axis's groups, which follows from `axes.DEVICE_ORDER`."""
     sizes = axes.sizes(mesh)
     faster = axes.DEVICE_ORDER[axes.DEVICE_ORDER.index(axis) + 1 :]
     inner, size, devices = math.prod(sizes[name] for name in faster), sizes[axis], math.prod(sizes.values())

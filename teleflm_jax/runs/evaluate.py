@@ -112,7 +112,7 @@ def _measure(
         packed = {name: [encode(own, content) for content in contents] for name, contents in again.items()}
     all_documents = dict(packed) | {name: [encode(own, content)] for name, content in texts.items()}
     layout = rules.layout(MeshConfig(zero=3), run.model.d_model)  # over all devices here, whatever mesh it was trained on
-    model = layout.physical(load_model(checkpoint.folder, run, checkpoint.step, layout.stored))
+    model = layout.to_runtime(load_model(checkpoint.folder, run, checkpoint.step, layout.stored))
     bos = specials.of(own).bos
     scores = bpb.measure(model, all_documents, batch_size=run.evaluation.batch_size, layout=layout, bos=bos, watch=watch)
     found = describe(checkpoint.step, scores, run.data.proportions if run.data else {})

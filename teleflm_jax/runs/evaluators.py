@@ -78,10 +78,10 @@ def tasks(run: RunConfig, layout: rules.Layout, folder: pathlib.Path, log: Log) 
     for remark in work.remarks:
         log(printable(remark))
     width = mup.at_width(run.mup, run.model.d_model)
-    to_logical = layout.to_logical(layout.stored(jax.eval_shape(lambda: new_model(run.model, width, seed=0))))
+    to_canonical = layout.to_canonical(layout.stored(jax.eval_shape(lambda: new_model(run.model, width, seed=0))))
 
     def ask(step: int, model: Transformer, pause: Callable[[], None]) -> dict[str, float]:
-        laid_out = decoder.decoder(to_logical(model), layout)
+        laid_out = decoder.decoder(to_canonical(model), layout)
         asked = suite_model(f"{folder}, step {step:,}", laid_out, tokenizer, run.suite, folder)
         scores = suite.measure(work, asked, pause=pause, log=log)
         for remark in suite.remarks(scores):

@@ -23,7 +23,7 @@ from teleflm_jax.model.attention import refuse_absent
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import watchdog
-from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.optimizer import learning_rates
 from teleflm_jax.runs import evaluators, folder
 from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_withheld, saved_config
 from teleflm_jax.train import deadlines, loop, restore, step
@@ -101,10 +101,10 @@ def _plan(config: RunConfig, place: pathlib.Path, began: float, log: Callable[[s
         guard=run.guard,
         telemetry=run.telemetry,
         profile=run.profile,
-        batches=lambda step, history: data.under(history).iterate(step, process=part, num_processes=parts),
-        mixture=functools.partial(mixture.go_on, weights=run.data.proportions, change=run.data.change_proportions),
-        records=lambda step, history: data.under(history).origins(step),
-        epochs=lambda step, history: data.under(history).epochs(step),
+        batches=lambda step, history: data.with_history(history).iterate(step, process=part, num_processes=parts),
+        mixture=functools.partial(mixture.extend_history, weights=run.data.proportions, change=run.data.change_proportions),
+        records=lambda step, history: data.with_history(history).origins(step),
+        epochs=lambda step, history: data.with_history(history).epochs(step),
         evaluate=evaluate,
         identity=identity,
         began=began,
@@ -146,7 +146,7 @@ def refuse_what_cannot_train(run: RunConfig, width: mup.Mup, layout: rules.Layou
         _refuse_other_tokenizer(run)
         if run.train.init_optimizer:
             _parent(run)
-    optimizer.rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
+    learning_rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
 
 
 def _refuse_incomplete(config: RunConfig) -> None:
@@ -181,7 +181,7 @@ def _saved_mixture(run: RunConfig, place: pathlib.Path, going_on: bool) -> mixtu
 
 def _history_after(record: checkpoint.Record, run: RunConfig) -> mixture.History:
     saved = tuple((since, dict(weights)) for since, weights in record.mixture)
-    return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+    return mixture.extend_history(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
 
 
 def _parent(run: RunConfig) -> checkpoint.Record:

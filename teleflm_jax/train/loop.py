@@ -46,7 +46,7 @@ def train(plan: Plan) -> TrainResult:
         restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
         setup = Setup(
             step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
-            to_logical=plan.layout.to_logical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
+            to_canonical=plan.layout.to_canonical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
             diagnose=diagnose.make(plan.layout, microbatch),
             peak=throughput.peak(plan.model.compute_dtype),

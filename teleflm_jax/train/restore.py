@@ -34,7 +34,7 @@ class Restored:
     """State that a run starts from."""
 
     state: TrainState
-    """In the layout's physical form."""
+    """In the runtime layout."""
     counters: Counters
     mixture: tuple = ()
     """`data.mixture.History` of the checkpoint; empty for a new run."""
@@ -47,7 +47,7 @@ class Restored:
 
 
 def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
-    """Return the state's logical shapes, with the shardings that checkpoints are saved and loaded in."""
+    """Return the canonical shapes of the state, with the shardings that checkpoints are saved and loaded in."""
     return layout.stored(jax.eval_shape(lambda: new_state(model, mup, optimizer, seed=0)))
 
 
@@ -68,13 +68,13 @@ def restore(
     Raises:
         UserError: a checkpoint, or the one that `train.init_from` names, is another model's or tokenizer's; no checkpoint is sound.
     """
-    logical = shapes(model, mup, optimizer, layout)
+    canonical = shapes(model, mup, optimizer, layout)
     checkpoints, damaged = folder / checkpoint.FOLDER, []
     candidates = checkpoint.numbered(checkpoints)
     while (step := from_first_process(max(candidates, default=NONE))) != NONE:
         candidates = [older for older in candidates if older < step]
         try:
-            arrays, record = checkpoint.restore(checkpoints, step, to_arrays(logical), identity)
+            arrays, record = checkpoint.restore(checkpoints, step, to_arrays(canonical), identity)
         except checkpoint.Damaged as error:
             damaged.append((step, error.reason))
             continue
@@ -84,7 +84,7 @@ def restore(
         _set_aside(checkpoints, [number for number, _ in damaged])
         rewound = _rewound(folder, step)
         return Restored(
-            state=layout.physical(from_arrays(arrays, logical)),
+            state=layout.to_runtime(from_arrays(arrays, canonical)),
             counters=_drawn(Counters(**record.counters), rewound["data_step"], train, model),
             mixture=tuple((since, dict(weights)) for since, weights in rewound["mixture"] or record.mixture),
             rewinds=rewound["times"],
@@ -96,9 +96,9 @@ def restore(
             "allowed: one that is whole; restore one from a copy, or start a new run in another --workdir; nothing was changed"
         )
     if train.init_optimizer:
-        return _branch(folder, model, train, layout, logical, identity)
+        return _branch(folder, model, train, layout, canonical, identity)
     rewound = _rewound(folder, 0)
-    fresh = _fresh(model, mup, optimizer, train, layout, logical, identity)
+    fresh = _fresh(model, mup, optimizer, train, layout, canonical, identity)
     counters = _drawn(Counters(), rewound["data_step"], train, model)
     mixture = tuple((since, dict(weights)) for since, weights in rewound["mixture"])
     return Restored(state=fresh, counters=counters, mixture=mixture, rewinds=rewound["times"])
@@ -109,17 +109,17 @@ def _branch(
     model: ModelConfig,
     train: TrainConfig,
     layout: Layout,
-    logical: TrainState,
+    canonical: TrainState,
     identity: Mapping[str, Any],
 ) -> Restored:
     """Load all that the parent's checkpoint holds, as though it were the run's own."""
     assert train.init_from is not None  # the run has a parent
     other, step = other_run(train.init_from)
-    arrays, record = checkpoint.restore(other / checkpoint.FOLDER, step, to_arrays(logical), identity)
+    arrays, record = checkpoint.restore(other / checkpoint.FOLDER, step, to_arrays(canonical), identity)
     refuse_unfit_parent(record, train, model)
     rewound = _rewound(folder, step)
     return Restored(
-        state=layout.physical(from_arrays(arrays, logical)),
+        state=layout.to_runtime(from_arrays(arrays, canonical)),
         counters=_drawn(Counters(**record.counters), rewound["data_step"], train, model),
         mixture=tuple((since, dict(weights)) for since, weights in rewound["mixture"] or record.mixture),
         rewinds=rewound["times"],
@@ -154,17 +154,17 @@ def _fresh(
     optimizer: optax.GradientTransformation,
     train: TrainConfig,
     layout: Layout,
-    logical: TrainState,
+    canonical: TrainState,
     identity: Mapping[str, Any],
 ) -> TrainState:
-    build = lambda: layout.physical(new_state(model, mup, optimizer, train.seed))  # noqa: E731
-    fresh = jax.jit(build, out_shardings=layout.shardings(logical))()
+    build = lambda: layout.to_runtime(new_state(model, mup, optimizer, train.seed))  # noqa: E731
+    fresh = jax.jit(build, out_shardings=layout.shardings(canonical))()
     if train.init_from is None:
         return fresh
     other, step = other_run(train.init_from)
     same = {name: value for name, value in identity.items() if not name.startswith(DATA) and name != COMPUTE}
-    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(logical)["model"]}, same)
-    return TrainState(model=layout.physical(with_weights(logical.model, weights["model"])), optimizer=fresh.optimizer)
+    weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(canonical)["model"]}, same)
+    return TrainState(model=layout.to_runtime(with_weights(canonical.model, weights["model"])), optimizer=fresh.optimizer)
 
 
 def _drawn(counters: Counters, data_step: int, train: TrainConfig, model: ModelConfig) -> Counters:

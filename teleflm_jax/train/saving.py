@@ -35,7 +35,7 @@ def snapshot(context: Context, step: int, state: TrainState) -> Snapshot:
     """Convert the state to the form that is saved, and compute its checksums."""
     context.deadlines.expect(f"taking checksums after step {step}", CHECKSUMS)
     began = time.monotonic()
-    arrays = to_arrays(context.setup.to_logical(state))
+    arrays = to_arrays(context.setup.to_canonical(state))
     sums, finite = checksum.of_tree(arrays)
     seconds = time.monotonic() - began
     if finite:

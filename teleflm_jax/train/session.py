@@ -14,7 +14,7 @@ from teleflm_jax.hardware import throughput
 from teleflm_jax.model import size
 from teleflm_jax.mup import MATRIX, VECTOR
 from teleflm_jax.observability import watchdog
-from teleflm_jax.optim import optimizer
+from teleflm_jax.optim.optimizer import learning_rates
 from teleflm_jax.train import evaluation, guard, incidents, restore, saving, signals, stragglers
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import due
@@ -178,7 +178,7 @@ class Session:
         """Return the rates by role after the known updates and after one more: a skipped update leaves the schedule where it was."""
         plan, tokens = self.context.plan, self.context.plan.tokens_per_step
         return [
-            optimizer.rates(plan.optimizer, plan.mup, tokens=(self.counters.updates + i) * tokens, tokens_per_step=tokens)
+            learning_rates(plan.optimizer, plan.mup, tokens=(self.counters.updates + i) * tokens, tokens_per_step=tokens)
             for i in range(train_step.RATE_CANDIDATES)
         ]
 
@@ -187,7 +187,7 @@ class Session:
         self.compiled, now = True, time.monotonic()
         jax.block_until_ready(state)
         stepped = time.monotonic()
-        checksum.of_tree(to_arrays(self.context.setup.to_logical(state)))
+        checksum.of_tree(to_arrays(self.context.setup.to_canonical(state)))
         summed = time.monotonic() - stepped  # is compilation as well, and no part of the first step
         self.context.log.event("compile", step=self.counters.updates, seconds=now - began + summed)
         self.mark = now - waited + summed

@@ -114,7 +114,7 @@ class Setup:
 
     step: Callable
     """Training step, from `step.make`."""
-    to_logical: Callable[[TrainState], TrainState]
+    to_canonical: Callable[[TrainState], TrainState]
     """Converts the state from the layout of steps to that of checkpoints."""
     fingerprint: Callable
     """Checksums of gradients, from `step.fingerprint`."""

@@ -35,7 +35,7 @@ class StepInputs(NamedTuple):
     updates: Any
     """int32: updates that are known to be done."""
     host_signals: Any
-    """float32 [devices, HOST_SIGNALS], from `Layout.place_words`; every process receives all of it."""
+    """float32 [devices, HOST_SIGNALS], from `Layout.place_per_device`; every process receives all of it."""
     check_copies: Any
     """bool: compute the checksums of the weights' copies."""
 
@@ -47,7 +47,7 @@ def step_inputs(
     return StepInputs(
         rates={role: np.array(values, np.float32) for role, values in rates.items()},
         updates=np.int32(updates),
-        host_signals=layout.place_words(host_signals),
+        host_signals=layout.place_per_device(host_signals),
         check_copies=np.bool_(check_copies),
     )
 
@@ -83,12 +83,12 @@ def make(
 
     If the loss or the gradient's norm is not finite, or no target counts, the devices return the state unchanged.
     Outputs: `loss`, `grad_norm`; `targets`, the sum of their weights; `host_signals` of all processes; `copies`, a checksum of each device
-    (`passes.gradients`); `not_finite`, for each weight whether its gradient is not finite (stacked weights: one flag a layer, in physical
+    (`passes.gradients`); `not_finite`, for each weight whether its gradient is not finite (stacked weights: one flag a layer, in runtime
     order), computed only if the update is skipped.
 
     Args:
         optimizer: from `optim.optimizer.make_optimizer`.
-        layout: the mesh and its use; batches arrive split over its `data` axis, the state in physical form.
+        layout: the mesh and its use; batches arrive split over its `data` axis, the state in the runtime layout.
         microbatch_size: rows that one data-parallel group processes at a time.
         accumulation_dtype: dtype of the sums of gradients.
         objective: the function to minimise.
@@ -119,7 +119,7 @@ def make(
 
 
 def not_finite(tree: Any) -> dict:
-    """Return for each weight whether it has a value that is not finite: bool, for stacked weights [layers] in physical order."""
+    """Return for each weight whether it has a value that is not finite: bool, for stacked weights [layers] in runtime order."""
     flags = rules.map_with_axes(lambda x, axes: ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(axes), x.ndim))), tree)
     return weights_of(flags)
 

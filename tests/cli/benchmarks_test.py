@@ -83,7 +83,7 @@ def test_training_finds_the_scores_that_eval_py_finds(call, items, trained):
     )
     layout = rules.layout(MeshConfig(data=2, tensor=2, pipe=2, zero=1), run.model.d_model)
     evaluator = evaluators.of_run(run, layout, trained.folder, print)
-    model = layout.physical(trained.model)
+    model = layout.to_runtime(trained.model)
     assert evaluator(3, model, lambda: None) == {"suite/choice": found}
     assert evaluator(2, model, lambda: None).keys() == {"bpb/web", "loss/web", "bpb"}
     assert evaluator(10, model, lambda: None).keys() == {"bpb/web", "loss/web", "bpb", "suite/choice"}

@@ -35,12 +35,11 @@ def model():
 @pytest.fixture(scope="module")
 def plain(model):
     """Float64 log-probabilities of one padded window in numpy, from the model's logits."""
-    forward = jax.jit(lambda tokens: model(tokens))
 
     def log_probabilities(inputs):
         padded = np.zeros((1, CONTEXT), np.int32)
         padded[0, : len(inputs)] = inputs
-        logits = np.asarray(forward(padded), np.float64)[0, : len(inputs)]
+        logits = np.asarray(tiny.logits(model, padded), np.float64)[0, : len(inputs)]
         return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
     return log_probabilities
@@ -69,7 +68,7 @@ def test_scores_equal_a_plain_softmax_document_by_document(model, plain):
 @pytest.mark.parametrize("config", [{"tensor": 4}, {"tensor": 2, "pipe": 2}, {"zero": 3}])
 def test_scores_are_the_same_on_every_mesh(model, config):
     split = rules.layout(MeshConfig(**config), 32)
-    placed = jax.jit(split.physical, out_shardings=split.shardings(model))(model)
+    placed = jax.jit(split.to_runtime, out_shardings=split.shardings(model))(model)
     expected = bpb.measure(model, DOCUMENTS, batch_size=2, layout=LAYOUT, bos=layout.BOS)
     for domain, score in bpb.measure(placed, DOCUMENTS, batch_size=2, layout=split, bos=layout.BOS).items():
         assert score.nats == pytest.approx(expected[domain].nats, rel=1e-5)

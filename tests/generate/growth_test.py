@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from teleflm_jax.errors import UserError
-from teleflm_jax.generate import engine, programs
+from teleflm_jax.generate import programs
 from teleflm_jax.generate.request import Request
 from teleflm_jax.generate.room import Room
 from teleflm_jax.generate.sampling import GREEDY, Sampling
@@ -25,9 +25,9 @@ def long():
 
 
 @pytest.fixture
-def make(long, tokenizer):
+def make(long, shared):
     """An engine."""
-    return lambda **changes: engine.Engine(long, tokenizer, **{"slots": 4} | changes)
+    return lambda **changes: shared(long, **{"slots": 4} | changes)
 
 
 def ask(number, max_tokens=CONTEXT, **changes):
@@ -51,13 +51,13 @@ def finish(running, texts, look=lambda: None):
 
 
 @pytest.fixture(scope="module")
-def alone(long, tokenizer):
+def alone(long, shared):
     """Tokens of each text, written alone up to the end of the context."""
     found = {}
 
     def run(number, max_tokens=CONTEXT):
         if (number, max_tokens) not in found:
-            (found[number, max_tokens],) = finish(one := engine.Engine(long, tokenizer, slots=1), {one.add(ask(number, max_tokens)): []})
+            (found[number, max_tokens],) = finish(one := shared(long, slots=1), {one.add(ask(number, max_tokens)): []})
         return found[number, max_tokens]
 
     return run
@@ -82,7 +82,7 @@ def test_a_text_that_stays_short_has_its_slots_at_once(make, alone):
 def test_greedy_tokens_are_the_likeliest_after_a_full_forward_in_a_cache_that_grew(alone):
     model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=CONTEXT, num_layers=1))
     whole = np.array([[*ask(0).prompt, *alone(0)]], np.int32)
-    assert np.asarray(jax.jit(lambda model, x: model(x).argmax(axis=-1))(model, whole))[0, 2:-1].tolist() == alone(0)
+    assert np.asarray(tiny.logits(model, whole).argmax(axis=-1))[0, 2:-1].tolist() == alone(0)
 
 
 def test_rows_shrink_when_the_long_text_leaves_and_the_others_do_not_notice(make, alone):

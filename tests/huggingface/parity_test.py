@@ -65,7 +65,7 @@ def test_bits_per_byte_are_the_same_in_transformers(trained, tmp_path):
     document = HeldOut(tokens=np.array(ids, np.uint32), num_bytes=len(TEXT[:40].encode()))
     assert len(ids) <= 32
     layout = rules.layout(MeshConfig(zero=3), 32)
-    model = layout.physical(folders.load(trained))
+    model = layout.to_runtime(folders.load(trained))
     ours = bpb.measure(model, {"web": [document]}, batch_size=1, layout=layout, bos=1)["web"].bpb
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", split_special_tokens=True)(TEXT[:40], return_tensors="pt")
     assert theirs["input_ids"].tolist() == [[1, *ids]]

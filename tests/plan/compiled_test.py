@@ -11,8 +11,7 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.model.attention import QUERY_BLOCK
-from teleflm_jax.optim import optimizer
-from teleflm_jax.optim.optimizer import make_optimizer
+from teleflm_jax.optim.optimizer import make_optimizer, roles
 from teleflm_jax.plan import compiled, hlo, memory, roofline
 from teleflm_jax.train import loop, restore
 from teleflm_jax.train import step as train_step
@@ -110,13 +109,13 @@ def test_arguments_are_the_live_buffers_of_a_run_to_the_byte():
     width = mup.at_width(tiny.WIDE, job.model.d_model)
     update = make_optimizer(jobs.OPTIMIZER, width)
     shapes = restore.shapes(job.model, width, update, layout)
-    state = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), jax.eval_shape(layout.physical, shapes))
+    state = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), jax.eval_shape(layout.to_runtime, shapes))
     state = jax.device_put(state, layout.shardings(state))
     stats = jobs.traced(job, layout).lower().compile().memory_analysis()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     rows = jobs.ROWS // layout.data * job.model.context_length
-    roles = set(jax.tree.leaves(optimizer.roles(shapes.model)))  # a rate that no weight of this model has is dropped
-    inputs = train_step.RATE_CANDIDATES * 4 * len(roles) + 4 + 4 * len(train_step.HOST_SIGNALS) + 1  # rates, count, words, a flag
+    known = set(jax.tree.leaves(roles(shapes.model)))  # a rate that no weight of this model has is dropped
+    inputs = train_step.RATE_CANDIDATES * 4 * len(known) + 4 + 4 * len(train_step.HOST_SIGNALS) + 1  # rates, count, words, a flag
     # of the batch's four arrays the segments, which nothing reads without a document mask, may be dropped
     assert stats.argument_size_in_bytes in (live + 3 * 4 * rows + inputs, live + 4 * 4 * rows + inputs)
     assert stats.alias_size_in_bytes == live  # the old state's memory is the new one's

@@ -29,7 +29,7 @@ def kept(job, layout) -> int:
         found.extend(forward(here.fetch(0), here.handed_over, (here.rope,))[1])
         return jnp.zeros(())
 
-    shapes = jax.eval_shape(lambda: layout.physical(tiny.model(config)))
+    shapes = jax.eval_shape(lambda: layout.to_runtime(tiny.model(config)))
     jax.eval_shape(jax.shard_map(inner, mesh=layout.mesh, in_specs=(layout.specs(shapes),), out_specs=P(), check_vma=False), shapes)
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in found)
 

@@ -11,9 +11,9 @@ from sharding.config import MeshConfig
 SCHEDULES = [(1, 1, 3), (2, 1, 1), (2, 1, 5), (4, 1, 2), (4, 1, 8), (2, 3, 4), (4, 2, 8)]
 
 
-def table(stages: int, chunks: int, microbatches: int) -> tuple[pipeline.Schedule, dict]:
+def table(stages: int, chunks: int, microbatches: int) -> tuple[pipeline.PipelineSchedule, dict]:
     """What each stage does at each tick: two dicts (tick, stage) -> unit."""
-    schedule = pipeline.Schedule(stages=stages, chunks=chunks, microbatches=microbatches)
+    schedule = pipeline.PipelineSchedule(stages=stages, chunks=chunks, microbatches=microbatches)
     layout = rules.layout(MeshConfig(pipe=stages), 8, jax.devices()[:stages])
 
     def units(tick):

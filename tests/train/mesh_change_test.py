@@ -34,12 +34,12 @@ def layout(name: str) -> rules.Layout:
 
 
 def saved(folder, chosen: rules.Layout) -> dict:
-    """What the folder's newest checkpoint holds, as this layout restores it, on the host and in logical form."""
+    """What the folder's newest checkpoint holds, as this layout restores it, on the host and in the canonical layout."""
     rule = mup.at_width(tiny.WIDE, CONFIG.d_model)
     optimizer = make_optimizer(OptimizerConfig(), rule)
     found = restore.restore(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
     like = restore.shapes(CONFIG, rule, optimizer, chosen)
-    return jax.tree.map(np.asarray, to_arrays(chosen.to_logical(like)(found.state))) | {"counters": vars(found.counters)}
+    return jax.tree.map(np.asarray, to_arrays(chosen.to_canonical(like)(found.state))) | {"counters": vars(found.counters)}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import argparse
 import codecs
 import contextlib
 import dataclasses
+import io
 import itertools
 import signal
 import sys
@@ -86,7 +87,8 @@ def talk(assistant: Assistant, before: tuple[Message, ...], *, interactive: bool
         interactive: whether stdin is a terminal, so that a prompt is shown.
     """
     is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"  # typed text may not be ASCII
-    sys.stdin.reconfigure(encoding="utf-8" if is_ascii else sys.stdin.encoding, errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8" if is_ascii else sys.stdin.encoding, errors="replace")
     if interactive:
         _log("Ctrl-C stops an answer; " + "; ".join(f"{name}: {action}" for name, action in COMMANDS.items()))
     history, numbers = before, itertools.count()

@@ -66,6 +66,7 @@ class _Parser(config_parser.ConfigParser):
     allows, and parses a text of n adjacent strings n times.
     """
 
+    _current_token: tokenize.TokenInfo
     _keys: set | None = None
     _level = 0
 
@@ -104,6 +105,7 @@ class _Parser(config_parser.ConfigParser):
         key, value = super()._parse_dict_item()
         if isinstance(key, Macro):
             self._raise_syntax_error(f"the macro %{key.name} stands as a key")
+        assert self._keys is not None  # its dict is being read
         if key in self._keys:
             self._raise_syntax_error(f"the key {key!r} stands twice")
         self._keys.add(key)

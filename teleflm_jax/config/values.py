@@ -44,7 +44,7 @@ def convert(value: object, annotation: typing.Any, name: str) -> object:
         return int(value)
     elif annotation is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    elif annotation is type(value) and not (annotation is int and abs(value) > LARGEST_INT):
+    elif annotation is type(value) and not (isinstance(value, int) and abs(value) > LARGEST_INT):
         return value
     raise MismatchError(name, value, annotation)
 

@@ -75,6 +75,7 @@ class Harness(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return a dialogue as one text with `<s>` and the role markers."""
+        assert self.model.format is not None  # without a chat template the harness writes no dialogues
         said = [chat.Message(role=message["role"], content=message["content"]) for message in chat_history]
         return chat.render(self.model.format, said, answer=add_generation_prompt)
 
@@ -155,7 +156,7 @@ class Harness(TemplateLM):
                 f"got a task with {new:,} new tokens for a context of {self.max_length:,}; allowed: fewer than the context has; "
                 f"set suite.max_tokens to {self.max_length // 2} or so"
             )
-        sampling = {"temperature": 0.0} if not known["do_sample"] else {"temperature": 1.0, "top_p": 1.0} | _chosen(known)
+        sampling: dict[str, Any] = {"temperature": 0.0} if not known["do_sample"] else {"temperature": 1.0, "top_p": 1.0} | _chosen(known)
         return Request(
             prompt=tuple(context[-room:]),
             max_tokens=new,

@@ -99,7 +99,7 @@ def imported(path: pathlib.Path, settings: TokenizerSettings, ids: Mapping[str, 
     named = {f"tokenizer_config.{key}": (index,) for key, token in names.items() if (index := bare.token_to_id(token)) is not None}
     ours = load.misplaced(bare) is None
     before, after = (specials.OURS.before, ()) if ours and original["post_processor"] is None else around
-    found = Specials(before=before, after=after, named=named | ids)
+    found = Specials(before=before, after=after, named={**named, **ids})
     if not found.ends:
         raise UserError(f"got {path} and no eos_token_id of it; allowed: an id that ends a text; set eos_token_id in config.json")
     if ours and (before, after, found.ends) == (specials.OURS.before, specials.OURS.after, specials.OURS.ends):
@@ -239,6 +239,6 @@ def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
     return found
 
 
-def _text(content: dict) -> str:
+def _text(content: Mapping[str, Any]) -> str:
     """Return JSON in the form that `tokenizer train` writes."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))

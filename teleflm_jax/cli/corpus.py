@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"WARNING: mix.proportions has {domain}, which has no source; the other domains share its weight")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with progress_display("parts") as show:
+        with progress_display("partitions") as show:
             statistics = pipeline.run(workdir, settings, plan, args.master, _log, show)
         data = _data_config(workdir, settings)
         mixture = workdir / MIXTURE

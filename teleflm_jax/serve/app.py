@@ -62,7 +62,7 @@ class Service:
 
     def models(self) -> list[dict[str, object]]:
         """Describe the model."""
-        model = {"id": self.served.name, "object": "model", "created": self.created, "owned_by": "teleflm_jax"}
+        model: dict[str, object] = {"id": self.served.name, "object": "model", "created": self.created, "owned_by": "teleflm_jax"}
         return [model | {"max_model_len": self.served.context_length}]
 
 
@@ -104,7 +104,8 @@ def app(service: Service) -> ASGIApp:
         Route("/metrics", metrics),
         Route("/openapi.json", described),
     ]
-    inner = Starlette(routes=routes, exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error})
+    handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error}
+    inner = Starlette(routes=routes, exception_handlers=handlers)
     inner.router.redirect_slashes = False
     return _with_counts(service, routes, _with_cors(service, inner))
 

@@ -6,6 +6,7 @@ those that are overdue.
 
 import asyncio
 import dataclasses
+import typing
 from typing import Any
 
 from prometheus_client import Counter
@@ -81,8 +82,9 @@ class Connection:
     """A connection, called by asyncio as a protocol."""
 
     pool: Connections
-    inner: H11Protocol | None = None
-    transport: asyncio.Transport | None = None
+    inner: H11Protocol = dataclasses.field(init=False)
+    transport: Any = None
+    """The transport of asyncio, from `connection_made` on."""
     requests: int = 0
     """Number of requests being answered."""
     receiving: bool = False
@@ -106,7 +108,7 @@ class Connection:
             transport.write(FULL % (len(self.pool.full), self.pool.full))
             transport.close()
             return
-        transport.max_size = READ_BYTES
+        typing.cast(Any, transport).max_size = READ_BYTES  # asyncio's own, which says how much it reads at a time
         self._wait()
         self.inner.connection_made(transport)
 

@@ -252,9 +252,11 @@ def test_gradients_that_differ_when_they_are_computed_twice_are_told(tmp_path, m
     folder, make, calls = tmp_path / "run", train_step.fingerprint, []
 
     def faulty(*settings):
+        compute = make(*settings)
+
         def twice(model, batch):
             calls.append(1)
-            loss, sums = make(*settings)(model, batch)
+            loss, sums = compute(model, batch)
             return loss, sums + (len(calls) == 4)
 
         return twice

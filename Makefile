@@ -1,12 +1,16 @@
-# make quickstart · corpus-demo · test · test-core · test-pythons · test-versions · test-slow · test-distributed · test-faults · test-corpus ·
-# test-gguf · test-plan-gpu · fuzz · fuzz-server · soak · audit · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
+# make quickstart · corpus-demo · test · test-parity · test-large-mesh · test-all · test-core · test-pythons · test-versions · test-slow ·
+# test-distributed · test-faults · test-corpus · test-gguf · test-plan-gpu · fuzz · fuzz-server · soak · audit · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
 # test-versions in .venv-VERSION; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# What a tested Python version is tested by where the whole suite would take too long: everything but corpus, plan, serving and Hugging Face.
-CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py mup_test.py passes_test.py \
-	data generate hardware model objectives observability optim packing/records_test.py tokenizer train)
+# Python compiles what it imports; compiling all that is installed takes longer than copying it.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+# Tests that CI runs on the other Pythons: the numerics on another JAX, and what depends on the interpreter and its standard library
+# (processes, signals, argparse, compression, annotations, expressions).
+CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py mup_test.py passes_test.py cli/options_test.py \
+	data documents evaluate/bpb_test.py evaluate/windows_test.py generate/sampling_test.py generate/template_test.py model objectives optim \
+	packing runs/train_test.py tokenizer train/guard_test.py train/loop_test.py train/step_test.py)
 # Of fuzzing and of the soak.
 SECONDS ?= 3600
 # A test of these may last so many seconds; in the rest of the suite it is what pyproject.toml says.
@@ -15,7 +19,7 @@ LONG := -o faulthandler_timeout=3600
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&-)
 TORCH := $(if $(filter 3.11,$(VERSION)),requirements-parity.txt)
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
+.PHONY: setup setup-dev quickstart corpus-demo test test-parity test-large-mesh test-all test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
 
 setup: $(VENV)/runtime
 setup-dev: $(VENV)/dev
@@ -26,12 +30,12 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: got a Python without venv; allowed: one with it; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
 $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt --editable .
+	$(PIP) -r requirements.txt --editable .
 	@touch $@
 
 # PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
 $(VENV)/dev: requirements-dev.txt requirements-gguf.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
+	$(PIP) -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
 quickstart: setup
@@ -44,12 +48,24 @@ $(VENV)/corpus: requirements-text.txt requirements-spark.txt requirements-corpus
 corpus-demo: $(VENV)/corpus
 	$(BIN)/python examples/corpus_demo.py $(DEMO)
 
-# A file's tests stay in one process, so that what they share is made and compiled once.
+# Tests that cost much beside what they prove have markers (pyproject.toml) and targets of their own.
 test: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q $(TESTS)
+
+# Against PyTorch, transformers and lm-evaluation-harness, where those are installed.
+test-parity: setup-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m 'parity and not slow' $(TESTS)
+
+# The step of the 52B run, compiled for 896 virtual devices.
+test-large-mesh: setup-dev
+	$(BIN)/python -m pytest -q -m large_mesh $(or $(TESTS),tests/cli/plan_test.py)
+
+# Every test that needs nothing beside setup-dev, properties on as many examples as a night allows.
+test-all: setup-dev
+	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest $(LONG) -n 2 --dist worksteal -q -m 'not corpus and not llama_cpp and not plan_gpu' $(TESTS)
 
 test-core: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(CORE)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q $(CORE)
 
 # Every supported Python that is there, except the one that `make test` has.
 test-pythons:

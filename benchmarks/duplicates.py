@@ -5,7 +5,7 @@
         python -m benchmarks.duplicates --text data/text-large --workdir runs/planted --what $what
     done
 
-50,000 passages, two fifths of them planted near-copies; the truth is every pair's exact similarity (`planted`). Prints JSON. Wants
+50,000 passages, two fifths of them planted near-copies; the truth is every pair's exact similarity (`near_copies`). Prints JSON. Wants
 requirements-corpus.txt, Java and datasketch (requirements-parity.txt); 4 GB of memory.
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow.parquet
 
-from benchmarks import planted
+from benchmarks import near_copies
 from teleflm_jax.corpus import rows, spark
 from teleflm_jax.corpus.config import DuplicateConfig
 from teleflm_jax.corpus.dedup import deduplicate, duplicates
@@ -43,15 +43,15 @@ Pairs = Iterable[tuple[int, int]]
 
 def main() -> int:
     arguments = _parse()
-    found = planted.passages(arguments.text)
+    found = near_copies.passages(arguments.text)
     originals = random.Random(arguments.seed).sample(found, min(len(found), arguments.documents * ORIGINALS // DOCUMENTS))
-    documents, config = planted.plant(originals, arguments.documents, arguments.seed), DuplicateConfig()
+    documents, config = near_copies.add_near_copies(originals, arguments.documents, arguments.seed), DuplicateConfig()
     facts = {"documents": len(documents), "MB": sum(len(document.text.encode()) for document in documents) / 1e6}
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     if arguments.what == "seconds":
         report = {"stage, seconds": stage(arguments, documents, config), "signatures, MB/s of a core": signing(documents, config)}
     elif arguments.what == "ours":
-        exact, ours = planted.Exact(documents), answer(arguments.workdir)
+        exact, ours = near_copies.Exact(documents), answer(arguments.workdir)
         truth = exact.pairs(config.similarity)
         (arguments.workdir / TRUTH).write_text(json.dumps([[*pair, similarity] for pair, similarity in sorted(truth.items())]))
         report = {"planted": _planted(documents, exact)} | judged(documents, truth, ours.links) | chaining(exact, ours.kept_for)
@@ -62,7 +62,7 @@ def main() -> int:
     return 0
 
 
-def stage(arguments: argparse.Namespace, documents: Sequence[planted.Document], config: DuplicateConfig) -> float:
+def stage(arguments: argparse.Namespace, documents: Sequence[near_copies.Passage], config: DuplicateConfig) -> float:
     """Run the stage in a session of its own; returns its seconds."""
     session = spark.session(arguments.master, arguments.workdir / "spark")
     try:
@@ -83,7 +83,7 @@ class Result:
     """Document that went -> the one that stays."""
 
 
-def deduplicated(session, folder: pathlib.Path, documents: Sequence[planted.Document], config: DuplicateConfig) -> None:
+def deduplicated(session, folder: pathlib.Path, documents: Sequence[near_copies.Passage], config: DuplicateConfig) -> None:
     """Run the pipeline's stage on the documents, or go on with it."""
     source, count = folder / partitions.PARAGRAPHS, -(-len(documents) // PART_DOCUMENTS)
     for place in (source, folder / partitions.DUPLICATES):
@@ -133,11 +133,11 @@ def _with_copies(links: Pairs, copies: Iterable[list[int]]) -> set[tuple[int, in
     return alike | {(min(a, b), max(a, b)) for one, other in links for a in of.get(one, (one,)) for b in of.get(other, (other,)) if a != b}
 
 
-def judged(documents: Sequence[planted.Document], truth: dict, links: set[tuple[int, int]]) -> dict:
+def judged(documents: Sequence[near_copies.Passage], truth: dict, links: set[tuple[int, int]]) -> dict:
     """Hold named pairs against all true ones, and the planted alone."""
     own = {(i, document.of) for i, document in enumerate(documents) if document.of >= 0}
     set_up = {(min(pair), max(pair)) for pair in own} & truth.keys()
-    members = {i: number for number, group in enumerate(planted.groups(len(documents), links)) for i in group}
+    members = {i: number for number, group in enumerate(near_copies.groups(len(documents), links)) for i in group}
     return {
         "named": len(links),
         "precision": len(links & truth.keys()) / max(1, len(links)),
@@ -157,7 +157,7 @@ def _by_bin(similarities: dict[tuple[int, int], float], links: set[tuple[int, in
     return {low: [found / total, total] for low, (found, total) in counts.items() if total}
 
 
-def chaining(exact: planted.Exact, kept_for: dict[int, int]) -> dict:
+def chaining(exact: near_copies.Exact, kept_for: dict[int, int]) -> dict:
     """Say how many documents of a component, and went for one, to which they are less alike than the threshold."""
     threshold, groups = DuplicateConfig().similarity, collections.defaultdict(list)
     for gone, kept in kept_for.items():
@@ -175,7 +175,7 @@ def chaining(exact: planted.Exact, kept_for: dict[int, int]) -> dict:
     }
 
 
-def signing(documents: Sequence[planted.Document], config: DuplicateConfig) -> dict:
+def signing(documents: Sequence[near_copies.Passage], config: DuplicateConfig) -> dict:
     """Time signatures on one core, of all texts and of Chinese ones, with both scripts as one and apart; and datasketch's."""
     found = {}
     chosen = documents[: len(documents) // SIGNED]
@@ -204,13 +204,13 @@ def _seconds(make: Callable[[], Iterable]) -> float:
     return min(found)
 
 
-def _planted(documents: Sequence[planted.Document], exact: planted.Exact) -> dict:
+def _planted(documents: Sequence[near_copies.Passage], exact: near_copies.Exact) -> dict:
     copies = [(document.of, i) for i, document in enumerate(documents) if document.of >= 0]
     counts = collections.Counter(f"{max(low for low in (0, *BINS) if low <= exact.similarity(*pair)):.2f}" for pair in copies)
     return {"planted": len(copies), "planted_by_similarity": dict(sorted(counts.items()))}
 
 
-def _beside(documents: Sequence[planted.Document], truth: dict, config: DuplicateConfig, ours: Result) -> dict:
+def _beside(documents: Sequence[near_copies.Passage], truth: dict, config: DuplicateConfig, ours: Result) -> dict:
     """Ask datasketch: with its own choice of bands for the threshold, and with ours."""
     found = {}
     for name, settings in (
@@ -219,7 +219,7 @@ def _beside(documents: Sequence[planted.Document], truth: dict, config: Duplicat
     ):
         links = peer(documents, settings)
         checked = links & truth.keys()
-        groups = [sorted(group, key=lambda i: (-len(documents[i].text), i)) for group in planted.groups(len(documents), checked)]
+        groups = [sorted(group, key=lambda i: (-len(documents[i].text), i)) for group in near_copies.groups(len(documents), checked)]
         kept = set(range(len(documents))) - {i for group in groups for i in group[1:]}
         own = set(range(len(documents))) - ours.kept_for.keys()
         found[name] = judged(documents, truth, links)
@@ -227,7 +227,7 @@ def _beside(documents: Sequence[planted.Document], truth: dict, config: Duplicat
     return found
 
 
-def peer(documents: Sequence[planted.Document], settings: dict) -> set[tuple[int, int]]:
+def peer(documents: Sequence[near_copies.Passage], settings: dict) -> set[tuple[int, int]]:
     """Pairs that datasketch's MinHashLSH names, without verification, as it is used."""
     import datasketch
 
@@ -239,9 +239,9 @@ def peer(documents: Sequence[planted.Document], settings: dict) -> set[tuple[int
     return found
 
 
-def shingled(document: planted.Document) -> list[bytes]:
+def shingled(document: near_copies.Passage) -> list[bytes]:
     """A document's shingles as datasketch takes them."""
-    return [shingle.encode() for shingle in planted.shingles(document.text, document.language)]
+    return [shingle.encode() for shingle in near_copies.shingles(document.text, document.language)]
 
 
 def _sketch(num_perm: int, shingles: list[bytes]):

@@ -172,7 +172,7 @@ def test_losses_of_tokens_are_the_same_on_every_mesh(mesh):
     model = jax.jit(layout.to_runtime, out_shardings=layout.shardings(tiny.model(CONFIG)))(tiny.model(CONFIG))
     tokens, targets = batch()["tokens"], batch()["targets"]
     found = passes.token_losses(layout)(model, *layout.place_batch((tokens, targets), ROWS))
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.model(CONFIG)(tokens)), targets[..., None], -1)[..., 0]
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.logits(tiny.model(CONFIG), tokens)), targets[..., None], -1)[..., 0]
     np.testing.assert_allclose(found, nll, rtol=1e-5, atol=1e-5)
 
 

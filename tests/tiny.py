@@ -52,6 +52,12 @@ def model(changed: ModelConfig = CONFIG, seed: int = 0) -> Transformer:
     return nnx.clone(_model(changed, seed))
 
 
+@jax.jit
+def logits(model: Transformer, tokens: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """The model's logits, compiled once for each shape; called as it is, the model would be compiled again by every call."""
+    return model(tokens, segments)
+
+
 def decoder(changed: ModelConfig, mesh: MeshConfig = ALONE) -> decoding.Decoder:
     """A model with random weights, laid out for decoding over a mesh of the first devices."""
     layout = rules.layout(mesh, changed.d_model, jax.devices()[: mesh.data * mesh.pipe * mesh.tensor])

@@ -93,7 +93,7 @@ def build(history: History, *, batch_size: int, seed: int) -> Mixture:
     return Mixture(domains=domains, batch_size=batch_size, offset=offset, phases=tuple(phases))
 
 
-def go_on(history: History, step: int, weights: Mapping[str, float], *, change: bool) -> History:
+def extend_history(history: History, step: int, weights: Mapping[str, float], *, change: bool) -> History:
     """Return the history of a run that resumes at data step `step`, extended by `weights` if they differ from the current ones.
 
     Args:

@@ -101,10 +101,10 @@ def _plan(config: RunConfig, place: pathlib.Path, began: float, log: Callable[[s
         guard=run.guard,
         telemetry=run.telemetry,
         profile=run.profile,
-        batches=lambda step, history: data.under(history).iterate(step, process=part, num_processes=parts),
-        mixture=functools.partial(mixture.go_on, weights=run.data.proportions, change=run.data.change_proportions),
-        records=lambda step, history: data.under(history).origins(step),
-        epochs=lambda step, history: data.under(history).epochs(step),
+        batches=lambda step, history: data.with_history(history).iterate(step, process=part, num_processes=parts),
+        mixture=functools.partial(mixture.extend_history, weights=run.data.proportions, change=run.data.change_proportions),
+        records=lambda step, history: data.with_history(history).origins(step),
+        epochs=lambda step, history: data.with_history(history).epochs(step),
         evaluate=evaluate,
         identity=identity,
         began=began,
@@ -181,11 +181,12 @@ def _saved_mixture(run: RunConfig, place: pathlib.Path, going_on: bool) -> mixtu
 
 def _history_after(record: checkpoint.Record, run: RunConfig) -> mixture.History:
     saved = tuple((since, dict(weights)) for since, weights in record.mixture)
-    return mixture.go_on(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
+    return mixture.extend_history(saved, record.counters["data_step"], run.data.proportions, change=run.data.change_proportions)
 
 
 def _parent(run: RunConfig) -> checkpoint.Record:
     """Return the record of the checkpoint that a branch continues; raise a `UserError` if it cannot."""
+    assert run.train.init_from is not None  # a branch has a parent
     parent, at_step = restore.other_run(run.train.init_from)
     record = checkpoint.read(parent / checkpoint.FOLDER, at_step)
     restore.refuse_unfit_parent(record, run.train, run.model)

@@ -1,4 +1,4 @@
-"""The training loop, the same at every scale: open logs, checkpoints and data, and train from restored states until the end."""
+"""Training loop, the same at every scale: open logs, checkpoints and data, and train from restored states until the end."""
 
 import contextlib
 import functools
@@ -109,7 +109,8 @@ def _session(plan: Plan, restored: restore.Restored, setup: Setup, rewound: bool
             plan.log(f"the mixture changes from batch {counters.data_step} on: {dict(history[-1][1])}")
         logs = Logs(folder=plan.folder)
         if first := jax.process_index() == 0:
-            logs.metrics(), logs.evals()  # a line that is not a row raises before the first step
+            logs.metrics()  # a line that is not a row raises before the first step
+            logs.evals()
         # losses of another mixture are not comparable
         state = guard.State(memory=guard.Memory() if changed else _recent_figures(plan.folder), rewinds=restored.rewinds)
         draw = functools.partial(curves.draw, logs) if first else lambda: None

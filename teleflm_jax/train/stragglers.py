@@ -15,7 +15,7 @@ PROBES = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What is known of the processes since the last probe."""
+    """Waiting times of the processes since the last probe, and probes at which they were late."""
 
     waited: np.ndarray | float = 0.0
     """[devices], seconds that each device's process has waited for data."""
@@ -40,7 +40,7 @@ def observe(
         processes: [devices], process of each device.
         step_seconds: usual seconds of a step.
     """
-    waits = (state.waited / state.steps)[np.unique(processes, return_index=True)[1]]
+    waits = np.asarray(state.waited / state.steps)[np.unique(processes, return_index=True)[1]]
     found = late(config, probes, waits, step_seconds)
     counted = {process: state.late.get(process, 0) + 1 for process in found}
     return State(late=counted), {process: found[process] for process, times in counted.items() if times == PROBES}

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from teleflm_jax.cli import launch as command
+from teleflm_jax.cli import main, options
 from teleflm_jax.distributed import xla
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -121,8 +122,9 @@ def test_of_several_failures_the_one_that_says_most_of_itself_is_the_cause():
         (("--preflight", "--preflight_tolerance", 1.5), "got --preflight_tolerance 1.5; allowed: 0 to 1"),
     ],
 )
-def test_wrong_input_is_one_line(arguments, words):
-    code, out, err = run(*arguments)
+def test_wrong_input_is_one_line(arguments, words, capfd):
+    code = options.run_command(lambda: main.main(["launch", *map(str, arguments)]))
+    out, err = capfd.readouterr()
     assert code == 2 and not out and err.startswith("error: got ") and err.count("\n") == 1 and words in err
 
 

@@ -1,6 +1,7 @@
 """`plan` and `train.py --dry_run`, as a user calls them."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -40,13 +41,30 @@ def call(*arguments, code=0, **environment) -> subprocess.CompletedProcess:
     return done
 
 
-def plan(folder, *arguments, code=0):
-    return call("-m", "teleflm_jax", "plan", folder / "run.gin", "--cluster", folder / "toy.gin", "--backend", "cpu", *arguments, code=code)
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command in this process, which has the eight devices that the toy cluster has; returns stdout and stderr."""
+
+    def in_process(*arguments, code=0):
+        for name in ("JAX_PLATFORMS", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL"):  # which `plan` sets for a process of its own
+            monkeypatch.setenv(name, os.environ.get(name, ""))
+        monkeypatch.chdir(ROOT)
+        found = options.run_command(lambda: main.main([*map(str, arguments)]))
+        out, err = capsys.readouterr()
+        assert found == code, out + err
+        return out, err
+
+    return in_process
 
 
-def test_a_small_run_is_planned(folder):
+def toy(folder):
+    """Arguments of a plan of the small run on the toy cluster."""
+    return ["plan", folder / "run.gin", "--cluster", folder / "toy.gin", "--backend", "cpu"]
+
+
+def test_a_small_run_is_planned(run, folder):
     mesh = ["--gin_param", "mesh.data = 2", "--gin_param", "mesh.pipe = 2", "--gin_param", "mesh.tensor = 2"]
-    facts = json.loads(plan(folder, *mesh, "--json").stdout)
+    facts = json.loads(call("-m", "teleflm_jax", *toy(folder), *mesh, "--json").stdout)  # with devices of its own
     (layout,) = facts["layouts"]
     memory = layout["memory"]
     assert memory["fits"]
@@ -58,7 +76,7 @@ def test_a_small_run_is_planned(folder):
     assert rows["tensor", "all-gather"]["compiled"] == pytest.approx(rows["tensor", "all-gather"]["closed_form"], rel=0.05)
     assert layout["seconds"]["step"] == pytest.approx(sum(s for name, s in layout["seconds"].items() if name != "step"))
     assert facts["assumptions"]["cluster.link_rate"] == 1e10
-    shown = plan(folder, *mesh).stdout
+    shown, _ = run(*toy(folder), *mesh)
     for text in (
         "Memory of one GPU",
         "closed form",
@@ -71,18 +89,18 @@ def test_a_small_run_is_planned(folder):
         assert text in shown, text
 
 
-def test_assumptions_are_overridden_by_gin(folder):
-    base = json.loads(plan(folder, "--json").stdout)["layouts"][0]
+def test_assumptions_are_overridden_by_gin(run, folder):
+    base = json.loads(run(*toy(folder), "--json")[0])["layouts"][0]
     slow = ["--gin_param", "cluster.bf16_flops = 1e9", "--gin_param", "plan.target_tokens = 1e9", "--gin_param", "cluster.watts = 100"]
-    changed = json.loads(plan(folder, "--json", *slow).stdout)["layouts"][0]
+    changed = json.loads(run(*toy(folder), "--json", *slow)[0])["layouts"][0]
     assert changed["seconds"]["products"] == pytest.approx(1000 * base["seconds"]["products"])
     assert changed["forecast"]["gpu_hours"] == pytest.approx(1e9 / changed["forecast"]["tokens_per_second_per_gpu"] / 3600)
     assert base["forecast"]["megawatt_hours"] is None
     assert changed["forecast"]["megawatt_hours"] == pytest.approx(changed["forecast"]["gpu_hours"] * 1e-4)
 
 
-def test_a_search_prints_a_table_and_writes_json_and_a_picture(folder, tmp_path):
-    shown = plan(folder, "--search", "--compile", "1", "--out", tmp_path / "out").stdout
+def test_a_search_prints_a_table_and_writes_json_and_a_picture(run, folder, tmp_path):
+    shown, _ = run(*toy(folder), "--search", "--compile", "1", "--out", tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "plan.json").read_text())
     layouts = facts["layouts"]
     steps = [layout["seconds"]["step"] for layout in layouts]
@@ -94,14 +112,14 @@ def test_a_search_prints_a_table_and_writes_json_and_a_picture(folder, tmp_path)
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_what_does_not_fit_is_one_line_with_what_helps(folder):
+def test_what_does_not_fit_is_one_line_with_what_helps(run, folder):
     bindings = ("cluster.memory_bytes = 4e6", "plan.allowance_bytes = 0", "train.microbatch_size = 2", "plan.spare = 0")
-    done = plan(folder, *(word for binding in bindings for word in ("--gin_param", binding)), code=2)
-    (line,) = done.stderr.splitlines()
+    out, err = run(*toy(folder), *(word for binding in bindings for word in ("--gin_param", binding)), code=2)
+    (line,) = err.splitlines()
     assert line.startswith("error: got ")
     assert "GB too much; allowed: 0.004 GB" in line
     assert "model.remat = " in line or "train.microbatch_size = 1" in line
-    assert "does not fit" in done.stdout
+    assert "does not fit" in out
 
 
 @pytest.mark.parametrize(
@@ -140,13 +158,13 @@ def test_no_gpu_compiler_is_said(capsys, monkeypatch):
     assert "got --backend gpu without jax's CUDA wheels" in capsys.readouterr().err
 
 
-def test_axes_that_do_not_multiply_are_refused(folder):
-    done = plan(folder, "--gin_param", "mesh.tensor = 3", code=2)
-    assert "got a mesh of 2 x 1 x 3 (data, pipe, tensor) on 8 device(s)" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_axes_that_do_not_multiply_are_refused(run, folder):
+    _, err = run(*toy(folder), "--gin_param", "mesh.tensor = 3", code=2)
+    assert "got a mesh of 2 x 1 x 3 (data, pipe, tensor) on 8 device(s)" in err
+    assert len(err.splitlines()) == 1
 
 
-def test_a_dry_run_says_the_same_of_what_is_here_and_writes_nothing(folder, tmp_path):
+def test_a_dry_run_says_the_same_of_what_is_here_and_writes_nothing(run, folder, tmp_path):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     workdir = tmp_path / "run"
     mesh = ["--gin_param", "mesh.tensor = 2", "--gin_param", "mesh.pipe = 2", "--gin_param", "plan.target_tokens = 1e6"]
@@ -154,8 +172,8 @@ def test_a_dry_run_says_the_same_of_what_is_here_and_writes_nothing(folder, tmp_
     for text in ("2 x 2 x 2, zero 1", "fits (by the compiler)", "one step", "1e+06 tokens", "Data: not ready, got the tokenizer"):
         assert text in done.stdout, text
     assert not workdir.exists()
-    done = call("train.py", "--gin_file", folder / "run.gin", "--dry_run", "--gin_param", "mesh.tensor = 3", code=2, **flags)
-    assert len(done.stderr.splitlines()) == 1
+    _, err = run("train", "--gin_file", folder / "run.gin", "--dry_run", "--gin_param", "mesh.tensor = 3", code=2)
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.large_mesh

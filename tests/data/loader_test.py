@@ -206,5 +206,5 @@ def test_epochs_are_what_was_drawn_of_each_domain_s_records(packed):
     sizes = {domain: known.train.records for domain, known in run.manifests.items()}
     assert run.epochs(STEPS) == {domain: round(drawn[domain] / sizes[domain], 4) for domain in ("code", "web")}
     assert run.epochs(STEPS)["web"] > 1
-    changed = run.under(((0, {"web": 1.0}), (STEPS, {"web": 1.0, "code": 1.0})))
+    changed = run.with_history(((0, {"web": 1.0}), (STEPS, {"web": 1.0, "code": 1.0})))
     assert changed.epochs(STEPS) == {"code": 0.0, "web": round(STEPS * 8 / sizes["web"], 4)}

@@ -106,13 +106,13 @@ def test_the_order_of_names_in_a_configuration_does_not_matter():
 
 def test_a_mixture_changes_on_purpose_alone():
     a, b = {"x": 1.0}, {"x": 1.0, "y": 1.0}
-    assert mixture.go_on((), 0, a, change=False) == ((0, a),)
-    assert mixture.go_on(((0, a),), 50, a, change=True) == ((0, a),)
-    assert mixture.go_on(((0, a),), 50, b, change=True) == ((0, a), (50, b))
-    assert mixture.go_on(((0, a), (50, b)), 50, a, change=True) == ((0, a), (50, a))
-    assert mixture.go_on(((0, a),), 0, b, change=True) == ((0, b),)
+    assert mixture.extend_history((), 0, a, change=False) == ((0, a),)
+    assert mixture.extend_history(((0, a),), 50, a, change=True) == ((0, a),)
+    assert mixture.extend_history(((0, a),), 50, b, change=True) == ((0, a), (50, b))
+    assert mixture.extend_history(((0, a), (50, b)), 50, a, change=True) == ((0, a), (50, a))
+    assert mixture.extend_history(((0, a),), 0, b, change=True) == ((0, b),)
     with pytest.raises(UserError, match="data.change_proportions = True"):
-        mixture.go_on(((0, a),), 50, b, change=False)
+        mixture.extend_history(((0, a),), 50, b, change=False)
 
 
 def test_a_domain_that_would_run_out_is_named_with_step_and_remedy():

@@ -54,7 +54,7 @@ def test_a_file_that_ends_early_gives_all_that_it_has(tmp_path, members):
     assert b"".join(PARTS).startswith(text) and text.startswith(b"".join(PARTS[:-1])) and gaps == [DamagedSpan(0)]
 
 
-def test_bytes_between_members_are_a_gap(tmp_path, members):
+def test_bytes_between_members_are_a_damaged_span(tmp_path, members):
     compression, packed = members
     text, gaps = chunks(tmp_path / "a", b"".join([*packed[:2], b"garbage" * 10, *packed[2:]]), compression)
     assert text == b"".join(PARTS) and gaps == [DamagedSpan(70)]

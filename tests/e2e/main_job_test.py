@@ -11,13 +11,14 @@ import time
 import pytest
 
 from teleflm_jax import checkpoint
+from teleflm_jax.cli import main, options
 from teleflm_jax.observability import run_log
 from tests import job
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRAIN = """
 train.steps = 20
-train.batch_size = 128
+train.batch_size = 32
 train.microbatch_size = 1
 train.checkpoint_every = 7
 """
@@ -36,6 +37,19 @@ def run(*arguments, code=0) -> str:
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     return err if code else out
+
+
+@pytest.fixture
+def refused(capfd):
+    """Call `train` in this process, which refuses it; returns the one line that it prints."""
+
+    def call(*arguments) -> str:
+        code = options.run_command(lambda: main.main(["train", *map(str, arguments)]))
+        err = capfd.readouterr().err
+        assert code == 2 and err.startswith("error: got ") and err.count("\n") == 1, err
+        return err
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +114,12 @@ def test_what_was_trained_is_evaluated_and_generates(uninterrupted, configuratio
     assert text.startswith("def ") and len(text) > 6
 
 
-def test_another_run_lends_its_weights_only_with_its_tokenizer(uninterrupted, configuration):
+def test_another_run_lends_its_weights_only_with_its_tokenizer(uninterrupted, configuration, refused):
     lend = ["--gin_param", f"train.init_from = '{uninterrupted}@20'", "--gin_param", "train.steps = 2"]
     borrower = configuration.parent / "borrower"
     (uninterrupted / "tokenizer.json").rename(uninterrupted / "own.json")
     (uninterrupted / "tokenizer.json").write_text("another")
-    assert "of train.init_from" in run("train.py", "--gin_file", configuration, *lend, "--workdir", borrower, code=2)
+    assert "of train.init_from" in refused("--gin_file", configuration, *lend, "--workdir", borrower)
     assert not borrower.exists()
     (uninterrupted / "own.json").rename(uninterrupted / "tokenizer.json")
     run("train.py", "--gin_file", configuration, *lend, "--workdir", borrower)
@@ -122,24 +136,22 @@ def test_another_run_lends_its_weights_only_with_its_tokenizer(uninterrupted, co
         (["model.vocab_size = 500"], "token ids up to 511"),
         (["train.microbatch_size = 3"], "got train.microbatch_size=3"),
         (["train.batchsize = 129"], "change it to train.batch_size"),
-        (["mesh.tensor = 2"], "got a mesh of 1 x 1 x 2 (data, pipe, tensor) on 1 device"),
+        (["mesh.tensor = 3"], "x 1 x 3 (data, pipe, tensor) on 8 device"),
         (["data.packed = '/nowhere'"], "python -m teleflm_jax pack"),
         (["data.tokenizer = '/nowhere.json'"], "/nowhere.json"),
         (["data.max_epochs = {'json': 0.05}"], "runs out at step"),
     ],
 )
-def test_wrong_input_is_one_line_and_harms_nothing(uninterrupted, configuration, changes, words):
+def test_wrong_input_is_one_line_and_harms_nothing(uninterrupted, configuration, refused, changes, words):
     before = {path: path.read_bytes() for path in uninterrupted.iterdir() if path.is_file()}
     parameters = [argument for change in changes for argument in ("--gin_param", change)]
-    message = run("train.py", "--gin_file", configuration, *parameters, "--workdir", uninterrupted, code=2)
-    assert message.startswith("error: got ") and "; allowed" in message and message.count("\n") == 1, message
-    assert words in message
+    message = refused("--gin_file", configuration, *parameters, "--workdir", uninterrupted)
+    assert "; allowed" in message and words in message
     assert {path: path.read_bytes() for path in uninterrupted.iterdir() if path.is_file()} == before
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(configuration, tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_line(configuration, refused, tmp_path):
     (tmp_path / "file").write_text("")
-    message = run("train.py", "--gin_file", configuration, "--workdir", tmp_path / "file" / "run", code=2)
+    message = run("train.py", "--gin_file", configuration, "--workdir", tmp_path / "file" / "run", code=2)  # as a user's shell sees it
     assert message.startswith("error: got ") and message.count("\n") == 1, message
-    message = run("train.py", "--gin_file", configuration, "--workdir", "gs://bucket/run", code=2)
-    assert "mount the store" in message
+    assert "mount the store" in refused("--gin_file", configuration, "--workdir", "gs://bucket/run")

@@ -1,5 +1,7 @@
 import pytest
 
+from teleflm_jax.generate.engine import CHUNK, Engine
+from teleflm_jax.generate.programs import Programs
 from teleflm_jax.tokenizer import load, train
 
 
@@ -9,3 +11,16 @@ def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), 390), encoding="utf-8")
     return load.load(path)
+
+
+@pytest.fixture(scope="module")
+def shared(tokenizer):
+    """Make engines; those of one decoder and chunk share their compiled programs."""
+    made = {}
+
+    def make(decoder, *, slots, chunk=CHUNK, programs=None, **settings):
+        if programs is None:
+            programs = made.setdefault((id(decoder), chunk), Programs(decoder, chunk=chunk))  # which keep the decoder
+        return Engine(decoder, tokenizer, slots=slots, chunk=chunk, programs=programs, **settings)
+
+    return make

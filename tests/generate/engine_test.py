@@ -38,11 +38,11 @@ def alone():
 
 
 @pytest.fixture
-def complete(alone, tokenizer):
+def complete(alone, shared):
     """Token ids of each request's text."""
 
     def run(requests, slots=4, on=alone):
-        return [[token.id for token in piece.tokens] for piece in engine.complete(on, tokenizer, requests, slots=slots)]
+        return [[token.id for token in piece.tokens] for piece in engine.run(shared(on, slots=slots), requests)]
 
     return run
 
@@ -57,15 +57,15 @@ def test_each_greedy_token_is_the_likeliest_after_a_full_forward(complete):
     texts = np.zeros((3, 32), np.int32)
     for text, prompt, row in zip(texts, PROMPTS, found, strict=True):
         text[: len(prompt) + 20] = [*prompt, *row]
-    likeliest = np.asarray(jax.jit(lambda model, texts: model(texts).argmax(axis=-1))(model, texts))
+    likeliest = np.asarray(tiny.logits(model, texts).argmax(axis=-1))
     assert found == [row[len(prompt) - 1 :][:20].tolist() for row, prompt in zip(likeliest, PROMPTS, strict=True)]
 
 
-def test_a_text_does_not_depend_on_its_neighbours_their_settings_or_when_it_came(complete, alone, tokenizer):
-    requests = [ask(prompt, sampling=how, seed=3, number=i) for i, how in enumerate(MIXED) for prompt in PROMPTS]
+def test_a_text_does_not_depend_on_its_neighbours_their_settings_or_when_it_came(complete, alone, shared):
+    requests = [ask(prompt, sampling=how, seed=3, choice=i) for i, how in enumerate(MIXED) for prompt in PROMPTS]
     single = [complete([request])[0] for request in requests]
     assert complete(requests, slots=4) == single == complete(requests, slots=16)
-    running, texts = engine.Engine(alone, tokenizer, slots=3, chunk=5), {}
+    running, texts = shared(alone, slots=3, chunk=5), {}
     for request in [*requests, None, None, None]:
         if request:
             texts[running.add(request)] = []
@@ -88,7 +88,7 @@ def test_a_text_does_not_depend_on_its_neighbours_their_settings_or_when_it_came
     ids=["data 2", "tensor 4", "2 x 2 x 2", "pipe 2 x tensor 4"],
 )
 def test_every_mesh_writes_the_same(complete, mesh):
-    requests = [ask(prompt, sampling=how, number=i) for i, how in enumerate(MIXED[:3]) for prompt in PROMPTS]
+    requests = [ask(prompt, sampling=how, choice=i) for i, how in enumerate(MIXED[:3]) for prompt in PROMPTS]
     assert complete(requests, on=on(mesh)) == complete(requests)
 
 
@@ -96,14 +96,14 @@ def test_grouped_heads_share_a_cache(complete):
     model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64, num_kv_heads=2))
     (row,) = complete([ask(PROMPTS[0])], on=on(MeshConfig(data=1), num_kv_heads=2))
     text = np.array([[*PROMPTS[0], *row]])
-    assert row == np.asarray(model(text).argmax(axis=-1))[0, 2:-1].tolist()
+    assert row == np.asarray(tiny.logits(model, text).argmax(axis=-1))[0, 2:-1].tolist()
 
 
 def test_the_seed_and_the_number_decide(complete):
     warm = {"sampling": WARM}
-    first = complete([ask([1, 5], number=i, seed=1, **warm) for i in range(3)])
-    assert first == complete([ask([1, 5], number=i, seed=1, **warm) for i in range(3)])
-    assert first != complete([ask([1, 5], number=i, seed=2**32 - 1, **warm) for i in range(3)])
+    first = complete([ask([1, 5], choice=i, seed=1, **warm) for i in range(3)])
+    assert first == complete([ask([1, 5], choice=i, seed=1, **warm) for i in range(3)])
+    assert first != complete([ask([1, 5], choice=i, seed=2**32 - 1, **warm) for i in range(3)])
     assert first[0] != first[1] != first[2]
 
 
@@ -122,21 +122,21 @@ def test_a_text_ends_with_its_own_stop_id(complete):
     assert complete([ask(prompt, stop_ids=(stop, 389)) for prompt, stop in zip(PROMPTS, stops, strict=True)]) == cut
 
 
-def test_a_text_ends_before_its_stop_string_and_the_row_goes_to_the_next(alone, tokenizer):
+def test_a_text_ends_before_its_stop_string_and_the_row_goes_to_the_next(alone, tokenizer, shared):
     pieces = piece_bytes(tokenizer)
     (free,) = engine.complete(alone, tokenizer, [ask(PROMPTS[0], max_tokens=40)], slots=1)
     stop = free.text[7:9]
-    running = engine.Engine(alone, tokenizer, slots=1, chunk=4)
+    running = shared(alone, slots=1, chunk=4)
     first, second = running.add(ask(PROMPTS[0], max_tokens=40, stop=(stop, "never"))), running.add(ask(PROMPTS[1], max_tokens=3))
     found = {first: [], second: []}
     while not running.idle:
         for ticket, piece in running.step().items():
             found[ticket].append(piece)
     text = "".join(piece.text for piece in found[first])
-    assert text == free.text[: free.text.index(stop)] and found[first][-1].finish == "stop"
+    assert text == free.text[: free.text.index(stop)] and found[first][-1].finish_reason == "stop"
     ids = [token.id for piece in found[first] for token in piece.tokens]
     assert stop in decode(ids, pieces) and stop not in decode(ids[:-1], pieces)
-    assert sum(len(piece.tokens) for piece in found[second]) == 3 and found[second][-1].finish == "length"
+    assert sum(len(piece.tokens) for piece in found[second]) == 3 and found[second][-1].finish_reason == "length"
 
 
 def test_texts_end_at_the_context(complete):
@@ -144,21 +144,21 @@ def test_texts_end_at_the_context(complete):
     assert [len(row) for row in complete([ask(prompt, max_tokens=500) for prompt in prompts])] == [64 - len(prompt) for prompt in prompts]
 
 
-def test_logprobs_are_those_of_a_full_forward_whatever_the_settings(alone, tokenizer):
+def test_logprobs_are_those_of_a_full_forward_whatever_the_settings(alone, shared):
     requests = [ask(PROMPTS[0], sampling=MIXED[3], logprobs=3), ask(PROMPTS[1], logprobs=0), ask(PROMPTS[2])]
-    some, none, silent = engine.complete(alone, tokenizer, requests, slots=3)
+    some, none, silent = engine.run(shared(alone, slots=3), requests)
     assert {token.logprob for token in silent.tokens} == {None} and {token.alternatives for token in none.tokens} == {()}
     model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64))
     ids = [token.id for token in some.tokens]
-    full = np.asarray(jax.nn.log_softmax(model(np.array([[*PROMPTS[0], *ids]]))[0, 2:-1]))
+    full = np.asarray(jax.nn.log_softmax(tiny.logits(model, np.array([[*PROMPTS[0], *ids]]))[0, 2:-1]))
     np.testing.assert_allclose([token.logprob for token in some.tokens], full[np.arange(20), ids], rtol=1e-4)
     for row, token in zip(full, some.tokens, strict=True):
         assert [index for index, _ in token.alternatives] == np.argsort(-row)[:3].tolist()
         np.testing.assert_allclose([value for _, value in token.alternatives], np.sort(row)[::-1][:3], rtol=1e-4)
 
 
-def test_a_dropped_request_frees_its_row_and_harms_no_other(alone, tokenizer, complete):
-    running = engine.Engine(alone, tokenizer, slots=2, chunk=4)
+def test_a_dropped_request_frees_its_row_and_harms_no_other(alone, complete, shared):
+    running = shared(alone, slots=2, chunk=4)
     tickets = [running.add(ask(PROMPTS[i], max_tokens=30)) for i in range(3)]
     texts = {ticket: [] for ticket in tickets}
     for number in range(100):
@@ -180,7 +180,7 @@ def test_greedy_texts_follow_biases_and_penalties_of_what_was_written(complete):
     found = complete([ask(PROMPTS[2], sampling=how)])[0]
     padded = np.zeros((1, 32), np.int32)
     padded[0, : len(PROMPTS[2]) + 20] = [*PROMPTS[2], *found]
-    table = np.array(jax.jit(lambda model, texts: model(texts))(model, padded)[0], np.float32)
+    table = np.array(tiny.logits(model, padded)[0], np.float32)
     for place in range(20):
         logits, written = table[len(PROMPTS[2]) - 1 + place], found[:place]
         for index, value in how.logit_bias:
@@ -195,30 +195,30 @@ def test_greedy_texts_follow_biases_and_penalties_of_what_was_written(complete):
     assert found != complete([ask(PROMPTS[2], sampling=Sampling(temperature=0.0, repetition_penalty=1.2))])[0]
 
 
-def test_a_prompts_tokens_are_told_with_what_a_full_forward_says_of_them(alone, tokenizer):
+def test_a_prompts_tokens_are_told_with_what_a_full_forward_says_of_them(alone, shared):
     long = (1, *range(4, 44))
-    requests = [ask(prompt, logprobs=2, tell_prompt=True, max_tokens=n) for prompt, n in ((long, 0), (PROMPTS[1], 2), (PROMPTS[2], 1))]
-    found = engine.complete(alone, tokenizer, [*requests, ask(PROMPTS[0], logprobs=1)], slots=4)
+    requests = [ask(prompt, logprobs=2, prompt_logprobs=True, max_tokens=n) for prompt, n in ((long, 0), (PROMPTS[1], 2), (PROMPTS[2], 1))]
+    found = engine.run(shared(alone, slots=4), [*requests, ask(PROMPTS[0], logprobs=1)])
     model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64))
     for request, piece in zip(requests, found, strict=False):
         first, *others = piece.prompt
         assert [token.id for token in piece.prompt] == list(request.prompt) and first.logprob is None and first.alternatives == ()
         padded = np.zeros((1, 64), np.int32)
         padded[0, : len(request.prompt)] = request.prompt
-        full = np.asarray(jax.nn.log_softmax(model(padded)[0]))
+        full = np.asarray(jax.nn.log_softmax(tiny.logits(model, padded)[0]))
         for row, token in zip(full, others, strict=False):
             np.testing.assert_allclose(token.logprob, row[token.id], rtol=1e-4)
             assert [index for index, _ in token.alternatives] == np.argsort(-row, kind="stable")[:2].tolist()
     assert found[3].prompt == () and [len(piece.tokens) for piece in found] == [0, 2, 1, 20]
-    assert found[0].text == "" and found[0].finish == "length"
-    same = engine.complete(alone, tokenizer, [dataclasses.replace(requests[2], tell_prompt=False)], slots=1)
+    assert found[0].text == "" and found[0].finish_reason == "length"
+    same = engine.run(shared(alone, slots=1), [dataclasses.replace(requests[2], prompt_logprobs=False)])
     assert [token.id for token in same[0].tokens] == [token.id for token in found[2].tokens]
 
 
-def test_a_text_that_was_put_back_goes_on_with_what_it_has_written(alone, tokenizer):
-    requests = [ask(prompt, sampling=MIXED[5], logprobs=1, tell_prompt=True) for prompt in PROMPTS]
-    wanted = engine.run(engine.Engine(alone, tokenizer, slots=4), requests)
-    running, found = engine.Engine(alone, tokenizer, slots=4, chunk=4), {}
+def test_a_text_that_was_put_back_goes_on_with_what_it_has_written(alone, shared):
+    requests = [ask(prompt, sampling=MIXED[5], logprobs=1, prompt_logprobs=True) for prompt in PROMPTS]
+    wanted = engine.run(shared(alone, slots=4), requests)
+    running, found = shared(alone, slots=4, chunk=4), {}
     tickets = [running.add(request) for request in requests]
     for number in range(50):
         for ticket, piece in running.step().items():
@@ -260,14 +260,14 @@ def test_buckets_are_powers_of_two_up_to_the_context(length, expected):
         ({"seed": -(2**63) - 1}, "got seed -9223372036854775809; allowed: -9223372036854775808 to 18446744073709551615"),
         ({"seed": 2**64}, "got seed 18446744073709551616"),
         ({"sampling": Sampling(logit_bias=((VOCABULARY, 1.0),))}, "got logit_bias of the id 390; allowed: 0 to 389"),
-        ({"tell_prompt": True}, "got tell_prompt without logprobs"),
+        ({"prompt_logprobs": True}, "got prompt_logprobs without logprobs"),
         ({"stop": ("a", "")}, "got an empty stop string"),
         ({"stop_ids": tuple(range(33))}, "allowed: at most 32 ids"),
         ({"logprobs": 21}, "got logprobs 21; allowed: 0 to 20"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_any_work(alone, tokenizer, changes, message):
-    running = engine.Engine(alone, tokenizer, slots=1)
+def test_what_cannot_be_done_is_refused_before_any_work(alone, changes, message, shared):
+    running = shared(alone, slots=1)
     with pytest.raises(UserError, match=message):
         engine.run(running, [ask([1]), dataclasses.replace(ask([1]), **changes)])
     assert running.idle

@@ -148,8 +148,8 @@ WRONG = {
     "a piece with a large id": (retold("model", "vocab", "Ā", 200_000_000), "ids of their own below 2,097,152"),
     "an expression that goes back and forth": (retold("pre_tokenizer", SLOW), "an expression that may try a run"),
     "a link to another folder's tokenizer": (linked("tokenizer_config.json"), "leaves the folder"),
-    "a FIFO": (fifo("special_tokens_map.json"), "no plain file"),
-    "weights that are a FIFO": (fifo("model.safetensors"), "no plain file"),
+    "a FIFO": (fifo("special_tokens_map.json"), "not a plain file"),
+    "weights that are a FIFO": (fifo("model.safetensors"), "not a plain file"),
     "fewer rows than ids": (
         lambda folder: (edited(vocab_size=80)(folder), rewritten(_cut)(folder)),
         "with 390 ids for model.vocab_size=80",

@@ -24,9 +24,6 @@ def prefill(model, tokens_BT, length=16):
     return z_BTD, jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))), kept)
 
 
-forward = jax.jit(lambda model, tokens_BT: model(tokens_BT))
-
-
 @jax.jit
 def one_step(model, tokens_B, positions_B, kept):
     z_B1D, kept = cache.extend(model, tokens_B[:, None], positions_B[:, None], kept)
@@ -47,7 +44,7 @@ def grouped():
 def test_prefill_then_token_by_token_equals_the_full_forward(name, request):
     model, tokens = request.getfixturevalue(name), tiny.tokens(3, 16)
     padded = jnp.where(jnp.arange(8) < PROMPTS[:, None], tokens[:, :8], 63)
-    full, model = forward(model, tokens), unstack_layers(model)
+    full, model = tiny.logits(model, tokens), unstack_layers(model)
     z, kept = prefill(model, padded)
     for row, length in enumerate(PROMPTS):
         chex.assert_trees_all_close(model.logits(z)[row, :length], full[row, :length], **CLOSE)
@@ -61,7 +58,7 @@ def test_several_tokens_may_be_added_at_once(model):
     tokens = tiny.tokens(3, 16)
     _, kept = prefill(unstack_layers(model), tokens[:, :8])
     z, _ = extend(unstack_layers(model), tokens[:, 8:14], jnp.broadcast_to(jnp.arange(8, 14), (3, 6)), kept)
-    chex.assert_trees_all_close(model.logits(z), forward(model, tokens)[:, 8:14], **CLOSE)
+    chex.assert_trees_all_close(model.logits(z), tiny.logits(model, tokens)[:, 8:14], **CLOSE)
 
 
 def test_positions_past_the_end_change_nothing(model):
@@ -90,4 +87,4 @@ def test_a_document_mask_does_not_matter_inside_one_document(model):
     masked.config = tiny.config(document_attention=True)
     tokens = tiny.tokens(3, 16)
     z, _ = prefill(unstack_layers(masked), tokens[:, :8])
-    chex.assert_trees_all_close(model.logits(z), forward(model, tokens)[:, :8], **CLOSE)
+    chex.assert_trees_all_close(model.logits(z), tiny.logits(model, tokens)[:, :8], **CLOSE)

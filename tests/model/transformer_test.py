@@ -26,11 +26,54 @@ def hidden(model: Transformer, tokens: jax.Array) -> jax.Array:
     return model.forward(tokens, transformer.plain(model.config, tokens.shape[1]))[0]
 
 
+def by_hand(model: Transformer, tokens: np.ndarray) -> np.ndarray:
+    """The logits of one sequence in float64, as the report and Llama write them down."""
+    config, weights = model.config, jax.tree.map(lambda x: np.asarray(x, np.float64), model)
+    half, places = config.head_size // 2, np.arange(len(tokens))
+    angles = places[:, None, None] * config.rope_theta ** (-np.arange(half) / half)
+
+    def norm(x_TD, gain_D):
+        return x_TD / np.sqrt((x_TD**2).mean(axis=-1, keepdims=True) + config.norm_epsilon) * gain_D
+
+    def rope(x_TNH):
+        a, b = x_TNH[..., :half], x_TNH[..., half:]
+        return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], axis=-1)
+
+    x_TD = weights.embedding[...][tokens] * model.input_multiplier
+    for layer in range(config.num_layers):
+        block = jax.tree.map(lambda w: w[layer], weights.blocks)  # noqa: B023
+        y_TD, own = norm(x_TD, block.attention_norm.gain[...]), block.attention
+        q, k, v = (np.einsum("td,dnh->tnh", y_TD, w[...]) for w in (own.query, own.key, own.value))
+        k, v = (np.repeat(x, config.num_heads // config.num_kv_heads, axis=1) for x in (rope(k), v))
+        scores = np.einsum("tnh,snh->nts", rope(q), k) / np.sqrt(config.head_size)
+        scores = np.exp(np.where(places[:, None] >= places, scores, -np.inf))
+        x_TD = x_TD + np.einsum("nts,snh,nhd->td", scores / scores.sum(axis=-1, keepdims=True), v, own.out[...])
+        y_TD, own = norm(x_TD, block.feed_forward_norm.gain[...]), block.feed_forward
+        gate_TF = y_TD @ own.gate[...]
+        x_TD = x_TD + (gate_TF / (1 + np.exp(-gate_TF)) * (y_TD @ own.up[...])) @ own.down[...]
+    return norm(x_TD, weights.final_norm.gain[...]) @ weights.head[...] * model.output_multiplier
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_logits_are_those_that_the_equations_give(num_kv_heads):
+    config = tiny.config(num_kv_heads=num_kv_heads, norm_epsilon=0.1, rope_theta=100.0)
+    rules = dataclasses.replace(mup.at_width(tiny.WIDE, 32), input_multiplier=3.0, output_multiplier=0.5)
+    model = jax.jit(lambda: Transformer(config, rules, rngs=nnx.Rngs(params=1)))()
+    for norm in (model.blocks.attention_norm, model.blocks.feed_forward_norm, model.final_norm):  # they start at one, where they do nothing
+        norm.gain[...] = jnp.linspace(0.5, 1.5, norm.gain[...].size).reshape(norm.gain[...].shape)
+    tokens = tiny.tokens(1, 16)
+    wanted = by_hand(model, np.asarray(tokens[0]))
+    np.testing.assert_allclose(
+        tiny.logits(model, tokens)[0], wanted, rtol=1e-4, atol=2e-5 * np.abs(wanted).max()
+    )  # float32 against float64
+
+
 def test_future_tokens_do_not_change_past_logits():
     model, before = tiny.model(), tiny.tokens(2, 16)
     after = before.at[:, 9:].set((before[:, 9:] + 1) % 64)
-    chex.assert_trees_all_close(model(before)[:, :9], model(after)[:, :9], **EXACT)
-    assert jnp.abs(model(before)[:, 9:] - model(after)[:, 9:]).max() > 1e-2
+    first, second = tiny.logits(model, before), tiny.logits(model, after)
+    chex.assert_trees_all_close(first[:, :9], second[:, :9], **EXACT)
+    assert jnp.abs(first[:, 9:] - second[:, 9:]).max() > 1e-2
 
 
 def test_every_past_token_reaches_the_logits():
@@ -43,7 +86,7 @@ def test_every_past_token_reaches_the_logits():
             x = block(x, layers.rope_tables(jnp.arange(16)[None], model.config), attention.causal)
         return model.logits(model.final(x))[0, -1, 0]
 
-    gradient = jax.grad(last_logit)(model.embed(tokens))
+    gradient = jax.jit(jax.grad(last_logit))(model.embed(tokens))
     assert (jnp.abs(gradient[0]).max(axis=-1) > 1e-6).all()
 
 
@@ -51,11 +94,11 @@ def test_a_document_mask_makes_packed_documents_independent():
     config = tiny.config(document_attention=True)
     model, tokens = tiny.model(config), tiny.tokens(1, 16)
     segments = jnp.array([[1] * 6 + [2] * 10])
-    packed = model(tokens, segments)
-    apart = [model(tokens[:, :6], segments[:, :6]), model(tokens[:, 6:], segments[:, 6:])]
+    packed = tiny.logits(model, tokens, segments)
+    apart = [tiny.logits(model, tokens[:, at], segments[:, at]) for at in (slice(6), slice(6, None))]
     # rotary positions count from the start of the sequence, and only their differences matter
     chex.assert_trees_all_close(packed, jnp.concatenate(apart, axis=1), **EXACT)
-    assert jnp.abs(packed[:, 6:] - tiny.model()(tokens)[:, 6:]).max() > 1e-2
+    assert jnp.abs(packed[:, 6:] - tiny.logits(tiny.model(), tokens)[:, 6:]).max() > 1e-2
 
 
 @pytest.mark.parametrize("block", [3, 5, 16])
@@ -64,7 +107,8 @@ def test_blocks_of_queries_equal_plain_attention(block, monkeypatch):
     q, k, v = (
         jax.random.normal(key, (2, 16, heads, 8)) for key, heads in zip(jax.random.split(jax.random.key(0), 3), (4, 2, 2), strict=True)
     )
-    chex.assert_trees_all_close(attention.causal(q, k, v), jax.nn.dot_product_attention(q, k, v, is_causal=True), **EXACT)
+    found = jax.jit(lambda *qkv: attention.causal(*qkv))(q, k, v)  # not `causal` itself, whose trace of another block jax would reuse
+    chex.assert_trees_all_close(found, jax.nn.dot_product_attention(q, k, v, is_causal=True), **EXACT)
 
 
 def test_grouped_heads_equal_repeated_ones():
@@ -78,15 +122,17 @@ def test_grouped_heads_equal_repeated_ones():
         setattr(full, name, getattr(grouped, name))
     full.blocks.feed_forward = grouped.blocks.feed_forward
     tokens = tiny.tokens(2, 16)
-    chex.assert_trees_all_close(full(tokens), grouped(tokens), **EXACT)
+    chex.assert_trees_all_close(tiny.logits(full, tokens), tiny.logits(grouped, tokens), **EXACT)
+
+
+gradient = jax.jit(jax.grad(lambda model, tokens: jnp.square(model(tokens)).mean()))
 
 
 @pytest.mark.parametrize("remat", ["qkv_gate_up", "qkv", "full"])
 def test_rematerialisation_changes_no_gradient(remat):
     tokens = tiny.tokens(2, 16)
-    gradient = jax.jit(jax.grad(lambda model: jnp.square(model(tokens)).mean()))
-    plain = gradient(tiny.model())
-    chex.assert_trees_all_close(jax.tree.leaves(gradient(tiny.model(tiny.config(remat=remat)))), jax.tree.leaves(plain), **EXACT)
+    plain, found = (jax.tree.leaves(gradient(model, tokens)) for model in (tiny.model(), tiny.model(tiny.config(remat=remat))))
+    chex.assert_trees_all_close(found, plain, **EXACT)
 
 
 @pytest.mark.parametrize("remat, kept", [("none", None), ("qkv_gate_up", {"q", "k", "v", "gate", "up", "x"}), ("full", set())])
@@ -105,21 +151,21 @@ def test_rematerialisation_keeps_what_it_names(remat, kept):
 
 def test_compute_dtype_reaches_products_while_logits_stay_float32():
     model, tokens = tiny.model(tiny.config(compute_dtype="bfloat16")), tiny.tokens(1, 8)
-    assert hidden(model, tokens).dtype == jnp.bfloat16
-    assert model(tokens).dtype == jnp.float32
+    logits, exact = tiny.logits(model, tokens), tiny.logits(tiny.model(), tokens)
+    assert jax.eval_shape(hidden, model, tokens).dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
-    exact = tiny.model()(tokens)
-    assert 1e-4 < jnp.abs(model(tokens) - exact).max() < 0.1 * jnp.abs(exact).max()
+    assert 1e-4 < jnp.abs(logits - exact).max() < 0.1 * jnp.abs(exact).max()
 
 
 def test_multipliers_scale_embedding_and_logits():
     config, tokens = tiny.CONFIG, tiny.tokens(1, 8)
     plain = mup.at_width(tiny.WIDE, 32)
     scaled = dataclasses.replace(plain, output_multiplier=0.25, input_multiplier=2.0)
-    build = lambda rules: Transformer(config, rules, rngs=nnx.Rngs(params=0))  # noqa: E731
+    build = lambda rules: jax.jit(lambda: Transformer(config, rules, rngs=nnx.Rngs(params=0)))()  # noqa: E731
     chex.assert_trees_all_close(build(scaled).embed(tokens), 2.0 * build(plain).embed(tokens), rtol=0)
     halved = dataclasses.replace(plain, output_multiplier=0.25)
-    chex.assert_trees_all_close(build(halved)(tokens), 0.25 * build(plain)(tokens), **EXACT)
+    chex.assert_trees_all_close(tiny.logits(build(halved), tokens), 0.25 * tiny.logits(build(plain), tokens), **EXACT)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +216,7 @@ def test_initial_weights_have_the_std_of_their_role():
     assert (model.final_norm.gain[...] == 1).all()
     biased = jax.jit(lambda: Transformer(tiny.config(output_biases=True), mup.at_width(tiny.WIDE, 32), rngs=nnx.Rngs(params=0)))()
     assert not biased.blocks.attention_bias[...].any() and not biased.blocks.feed_forward_bias[...].any()
-    np.testing.assert_array_equal(biased(tiny.tokens(2, 8)), tiny.model()(tiny.tokens(2, 8)))
+    np.testing.assert_array_equal(tiny.logits(biased, tiny.tokens(2, 8)), tiny.logits(tiny.model(), tiny.tokens(2, 8)))
     assert not np.allclose(model.blocks.attention.query[0], model.blocks.attention.query[1])
 
 

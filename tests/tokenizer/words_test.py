@@ -1,4 +1,4 @@
-"""Words and their counts: the library's cut, whatever stretches a text is cut in first."""
+"""Words and their counts: the library's cut, whatever segments a text is cut into first."""
 
 import collections
 
@@ -30,7 +30,7 @@ tricky = st.lists(st.sampled_from(parts)).map("".join)
 @given(tricky | st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 8), st.sampled_from(list(patterns.PATTERNS.values())))
 @example("x)\n\n   y", 1, patterns.TELEFLM)
 @example("a \x1c\n\x1cb", 1, patterns.TELEFLM)
-def test_stretches_change_no_word(text, length, pattern):
+def test_segments_change_no_word(text, length, pattern):
     pieces = list(words.segments(text, length, longest=10**6))
     assert "".join(pieces) == text
     assert [word for piece in pieces for word in cut(piece, pattern)] == cut(text, pattern)
@@ -43,7 +43,7 @@ def test_patterns_cut_where_they_say():
     assert cut("'sound", patterns.QWEN2) == ["'s", "ound"] and cut("'ſound", patterns.QWEN2) == ["'ſound"]
 
 
-def test_a_stretch_without_a_safe_place_is_cut_all_the_same():
+def test_a_segment_without_a_safe_place_is_cut_all_the_same():
     assert list(map(len, words.segments("中" * 25, 4, longest=10))) == [10, 10, 5]
     assert list(words.segments("中文" * 4 + " " + "字" * 8, 4, longest=10)) == ["中文" * 4, " " + "字" * 8]
 

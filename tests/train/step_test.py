@@ -22,6 +22,9 @@ RULES = mup.at_width(tiny.WIDE, 32)
 RATES = {mup.MATRIX: np.float32(1e-2), mup.VECTOR: np.float32(2e-2), mup.GAIN: np.float32(3e-2)}
 
 
+OPTIMIZER = make_optimizer(OptimizerConfig(), RULES)
+
+
 def layout_of(devices: int, **mesh) -> rules.Layout:
     return rules.layout(MeshConfig(**mesh), 32, jax.devices()[:devices])
 
@@ -40,11 +43,15 @@ def step_inputs(layout: rules.Layout, updates: int, host_signals=(0, 0)) -> trai
     return train_step.step_inputs(layout, rates=rates, updates=updates, host_signals=host_signals, check_copies=False)
 
 
+@functools.cache
+def initial(layout: rules.Layout, config):
+    """A compiled function that makes a new state, which a step may consume."""
+    build = lambda: layout.to_runtime(new_state(config, RULES, OPTIMIZER, 0))  # noqa: E731
+    return jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))
+
+
 def begin(layout: rules.Layout, microbatch_size: int, config=tiny.CONFIG):
-    optimizer = make_optimizer(OptimizerConfig(), RULES)
-    build = lambda: layout.to_runtime(new_state(config, RULES, optimizer, 0))  # noqa: E731
-    state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
-    return state, train_step.make(optimizer, layout, microbatch_size)
+    return initial(layout, config)(), train_step.make(OPTIMIZER, layout, microbatch_size)
 
 
 @functools.cache
@@ -73,7 +80,7 @@ def test_microbatches_and_devices_change_nothing(devices, microbatch_size):
 def test_loss_is_the_mean_over_the_targets_that_count():
     (figures, *_), _ = run(8, 1)
     model, rows = tiny.model(), batch()
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(model(rows["tokens"])), rows["targets"][..., None], axis=-1)[..., 0]
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.logits(model, rows["tokens"])), rows["targets"][..., None], axis=-1)[..., 0]
     # new_state draws the weights that tiny.model draws
     np.testing.assert_allclose(figures["loss"], (nll * rows["weights"]).sum() / rows["weights"].sum(), rtol=1e-5)
 
@@ -97,7 +104,7 @@ def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
 
 def test_a_large_gradient_is_clipped_to_norm_one():
     model = tiny.model()
-    rule = make_optimizer(OptimizerConfig(), RULES)
+    rule = OPTIMIZER
     huge = jax.tree.map(lambda x: jnp.full_like(x, 100.0), model)
     _, state = rule.update(huge, rule.init(model), model, rates=RATES)
     # the first moment is (1 - beta1) times the clipped gradient

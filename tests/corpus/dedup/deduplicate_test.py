@@ -1,4 +1,4 @@
-"""The stage on Spark, held against plain Python: with and without earlier corpora, in any number of partitions."""
+"""The stage on Spark compared with plain Python, with and without reference corpora, for any number of shuffle partitions."""
 
 import collections
 import dataclasses
@@ -42,7 +42,7 @@ class Made:
 
 
 def make(session, workdir, documents, before=(), shuffle_partitions=3, **settings) -> Made:
-    """Deduplicate lists of (language, text), each a part of a source of its own."""
+    """Deduplicate lists of (language, text), each a partition of a source of its own."""
     config = DuplicateConfig(**settings)
     names = (partitions.PARAGRAPHS, ParagraphConfig()), (partitions.DUPLICATES, config)
     source, folder = (workdir / stage for stage, _ in names)
@@ -149,7 +149,7 @@ def test_one_corpus_against_another_is_both_at_once(session, mixed, tmp_path, sh
     assert added.dropped["copy of an earlier corpus"] + added.dropped["near-duplicate of an earlier corpus"] > 0
 
 
-def test_several_earlier_corpora_are_one_after_the_other(session, mixed, tmp_path):
+def test_several_reference_corpora_are_one_after_the_other(session, mixed, tmp_path):
     first, second, made, whole = mixed
     middle, last = second[: len(second) // 2], second[len(second) // 2 :]
     then = make(session, tmp_path / "then", [english(middle)], [made])
@@ -157,7 +157,7 @@ def test_several_earlier_corpora_are_one_after_the_other(session, mixed, tmp_pat
     assert made.kept + then.kept + end.kept == whole.kept
 
 
-def test_only_what_an_earlier_corpus_kept_counts(session, tmp_path):
+def test_only_what_a_reference_corpus_kept_counts(session, tmp_path):
     tokens = original(random.Random(5))
     kept, dropped, new = (" ".join(changed(tokens, set(range(10, 10 + 20 * n, 20)))) for n in (0, 4, 7))
     assert similarity(kept, dropped) >= 0.8 <= similarity(dropped, new) and similarity(kept, new) < 0.75
@@ -167,7 +167,7 @@ def test_only_what_an_earlier_corpus_kept_counts(session, tmp_path):
     assert make(session, tmp_path / "whole", [english([kept]), english([dropped]), english([new])]).kept == [kept]
 
 
-def test_a_document_between_two_of_an_earlier_corpus_goes_and_they_stay(session, tmp_path):
+def test_a_document_between_two_of_a_reference_corpus_goes_and_they_stay(session, tmp_path):
     tokens = original(random.Random(6))
     one, between, other = (" ".join(changed(tokens, set(range(10, 10 + 20 * n, 20)))) for n in (0, 4, 8))
     made = make(session, tmp_path / "first", [english([one, other])])

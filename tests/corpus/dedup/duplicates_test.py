@@ -1,4 +1,4 @@
-"""What parts contribute to finding duplicates; Spark's side is in pipeline_test.py."""
+"""Work per partition of the search for duplicates; the Spark part is in pipeline_test.py."""
 
 import random
 

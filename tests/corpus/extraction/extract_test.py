@@ -84,7 +84,7 @@ PAGE = f"<html><head><title>Harbour</title></head><body><nav>Home</nav><main><h1
 
 
 def extracted(*found, **settings):
-    """Rows of the documents, and the tally. Of (kind, content) or (kind, content, charset)."""
+    """Rows of the documents, and the statistics. Of (kind, content) or (kind, content, charset)."""
     statistics = Statistics()
     pages = [(i, kind, f"origin {i}", "family", "2020", (*rest, "")[0], content) for i, (kind, content, *rest) in enumerate(found)]
     batches = extract.extract(

@@ -22,7 +22,7 @@ def batches(*documents):
 
 
 def cleaned(*documents, **settings):
-    """Texts that stay, their languages, and the tally."""
+    """Texts that stay, their languages, and the statistics."""
     statistics = Statistics()
     found = list(statistics.leaving(clean.clean(statistics.entering(batches(*documents)), statistics, config=CleanConfig(**settings))))
     texts, languages = ([value for batch in found for value in batch[name].to_pylist()] for name in ("text", "language"))

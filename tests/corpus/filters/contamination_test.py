@@ -35,7 +35,7 @@ def indexed(tmp_path, items=ITEMS, **settings):
 
 
 def searched(found, config, *texts):
-    """Texts that stay, the rows of the list, and the tally."""
+    """Texts that stay, the rows of the list, and the statistics."""
     statistics, listed = Statistics(), []
     documents = [(i, "web", "source", f"origin {i}", "", "", "en", None, text) for i, text in enumerate(texts)]
     batches = contamination.decontaminate(

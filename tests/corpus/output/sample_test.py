@@ -37,7 +37,7 @@ def texts() -> dict[str, list[str]]:
 
 
 def lay_out(folder: pathlib.Path, texts: dict[str, list[str]], num_parts: int) -> pathlib.Path:
-    """The documents' stage, of so many parts."""
+    """The documents' stage, with a number of partitions."""
     target = folder / mix.FOLDER
     target.mkdir(parents=True)
     every = [(name, text) for name, found in texts.items() for text in found]
@@ -49,7 +49,7 @@ def lay_out(folder: pathlib.Path, texts: dict[str, list[str]], num_parts: int) -
 
 
 def histogram(source: pathlib.Path, folder: pathlib.Path, num_parts: int, config: TokenizerConfig) -> pa.Table:
-    """What Spark makes of all parts."""
+    """Results of Spark over all partitions."""
     folder.mkdir()
     for number in range(num_parts):
         sample.draw_partition(number, source=source, folder=folder, config=config, pack=PACK)

@@ -91,7 +91,7 @@ def test_rows_and_ids_do_not_depend_on_where_batches_border(tmp_path, monkeypatc
         assert count > 1 and parts.equals(whole)
 
 
-def test_an_origin_names_the_piece_of_a_split_file(tmp_path):
+def test_an_origin_names_the_range_of_a_split_file(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(f"text {i}" for i in range(20)))
     origins = [
         origin

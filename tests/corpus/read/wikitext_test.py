@@ -151,7 +151,7 @@ def test_a_subsection_ends_the_article_only_where_nothing_else_follows():
         ("<ruby>漢字<rp>（</rp><rt>かんじ</rt><rp>）</rp></ruby>", "漢字(かんじ)"),
     ],
 )
-def test_formulas_are_tex_and_leave_no_hole(source, shown):
+def test_formulas_are_tex_and_leave_no_placeholder(source, shown):
     assert plain(source, "en") == shown
 
 
@@ -176,7 +176,7 @@ def test_formulas_are_tex_and_leave_no_hole(source, shown):
         ("a (b ({{x}})) c", "a (b) c"),
     ],
 )
-def test_what_is_taken_out_leaves_no_hole(source, shown):
+def test_removed_markup_leaves_no_trace(source, shown):
     assert plain(source, "en") == shown
 
 

@@ -101,7 +101,7 @@ def test_a_half_written_temporary_never_counts(tmp_path):
     assert 0 in partitions.done(tmp_path) and texts(tmp_path, 0) == ["whole"] and partitions.finish(tmp_path, 1).into.documents == 1
 
 
-def test_documents_without_a_tally_are_not_done_and_are_written_again(tmp_path):
+def test_documents_without_statistics_are_not_done_and_are_written_again(tmp_path):
     def broken():
         raise RuntimeError("stopped")
 
@@ -163,7 +163,7 @@ def statistics_of(events):
 
 
 @given(EVENTS)
-def test_tallies_survive_json(events):
+def test_statistics_survive_json(events):
     counted = statistics_of(events)
     written = json.dumps(statistics.to_json(counted), ensure_ascii=False)
     again = statistics.from_json(json.loads(written))
@@ -174,7 +174,7 @@ def test_tallies_survive_json(events):
 
 
 @given(st.lists(EVENTS, max_size=4))
-def test_merged_tallies_are_the_tally_of_everything(several):
+def test_merged_statistics_are_those_of_everything(several):
     apart = [statistics_of(events) for events in several]
     before = json.dumps([statistics.to_json(one) for one in apart])
     assert statistics.merge(apart) == statistics_of([event for events in several for event in events])

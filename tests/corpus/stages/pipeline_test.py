@@ -145,7 +145,7 @@ def test_of_copies_and_near_copies_the_first_source_keeps_its_own(whole):
     assert sum("stands in each and every one" in own for _, own in kept) == 1
 
 
-def test_a_corpus_against_an_earlier_one_adds_what_both_at_once_have_more(text, whole, tmp_path):
+def test_a_corpus_against_a_reference_corpus_adds_what_both_at_once_have_more(text, whole, tmp_path):
     domains = {"first": "web", "second": "web", "chinese": "web", "code": "code"}
 
     def made(name: str, chosen: list[str], *parameters: str) -> pathlib.Path:
@@ -194,7 +194,7 @@ def test_killed_at_any_instant_and_started_again_it_is_the_same(text, whole, tmp
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "process_group": 0}
         process = subprocess.Popen(command(text, tmp_path, "local[2]"), **quiet)
         try:
-            # ever later: on a machine so slow that no part is done in 25 s it must come to an end, too
+            # ever later: on a machine so slow that no partition is done in 25 s it must end, too
             assert process.wait(timeout=generator.normalize(5, 25) * 1.1**kills) == 0
             break
         except subprocess.TimeoutExpired:

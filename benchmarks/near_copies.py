@@ -25,7 +25,7 @@ CHAINED = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
+class Passage:
     """A passage, or a near-copy of one."""
 
     language: str
@@ -34,14 +34,14 @@ class Document:
     """The document that it was copied from, or none."""
 
 
-def passages(folder: pathlib.Path) -> list[Document]:
+def passages(folder: pathlib.Path) -> list[Passage]:
     """Cut the text that `examples/debian_text.py` made into passages at line ends."""
     found = []
     for file in sorted(folder.glob("*/*.jsonl")):
         language = LANGUAGES.get(file.parent.name, "en")
         with open(file, encoding="utf-8") as lines:
             for line in lines:
-                found += [Document(language, text) for text in cut(json.loads(line)["text"], language)]
+                found += [Passage(language, text) for text in cut(json.loads(line)["text"], language)]
     return found
 
 
@@ -79,7 +79,7 @@ def words(text: str, language: str) -> list[str]:
     return text.lower().translate(_CHINESE if language == "zh" else _PLAIN).split()
 
 
-def plant(originals: Sequence[Document], count: int, seed: int) -> list[Document]:
+def add_near_copies(originals: Sequence[Passage], count: int, seed: int) -> list[Passage]:
     """Add near-copies with similarities of 0.5 to 1, in an order that is shuffled but keeps copies behind what they were copied from."""
     generator = random.Random(seed)
     found = list(originals)
@@ -89,11 +89,11 @@ def plant(originals: Sequence[Document], count: int, seed: int) -> list[Document
         other = originals[generator.randrange(len(originals))]
         edited = edit(found[of], other, generator.uniform(0.5, 1.0), generator)
         if len(words(edited, found[of].language)) >= SHINGLE:
-            found.append(Document(found[of].language, edited, of))
+            found.append(Passage(found[of].language, edited, of))
     return found
 
 
-def edit(document: Document, other: Document, similarity: float, generator: random.Random) -> str:
+def edit(document: Passage, other: Passage, similarity: float, generator: random.Random) -> str:
     """Change a text in one of five ways, so that about the wanted similarity remains."""
     text, kind = document.text, generator.randrange(5)
     size = len(text)
@@ -115,7 +115,7 @@ def edit(document: Document, other: Document, similarity: float, generator: rand
 class Exact:
     """Sets of shingles of all documents, as numbers that stand for tuples of tokens."""
 
-    def __init__(self, documents: Iterable[Document]):
+    def __init__(self, documents: Iterable[Passage]):
         """Number the shingles of each language."""
         self.languages = [document.language for document in documents]
         numbers: dict[str, int] = {}

@@ -83,8 +83,7 @@ class Connection:
 
     pool: Connections
     inner: H11Protocol = dataclasses.field(init=False)
-    transport: Any = None
-    """The transport of asyncio, from `connection_made` on."""
+    transport: asyncio.Transport = dataclasses.field(init=False)
     requests: int = 0
     """Number of requests being answered."""
     receiving: bool = False

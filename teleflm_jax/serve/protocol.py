@@ -153,7 +153,8 @@ def parse_chat(body: Mapping[str, Any], served: ServedModel, *, max_choices: int
     top = _integer(body, "top_logprobs", None, 0, MAX_LOGPROBS)
     if top and not _boolean(body, "logprobs"):
         raise ApiError("got top_logprobs without logprobs; allowed: with logprobs true; add it", param="top_logprobs")
-    limits = {_integer(body, name, None, 1, None) for name in ("max_tokens", "max_completion_tokens")} - {None}
+    names = ("max_tokens", "max_completion_tokens")
+    limits = {limit for name in names if (limit := _integer(body, name, None, 1, None)) is not None}
     if len(limits) > 1:
         raise ApiError("got max_tokens and another max_completion_tokens; allowed: one of them; remove one", param="max_tokens")
     return _parsed_body(

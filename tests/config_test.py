@@ -206,7 +206,7 @@ def test_an_override_leaves_a_macro_of_the_file_used(write):
         ("include 'nothing.gin'", ("include 'nothing.gin' (run.gin:3)", "not there")),
         ("include 'ran.gin'", ("change the path to run.gin",)),
         ("include 'configs/mesh/singel.gin'", ("include 'configs/mesh/singel.gin' (run.gin:3)", "configs/mesh/single.gin")),
-        ("include '.'", ("no plain file",)),
+        ("include '.'", ("not a plain file",)),
         ("include 'run.gin'", ("include 'run.gin' (run.gin:3)", "no cycle")),
         ("include unquoted.gin", ("run.gin:3", "not gin")),
     ],
@@ -240,7 +240,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
     )
     write("deep/a.gin", "include 'b.gin'")
     refused("include 'b.gin'", f"(looked for: {tmp_path}/deep/b.gin, {tmp_path}/b.gin, ", files=["deep/a.gin"])
-    refused("no plain file", files=[tmp_path])
+    refused("not a plain file", files=[tmp_path])
     (tmp_path / "latin.gin").write_bytes(b"# caf\xe9\n")
     refused("latin.gin, which is not UTF-8 at byte 5", files=["latin.gin"])
 

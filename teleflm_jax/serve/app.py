@@ -62,7 +62,7 @@ class Service:
 
     def models(self) -> list[dict[str, object]]:
         """Describe the model."""
-        model = {"id": self.served.name, "object": "model", "created": self.created, "owned_by": "teleflm_jax"}
+        model: dict[str, object] = {"id": self.served.name, "object": "model", "created": self.created, "owned_by": "teleflm_jax"}
         return [model | {"max_model_len": self.served.context_length}]
 
 

@@ -69,7 +69,7 @@ def describe(served: ServedModel, max_choices: int) -> Schema:
     }
 
 
-def _fields(served: ServedModel, max_choices: int) -> Mapping[str, Schema]:
+def _fields(served: ServedModel, max_choices: int) -> dict[str, Schema]:
     """Return the schemas of fields; the caller adds those that differ between the routes."""
     prompt = [TEXT, {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": served.vocab_size - 1}}]
     stop = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
@@ -314,6 +314,10 @@ def _bias(body: Mapping[str, Any], served: ServedModel) -> tuple[tuple[int, floa
     return tuple((int(name), float(value)) for name, value in given.items() if value)
 
 
+@overload
+def _integer(body: Mapping[str, Any], name: str, default: int, least: int, most: int | None) -> int: ...
+@overload
+def _integer(body: Mapping[str, Any], name: str, default: None, least: int, most: int | None) -> int | None: ...
 def _integer(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int | None) -> int | None:
     value = body.get(name)
     if value is None:

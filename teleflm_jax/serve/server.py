@@ -89,9 +89,8 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
             os._exit(128 + number)
         stop()
 
-    server.handle_exit = (
-        signalled  # uvicorn's own handler would close the socket at once, and reset connections that can be answered with 503
-    )
+    # uvicorn's own handler would close the socket at once, and reset connections that can be answered with 503
+    server.handle_exit = signalled
     listening.listen(BACKLOG)
     tasks = [asyncio.create_task(_end(service, server, requested, grace)), asyncio.create_task(pool.sweep())]
     ready(stop)

@@ -122,7 +122,7 @@ class Engine:
         """
         admitted = self._admit()
         self._resize()
-        held = [row for row, sequence in self._running.items() if self._next_length(sequence) > self._rows.cache.length]
+        held = [row for row, sequence in self._running.items() if self._next_length(sequence) > self._device_rows.cache.length]
         if len(held) < len(self._running):
             return self._decode(held, 1 if admitted else self.chunk)
         self._compiled.wait()
@@ -137,6 +137,17 @@ class Engine:
     def _size(self) -> tuple[int, int] | None:
         """Number and length of the rows; None before the first sequence."""
         return (len(self._batch), self._rows.cache.length) if self._rows else None
+
+    @property
+    def _device_rows(self) -> device.Rows:
+        """Rows on the device, which exist while sequences run."""
+        assert self._rows is not None
+        return self._rows
+
+    @property
+    def _present_size(self) -> tuple[int, int]:
+        """Number and length of the rows, which exist while sequences run."""
+        return len(self._batch), self._device_rows.cache.length
 
     def _admit(self) -> bool:
         """Read waiting sequences that fit, if their programs are compiled; return whether any was admitted."""
@@ -168,7 +179,7 @@ class Engine:
         """Return the smallest size of the batch with new sequences."""
         used = len(self._running)
         count, length = device.bucket(used + len(new), self.slots, 1), self._length(new)
-        return (max(count, self._size[0]), max(length, self._size[1])) if used else (count, length)
+        return (max(count, self._present_size[0]), max(length, self._present_size[1])) if used else (count, length)
 
     def _longest(self, sequences: Sequence[SequenceState]) -> int:
         """Return the length, padding included, at which these sequences are read."""
@@ -223,16 +234,16 @@ class Engine:
             rows_R[index], source_R[index] = row, prompts.index(sequence.tokens)
             self._batch[row] = sequence
             self._released.discard(row)
-        prefill, insert_cache, insert_state = (self._compiled[program] for program in programs.admit(*self._size, *shape))
+        prefill, insert_cache, insert_state = (self._compiled[program] for program in programs.admit(*self._present_size, *shape))
         read = prefill(self.decoder, tokens_UT)
         if alternatives is not None:
             read, logprobs = read[0], jax.device_get(read[1])
             for sequence in sequence_state.with_prompt_logprobs(new):
                 index = prompts.index(sequence.tokens)
                 sequence.prompt = sequence_state.prompt_tokens(sequence.request, {name: x[index] for name, x in logprobs.items()})
-        cache = jax.tree.map(lambda old, part: insert_cache(old, part, source_R, rows_R), self._rows.cache, read)
+        cache = jax.tree.map(lambda old, part: insert_cache(old, part, source_R, rows_R), self._device_rows.cache, read)
         initial = device.initial_state([sequence.request for sequence in new], [sequence.limit for sequence in new], count)
-        state = insert_state(self._rows.state, tokens_UT, lengths_U, source_R, rows_R, initial)
+        state = insert_state(self._device_rows.state, tokens_UT, lengths_U, source_R, rows_R, initial)
         self._rows = device.Rows(cache=cache, state=state)
 
     def _resize(self) -> None:
@@ -240,7 +251,7 @@ class Engine:
         running = self._running
         if not running:
             return
-        (count, length), keep = self._size, sorted(running, key=lambda row: running[row].ticket)
+        (count, length), keep = self._present_size, sorted(running, key=lambda row: running[row].ticket)
         needed = self._length(running.values())
         few = device.bucket(len(keep), self.slots, 1)
         size = (
@@ -262,7 +273,7 @@ class Engine:
 
     def _compile_ahead(self) -> None:
         """Have programs of the next length compiled in the background if a sequence may outgrow the present one."""
-        count, length = self._size
+        count, length = self._present_size
         if any(sequence.limit > length for sequence in self._running.values()) and (sizes := self._sizes(count, length * 2)):
             self._compiled.choose(*map(self._growth_programs, sizes), preferred=-1, optional=True, urgent=True)
 
@@ -274,8 +285,8 @@ class Engine:
         if sequences:
             source_R = np.array([*keep, *[device.ABSENT] * (size[0] - len(keep))], np.int32)
             resize_cache, resize_state = (self._compiled[program] for program in programs.resize(self._size, size))
-            structure = jax.tree.structure(self._rows.cache)
-            arrays, state = jax.tree.leaves(self._rows.cache), resize_state(self._rows.state, source_R)
+            structure = jax.tree.structure(self._device_rows.cache)
+            arrays, state = jax.tree.leaves(self._device_rows.cache), resize_state(self._device_rows.state, source_R)
             self._rows = None
             for index, old in enumerate(arrays):
                 arrays[index] = jax.block_until_ready(resize_cache(old, source_R))
@@ -290,6 +301,7 @@ class Engine:
     def _preempt(self, row: int) -> None:
         """Return a sequence to its place among the waiting ones until its tokens are read again."""
         sequence = self._batch[row]
+        assert sequence is not None  # its row runs
         self._release(row)
         self._waiting = {each.ticket: each for each in sorted([sequence, *self._waiting.values()], key=lambda each: each.ticket)}
 
@@ -298,7 +310,7 @@ class Engine:
         dropped_B, held_B = np.zeros((2, len(self._batch)), bool)
         dropped_B[list(self._released)], held_B[held] = True, True
         self._released = set()
-        decode = self._compiled[programs.decode(*self._size, self._alternatives)]
+        decode = self._compiled[programs.decode(*self._present_size, self._alternatives)]
         rows, self._rows = self._rows, None
         self._rows, outputs = decode(self.decoder, rows, dropped_B, held_B, np.int32(steps))
         outputs, pieces = jax.device_get(outputs), {}

@@ -156,9 +156,9 @@ def _padded(texts: Sequence[Sequence[int]], context_length: int) -> np.ndarray:
 
 def _columns(requested: Sequence[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (row, position, target) as three columns, padded to limit the number of programs."""
-    columns = np.zeros((3, bucket(len(requested), 1 << 30)), np.int32)
+    rows, positions, targets = columns = np.zeros((3, bucket(len(requested), 1 << 30)), np.int32)
     columns[:, : len(requested)] = np.array(requested, np.int32).T
-    return tuple(columns)
+    return rows, positions, targets
 
 
 @jax.jit

@@ -188,13 +188,14 @@ class _Lowered:
     def resize_state(self, count: int, new_count: int) -> jax.stages.Lowered:
         return rows.resize_state.lower(self._state(count), _ints(new_count), layout=self.decoder.layout)
 
-    def _state(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def _state(self, count: int) -> dict[str, Any]:
         sharding = self.decoder.layout.replicated()
         shapes = rows.state_shapes(self.decoder.vocab_size, count)
         return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in shapes.items()}
 
     def _rows(self, count: int, length: int) -> rows.Rows:
-        layers = (rows.cache_shape(self.decoder, count, length),) * self.decoder.model.config.num_layers
+        """Return rows whose arrays are shapes."""
+        layers: Any = (rows.cache_shape(self.decoder, count, length),) * self.decoder.model.config.num_layers
         return rows.Rows(cache=kv.Cache(keys=layers, values=layers), state=self._state(count))
 
 

@@ -48,11 +48,11 @@ def bucket(length: int, largest: int, smallest: int = MIN_PROMPT) -> int:
 
 def initial_state(requests: Sequence[Request], limits: Sequence[int], count: int) -> dict[str, np.ndarray]:
     """Return the state that new rows start with, padded to `count` rows with the first one."""
-    padded = [*requests, *[requests[0]] * (count - len(requests))]
+    padded = [*requests, *list(requests[:1]) * (count - len(requests))]
     stop_ids = np.full((count, MAX_STOP_IDS), ABSENT, np.int32)
     for row, request in zip(stop_ids, padded, strict=True):
         row[: len(request.stop_ids)] = request.stop_ids
-    limit = np.array([*limits, *[limits[0]] * (count - len(limits))], np.int32)
+    limit = np.array([*limits, *list(limits[:1]) * (count - len(limits))], np.int32)
     key = np.array([request.key for request in padded], np.uint32)
     prompt = np.array([len(request.prompt) for request in padded], np.int32)
     return {

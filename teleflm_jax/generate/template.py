@@ -62,9 +62,10 @@ class Template:
             self._reset()
         with self._turn:
             try:
-                if self._process is None or self._process.popen.poll() is not None:
-                    self._start()
-                answer = self._process.ask(request, SECONDS)
+                process = self._process
+                if process is None or process.popen.poll() is not None:
+                    process = self._start()
+                answer = process.ask(request, SECONDS)
             except TimeoutError as error:
                 self._end()
                 raise Failed(f"it takes more than {SECONDS:g} seconds") from error
@@ -83,17 +84,25 @@ class Template:
     def _reset(self) -> None:
         self._owner, self._turn, self._process, self._end = os.getpid(), threading.Lock(), None, lambda: None
 
-    def _start(self) -> None:
+    def _start(self) -> "_Process":
         self._end()
-        self._process = _Process.start()
-        self._end = weakref.finalize(self, self._process.kill)  # also when Python ends
+        process = self._process = _Process.start()
+        self._end = weakref.finalize(self, process.kill)  # also when Python ends
         try:
-            self._process.receive(START_SECONDS)
+            process.receive(START_SECONDS)
         except TimeoutError as error:
             raise ConnectionError(f"it has not started in {START_SECONDS:g} seconds") from error
-        answer = self._process.ask({"source": self.source}, SECONDS)
+        answer = process.ask({"source": self.source}, SECONDS)
         if "failed" in answer:
             raise Failed(answer["failed"])
+        return process
+
+
+def _import_folder(package: str) -> str:
+    """Return the folder that a package is imported from."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None  # it is among the requirements
+    return str(pathlib.Path(spec.origin).parents[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +117,12 @@ class _Process:
     @classmethod
     def start(cls) -> "_Process":
         """Start a process in its own session, which Ctrl-C does not reach."""
-        folders = [str(pathlib.Path(importlib.util.find_spec(name).origin).parents[1]) for name in ("jinja2", "markupsafe")]
+        folders = [_import_folder(name) for name in ("jinja2", "markupsafe")]
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_RENDERING), *folders],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},  # Python itself may need it

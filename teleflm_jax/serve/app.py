@@ -104,7 +104,8 @@ def app(service: Service) -> ASGIApp:
         Route("/metrics", metrics),
         Route("/openapi.json", described),
     ]
-    inner = Starlette(routes=routes, exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error})
+    handlers: dict[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error}
+    inner = Starlette(routes=routes, exception_handlers=handlers)
     inner.router.redirect_slashes = False
     return _with_counts(service, routes, _with_cors(service, inner))
 

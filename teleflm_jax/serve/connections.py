@@ -6,6 +6,7 @@ those that are overdue.
 
 import asyncio
 import dataclasses
+import typing
 from typing import Any
 
 from prometheus_client import Counter
@@ -106,7 +107,7 @@ class Connection:
             transport.write(FULL % (len(self.pool.full), self.pool.full))
             transport.close()
             return
-        transport.max_size = READ_BYTES
+        typing.cast(Any, transport).max_size = READ_BYTES  # asyncio's own, which says how much it reads at a time
         self._wait()
         self.inner.connection_made(transport)
 

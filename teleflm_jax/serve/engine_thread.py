@@ -67,6 +67,7 @@ class EngineJob:
             event = await self.events.get()
             if isinstance(event, Exception):
                 raise event
+            assert event is not None  # it comes once, before the job is handed out
             unfinished -= event[1].finish_reason is not None
             yield event
 
@@ -155,8 +156,9 @@ class EngineThread:
         self.empty.clear()
         self._commands.put(lambda: self._begin(job))
         try:
-            if (refusal := await job.events.get()) is not None:
-                raise refusal
+            answer = await job.events.get()
+            if isinstance(answer, Exception):
+                raise answer
             yield job
         finally:
             self._jobs.remove(job)
@@ -203,10 +205,12 @@ class EngineThread:
     def _drop(self, job: EngineJob) -> None:
         for ticket in [ticket for ticket, (owner, _) in self._tickets.items() if owner is job]:
             del self._tickets[ticket]
-            self._engine.drop(ticket)
+            if self._engine is not None:
+                self._engine.drop(ticket)
 
     def _step(self) -> None:
         try:
+            assert self._engine is not None  # else the thread rests
             pieces = self._engine.step()
         except Exception as error:
             self._fail(error)

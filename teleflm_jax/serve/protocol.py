@@ -112,7 +112,7 @@ def parse_completion(body: Mapping[str, Any], served: ServedModel, *, max_choice
         raise ApiError(f"got best_of {best_of}; allowed: as many as n, {n}; leave it out", param="best_of")
     echo = tuple(text for text in texts for _ in range(n)) if _boolean(body, "echo") else ("",) * (n * len(prompts))
     prompt_logprobs = _boolean(body, "echo") and logprobs is not None
-    if prompt_logprobs and (total := n * sum(map(len, prompts)) * (logprobs + 1)) > MAX_PROMPT_LOGPROBS:
+    if prompt_logprobs and logprobs is not None and (total := n * sum(map(len, prompts)) * (logprobs + 1)) > MAX_PROMPT_LOGPROBS:
         raise ApiError(
             f"got echo with {total:,} log-probabilities of the prompts' tokens; allowed: {MAX_PROMPT_LOGPROBS:,}; send several requests",
             param="echo",
@@ -141,9 +141,10 @@ def parse_chat(body: Mapping[str, Any], served: ServedModel, *, max_choices: int
         raise ApiError("got no messages; allowed: an array of one or more; add one", param="messages")
     if len(messages) > served.context_length:
         raise ApiError(f"got {len(messages):,} messages; allowed: at most {served.context_length:,}; remove some", param="messages")
-    format, variables = served.format, body.get("chat_template_kwargs")
+    plain, variables = served.format, body.get("chat_template_kwargs")
+    format = plain
     if variables is not None:
-        format = _as_api_error("chat_template_kwargs", lambda: chat.with_variables(served.format, variables))
+        format = _as_api_error("chat_template_kwargs", lambda: chat.with_variables(plain, variables))
     fits = functools.partial(_fits, served=served, param="messages")
     prompt = _as_api_error(
         "messages", lambda: chat.encode(format, [_message(number, each) for number, each in enumerate(messages)], check=fits)
@@ -151,7 +152,8 @@ def parse_chat(body: Mapping[str, Any], served: ServedModel, *, max_choices: int
     top = _integer(body, "top_logprobs", None, 0, MAX_LOGPROBS)
     if top and not _boolean(body, "logprobs"):
         raise ApiError("got top_logprobs without logprobs; allowed: with logprobs true; add it", param="top_logprobs")
-    limits = {_integer(body, name, None, 1, None) for name in ("max_tokens", "max_completion_tokens")} - {None}
+    names = ("max_tokens", "max_completion_tokens")
+    limits = {limit for name in names if (limit := _integer(body, name, None, 1, None)) is not None}
     if len(limits) > 1:
         raise ApiError("got max_tokens and another max_completion_tokens; allowed: one of them; remove one", param="max_tokens")
     return _parsed_body(
@@ -226,10 +228,11 @@ def _prompts(body: Mapping[str, Any], served: ServedModel, max_choices: int) -> 
     """Return the texts and ids of one or several prompts, each a string or a list of ids."""
     prompt = "" if "prompt" in body and body["prompt"] is None else body.get("prompt")  # null: the beginning of a text
     several = isinstance(prompt, list) and prompt and all(isinstance(each, str | list) for each in prompt)
-    if several and len(prompt) > max_choices:
-        raise ApiError(f"got {len(prompt):,} prompts; allowed: at most {max_choices}; send several requests", param="prompt")
+    given = prompt if several and isinstance(prompt, list) else [prompt]
+    if several and len(given) > max_choices:
+        raise ApiError(f"got {len(given):,} prompts; allowed: at most {max_choices}; send several requests", param="prompt")
     texts, prompts = [], []
-    for each in prompt if several else [prompt]:
+    for each in given:
         if isinstance(each, str):
             texts.append(each)
             _fits(each, served, "prompt")
@@ -316,8 +319,12 @@ def _bias(body: Mapping[str, Any], served: ServedModel) -> tuple[tuple[int, floa
 
 @overload
 def _integer(body: Mapping[str, Any], name: str, default: int, least: int, most: int | None) -> int: ...
+
+
 @overload
 def _integer(body: Mapping[str, Any], name: str, default: None, least: int, most: int | None) -> int | None: ...
+
+
 def _integer(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int | None) -> int | None:
     value = body.get(name)
     if value is None:
@@ -354,7 +361,7 @@ def _as_api_error(param: str | None, work: Callable[[], T]) -> T:
         raise ApiError(str(error), param=param or str(error).split()[1]) from error
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: Any) -> typing.TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -97,6 +97,7 @@ class Choice:
         return top
 
     def _with_alternatives(self, token: Token) -> dict[str, object]:
+        assert token.logprob is not None  # a choice without log-probabilities describes no tokens
         return self._token(token.id, token.logprob) | {"top_logprobs": [self._token(index, value) for index, value in token.alternatives]}
 
     def _token(self, index: int, value: float) -> dict[str, object]:
@@ -155,7 +156,7 @@ def chunk(body: ParsedBody, head: dict[str, object], choice: Choice, piece: Text
     described = choice.logprobs(tokens, piece.prompt) if tokens or piece.prompt else None
     if piece.prompt:
         text = body.echo[choice.index] + text
-    content = {"delta": {"content": text} if text or tokens else {}} if body.chat else {"text": text}
+    content: dict[str, object] = {"delta": {"content": text} if text or tokens else {}} if body.chat else {"text": text}
     return _chunk(body, head, choice, content, described)
 
 

@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -63,6 +65,8 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
         ready: called when requests are answered, with a function that acts as a signal does and may be called from any thread.
     """
     pool = Connections(limit=connections.limit(), closed=service.metrics.closed, full=responses.to_json(_full().body()))
+    # uvicorn takes any function that makes a protocol, and any number of seconds, whatever its annotations say
+    settings: dict[str, Any] = {"http": pool.protocol, "timeout_keep_alive": HEAD_SECONDS}
     config = uvicorn.Config(
         app(service),
         log_config=None,
@@ -70,23 +74,24 @@ async def serve(service: Service, listening: socket.socket, *, grace: float, rea
         server_header=False,
         proxy_headers=False,
         lifespan="off",
-        http=pool.protocol,
         ws="none",
         loop="asyncio",
         backlog=BACKLOG,
-        timeout_keep_alive=HEAD_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
+        **settings,
     )
     # clients cause their warnings: by a malformed request, or by leaving before a write
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.ERROR)
     server, loop, requested = uvicorn.Server(config), asyncio.get_running_loop(), asyncio.Event()
-    stop = lambda: loop.call_soon_threadsafe(requested.set)  # noqa: E731
 
-    def signalled(number: int, _) -> None:
+    def stop() -> None:
+        loop.call_soon_threadsafe(requested.set)
+
+    def signalled(sig: int, frame: FrameType | None) -> None:
         if service.stopping:
             os.write(2, b"second signal: exiting at once\n")
-            os._exit(128 + number)
+            os._exit(128 + sig)
         stop()
 
     # uvicorn's own handler would close the socket at once, and reset connections that can be answered with 503

@@ -22,7 +22,7 @@ import time
 
 import beside
 
-from teleflm_jax.generate import score
+from teleflm_jax.generate import loglikelihood
 from teleflm_jax.runs.load import load_decoder
 
 SHAPE = dataclasses.replace(beside.MEDIUM, num_layers=20, d_model=2048, d_ff=5632)
@@ -46,7 +46,7 @@ def load(root: pathlib.Path) -> None:
     """What `generate`, `serve` and `eval.py` do."""
     run, _ = beside.opened(root / "ours")
     decoder = load_decoder(root / "ours", run, 0)
-    assert math.isfinite(score.score(decoder, [((1,), (2,))], batch_size=1)[0][0])
+    assert math.isfinite(loglikelihood.loglikelihoods(decoder, [((1,), (2,))], batch_size=1)[0][0])
 
 
 def transformers(root: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ Decoding one token at a time would leave the stages of a pipeline idle. So all a
 vocabulary together; width and layers are whole. A size that they do not divide is split over one of them. XLA places the collectives.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -26,7 +27,7 @@ SPLIT = ("vocab", "heads", "kv_heads", "mlp")
 
 def layout(width: int, num_kv_heads: int) -> Layout:
     """Return a layout of all devices, with as many in a group as can share the heads (lowest latency); the groups split rows."""
-    return rules.layout(MeshConfig(**{mesh_axes.TENSOR: math.gcd(jax.device_count(), num_kv_heads)}), width)
+    return rules.layout(dataclasses.replace(MeshConfig(), **{mesh_axes.TENSOR: math.gcd(jax.device_count(), num_kv_heads)}), width)
 
 
 def shardings(layout: Layout, tree: Any) -> Any:

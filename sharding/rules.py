@@ -6,6 +6,7 @@ rows of zeros pad the vocabulary and the width to multiples of what the mesh spl
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -207,10 +208,11 @@ def layout(config: MeshConfig, width: int, devices: list | None = None) -> Layou
 def without_devices(config: MeshConfig, width: int) -> Layout:
     """Return the layout of a mesh without devices, whose sizes, `data` among them, are all given; it answers questions about sizes."""
     sizes = mesh_axes.sizes(config)
-    return _on(AbstractMesh(tuple(sizes.values()), tuple(sizes)), config, width)
+    # of an abstract mesh there are names and sizes, which is all that its callers ask for
+    return _on(typing.cast(Mesh, AbstractMesh(tuple(sizes.values()), tuple(sizes))), config, width)
 
 
-def _on(mesh: Mesh | AbstractMesh, config: MeshConfig, width: int) -> Layout:
+def _on(mesh: Mesh, config: MeshConfig, width: int) -> Layout:
     return Layout(mesh=mesh, width=width, interleave=config.interleave, sequence_parallel=config.sequence_parallel, zero=config.zero)
 
 

@@ -100,7 +100,7 @@ def _bad(x: jax.Array) -> jax.Array:
     return ~jnp.isfinite(x).all()
 
 
-def _mixed(bits: Any, places: list) -> Any:
+def _mixed(bits: Any, places: Sequence) -> Any:
     """Apply MurmurHash3's finaliser to the bits and the indices; for numpy and jax arrays."""
     h = bits
     for place, odd in zip(places, ODD, strict=False):

@@ -99,8 +99,7 @@ def parse_json(content: bytes | str) -> Any:
     Raises:
         ValueError: the content violates this; the message gives the reason.
     """
-    marks = ",:[{" if isinstance(content, str) else (b",", b":", b"[", b"{")
-    if len(content) > MOST_VALUES and sum(map(content.count, marks)) > MOST_VALUES:
+    if len(content) > MOST_VALUES and _separators(content) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES:,} values")
     try:
         value = json.loads(content, object_pairs_hook=_once)
@@ -126,6 +125,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a duplicate name")
     return found
+
+
+def _separators(content: bytes | str) -> int:
+    """Count the characters that begin or separate the values of JSON."""
+    if isinstance(content, str):
+        return sum(map(content.count, ",:[{"))
+    return sum(map(content.count, b",:[{"))
 
 
 def _children(value: Any) -> list[Any]:

@@ -153,7 +153,8 @@ class Writer:
         if self.looked or self.first is None or jax.process_index() > 0:
             return
         self.looked = True
-        _, failure = failures.attempted(lambda: probe(self.folder, self.first))
+        first = self.first
+        _, failure = failures.attempted(lambda: probe(self.folder, first))
         if failure is None:
             return
         if not failures.is_damage(failure):
@@ -185,7 +186,7 @@ def writer(folder: pathlib.Path, retention: Retention, bpbs: Mapping[int, float]
     with failures.disk_errors(folder), contextlib.ExitStack() as stack:
         folder.mkdir(exist_ok=True)
         readable = stack.enter_context(plain(folder))
-        checkpointer = stack.enter_context(ocp.training.Checkpointer(readable, context=_context(), **options))
+        checkpointer = stack.enter_context(ocp.training.Checkpointer(str(readable), context=_context(), **options))
         _do_not_wait_after_a_failure(checkpointer)
         made = Writer(orbax=checkpointer, folder=folder, keep=keep)
         try:
@@ -309,7 +310,7 @@ def _load(path: pathlib.Path, readable: pathlib.Path, shapes: Mapping[str, Any])
 def _load_array(path: pathlib.Path, readable: pathlib.Path, name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
     parts = {}
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:  # slices, one a dimension
         key = str(index)  # devices with the same slice share one read
         if key not in parts:
             parts[key] = np.asarray(store[index].read().result())
@@ -367,7 +368,7 @@ def _refuse_unlike(path: pathlib.Path, record: Record, shapes: Mapping[str, Any]
         )
 
 
-def _chunks(path: tuple, value: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
+def _chunks(key: tuple, value: Any) -> ocp.options.ArrayOptions.Saving.StorageOptions:
     """Store an array in chunks, stacked ones layer by layer, so that a part can be read without decoding all of it."""
-    stacked = LAYERS in checksum.name(path).split("/") and value.ndim > 1
+    stacked = LAYERS in checksum.name(key).split("/") and value.ndim > 1
     return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,) if stacked else ())

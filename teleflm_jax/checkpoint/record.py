@@ -30,7 +30,7 @@ _NAME = re.compile(r"\w{1,64}(?:/[^\0/]{1,256}){0,32}", re.ASCII)
 
 
 class Damaged(UserError):
-    """The checkpoint is not as it was written."""
+    """Error of a checkpoint that is not as it was written."""
 
     def __init__(self, path: pathlib.Path, reason: str):
         super().__init__(

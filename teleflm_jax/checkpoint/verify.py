@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import typing
 
 import numpy as np
 import tensorstore
@@ -47,8 +48,9 @@ def probe(folder: pathlib.Path, step: int) -> None:
     with plain(path) as readable:
         stores = {array: opened(readable, array, described["is"]) for array, described in record.arrays.items()}
         for array, store in stores.items():
+            assert store.kvstore is not None  # its driver keeps chunks in one
             chunks = sum(key != HEADER for key in store.kvstore.list().result())  # names alone; no chunk is read
-            wanted = math.prod(-(-n // c) for n, c in zip(store.shape, store.chunk_layout.write_chunk.shape or (), strict=True))
+            wanted = math.prod(-(-n // c) for n, c in zip(store.shape, _chunk(store.chunk_layout.write_chunk), strict=True))
             if chunks != wanted:
                 raise Damaged(path, f"{array} has {chunks} of {wanted} chunks")
         by_size = sorted(stores, key=lambda array: stores[array].size, reverse=True)
@@ -76,7 +78,7 @@ def _verify_metadata(path: pathlib.Path, readable: pathlib.Path, record: Record)
     """Compare what Orbax would load; this comes last, since Orbax leaves reads unfinished after a failure."""
     quiet()
     try:
-        found = signature(dict(ocp.checkpointables_metadata(readable).metadata))
+        found = signature(dict(ocp.checkpointables_metadata(str(readable)).metadata))
     except Exception as error:  # Orbax has no class of its own for damaged files
         raise Damaged(path, f"metadata cannot be read: {why(error)}") from error
     if found != {name: kept["is"] for name, kept in record.arrays.items()}:
@@ -100,15 +102,20 @@ def opened(path: pathlib.Path, array: str, kind: str, context: tensorstore.Conte
     store = tensorstore.open({"driver": "zarr3", "kvstore": base}, read=True, open=True, context=context).result()
     if f"{store.dtype.name}{list(store.shape)}" != kind:
         raise ValueError(f"it is {store.dtype.name}{list(store.shape)}, not {kind}")
-    chunk = store.chunk_layout.read_chunk.shape or ()
+    chunk = _chunk(store.chunk_layout.read_chunk)
     if any(part > max(1, whole) for part, whole in zip(chunk, store.shape, strict=True)):
         raise ValueError("its chunks are larger than itself")
     return store
 
 
+def _chunk(grid: tensorstore.ChunkLayout.Grid) -> tuple[int, ...]:
+    """Return the size of a stored array's chunks along each dimension."""
+    return typing.cast("tuple[int, ...]", grid.shape or ())  # only a layout that is not chosen yet has None in it
+
+
 def _sum(store: tensorstore.TensorStore) -> int:
     """Return the checksum of an array, read block by block."""
-    block = store.chunk_layout.read_chunk.shape or ()
+    block = _chunk(store.chunk_layout.read_chunk)
     total = 0
     for index in np.ndindex(*(-(-n // b) for n, b in zip(store.shape, block, strict=True))):
         start = tuple(i * b for i, b in zip(index, block, strict=True))

@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"WARNING: mix.proportions has {domain}, which has no source; the other domains share its weight")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with progress_display("parts") as show:
+        with progress_display("partitions") as show:
             statistics = pipeline.run(workdir, settings, plan, args.master, _log, show)
         data = _data_config(workdir, settings)
         mixture = workdir / MIXTURE
@@ -153,10 +153,11 @@ def _tokenize_and_pack(workdir: pathlib.Path, settings: "CorpusSettings", data: 
 def _table(workdir: pathlib.Path, data: DataConfig, statistics: Statistics, config: sections.MixConfig) -> list[dict]:
     """Return one row for each set, with the columns of the report's table 1."""
     table = []
+    amounts = [key.split(" ", 1) for key in statistics.out]
     for name in sorted(data.sources, key=lambda name: -data.proportions[name]):
         found = partitions.read_json(workdir / "packed" / name / "manifest.json")
         languages = sorted(
-            {key.partition(" ")[2] for key in statistics.out if mix.set_of(*key.split(" ", 1), config) == name},
+            {language for domain, language in amounts if mix.set_of(domain, language, config) == name},
             key=lambda language: -max(amount.bytes for key, amount in statistics.out.items() if key.endswith(f" {language}")),
         )
         table.append(

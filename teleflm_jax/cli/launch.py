@@ -186,6 +186,7 @@ def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> Non
     Output of other processes than the first is delayed for a moment and dropped if one has failed by then, since it reports only that.
     """
     stream, own = sys.stderr if index else sys.stdout, f"[{index}] " if index else ""
+    assert process.stdout is not None  # it was started with a pipe
     rest, ended = b"", False
     while not ended:
         chunk = os.read(process.stdout.fileno(), 1 << 16)

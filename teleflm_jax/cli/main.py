@@ -67,9 +67,10 @@ def overview() -> str:
 
 def summary(module: str) -> str:
     """Return a command's `HELP` from its source, since importing every command would import jax to print a list."""
-    source = pathlib.Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
-    assignments = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
-    return next(ast.literal_eval(node.value) for node in assignments if node.targets[0].id == "HELP")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None  # COMMANDS names files
+    assignments = (node for node in ast.parse(pathlib.Path(spec.origin).read_bytes()).body if isinstance(node, ast.Assign))
+    return next(ast.literal_eval(node.value) for node in assignments if ast.unparse(node.targets[0]) == "HELP")
 
 
 def entry() -> int:

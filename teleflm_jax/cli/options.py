@@ -6,6 +6,7 @@ Importing this imports no jax, so that `--help`, `tokenizer` and `pack` start at
 import argparse
 import difflib
 import errno
+import io
 import os
 import pathlib
 import select
@@ -201,7 +202,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
         The process's exit code.
     """
     # a file name may hold characters that the terminal's encoding lacks; the C locale's stdout has `surrogateescape`
-    if sys.stdout.errors in ("strict", "surrogateescape"):
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
     for variable in variables.settle(os.environ):
         print(f"{foreign.printable(variable)} is set; this computes as without it", file=sys.stderr)

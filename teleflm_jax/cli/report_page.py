@@ -74,7 +74,7 @@ def timeline(runs: Sequence[tuple[str, Sequence[SessionSeconds]]]) -> Figure:
 
     Inside a session the categories stand in their order, not in that of the events.
     """
-    with matplotlib.rc_context(curves.STYLE | {"axes.grid.axis": "x", "axes.axisbelow": True}):
+    with matplotlib.rc_context({**curves.STYLE, "axes.grid.axis": "x", "axes.axisbelow": True}):
         figure = Figure(figsize=(15, 1.6 + 0.5 * len(runs)), layout="constrained")
         axes = figure.subplots()
     longest = max((sum(sum(session.seconds.values()) for session in sessions) for _, sessions in runs), default=0.0)

@@ -49,7 +49,7 @@ def _dry_run(args: argparse.Namespace) -> None:
     run = RunConfig(**{name: found[name] for name in SECTIONS})
     place, _ = options.places(args)
     resumes = place is not None and train.resumes(place)
-    run = train.with_own_tokenizer(run, place) if resumes else run
+    run = train.with_own_tokenizer(run, place) if place is not None and resumes else run
     layout = rules.layout(run.mesh, run.model.d_model)
     train.refuse_what_cannot_train(run, mup.at_width(run.mup, run.model.d_model), layout, resumes)
     request = estimate.PlanRequest(run=run, cluster=found["cluster"], plan=found["plan"], gpus=jax.device_count(), backend=estimate.HERE)

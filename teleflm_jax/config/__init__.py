@@ -28,7 +28,7 @@ def parse(
     *,
     withhold: Mapping[str, Collection[str]] = types.MappingProxyType({}),
     saved: str | None = None,
-) -> dict[str, object]:
+) -> dict[str, typing.Any]:
     """Read gin files, then single bindings, into one dataclass per section.
 
     Args:
@@ -57,7 +57,7 @@ def parse(
     return {name: _build(name, cls, bound) for name, cls in wanted.items()}
 
 
-def dump(sections: Mapping[str, object]) -> str:
+def dump(sections: Mapping[str, typing.Any]) -> str:
     """Write every field, defaults included, as gin text that `parse` reads back to equal values."""
     lines = ["# Every setting, defaults included."]
     for section in sorted(sections):
@@ -75,7 +75,7 @@ def _check_macros(bound: Mapping[str, Binding], uses: Iterable[tuple[str, Place]
             near = nearest(name, [*macros, REQUIRED])
             allowed = ", ".join(f"%{macro}" for macro in (*macros, REQUIRED))
             raise UserError(f"got the undefined macro %{name} ({place}); allowed: {allowed}; {advice(near and f'%{near}')}")
-    fields = {field: f"{section}.{field}" for section, cls in reversed(sections.items()) for field in field_names(cls)}
+    fields = {field: f"{section}.{field}" for section, cls in reversed(list(sections.items())) for field in field_names(cls)}
     for name, binding in macros.items():
         if name not in used:
             change = advice(fields.get(name))

@@ -228,7 +228,7 @@ def _package(folder: pathlib.Path) -> str:
     path = folder / "teleflm_jax.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for package in (teleflm_jax, sharding):
-            root = pathlib.Path(package.__file__).resolve().parent
+            root = pathlib.Path(package.__path__[0]).resolve()
             for source in sorted(root.rglob("*.py")):
                 file.write(source, source.relative_to(root.parent))
     return str(path)

@@ -62,7 +62,9 @@ class Loader:
 
     def _origin(self, domain: str, position: int) -> dict[str, int | str]:
         split = self.manifests[domain].train
-        record = int(_shuffled(grain.MapDataset.range(split.records), self.data.seed, domain)[position])
+        shuffled = _shuffled(grain.MapDataset.range(split.records), self.data.seed, domain)[position]
+        assert shuffled is not None  # only a filter leaves elements out
+        record = int(shuffled)
         for shard in split.shards:
             if record < shard.records:
                 return {"domain": domain, "epoch": position // split.records, "shard": shard.path, "record": record}
@@ -98,7 +100,9 @@ class Loader:
                 f"got a step at which the run still used the domain {domain}; allowed: domains of data.proportions "
                 f"({', '.join(self.domains)}); add {domain} to data.proportions, or resume from a later checkpoint"
             )
-        return records.decode(self.domains[domain][position])
+        data = self.domains[domain][position]
+        assert data is not None  # only a filter leaves elements out
+        return records.decode(data)
 
     def _rows(self, process: int, num_processes: int) -> range:
         if self.batch_size % num_processes:

@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Collection
+from typing import Any
 
 from teleflm_jax import foreign, invocation
 from teleflm_jax.data import source
@@ -129,7 +130,7 @@ def _read(folder: str) -> dict:
     return raw
 
 
-def _check_fields(raw: object, fields: dict) -> None:
+def _check_fields(raw: Any, fields: dict) -> None:
     """Raise a KeyError or TypeError if the manifest lacks a field or has one of another type."""
     for name, kind in fields.items():
         value = raw[name]

@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Sequence
+from typing import SupportsIndex
 
 from array_record.python import array_record_module
 
@@ -40,15 +41,16 @@ class RecordSource:
     def __len__(self) -> int:
         return self.ends[-1]
 
-    def __getitem__(self, number: int) -> bytes:
+    def __getitem__(self, index: SupportsIndex) -> bytes:
         """Return a record; thread-safe.
 
         Raises:
             UserError: The shard is damaged or missing.
             OSError: The operating system refuses to open or read it.
         """
+        number = int(index)
         shard = bisect.bisect_right(self.ends, number)
-        path, place = self.paths[shard], int(number) - (self.ends[shard - 1] if shard else 0)
+        path, place = self.paths[shard], number - (self.ends[shard - 1] if shard else 0)
         try:
             return self.reader(path).read([place])[0]
         except RuntimeError as error:  # the library raises nothing else, also for a checksum mismatch

@@ -79,7 +79,7 @@ def find(
     number = environment.get(INDEX, environment.get("JOB_COMPLETION_INDEX"))  # the latter is a Kubernetes indexed job's
     known = {ADDRESS: address, COUNT: environment.get(COUNT), f"{INDEX} or JOB_COMPLETION_INDEX": number}
     if COUNT in environment or INDEX in environment:
-        return _checked(known, address, _number(COUNT, environment.get(COUNT)), _number(INDEX, number))
+        return _checked(known, address, _optional(COUNT, environment.get(COUNT)), _optional(INDEX, number))
     if _of(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1:  # before Slurm, whose variables inside mpirun are those of its daemons
         if not address:
             raise UserError(
@@ -92,9 +92,14 @@ def find(
     tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
     if _of(environment, tasks, 1) > 1 and "SLURM_STEP_NODELIST" in environment:
         host = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
+        per_host = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+        if host is None or per_host is None:
+            raise UserError(
+                "got a SLURM_STEP_NODELIST without a host, or a SLURM_STEP_TASKS_PER_NODE without a number; allowed: what srun sets; start "
+                "with srun, or unset them"
+            )
         default = f"{host[1]}{host[2] or ''}:{_port(_of(environment, 'SLURM_JOB_ID'))}"
         size, rank, local = (_of(environment, name) for name in (tasks, "SLURM_PROCID", "SLURM_LOCALID"))
-        per_host = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
         return ProcessInfo(coordinator=address or default, count=size, index=rank, gpu=_own_gpu(environment, local, int(per_host[0])))
     return _checked(known, address, None, None) if address else None
 
@@ -198,7 +203,7 @@ def _end_hung(problem: str) -> NoReturn:
 
 def _checked(given: Mapping[str, object], coordinator: str | None, count: int | None, index: int | None) -> ProcessInfo:
     missing = [name for name, value in given.items() if value is None]
-    if missing:
+    if missing or coordinator is None or count is None or index is None:
         raise UserError(
             f"got {', '.join(name for name in given if name not in missing)} without {', '.join(missing)}; "
             f"allowed: all of {', '.join(given)} or none; add what is missing"
@@ -222,17 +227,23 @@ def _own_gpu(environment: Mapping[str, str], local: int, per_host: int) -> int |
 
 def _of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     """Return a number that a launcher has set."""
-    if name not in environment and default is None:
+    if name in environment:
+        return _number(name, environment[name])
+    if default is None:
         raise UserError(
             f"got an environment without {name}; allowed: all that srun or mpirun sets; start with one of them, or unset the rest"
         )
-    return default if name not in environment else _number(name, environment[name])
+    return default
 
 
-def _number(name: str, text: str | None) -> int | None:
-    if text is not None and not text.isdecimal():
+def _optional(name: str, text: str | None) -> int | None:
+    return None if text is None else _number(name, text)
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal():
         raise UserError(f"got {name}={text!r}; allowed: a whole number; change {name}")
-    return None if text is None else int(text)
+    return int(text)
 
 
 def _port(job: int) -> int:

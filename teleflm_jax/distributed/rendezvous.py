@@ -18,6 +18,7 @@ import secrets
 import selectors
 import socket
 import time
+import typing
 from collections.abc import Callable, Collection, Iterator
 
 from teleflm_jax import foreign, open_files
@@ -210,9 +211,10 @@ def _coordinate(bind: tuple[str, int], count: int, seconds: float, log: Callable
                 log(f"waiting for {len(missing)} of {count} processes since {waited:.0f} s: {names(missing)}{others}")
                 reports += 1
             for key, _ in selector.select(timeout=max(0.0, min(seconds, reports * REPORT_SECONDS, waited + 1) - waited) + 0.01):
+                ready = typing.cast(socket.socket, key.fileobj)
                 if key.data is None:
-                    coordinator.accept(key.fileobj)
-                elif key.fileobj.fileno() >= 0:  # an earlier event has not closed it
+                    coordinator.accept(ready)
+                elif ready.fileno() >= 0:  # an earlier event has not closed it
                     coordinator.read(key.data)
             coordinator.close_late()
         for listener in listeners:  # before any process connects to jax's service there
@@ -294,7 +296,7 @@ def _listen(host: str, port: int, deadline: float) -> Iterator[socket.socket]:
             listening += 1
         except OSError as error:  # a name may have an IPv6 address where the host has none
             problem = error
-    if not listening:
+    if problem is not None and not listening:
         raise problem
 
 

@@ -34,7 +34,9 @@ def of_values(parts: Iterator[bytes | DamagedSpan], limit: int) -> Iterator[obje
     """Yield the values of a JSON file; after an error, one DamagedSpan for the rest, because only parsing finds the end of a value."""
     decoder, text, position, is_over = codecs.getincrementaldecoder("utf-8-sig")(), "", 0, False
     while True:
-        position = _BETWEEN.match(text, position).end()
+        between = _BETWEEN.match(text, position)
+        assert between is not None  # it matches an empty text as well
+        position = between.end()
         if position < len(text):
             try:
                 value, position = _DECODER.raw_decode(text, position)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -147,7 +148,7 @@ def _text_bytes(batch: pa.RecordBatch) -> int:
     return pyarrow.compute.sum(pyarrow.compute.binary_length(batch["text"])).as_py() or 0
 
 
-def _sorted(value: object) -> object:
+def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return value

@@ -11,12 +11,13 @@ import dataclasses
 import lzma
 import os
 import re
+import typing
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import pyarrow
 import zstandard
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from teleflm_jax.errors import UserError
 
@@ -66,7 +67,15 @@ class _Torn(Exception):
         self.held = held
 
 
-_ERRORS = (_Damaged, isal_zlib.error, lzma.LZMAError, zstandard.ZstdError, ValueError, EOFError, OSError)
+_ERRORS: tuple[type[Exception], ...] = (
+    _Damaged,
+    typing.cast(type[Exception], igzip_lib.IsalError),
+    lzma.LZMAError,
+    zstandard.ZstdError,
+    ValueError,
+    EOFError,
+    OSError,
+)
 
 
 class _Input:

@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -205,7 +206,7 @@ def _ranges(root: str, path: str, skipped: str, unit_bytes: int, text_column: st
     return [whole]
 
 
-def _checked(text: object, file_range: FileRange, statistics: Statistics) -> tuple[str, object]:
+def _checked(text: object, file_range: FileRange, statistics: Statistics) -> tuple[str, Any]:
     """Return the reason why `text` is not a document, or an empty string, and the text with lone surrogates replaced."""
     if not isinstance(text, str):
         return parquet.NO_STRING, text

@@ -19,8 +19,9 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import windows
 from teleflm_jax.evaluate.bpb import pausing
 from teleflm_jax.evaluate.model import Model
-from teleflm_jax.generate import chat, engine, score
-from teleflm_jax.generate.request import Request, numbered, seed_of
+from teleflm_jax.generate import chat, engine, loglikelihood
+from teleflm_jax.generate.loglikelihood import Pair
+from teleflm_jax.generate.request import Request, derive_seed, number_choices
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -75,8 +76,9 @@ class Harness(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return a dialogue as one text with `<s>` and the role markers."""
+        assert self.model.format is not None  # without a chat template the harness writes no dialogues
         said = [chat.Message(role=message["role"], content=message["content"]) for message in chat_history]
-        return chat.write(self.model.format, said, answer=add_generation_prompt)
+        return chat.render(self.model.format, said, answer=add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Return the ids of a text after the ids that the tokenizer adds (`<s>` for ours), unless they are unwanted or present already.
@@ -97,8 +99,12 @@ class Harness(TemplateLM):
         if empty := [name for name, request in zip(names, requests, strict=True) if not request.args[1]]:
             raise UserError(f"got {empty[0]} with an empty continuation; allowed: one character or more; correct the task's data")
         pairs = super().loglikelihood(requests, disable_tqdm=True)
-        found = score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch, name=names.__getitem__)
-        self.shortened.update(r.task_name for r, pair in zip(requests, pairs, strict=True) if score.is_shortened(pair, self.max_length))
+        found = loglikelihood.loglikelihoods(
+            self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch, name=names.__getitem__
+        )
+        self.shortened.update(
+            r.task_name for r, pair in zip(requests, pairs, strict=True) if loglikelihood.is_truncated(pair, self.max_length)
+        )
         return found
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -106,7 +112,7 @@ class Harness(TemplateLM):
         context_ids, continuation_ids = super()._encode_pair(context, continuation)
         return context_ids, continuation_ids or self.tok_encode(continuation, add_special_tokens=False)
 
-    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[score.Pair]:
+    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[Pair]:
         """Return the encoded pairs to our `loglikelihood`, which knows the requests and scores them."""
         return [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
 
@@ -119,7 +125,7 @@ class Harness(TemplateLM):
                 pairs.append((tokens[: -window.num_new], tokens[-window.num_new :]))
                 owners.append(number)
         totals = [0.0] * len(requests)
-        found = score.score(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch)
+        found = loglikelihood.loglikelihoods(self.model.decoder, pairs, batch_size=self.model.batch_size, watch=self.watch)
         for owner, (nats, _) in zip(owners, found, strict=True):
             totals[owner] += nats
         return totals
@@ -128,13 +134,13 @@ class Harness(TemplateLM):
         """Return continuations, each up to its first stop string; greedy unless a task sets `do_sample`."""
         asked = []
         for request in requests:
-            seed = seed_of(self.model.seed, request.task_name, request.doc_id)
+            seed = derive_seed(self.model.seed, request.task_name, request.doc_id)
             context, settings = request.args
             ids = self.tok_encode(context)
             asked.append(self._request(ids, settings, seed))
             self.shortened[request.task_name] += len(asked[-1].prompt) < len(ids)
         slots = self.model.batch_size
-        completions = engine.complete(self.model.decoder, self.model.tokenizer, numbered(asked), slots=slots, pause=self.pause)
+        completions = engine.complete(self.model.decoder, self.model.tokenizer, number_choices(asked), slots=slots, pause=self.pause)
         return [completion.text for completion in completions]
 
     def _request(self, context: Sequence[int], settings: dict[str, Any], seed: int) -> Request:
@@ -151,7 +157,7 @@ class Harness(TemplateLM):
                 f"got a task with {new:,} new tokens for a context of {self.max_length:,}; allowed: fewer than the context has; "
                 f"set suite.max_tokens to {self.max_length // 2} or so"
             )
-        sampling = {"temperature": 0.0} if not known["do_sample"] else {"temperature": 1.0, "top_p": 1.0} | _chosen(known)
+        sampling: dict[str, Any] = {"temperature": 0.0} if not known["do_sample"] else {"temperature": 1.0, "top_p": 1.0} | _chosen(known)
         return Request(
             prompt=tuple(context[-room:]),
             max_tokens=new,

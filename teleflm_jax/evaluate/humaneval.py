@@ -15,7 +15,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate import local_data, sandbox
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import engine
-from teleflm_jax.generate.request import Request, numbered, seed_of
+from teleflm_jax.generate.request import Request, derive_seed, number_choices
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
 
@@ -93,10 +93,10 @@ def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Call
         whole = [*special.before] * model.bos + ids
         prompt = whole[-(model.decoder.context_length - new) :]
         shortened += len(prompt) < len(whole)
-        seed = seed_of(model.seed, NAME, asked.task_id)
+        seed = derive_seed(model.seed, NAME, asked.task_id)
         same = Request(prompt=tuple(prompt), max_tokens=new, sampling=SAMPLING, seed=seed, stop=STOP, stop_ids=special.ends)
         requests += [same] * samples
-    completions = engine.complete(model.decoder, model.tokenizer, numbered(requests), slots=model.batch_size, pause=pause)
+    completions = engine.complete(model.decoder, model.tokenizer, number_choices(requests), slots=model.batch_size, pause=pause)
     owners = [asked for asked in problems for _ in range(samples)]
     verdicts = sandbox.run_all([asked.task(done.text) for asked, done in zip(owners, completions, strict=True)], pause)
     correct = [sum(verdict.passed for verdict in verdicts[i : i + samples]) for i in range(0, len(verdicts), samples)]

@@ -16,7 +16,7 @@ class Model:
     """Folder of the run, and the step."""
     decoder: Decoder
     tokenizer: tokenizers.Tokenizer
-    format: chat.Format | None = None
+    format: chat.ChatFormat | None = None
     """Chat format of the requests; None: plain text."""
     bos: bool = True
     """Begin texts with the ids that the tokenizer adds, `<s>` for ours."""

@@ -72,7 +72,7 @@ def prepare(manager: TaskManager, task: str, shots: int, folder: str | None) -> 
         settings |= {"training_split": None, "fewshot_split": None}  # else the harness loads examples that are never used
     settings["num_fewshot"] = shots
     if folder is not None:
-        path, name = settings.get("dataset_path"), settings.get("dataset_name")
+        path, name = str(settings.get("dataset_path")), settings.get("dataset_name")
         wanted = settings.get("test_split") or settings.get("validation_split")
         examples = (
             fewshot.get("split") or settings.get("fewshot_split") or settings.get("training_split") or settings.get("validation_split")

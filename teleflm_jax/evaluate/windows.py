@@ -37,7 +37,7 @@ class Batch:
     owners_B: np.ndarray
 
 
-def cut(tokens: np.ndarray, context: int, owner: int = 0, *, bos: int) -> list[Window]:
+def cut(tokens: np.ndarray | Sequence[int], context: int, owner: int = 0, *, bos: int) -> list[Window]:
     """Cut one document, without `<s>` and `</s>`, into windows of at most `context` inputs; `bos` is the tokenizer's `<s>`."""
     text = np.concatenate([[bos], np.asarray(tokens)]).astype(np.int32)
     windows = []

@@ -1,8 +1,9 @@
-"""A model laid out for decoding, and its three passes over the mesh: read texts, go on with them, judge targets."""
+"""A model laid out for decoding and its passes over the mesh: prefill, decode, and log-probabilities of targets."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +15,32 @@ from teleflm_jax.model import cache as kv
 from teleflm_jax.model.transformer import Transformer
 
 HEAD_ROWS = 64
-"""Positions whose logits exist at one time while targets are judged."""
+"""Positions whose logits exist at one time while log-probabilities of targets are computed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """Weights in the compute dtype, layer by layer (`kv.unstack_layers`), split over all devices of a group.
+    """Weights in the compute dtype with unstacked layers (`kv.unstack_layers`), split over all devices of a group.
 
-    The model is flattened once, not at each call of a compiled program: for 8 layers that takes 2 ms.
+    The model is flattened once and not at each call of a compiled program, which would take 2 ms for 8 layers.
     """
 
     model: Transformer
     layout: Layout
 
     @functools.cached_property
-    def flat(self) -> tuple[list[jax.Array], jax.tree_util.PyTreeDef]:
+    def flat(self) -> tuple[list[jax.Array], Any]:
         """The model's arrays and its structure."""
         return jax.tree.flatten(self.model)
 
     @property
     def context_length(self) -> int:
-        """Longest text that the model was trained on."""
+        """Longest sequence that the model was trained on."""
         return self.model.config.context_length
 
     @property
     def vocab_size(self) -> int:
-        """Ids that the model knows."""
+        """Number of ids that the model has."""
         return self.model.config.vocab_size
 
 
@@ -56,15 +57,15 @@ def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Dec
     Args:
         model: canonical weights, with any sharding on the layout's mesh.
         layout: the mesh.
-        release: let each array of the model go as soon as it is laid out, so that no more than one exists twice.
+        release: delete each array of the model as soon as it is laid out, so that only one exists twice at a time.
     """
-    where = decoding.shardings(layout, jax.eval_shape(kv.unstack_layers, model))
-    of_a_layer, where.blocks = jax.tree.leaves(where.blocks[0]), nnx.List([])
-    places = iter([*jax.tree.leaves(where), *of_a_layer])
+    shardings = decoding.shardings(layout, jax.eval_shape(kv.unstack_layers, model))
+    per_layer, shardings.blocks = jax.tree.leaves(shardings.blocks[0]), nnx.List([])
+    remaining = iter([*jax.tree.leaves(shardings), *per_layer])
 
-    def move(function, x, *numbers):
-        static = tuple(range(1, 1 + len(numbers)))
-        moved = jax.jit(function, static_argnums=static, out_shardings=next(places))(x, *numbers)
+    def move(function: Callable[..., jax.Array | list[jax.Array]], x: jax.Array, *arguments: Any) -> jax.Array | list[jax.Array]:
+        static = tuple(range(1, 1 + len(arguments)))
+        moved = jax.jit(function, static_argnums=static, out_shardings=next(remaining))(x, *arguments)
         if release:
             jax.block_until_ready(moved)
             x.delete()
@@ -73,52 +74,56 @@ def decoder(model: Transformer, layout: Layout, *, release: bool = False) -> Dec
     return Decoder(model=kv.unstack_layers(model, move), layout=layout)
 
 
-def read(decoder: Decoder, tokens_BT: jax.Array) -> tuple[jax.Array, kv.Cache]:
-    """The first T tokens of every row -> final hidden states [B, T, D] and a cache of T slots; to be traced."""
+def prefill(decoder: Decoder, tokens_BT: jax.Array) -> tuple[jax.Array, kv.Cache]:
+    """Return final hidden states [B, T, D] of the first T tokens of every row, and a cache of T slots; for use inside jit."""
     z_BTD, cache = kv.prefill(decoder.model, decoding.placed_rows(decoder.layout, tokens_BT))
     return z_BTD, decoding.placed_cache(decoder.layout, cache)
 
 
-def go_on(decoder: Decoder, tokens_BT: jax.Array, positions_BT: jax.Array, cache: kv.Cache) -> tuple[jax.Array, kv.Cache]:
-    """Tokens at the given positions of rows with a cache -> final hidden states [B, T, D] and the cache; to be traced."""
+def decode(decoder: Decoder, tokens_BT: jax.Array, positions_BT: jax.Array, cache: kv.Cache) -> tuple[jax.Array, kv.Cache]:
+    """Return final hidden states [B, T, D] of tokens at the given positions of rows with a cache, and the cache; for use inside jit."""
     z_BTD, cache = kv.extend(decoder.model, tokens_BT, positions_BT, cache)
     return z_BTD, decoding.placed_cache(decoder.layout, cache)
 
 
-def tell(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array, alternatives: int) -> dict[str, jax.Array]:
-    """Log-probability in nats of each target after its hidden state, and the likeliest tokens there; to be traced.
+def target_logprobs(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array, alternatives: int) -> dict[str, jax.Array]:
+    """Return the log-probability in nats of each target after its hidden state, and the likeliest tokens; for use inside jit.
 
     Returns:
         float32 `logprob` [N], and likeliest first int32 `ids` and float32 `logprobs` [N, alternatives].
     """
 
-    def some(zt):
-        return figures(decoder.model.logits(zt[0])[0], zt[1], alternatives)
+    def block(zt):
+        return logprobs_of_logits(decoder.model.logits(zt[0])[0], zt[1], alternatives)
 
-    return _by_head_rows(some, z_ND, targets_N)
+    return _by_head_rows(block, z_ND, targets_N)
 
 
-def figures(logits_NV: jax.Array, targets_N: jax.Array, alternatives: int) -> dict[str, jax.Array]:
-    """The same, of logits that are there."""
+def logprobs_of_logits(logits_NV: jax.Array, targets_N: jax.Array, alternatives: int) -> dict[str, jax.Array]:
+    """Return what `target_logprobs` returns, from logits."""
     logprobs_NV = jax.nn.log_softmax(logits_NV, axis=-1)
     logprob_N = jnp.take_along_axis(logprobs_NV, targets_N[:, None], axis=-1)[:, 0]
     logprobs_NK, ids_NK = jax.lax.top_k(logprobs_NV, min(alternatives, logits_NV.shape[-1]))
     return {"logprob": logprob_N, "logprobs": logprobs_NK, "ids": ids_NK}
 
 
-def judge(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-probability in nats of each target after its hidden state, float32 [N], and whether it is the likeliest; to be traced."""
+def score_targets(decoder: Decoder, z_ND: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the log-probability in nats of each target, float32 [N], and whether it is the likeliest token; for use inside jit."""
 
-    def some(zt):
+    def block(zt):
         logits_NV = decoder.model.logits(zt[0])[0]
         found_N = jnp.take_along_axis(logits_NV, zt[1][:, None], axis=-1)[:, 0]
         return found_N - jax.nn.logsumexp(logits_NV, axis=-1), logits_NV.argmax(axis=-1) == zt[1]
 
-    return _by_head_rows(some, z_ND, targets_N)
+    return _by_head_rows(block, z_ND, targets_N)
 
 
-def _by_head_rows(function: Callable, z_ND: jax.Array, targets_N: jax.Array):
-    """Arrays [N, …] that a function finds from hidden states [1, n, D] and targets [n]; logits of a few positions exist at one time."""
+def _by_head_rows(function: Callable[[tuple[jax.Array, jax.Array]], Any], z_ND: jax.Array, targets_N: jax.Array) -> Any:
+    """Map a function of hidden states [1, n, D] and targets [n] over blocks, so that logits of a few positions exist at one time.
+
+    Returns:
+        The function's arrays, [N, …].
+    """
     n = targets_N.shape[0]
     rows = min(HEAD_ROWS, n)
     padded = -n % rows

@@ -1,6 +1,6 @@
-"""The programs that continue texts, compiled for their sizes before they are called: at once, or beside the texts that go on.
+"""Programs that continue sequences, compiled for their sizes before they are called: at once, or in the background while others run.
 
-A call never compiles: what is called has been asked for with `ready`.
+A call never compiles: each program that is called was requested with `Programs.choose`.
 """
 
 import concurrent.futures
@@ -16,179 +16,185 @@ from teleflm_jax.generate.decoder import Decoder
 from teleflm_jax.model import cache as kv
 
 Program = tuple
-"""(Name of a function in `rows`, its sizes): a method of `_Lowered`, and its arguments."""
+"""Name of a function in `rows` and its sizes: a method of `_Lowered` and its arguments."""
 WAIT_SECONDS = 0.05
-"""Seconds that an engine with nothing else to do waits for a program, before it looks for other orders."""
+"""Seconds that an engine with nothing else to do waits for a program before it looks for new requests."""
 
 
-def extend(count: int, slots: int, alternatives: int | None) -> Program:
-    """Continues texts."""
-    return ("extend", count, slots, alternatives)
+def decode(count: int, length: int, alternatives: int | None) -> Program:
+    """Return the program that decodes a batch of so many rows of this length."""
+    return ("decode", count, length, alternatives)
 
 
-def read(prompts: int, length: int) -> Program:
-    """Reads prompts."""
-    return ("read", prompts, length)
+def prefill(prompts: int, length: int) -> Program:
+    """Return the program that reads prompts."""
+    return ("prefill", prompts, length)
 
 
-def begin(count: int, slots: int, prompts: int, length: int, new: int, told: int | None) -> tuple[Program, ...]:
-    """Read prompts, telling so many alternatives to their tokens, and put new texts among `count` rows."""
-    reading = read(prompts, length) if told is None else ("told", prompts, length, told)
-    return (reading, ("written", count, slots, prompts, length, new), ("begun", count, prompts, length, new))
+def admit(count: int, length: int, prompts: int, prompt_length: int, new: int, alternatives: int | None) -> tuple[Program, ...]:
+    """Return the programs that read prompts, and put `new` sequences into a batch of `count` rows.
+
+    Args:
+        count: rows of the batch.
+        length: their length.
+        prompts: distinct prompts.
+        prompt_length: their length, padding included.
+        new: sequences.
+        alternatives: likeliest tokens that are returned with each token of the prompts; None: no log-probabilities.
+    """
+    read = prefill(prompts, prompt_length)
+    read = read if alternatives is None else ("prefill_with_logprobs", prompts, prompt_length, alternatives)
+    return (read, ("insert_cache", count, length, prompts, prompt_length, new), ("insert_state", count, prompts, prompt_length, new))
 
 
-def move(old: tuple[int, int] | None, new: tuple[int, int]) -> tuple[Program, ...]:
-    """Make rows of another number and length, from none or from old ones."""
+def resize(old: tuple[int, int] | None, new: tuple[int, int]) -> tuple[Program, ...]:
+    """Return the programs that make a batch of another (rows, length), from an old one or from none."""
     if old is None:
         return (("empty", *new),)
-    return () if old == new else (("moved", *old, *new), ("moved_of", old[0], new[0]))
+    return () if old == new else (("resize_cache", *old, *new), ("resize_state", old[0], new[0]))
 
 
 class Programs:
-    """Compiled programs by sizes; one caller."""
+    """Compiled programs by size, for one caller."""
 
-    def __init__(self, decoder: Decoder, *, chunk: int, beside: bool = False):
-        """Make the collection, with nothing in it.
+    def __init__(self, decoder: Decoder, *, chunk: int, background: bool = False):
+        """Create an empty collection.
 
         Args:
-            decoder: whose programs they are.
-            chunk: of `rows.extend`.
-            beside: compile in a thread of its own, while the caller goes on with what it has; what the caller sees then depends on the
-                time, so that it is not for runs of several processes.
+            decoder: the model that the programs run.
+            chunk: argument of `rows.decode`.
+            background: compile in threads while the caller continues with what it has. Results then depend on time, so this is not for
+                runs of several processes.
         """
         self._lowered = _Lowered(decoder=decoder, chunk=chunk)
         self._compiled: dict[Program, jax.stages.Compiled] = {}
-        self._under_way: dict[Program, concurrent.futures.Future] = {}
-        self._patient: set[Program] = set()
-        """The last set that was not urgent."""
+        self._futures: dict[Program, concurrent.futures.Future] = {}
+        self._admission: set[Program] = set()
+        """The last set that was requested without `urgent`."""
         self._urgent: set[Program] = set()
-        """Those under way that are."""
-        self._pools = {urgent: concurrent.futures.ThreadPoolExecutor(1, "compile") for urgent in (False, True)} if beside else {}
-        """One thread for new texts and one for those under way, so that these never wait behind the programs of a new one."""
-
-    @property
-    def beside(self) -> bool:
-        """Whether programs are compiled in the background."""
-        return bool(self._pools)
+        """Programs being compiled that were requested with it."""
+        self._pools = {urgent: concurrent.futures.ThreadPoolExecutor(1, "compile") for urgent in (False, True)} if background else {}
+        """One thread for new sequences and one for running ones, so that these never wait behind the programs of a new one."""
 
     @property
     def compiling(self) -> bool:
-        """Whether a program is being compiled beside; may be called from any thread."""
-        return any(not future.done() for future in list(self._under_way.values()))
+        """True while a program is being compiled in the background; may be read from any thread."""
+        return any(not future.done() for future in list(self._futures.values()))
 
-    def ready(self, *sets: Sequence[Program], preferred: int = 0, optional: bool = False, urgent: bool = False) -> int | None:
-        """Return the index of the first set all of whose programs can be called, or None.
+    def choose(self, *sets: Sequence[Program], preferred: int = 0, optional: bool = False, urgent: bool = False) -> int | None:
+        """Return the index of the first set whose programs are all compiled, or None.
 
-        If there is none, one set is compiled: in the foreground the first, at once; in the background the preferred one, unless another is
-        already being compiled. In the background one set for new texts is compiled at a time, so that one that is no longer needed does
-        not delay others.
+        If there is no such set, one is compiled: in the foreground the first, at once; in the background the preferred one, unless another
+        is already being compiled. In the background one set for new sequences is compiled at a time, so that a set that is no longer
+        needed does not delay others.
 
         Args:
-            sets: any of them serves the caller.
-            preferred: index of the set that is compiled in the background.
-            optional: the caller can do without them, so they are only compiled in the background.
-            urgent: texts under way need them or soon will.
+            sets: alternatives, any of which serves the caller.
+            preferred: index of the set to compile in the background.
+            optional: the caller can do without the programs, so they are only compiled in the background.
+            urgent: running sequences need the programs now or soon.
 
         Raises:
-            Exception: of the compiler.
+            Exception: the compiler failed.
         """
         self._collect()
         missing = [[program for program in programs if program not in self._compiled] for programs in sets]
         if [] in missing:
             return missing.index([])
-        if not self.beside:
+        if not self._pools:
             if optional:
                 return None
             self._compiled |= {program: self._compile(program) for program in missing[0]}
             return 0
-        begun = self._urgent if urgent else self._under_way.keys()
-        if (urgent or not self._patient & begun) and not any(begun >= set(programs) for programs in missing):
-            self._submit([program for program in missing[preferred] if program not in begun], urgent)
+        requested = self._urgent if urgent else self._futures.keys()
+        if (urgent or not self._admission & requested) and not any(requested >= set(programs) for programs in missing):
+            self._submit([program for program in missing[preferred] if program not in requested], urgent)
         return None
 
-    def _submit(self, programs: Sequence[Program], urgent: bool) -> None:
-        """Have programs compiled in the background; urgent ones do not stay in the queue of those that are not."""
-        for program in programs:
-            if program not in self._under_way or self._under_way[program].cancel():
-                self._under_way[program] = self._pools[urgent].submit(self._compile, program)
-        if urgent:
-            self._urgent |= set(programs)
-        else:
-            self._patient = set(programs)
-
     def compile(self, program: Program) -> None:
-        """Compile one now, before texts come."""
+        """Compile a program now, before any request."""
         self._compiled[program] = self._compile(program)
 
     def wait(self) -> None:
-        """Pass a moment, at most until what is compiled beside is ready."""
-        concurrent.futures.wait(self._under_way.values(), timeout=WAIT_SECONDS)
+        """Wait for a moment, at most until the programs in the background are compiled."""
+        concurrent.futures.wait(self._futures.values(), timeout=WAIT_SECONDS)
 
-    def end(self) -> None:
-        """Compile no more; what is under way goes on."""
+    def close(self) -> None:
+        """Compile nothing more; a compilation that has begun continues."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
     def __getitem__(self, program: Program) -> Callable[..., Any]:
-        """One that is ready."""
+        """Return a compiled program."""
         return self._compiled[program]
+
+    def _submit(self, programs: Sequence[Program], urgent: bool) -> None:
+        """Compile programs in the background; urgent ones leave the queue of those that are not."""
+        for program in programs:
+            if program not in self._futures or self._futures[program].cancel():
+                self._futures[program] = self._pools[urgent].submit(self._compile, program)
+        if urgent:
+            self._urgent |= set(programs)
+        else:
+            self._admission = set(programs)
 
     def _compile(self, program: Program) -> jax.stages.Compiled:
         name, *sizes = program
         return getattr(self._lowered, name)(*sizes).compile()
 
     def _collect(self) -> None:
-        for program, future in list(self._under_way.items()):
+        for program, future in list(self._futures.items()):
             if future.done():
-                del self._under_way[program]
+                del self._futures[program]
                 self._urgent.discard(program)
                 self._compiled[program] = future.result()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Lowered:
-    """Programs as JAX hands them to the compiler, by the shapes and places of what they will be called with."""
+    """Programs lowered for the compiler, from the shapes and shardings of their arguments."""
 
     decoder: Decoder
     chunk: int
 
-    def extend(self, count: int, slots: int, alternatives: int | None) -> jax.stages.Lowered:
+    def decode(self, count: int, length: int, alternatives: int | None) -> jax.stages.Lowered:
         mask = jax.ShapeDtypeStruct((count,), bool)
-        found = self._rows(count, slots)
-        return rows.extend.lower(self.decoder, found, mask, mask, _ints(), chunk=self.chunk, alternatives=alternatives)
+        batch = self._rows(count, length)
+        return rows.decode.lower(self.decoder, batch, mask, mask, _ints(), chunk=self.chunk, alternatives=alternatives)
 
-    def empty(self, count: int, slots: int) -> jax.stages.Lowered:
-        return rows.empty.lower(self.decoder, count=count, slots=slots)
+    def empty(self, count: int, length: int) -> jax.stages.Lowered:
+        return rows.empty.lower(self.decoder, count=count, length=length)
 
-    def read(self, prompts: int, length: int) -> jax.stages.Lowered:
-        return rows.read.lower(self.decoder, _ints(prompts, length))
+    def prefill(self, prompts: int, length: int) -> jax.stages.Lowered:
+        return rows.prefill.lower(self.decoder, _ints(prompts, length))
 
-    def told(self, prompts: int, length: int, alternatives: int) -> jax.stages.Lowered:
-        return rows.told.lower(self.decoder, _ints(prompts, length), alternatives=alternatives)
+    def prefill_with_logprobs(self, prompts: int, length: int, alternatives: int) -> jax.stages.Lowered:
+        return rows.prefill_with_logprobs.lower(self.decoder, _ints(prompts, length), alternatives=alternatives)
 
-    def written(self, count: int, slots: int, prompts: int, length: int, new: int) -> jax.stages.Lowered:
-        old, read = rows.cached(self.decoder, count, slots), rows.cached(self.decoder, prompts, length)
-        return rows.written.lower(old, read, _ints(new), _ints(new), layout=self.decoder.layout)
+    def insert_cache(self, count: int, length: int, prompts: int, prompt_length: int, new: int) -> jax.stages.Lowered:
+        old, read = rows.cache_shape(self.decoder, count, length), rows.cache_shape(self.decoder, prompts, prompt_length)
+        return rows.insert_cache.lower(old, read, _ints(new), _ints(new), layout=self.decoder.layout)
 
-    def begun(self, count: int, prompts: int, length: int, new: int) -> jax.stages.Lowered:
-        settings = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in rows.settings([rows.NOBODY], [0], new).items()}
-        sizes = _ints(prompts, length), _ints(prompts), _ints(new), _ints(new)
-        return rows.begun.lower(self._of(count), *sizes, settings, layout=self.decoder.layout)
+    def insert_state(self, count: int, prompts: int, prompt_length: int, new: int) -> jax.stages.Lowered:
+        initial = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in rows.initial_state([rows.NO_REQUEST], [0], new).items()}
+        sizes = _ints(prompts, prompt_length), _ints(prompts), _ints(new), _ints(new)
+        return rows.insert_state.lower(self._state(count), *sizes, initial, layout=self.decoder.layout)
 
-    def moved(self, count: int, slots: int, new_count: int, new_slots: int) -> jax.stages.Lowered:
-        return rows.moved.lower(rows.cached(self.decoder, count, slots), _ints(new_count), slots=new_slots, layout=self.decoder.layout)
+    def resize_cache(self, count: int, length: int, new_count: int, new_length: int) -> jax.stages.Lowered:
+        old = rows.cache_shape(self.decoder, count, length)
+        return rows.resize_cache.lower(old, _ints(new_count), length=new_length, layout=self.decoder.layout)
 
-    def moved_of(self, count: int, new_count: int) -> jax.stages.Lowered:
-        return rows.moved_of.lower(self._of(count), _ints(new_count), layout=self.decoder.layout)
+    def resize_state(self, count: int, new_count: int) -> jax.stages.Lowered:
+        return rows.resize_state.lower(self._state(count), _ints(new_count), layout=self.decoder.layout)
 
-    def _of(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-        where = self.decoder.layout.replicated()
-        found = rows.state(self.decoder.vocab_size, count)
-        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for name, x in found.items()}
+    def _state(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+        sharding = self.decoder.layout.replicated()
+        shapes = rows.state_shapes(self.decoder.vocab_size, count)
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in shapes.items()}
 
-    def _rows(self, count: int, slots: int) -> rows.Rows:
-        layers = (rows.cached(self.decoder, count, slots),) * self.decoder.model.config.num_layers
-        return rows.Rows(cache=kv.Cache(keys=layers, values=layers), of=self._of(count))
+    def _rows(self, count: int, length: int) -> rows.Rows:
+        layers = (rows.cache_shape(self.decoder, count, length),) * self.decoder.model.config.num_layers
+        return rows.Rows(cache=kv.Cache(keys=layers, values=layers), state=self._state(count))
 
 
 def _ints(*shape: int) -> jax.ShapeDtypeStruct:

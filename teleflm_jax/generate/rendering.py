@@ -1,14 +1,14 @@
-"""Compiles a chat template and renders conversations with it; `template.py` starts it as `python -I -S rendering.py FOLDER…`.
+"""Compile a chat template and render conversations with it; `template.py` starts it as `python -I -S rendering.py FOLDER…`.
 
-The folders are those of jinja2 and what it imports. A template is a program that came with the weights, and most of what it can do runs
-in C, where nothing but the end of the process stops it. So it runs here: in jinja's sandbox, with little memory, and unable to open a file
-or a socket, to write to a file, or (unless it runs as root) to make a process. Who starts this process ends it when it takes too long.
+The folders contain jinja2 and its dependencies. A template is a program that came with the weights, and most of its work runs in C, where
+only the end of the process can stop it. It therefore runs here: in jinja's sandbox, with little memory, and unable to open a file or a
+socket, to write to a file, or (unless it runs as root) to start a process. The parent process ends this one if it takes too long.
 
-Descriptor 0 is a socket to that process. A message is its length in four bytes, then JSON: first the template's source, then requests; each
-has one answer, and names the seconds that it has for that. This file imports nothing of the project.
+Descriptor 0 is a socket to the parent. A message is its length in four bytes, then JSON: first the template's source, then requests. Each
+message states the seconds allowed for its answer and gets one answer. This file imports nothing of the project.
 """
 
-# ruff: noqa: E402  # jinja2 is found by the first argument
+# ruff: noqa: E402  # sys.path comes from the arguments
 import importlib
 import sys
 
@@ -25,46 +25,46 @@ from typing import Any
 import jinja2.ext
 import jinja2.sandbox
 
-# what jinja2 and Python import when a template first needs it, which is too late here
+# modules that jinja2 and Python import on first use, when files can no longer be opened
 for _name in ("html", "pprint", "textwrap", "unicodedata", "jinja2.constants", "jinja2.debug"):
     importlib.import_module(_name)
 
 MEMORY_BYTES = 256 << 20
-"""Largest address space: 25 MB before a template comes, and up to 130 MB for a conversation of the server's largest body."""
+"""Largest address space. 25 MB are used before the template arrives, and up to 130 MB for a conversation of the server's largest body."""
 MAX_CHARACTERS = 8 << 20
-"""Most characters that a template may write for one request."""
+"""Most characters that a template may output for one request."""
 LINE = 1000
-"""Characters of an error that are told."""
+"""Most characters of an error message."""
 
 
-class Refused(Exception):
+class RaisedByTemplate(Exception):
     """The template calls `raise_exception`."""
 
 
-class TooMuch(Exception):
-    """The template writes too much."""
+class OutputTooLong(Exception):
+    """The template outputs too much."""
 
 
 def main() -> None:
-    """Answer messages until there are no more."""
+    """Answer messages until the socket is closed."""
     environment = _environment()
-    environment.from_string("{{ 'é\\n' }}").render()  # imports the codecs of a template's strings
+    environment.from_string("{{ 'é\\n' }}").render()  # imports the codecs for strings in templates
     _confine()
     _send({"ready": True})
     template = None
     while (message := _receive()) is not None:
-        signal.setitimer(signal.ITIMER_REAL, 2 * message["seconds"])  # ends it where whoever would have done so has gone
+        signal.setitimer(signal.ITIMER_REAL, 2 * message["seconds"])  # ends this process if the parent, which would do so, has gone
         try:
             if template is None:
                 template = environment.from_string(message["source"])
                 answer = {"compiled": True}
             else:
                 answer = {"texts": _render(template, message)}
-        except Refused as refusal:
+        except RaisedByTemplate as refusal:
             answer = {"refused": str(refusal)[:LINE]}
         except MemoryError:
             answer = {"failed": f"it needs more than {MEMORY_BYTES >> 20} MiB"}
-        except Exception as error:  # whatever a template's expressions may raise
+        except Exception as error:  # a template's expressions may raise anything
             answer = {"failed": f"{type(error).__name__}: {str(error)[:LINE]}"}
         _send(answer)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -73,7 +73,7 @@ def main() -> None:
 def _confine() -> None:
     for limit, value in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_NOFILE, 3),  # those that are open
+        (resource.RLIMIT_NOFILE, 3),  # the open ones
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
@@ -82,7 +82,7 @@ def _confine() -> None:
 
 
 def _render(template: jinja2.Template, request: dict[str, Any]) -> list[str]:
-    """Texts of a request's conversations."""
+    """Return the texts of a request's conversations."""
     texts, size = [], 0
     now = datetime.datetime.fromisoformat(request["now"])
     for messages in request["conversations"]:
@@ -91,13 +91,13 @@ def _render(template: jinja2.Template, request: dict[str, Any]) -> list[str]:
             parts.append(part)
             size += len(part)
             if size > MAX_CHARACTERS:
-                raise TooMuch(f"more than {MAX_CHARACTERS:,} characters")
+                raise OutputTooLong(f"more than {MAX_CHARACTERS:,} characters")
         texts.append("".join(parts))
     return texts
 
 
 def _environment() -> jinja2.Environment:
-    """Make the environment that templates of this kind expect (source: transformers' documentation of chat templates)."""
+    """Create the environment that chat templates expect (source: transformers' documentation of chat templates)."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
     )
@@ -111,11 +111,11 @@ def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=
 
 
 def _raise(message: str) -> None:
-    raise Refused(message)
+    raise RaisedByTemplate(message)
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}`, which marks answers for training; here it is what stands in it."""
+    """`{% generation %}…{% endgeneration %}`, which marks answers for training; here its body is rendered unchanged."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -125,17 +125,17 @@ class _Generation(jinja2.ext.Extension):
 
 
 def _receive() -> Any:
-    """The next message; None after the last one."""
+    """Return the next message, or None after the last one."""
     head = _read(4)
     return json.loads(_read(*struct.unpack(">I", head))) if head else None
 
 
 def _read(size: int) -> bytes:
-    """Read so many bytes; fewer where the other side has gone."""
-    found = bytearray()
-    while len(found) < size and (part := os.read(0, size - len(found))):
-        found += part
-    return bytes(found)
+    """Read so many bytes, or fewer if the other side has gone."""
+    received = bytearray()
+    while len(received) < size and (part := os.read(0, size - len(received))):
+        received += part
+    return bytes(received)
 
 
 def _send(answer: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is asked for, and what comes back."""
+"""Requests for continuations, and the pieces that are returned."""
 
 import collections
 import dataclasses
@@ -12,44 +12,44 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.generate.sampling import Sampling
 
 SMALLEST_SEED, LARGEST_SEED = -(2**63), 2**64 - 1
-"""Whatever has 64 bits, with a sign or without."""
-LARGEST_NUMBER = 2**32 - 1
+"""All 64-bit integers, signed or unsigned."""
+LARGEST_CHOICE = 2**32 - 1
 MAX_STOP_IDS = 32
 MAX_LOGPROBS = 20
-"""Alternatives per token; what OpenAI's interface allows."""
+"""Most alternatives per token, as in OpenAI's interface."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """A text to continue."""
+    """A prompt to continue."""
 
     prompt: tuple[int, ...]
     """Token ids."""
     max_tokens: int
-    """New tokens; fewer where the context is full before. 0: the prompt is only read."""
+    """Most new tokens; fewer if the context is full earlier. 0: the prompt is only read."""
     sampling: Sampling = Sampling()
     seed: int = 0
-    """The same seed, number and prompt give the same tokens."""
-    number: int = 0
-    """Which of several continuations of the prompt."""
+    """The same seed, choice and prompt give the same tokens."""
+    choice: int = 0
+    """Index among several continuations of the prompt."""
     stop: tuple[str, ...] = ()
-    """Strings that end the text, and do not belong to it."""
+    """Strings that end the text without being part of it."""
     stop_ids: tuple[int, ...] = ()
     """Ids that end the text."""
     logprobs: int | None = None
-    """Likeliest tokens that are told with each; None: no log-probabilities."""
-    tell_prompt: bool = False
-    """Whether the prompt's tokens are told too, with log-probabilities, which must be asked for."""
+    """Likeliest tokens to return with each token; None: no log-probabilities."""
+    prompt_logprobs: bool = False
+    """Return the prompt's tokens with log-probabilities too; requires `logprobs`."""
 
     @property
     def key(self) -> np.ndarray:
-        """Key of the text's random numbers, uint32 [2]: a hash of seed, number and prompt, so that no two texts share random numbers."""
-        negative = self.seed < 0  # its low 64 bits are those of a large seed
-        words = np.array([self.seed % 2**64, self.number + (negative << 32), *self.prompt], "<u8")
+        """Random key of the continuation, uint32 [2]: a hash of seed, choice and prompt, so that no two continuations share one."""
+        negative = self.seed < 0  # the low 64 bits of a negative seed are those of a large one
+        words = np.array([self.seed % 2**64, self.choice + (negative << 32), *self.prompt], "<u8")
         return np.frombuffer(hashlib.blake2b(words.tobytes(), digest_size=8).digest(), "<u4")
 
-    def refuse(self, *, context_length: int, vocab_size: int) -> None:
-        """Raise a `UserError` for what a model of this size can never serve."""
+    def validate(self, *, context_length: int, vocab_size: int) -> None:
+        """Raise a `UserError` if a model of this size can never serve the request."""
         if not self.prompt:
             raise UserError("got an empty prompt; allowed: one token or more; change the prompt")
         if not 0 <= min(self.prompt) <= max(self.prompt) < vocab_size:
@@ -59,11 +59,11 @@ class Request:
         if len(self.prompt) >= context_length:
             raise UserError(
                 f"got a prompt of {len(self.prompt):,} tokens (with what the tokenizer adds) for a context of {context_length:,}; "
-                f"allowed: at most {context_length - 1:,}, so that one new token has room; shorten the prompt"
+                f"allowed: at most {context_length - 1:,}, which leaves room for one new token; shorten the prompt"
             )
         if self.max_tokens < 0:
             raise UserError(f"got max_tokens {self.max_tokens}; allowed: 0 or more; change max_tokens")
-        for name, least, most in (("seed", SMALLEST_SEED, LARGEST_SEED), ("number", 0, LARGEST_NUMBER)):
+        for name, least, most in (("seed", SMALLEST_SEED, LARGEST_SEED), ("choice", 0, LARGEST_CHOICE)):
             if not least <= (value := getattr(self, name)) <= most:
                 raise UserError(f"got {name} {value}; allowed: {least} to {most}; change {name}")
         if wrong := [index for index, _ in self.sampling.logit_bias if not 0 <= index < vocab_size]:
@@ -74,45 +74,45 @@ class Request:
             raise UserError(f"got stop_ids {list(self.stop_ids)}; allowed: at most {MAX_STOP_IDS} ids from 0 up; change stop_ids")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise UserError(f"got logprobs {self.logprobs}; allowed: 0 to {MAX_LOGPROBS}; change logprobs")
-        if self.tell_prompt and self.logprobs is None:
-            raise UserError("got tell_prompt without logprobs; allowed: with 0 or more; set logprobs")
+        if self.prompt_logprobs and self.logprobs is None:
+            raise UserError("got prompt_logprobs without logprobs; allowed: with 0 or more; set logprobs")
 
 
-def numbered(requests: Iterable[Request]) -> list[Request]:
-    """Number the requests that have the same seed and prompt from 0 on; the others among them change nothing."""
+def number_choices(requests: Iterable[Request]) -> list[Request]:
+    """Return the requests with `choice` counted from 0 among those of equal seed and prompt, whatever other requests there are."""
     counts: collections.Counter[tuple] = collections.Counter()
-    made = []
+    numbered = []
     for request in requests:
         same = request.seed, request.prompt
-        made.append(dataclasses.replace(request, number=counts[same]))
+        numbered.append(dataclasses.replace(request, choice=counts[same]))
         counts[same] += 1
-    return made
+    return numbered
 
 
-def seed_of(seed: int, *names: object) -> int:
-    """The seed of one item among many that share a seed, by the item's names and not by its place."""
+def derive_seed(seed: int, *names: object) -> int:
+    """Return the seed of one item among many that share a seed; it depends on the item's names and not on its position."""
     return random.Random("/".join(map(str, (seed, *names)))).getrandbits(32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Token:
-    """One new token."""
+    """A token of a prompt or a continuation."""
 
     id: int
     logprob: float | None = None
-    """In nats, of the model's own distribution; a prompt's first token has none."""
+    """Log-probability in nats under the model's own distribution; None for a prompt's first token."""
     alternatives: tuple[tuple[int, float], ...] = ()
-    """(Id, log-probability) of the likeliest, likeliest first."""
+    """(Id, log-probability) of the likeliest tokens, likeliest first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Piece:
-    """What is new of a text."""
+class TextDelta:
+    """New text and tokens of a continuation."""
 
     text: str
     tokens: tuple[Token, ...]
-    """An id that ended the text is the last of them, and gives no text."""
-    finish: str | None = None
-    """`stop`: a stop string or id; `length`: all tokens that it might have; None: more is to come."""
+    """Includes an id that ended the text, which adds no text, as the last."""
+    finish_reason: str | None = None
+    """`stop`: a stop string or id; `length`: the token limit; None: not finished."""
     prompt: tuple[Token, ...] = ()
-    """In the first piece, where the request asks for them, the prompt's tokens."""
+    """Tokens of the prompt, in the first piece, if the request asks for them."""

@@ -1,7 +1,7 @@
-"""What a device knows of the texts that it continues: caches, and for each row its newest token, its limits and how it chooses.
+"""Device side of a batch: caches, and for each row its newest token, its limits and its sampling settings.
 
-Lengths and numbers of rows are powers of two, so that a handful of compiled programs serve all. A row's random numbers
-depend on its seed, its number and its prompt (`Request.key`), and neither on its neighbours nor on the chunk.
+Lengths and numbers of rows are powers of two, so that a few compiled programs suffice. A row's random numbers depend on its seed, the index
+of its choice and its prompt (`Request.key`), and neither on its neighbours nor on the chunk.
 """
 
 import dataclasses
@@ -13,129 +13,138 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharding import decoding
+from sharding.rules import Layout
 from teleflm_jax.generate import decoder as passes
 from teleflm_jax.generate import sampling
 from teleflm_jax.generate.decoder import Decoder
 from teleflm_jax.generate.request import MAX_STOP_IDS, Request
 from teleflm_jax.model import cache as kv
 
-SHORTEST = 16
-"""Smallest length of a prompt that is compiled for."""
-NOTHING = -1
-"""In a chunk: this row had ended. Among stop ids: none. Among rows: a free one."""
-NOBODY = Request(prompt=(), max_tokens=1)
-"""The request of rows that are free."""
+MIN_PROMPT = 16
+"""Smallest prompt length that programs are compiled for."""
+ABSENT = -1
+"""In a chunk: the row had ended. Among stop ids: none. Among source rows: a free row."""
+NO_REQUEST = Request(prompt=(), max_tokens=1)
+"""Request of a free row."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Texts being continued."""
+    """A batch of sequences."""
 
     cache: kv.Cache
-    """All but the newest token of each."""
-    of: dict[str, jax.Array]
-    """By name, [B, …]: `token` (the newest), `position` (where it stands), `limit` (tokens that the row may have in all), `prompt`
-    (those of its prompt), `done`, `seen` ([B, V], the ids it has had), `counts` ([B, V], how often its continuation has), `key`,
-    `stop_ids`, and those of `sampling.settings`."""
+    """Keys and values of all tokens but the newest of each row."""
+    state: dict[str, jax.Array]
+    """By name, [B, …]: `token` (the newest), `position` (its position), `limit` (most tokens in all), `prompt` (tokens of the prompt),
+    `done`, `seen` ([B, V], ids in prompt or continuation), `counts` ([B, V], occurrences in the continuation), `key`, `stop_ids`, and
+    those of `sampling.arrays`."""
 
 
-def bucket(length: int, largest: int, smallest: int = SHORTEST) -> int:
-    """The next power of two, at least `smallest` and at most `largest`."""
+def bucket(length: int, largest: int, smallest: int = MIN_PROMPT) -> int:
+    """Round up to a power of two, at least `smallest` and at most `largest`."""
     return min(largest, max(smallest, 1 << (length - 1).bit_length()))
 
 
-def settings(requests: Sequence[Request], limits: Sequence[int], count: int) -> dict[str, np.ndarray]:
-    """What new rows start with, filled up to `count` with the first one."""
-    filled = [*requests, *requests[:1] * (count - len(requests))]
-    stop_ids = np.full((count, MAX_STOP_IDS), NOTHING, np.int32)
-    for row, request in zip(stop_ids, filled, strict=True):
+def initial_state(requests: Sequence[Request], limits: Sequence[int], count: int) -> dict[str, np.ndarray]:
+    """Return the state that new rows start with, padded to `count` rows with the first one."""
+    padded = [*requests, *requests[:1] * (count - len(requests))]
+    stop_ids = np.full((count, MAX_STOP_IDS), ABSENT, np.int32)
+    for row, request in zip(stop_ids, padded, strict=True):
         row[: len(request.stop_ids)] = request.stop_ids
     limit = np.array([*limits, *limits[:1] * (count - len(limits))], np.int32)
-    key = np.array([request.key for request in filled], np.uint32)
-    prompt = np.array([len(request.prompt) for request in filled], np.int32)
+    key = np.array([request.key for request in padded], np.uint32)
+    prompt = np.array([len(request.prompt) for request in padded], np.int32)
     return {
         "stop_ids": stop_ids,
         "limit": limit,
         "prompt": prompt,
         "key": key,
-        **sampling.settings([request.sampling for request in filled]),
+        **sampling.arrays([request.sampling for request in padded]),
     }
 
 
-def cached(decoder: Decoder, count: int, slots: int) -> jax.ShapeDtypeStruct:
-    """One of the arrays that a cache of so many rows and slots has, and where it lies."""
+def cache_shape(decoder: Decoder, count: int, length: int) -> jax.ShapeDtypeStruct:
+    """Return the shape, type and sharding of one array of a cache with so many rows of this length."""
     config = decoder.model.config
-    where = decoding.cache_placement(decoder.layout, count, config.num_kv_heads)
-    return jax.ShapeDtypeStruct((count, config.num_kv_heads, slots, config.head_size), config.compute_dtype, sharding=where)
+    sharding = decoding.cache_placement(decoder.layout, count, config.num_kv_heads)
+    return jax.ShapeDtypeStruct((count, config.num_kv_heads, length, config.head_size), config.compute_dtype, sharding=sharding)
 
 
-def state(vocab_size: int, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes and types of what is known of so many rows beside their cache, by name."""
-    shapes = {name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype) for name, x in settings([NOBODY], [0], 1).items()}
-    of_each = {"token": np.int32, "position": np.int32, "done": bool}
-    of_ids = {"seen": bool, "counts": np.int32}
-    shapes |= {name: jax.ShapeDtypeStruct((count,), kind) for name, kind in of_each.items()}
-    return shapes | {name: jax.ShapeDtypeStruct((count, vocab_size), kind) for name, kind in of_ids.items()}
+def state_shapes(vocab_size: int, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes and types of the state of so many rows, by name."""
+    shapes = {name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype) for name, x in initial_state([NO_REQUEST], [0], 1).items()}
+    per_row = {"token": np.int32, "position": np.int32, "done": bool}
+    per_id = {"seen": bool, "counts": np.int32}
+    shapes |= {name: jax.ShapeDtypeStruct((count,), dtype) for name, dtype in per_row.items()}
+    return shapes | {name: jax.ShapeDtypeStruct((count, vocab_size), dtype) for name, dtype in per_id.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("count", "slots"))
-def empty(decoder: Decoder, *, count: int, slots: int) -> Rows:
-    """Rows that have ended, with room for texts of `slots` tokens."""
-    of = {name: jnp.zeros(x.shape, x.dtype) for name, x in state(decoder.vocab_size, count).items()} | {"done": jnp.ones(count, bool)}
-    cache = decoding.placed_cache(decoder.layout, kv.init(decoder.model.config, count, slots))
-    return Rows(cache=cache, of=decoding.everywhere(decoder.layout, of))
+@functools.partial(jax.jit, static_argnames=("count", "length"))
+def empty(decoder: Decoder, *, count: int, length: int) -> Rows:
+    """Return free rows of this length."""
+    shapes = state_shapes(decoder.vocab_size, count)
+    state = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()} | {"done": jnp.ones(count, bool)}
+    cache = decoding.placed_cache(decoder.layout, kv.init(decoder.model.config, count, length))
+    return Rows(cache=cache, state=decoding.everywhere(decoder.layout, state))
 
 
-@functools.partial(jax.jit, static_argnames=("slots", "layout"))
-def moved(old_BKSH: jax.Array, source_R: jax.Array, *, slots: int, layout) -> jax.Array:
-    """One array of a cache with rows `source_R` of the old one and another number of slots; NOTHING: any values."""
-    kept = old_BKSH[jnp.maximum(source_R, 0), :, :slots]
-    return decoding.placed_cache(layout, jnp.pad(kept, ((0, 0), (0, 0), (0, slots - kept.shape[2]), (0, 0))))
+@functools.partial(jax.jit, static_argnames=("length", "layout"))
+def resize_cache(old_BKSH: jax.Array, source_R: jax.Array, *, length: int, layout: Layout) -> jax.Array:
+    """Return one array of a cache with rows `source_R` of the old one and another length; rows from ABSENT have any values."""
+    kept = old_BKSH[jnp.maximum(source_R, 0), :, :length]
+    return decoding.placed_cache(layout, jnp.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2]), (0, 0))))
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def moved_of(of: dict, source_R: jax.Array, *, layout) -> dict:
-    """The same of what is known of rows beside the cache; free rows have ended."""
-    kept = {name: x[jnp.maximum(source_R, 0)] for name, x in of.items()}
-    return decoding.everywhere(layout, kept | {"done": kept["done"] | (source_R == NOTHING)})
+def resize_state(state: dict, source_R: jax.Array, *, layout: Layout) -> dict:
+    """Return the state of rows `source_R` of the old one; rows from ABSENT are free."""
+    kept = {name: x[jnp.maximum(source_R, 0)] for name, x in state.items()}
+    return decoding.everywhere(layout, kept | {"done": kept["done"] | (source_R == ABSENT)})
 
 
 @jax.jit
-def read(decoder: Decoder, prompts_UT: jax.Array) -> kv.Cache:
-    """Read different prompts, padded on the right, into a cache."""
-    return passes.read(decoder, prompts_UT)[1]
+def prefill(decoder: Decoder, prompts_UT: jax.Array) -> kv.Cache:
+    """Read distinct prompts, padded on the right, into a cache."""
+    return passes.prefill(decoder, prompts_UT)[1]
 
 
 @functools.partial(jax.jit, static_argnames="alternatives")
-def told(decoder: Decoder, prompts_UT: jax.Array, *, alternatives: int) -> tuple[kv.Cache, dict]:
-    """The same, and what `extend` tells of tokens, of the one after each: `logprob` [U, T], `ids` and `logprobs` [U, T, alternatives]."""
-    z_UTD, cache = passes.read(decoder, prompts_UT)
+def prefill_with_logprobs(decoder: Decoder, prompts_UT: jax.Array, *, alternatives: int) -> tuple[kv.Cache, dict]:
+    """Read prompts as `prefill` does, and return what `decode` returns of the token after each position.
+
+    Returns:
+        The cache; `logprob` [U, T], `ids` and `logprobs` [U, T, alternatives].
+    """
+    z_UTD, cache = passes.prefill(decoder, prompts_UT)
     shape = prompts_UT.shape
-    found = passes.tell(decoder, z_UTD.reshape(prompts_UT.size, -1), jnp.roll(prompts_UT, -1, axis=1).reshape(-1), alternatives)
-    return cache, decoding.everywhere(decoder.layout, {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()})
+    targets_N = jnp.roll(prompts_UT, -1, axis=1).reshape(-1)
+    outputs = passes.target_logprobs(decoder, z_UTD.reshape(prompts_UT.size, -1), targets_N, alternatives)
+    return cache, decoding.everywhere(decoder.layout, {name: x.reshape(*shape, *x.shape[1:]) for name, x in outputs.items()})
 
 
 @functools.partial(jax.jit, static_argnames="layout", donate_argnames="old_BKSH")
-def written(old_BKSH: jax.Array, read_UKTH: jax.Array, source_R: jax.Array, rows_R: jax.Array, *, layout) -> jax.Array:
-    """One array of a cache with prompts `source_R` of what was read in rows `rows_R`; past the last row: none."""
+def insert_cache(old_BKSH: jax.Array, read_UKTH: jax.Array, source_R: jax.Array, rows_R: jax.Array, *, layout: Layout) -> jax.Array:
+    """Return one array of a cache with prompts `source_R` of what was read in rows `rows_R`; a row past the last is dropped."""
     return decoding.placed_cache(layout, old_BKSH.at[rows_R, :, : read_UKTH.shape[2]].set(read_UKTH[source_R], mode="drop"))
 
 
-@functools.partial(jax.jit, static_argnames="layout", donate_argnames="of")
-def begun(of: dict, prompts_UT, lengths_U, source_R, rows_R, new: dict, *, layout) -> dict:
-    """Put new texts among what is known of rows beside the cache: the last token of each prompt is its newest.
+@functools.partial(jax.jit, static_argnames="layout", donate_argnames="state")
+def insert_state(
+    state: dict, prompts_UT: jax.Array, lengths_U: jax.Array, source_R: jax.Array, rows_R: jax.Array, new: dict, *, layout: Layout
+) -> dict:
+    """Insert new sequences into the state of the batch; the newest token of each is the last of its prompt.
 
     Args:
-        of: of the others.
-        prompts_UT: different prompts, padded on the right.
-        lengths_U: their tokens.
-        source_R: of each new text, the number of its prompt.
-        rows_R: of each, its row; past the last row: none.
-        new: of `settings`.
+        state: of the batch.
+        prompts_UT: distinct prompts, padded on the right.
+        lengths_U: tokens of each prompt.
+        source_R: index of each new sequence's prompt.
+        rows_R: row of each new sequence; one past the last row is dropped.
+        new: from `initial_state`.
         layout: the mesh.
     """
-    (u, t), vocab_size = prompts_UT.shape, of["seen"].shape[1]
+    (u, t), vocab_size = prompts_UT.shape, state["seen"].shape[1]
     seen_UV = jnp.zeros((u, vocab_size), bool).at[jnp.arange(u)[:, None], prompts_UT].max(jnp.arange(t) < lengths_U[:, None])
     position_R = lengths_U[source_R] - 1
     new = new | {"seen": seen_UV[source_R], "token": prompts_UT[source_R, position_R]}
@@ -143,61 +152,70 @@ def begun(of: dict, prompts_UT, lengths_U, source_R, rows_R, new: dict, *, layou
     written_RT = (jnp.arange(t) >= new["prompt"][:, None]) & (jnp.arange(t) <= position_R[:, None])
     none_RV = jnp.zeros((len(source_R), vocab_size), jnp.int32)
     new |= {"counts": none_RV.at[jnp.arange(len(source_R))[:, None], prompts_UT[source_R]].add(written_RT)}
-    return decoding.everywhere(layout, {name: x.at[rows_R].set(new[name], mode="drop") for name, x in of.items()})
+    return decoding.everywhere(layout, {name: x.at[rows_R].set(new[name], mode="drop") for name, x in state.items()})
 
 
 @functools.partial(jax.jit, static_argnames=("chunk", "alternatives"), donate_argnames="rows")
-def extend(decoder: Decoder, rows: Rows, dropped_B, held_B, steps, *, chunk: int, alternatives: int | None) -> tuple[Rows, dict]:
-    """Up to `steps` more tokens per row, fewer if all rows end before.
+def decode(
+    decoder: Decoder,
+    rows: Rows,
+    dropped_B: jax.Array,
+    held_B: jax.Array,
+    steps: jax.Array,
+    *,
+    chunk: int,
+    alternatives: int | None,
+) -> tuple[Rows, dict]:
+    """Decode up to `steps` more tokens in each row, fewer if all rows end earlier.
 
     Args:
         decoder: the model.
-        rows: being continued.
-        dropped_B: those that nobody wants any more.
-        held_B: those that stay as they are this time.
+        rows: the batch.
+        dropped_B: rows that are no longer wanted.
+        held_B: rows that stay unchanged this time.
         steps: tokens between two visits of the host, at most `chunk`.
-        chunk: tokens that there is room for in what is told.
-        alternatives: how many of the likeliest tokens are told with each; None: no log-probabilities at all.
+        chunk: length of the outputs.
+        alternatives: likeliest tokens to return with each token; None: no log-probabilities.
 
     Returns:
-        The rows; `token` int32 [B, chunk], NOTHING where a row had ended, and with `alternatives` float32 `logprob` [B, chunk], `ids` and
-        `logprobs` [B, chunk, alternatives], of the model's own distribution, before any setting.
+        The batch; `token` int32 [B, chunk], ABSENT where a row had ended, and with `alternatives` float32 `logprob` [B, chunk], `ids` and
+        `logprobs` [B, chunk, alternatives], of the model's own distribution, before any sampling setting.
     """
 
     def unfinished(carry):
-        number, rows, _ = carry
-        return (number < steps) & ~rows.of["done"].all()
+        index, rows, _ = carry
+        return (index < steps) & ~rows.state["done"].all()
 
     def step(carry):
-        number, rows, told = carry
-        z_B1D, cache = passes.go_on(decoder, rows.of["token"][:, None], rows.of["position"][:, None], rows.cache)
-        of, figures = _next(rows.of, decoder.model.logits(z_B1D)[:, 0], alternatives)
-        return number + 1, Rows(cache=cache, of=of), {name: x.at[:, number].set(figures[name]) for name, x in told.items()}
+        index, rows, outputs = carry
+        z_B1D, cache = passes.decode(decoder, rows.state["token"][:, None], rows.state["position"][:, None], rows.cache)
+        state, new = _next(rows.state, decoder.model.logits(z_B1D)[:, 0], alternatives)
+        return index + 1, Rows(cache=cache, state=state), {name: x.at[:, index].set(new[name]) for name, x in outputs.items()}
 
-    ended_B = rows.of["done"] | dropped_B
-    rows = dataclasses.replace(rows, of=rows.of | {"done": ended_B | held_B})
+    ended_B = rows.state["done"] | dropped_B
+    rows = dataclasses.replace(rows, state=rows.state | {"done": ended_B | held_B})
     b = dropped_B.shape[0]
-    shapes = jax.eval_shape(lambda: _next(rows.of, jnp.zeros((b, decoder.vocab_size)), alternatives)[1])
-    told = {name: jnp.full((b, chunk, *x.shape[1:]), NOTHING, x.dtype) for name, x in shapes.items()}
-    _, rows, told = jax.lax.while_loop(unfinished, step, (0, rows, told))
-    of = decoding.everywhere(decoder.layout, rows.of | {"done": jnp.where(held_B, ended_B, rows.of["done"])})
-    return dataclasses.replace(rows, of=of), decoding.everywhere(decoder.layout, told)
+    shapes = jax.eval_shape(lambda: _next(rows.state, jnp.zeros((b, decoder.vocab_size)), alternatives)[1])
+    outputs = {name: jnp.full((b, chunk, *x.shape[1:]), ABSENT, x.dtype) for name, x in shapes.items()}
+    _, rows, outputs = jax.lax.while_loop(unfinished, step, (0, rows, outputs))
+    state = decoding.everywhere(decoder.layout, rows.state | {"done": jnp.where(held_B, ended_B, rows.state["done"])})
+    return dataclasses.replace(rows, state=state), decoding.everywhere(decoder.layout, outputs)
 
 
-def _next(of: dict, logits_BV: jax.Array, alternatives: int | None) -> tuple[dict, dict]:
-    """Choose the next token of the rows that go on; the others stay as they are."""
-    position_B = jnp.where(of["done"], of["position"], of["position"] + 1)
-    keys_B = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(of["key"]), position_B)
-    token_B = jnp.where(of["done"], of["token"], sampling.choose(keys_B, logits_BV, of["seen"], of["counts"], of))
-    ended_B = (token_B[:, None] == of["stop_ids"]).any(axis=1) | (position_B + 1 >= of["limit"])
-    after = of | {
+def _next(state: dict, logits_BV: jax.Array, alternatives: int | None) -> tuple[dict, dict]:
+    """Return the next state and its outputs; rows that are done stay unchanged."""
+    position_B = jnp.where(state["done"], state["position"], state["position"] + 1)
+    keys_B = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(state["key"]), position_B)
+    token_B = jnp.where(state["done"], state["token"], sampling.sample(keys_B, logits_BV, state["seen"], state["counts"], state))
+    ended_B = (token_B[:, None] == state["stop_ids"]).any(axis=1) | (position_B + 1 >= state["limit"])
+    after = state | {
         "token": token_B,
         "position": position_B,
-        "done": of["done"] | ended_B,
-        "seen": of["seen"].at[jnp.arange(token_B.shape[0]), token_B].set(True),
-        "counts": of["counts"].at[jnp.arange(token_B.shape[0]), token_B].add(~of["done"]),
+        "done": state["done"] | ended_B,
+        "seen": state["seen"].at[jnp.arange(token_B.shape[0]), token_B].set(True),
+        "counts": state["counts"].at[jnp.arange(token_B.shape[0]), token_B].add(~state["done"]),
     }
-    figures = {"token": jnp.where(of["done"], NOTHING, token_B)}
+    outputs = {"token": jnp.where(state["done"], ABSENT, token_B)}
     if alternatives is not None:
-        figures |= passes.figures(logits_BV, token_B, alternatives)
-    return after, figures
+        outputs |= passes.logprobs_of_logits(logits_BV, token_B, alternatives)
+    return after, outputs

@@ -1,4 +1,4 @@
-"""Chat templates, each compiled and rendered in a process of its own (`rendering.py`), so that its time and memory are bounded."""
+"""Chat templates, each compiled and rendered in a separate process (`rendering.py`), so that its time and memory are bounded."""
 
 import dataclasses
 import datetime
@@ -19,11 +19,11 @@ from typing import Any
 from teleflm_jax import foreign
 
 SECONDS = 5.0
-"""Wall time for compiling, and for all conversations of a request. A hundred messages take milliseconds, but a machine may be busy."""
+"""Wall time for compiling, and for all conversations of a request. A hundred messages take milliseconds, but the machine may be busy."""
 START_SECONDS = 60.0
-"""Wall time for starting Python and importing jinja2, perhaps from a slow disk, before there is a template."""
+"""Wall time for starting Python and importing jinja2, perhaps from a slow disk, before the template is sent."""
 MAX_BYTES = 64 << 20
-"""Largest answer; more than `rendering.MAX_CHARACTERS` are in JSON."""
+"""Largest answer; more than `rendering.MAX_CHARACTERS` take as JSON."""
 _RENDERING = pathlib.Path(__file__).with_name("rendering.py")
 
 
@@ -32,13 +32,13 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """The template is none, raises an error, or needs too much time or memory."""
+    """The template is invalid, raises an error, or needs too much time or memory."""
 
 
 class Template:
-    """A template, whose process starts at the first request, and again after it was ended.
+    """A template whose process starts at the first request, and again after it was ended.
 
-    Threads may share one and take turns. After a fork the child's starts a process of its own.
+    Threads may share a template; they take turns. After a fork, the child's template starts its own process.
     """
 
     def __init__(self, source: str):
@@ -50,11 +50,11 @@ class Template:
 
         Args:
             conversations: lists of messages as the template sees them.
-            variables: what else it sees, of values that JSON has.
+            variables: further variables of the template, of JSON types.
 
         Raises:
             Refused: the template calls `raise_exception`.
-            Failed: it fails for any other reason.
+            Failed: the template fails for any other reason.
         """
         now = datetime.datetime.now().isoformat()
         request = {"now": now, "conversations": conversations, "variables": variables}
@@ -71,7 +71,7 @@ class Template:
             except (OSError, ValueError) as error:
                 self._end()
                 raise Failed(f"its process gives no answer: {error}") from error
-            except BaseException:  # such as Ctrl-C between question and answer
+            except BaseException:  # such as Ctrl-C between request and answer
                 self._end()
                 raise
         if "refused" in answer:
@@ -86,7 +86,7 @@ class Template:
     def _start(self) -> None:
         self._end()
         self._process = _Process.start()
-        self._end = weakref.finalize(self, self._process.end)  # also when Python ends
+        self._end = weakref.finalize(self, self._process.kill)  # also when Python ends
         try:
             self._process.receive(START_SECONDS)
         except TimeoutError as error:
@@ -98,16 +98,16 @@ class Template:
 
 @dataclasses.dataclass(frozen=True)
 class _Process:
-    """One that runs `rendering.py`, and the socket to it; it ends by itself when the socket's other end is closed."""
+    """A process that runs `rendering.py`, and the socket to it; it exits when the other end of the socket is closed."""
 
     popen: subprocess.Popen
     channel: socket.socket
     owner: int
-    """Process that started it."""
+    """Id of the process that started it."""
 
     @classmethod
     def start(cls) -> "_Process":
-        """Start one in a session of its own, which Ctrl-C does not reach."""
+        """Start a process in its own session, which Ctrl-C does not reach."""
         folders = [str(pathlib.Path(importlib.util.find_spec(name).origin).parents[1]) for name in ("jinja2", "markupsafe")]
         ours, theirs = socket.socketpair()
         with theirs:
@@ -126,8 +126,8 @@ class _Process:
         """Send a message and return the answer.
 
         Raises:
-            OSError: there is none; TimeoutError: not within so many seconds.
-            ValueError: it is no answer.
+            OSError: the process does not answer; TimeoutError: not within so many seconds.
+            ValueError: the answer is invalid.
         """
         body = json.dumps({**message, "seconds": seconds}, ensure_ascii=False).encode()
         deadline = time.monotonic() + seconds
@@ -136,7 +136,7 @@ class _Process:
         return self.receive(deadline - time.monotonic())
 
     def receive(self, seconds: float) -> dict[str, Any]:
-        """Return the next answer; errors as of `ask`."""
+        """Return the next answer; raises as `ask` does."""
         deadline = time.monotonic() + seconds
         size = int.from_bytes(self._read(4, deadline))
         if size > MAX_BYTES:
@@ -144,20 +144,20 @@ class _Process:
         return foreign.parse_json(self._read(size, deadline))
 
     def _read(self, size: int, deadline: float) -> bytes:
-        found = bytearray()
-        while len(found) < size:
+        received = bytearray()
+        while len(received) < size:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             self.channel.settimeout(left)
-            part = self.channel.recv(size - len(found))
+            part = self.channel.recv(size - len(received))
             if not part:
                 raise ConnectionError("it has ended")
-            found += part
-        return bytes(found)
+            received += part
+        return bytes(received)
 
-    def end(self) -> None:
-        """End it, whatever it is doing; in a fork of the owner, only this end of the socket."""
+    def kill(self) -> None:
+        """Kill the process; in a fork of the owner, close only this end of the socket."""
         self.channel.close()
         if self.owner == os.getpid():
             self.popen.kill()

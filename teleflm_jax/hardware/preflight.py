@@ -4,6 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,12 +148,12 @@ def _grid() -> np.ndarray:
     return np.array(rows)
 
 
-def _matmul_rate(device: jax.Device, sizes: Sizes) -> float:
+def _matmul_rate(device: Any, sizes: Sizes) -> float:
     taken = throughput.products(device, dtype=sizes.dtype, width=sizes.width, repeats=sizes.repeats, times=sizes.times)
     return sizes.repeats * 2 * sizes.width**3 / taken
 
 
-def _memory_rate(device: jax.Device, sizes: Sizes) -> float:
+def _memory_rate(device: Any, sizes: Sizes) -> float:
     numbers = jax.device_put(np.ones(sizes.memory // 4, np.float32), device)
     add = jax.jit(lambda x, _: _repeat(sizes, lambda y: y + 1, x))
     return sizes.repeats * 2 * sizes.memory / throughput.seconds(add, numbers, sizes.times)

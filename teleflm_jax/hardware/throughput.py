@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def probe() -> float:
     return max(of_each_device(lambda device: products(device, **size, times=3)))
 
 
-def products(device: jax.Device, *, dtype: str, width: int, repeats: int, times: int) -> float:
+def products(device: Any, *, dtype: str, width: int, repeats: int, times: int) -> float:
     """Measure the seconds of a chain of square matrix products, the best of several tries after one that compiles.
 
     The numbers keep their size, and are not ones or zeros, for which a GPU needs less power than in training.
@@ -105,7 +106,7 @@ def _chain(repeats: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return jax.jit(lambda x, y: jax.lax.fori_loop(0, repeats, lambda _, z: z @ x, y))
 
 
-def of_each_device(measure: Callable[[jax.Device], float]) -> list[float]:
+def of_each_device(measure: Callable[[Any], float]) -> list[float]:
     """Measure this process's devices: GPUs all at once, since they share power and cooling; CPU devices are the same cores."""
     devices = jax.local_devices()
     with concurrent.futures.ThreadPoolExecutor(1 if devices[0].platform == "cpu" else len(devices)) as pool:

@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from teleflm_jax import foreign, mup
 from teleflm_jax.errors import UserError
@@ -145,7 +145,7 @@ class _Keys:
         value = self.found.get(key)
         return default if value is None else value
 
-    def refuse(self, key: str, allowed: str) -> None:
+    def refuse(self, key: str, allowed: str) -> NoReturn:
         raise UserError(
             f"got {key}={json.dumps(self.found.get(key))[:100]} in {self.path}; allowed: {allowed}; import another model, or correct {key}"
         )

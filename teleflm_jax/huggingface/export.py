@@ -17,6 +17,7 @@ import numpy as np
 import tensorstore
 
 from teleflm_jax import atomic_write, checkpoint, checksum, foreign, mup
+from teleflm_jax.checkpoint import Record
 from teleflm_jax.errors import UserError
 from teleflm_jax.huggingface import config as settings
 from teleflm_jax.huggingface import names, tensors
@@ -39,7 +40,7 @@ class ExportJob:
 
     checkpoint: pathlib.Path
     """Absolute path of `checkpoints/<step>`."""
-    record: checkpoint.Record
+    record: Record
     model: ModelConfig
     mup: MupConfig
     form: str
@@ -145,7 +146,7 @@ def export(
     for file in watch(left):
         sums: dict[str, int] = {}
         arrays = ((row, weight(job, row, layer, sums, context)) for row, layer in file.places)
-        values = (tensors.blocks(array, DTYPES[job.dtype], job.factors.get(row.ours, 1.0)) for row, array in arrays)
+        values = (tensors.blocks(array, DTYPES[job.dtype], job.factors.get(row.ours or "", 1.0)) for row, array in arrays)
         tensors.write(partial / file.name, file.entries, values)
         state["files"][file.name] = sums
         atomic_write.write(partial / STATE, json.dumps(state).encode())

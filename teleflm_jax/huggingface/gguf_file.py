@@ -81,7 +81,13 @@ def write(
             f"got --out {path}{', which is there already' * path.exists()}; allowed: a free name that ends in {SUFFIX}; change --out"
         )
     named = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, job.model.num_layers)
-    todo = tensors_in_order(job, lambda name: named.get_name(name, (".weight", ".bias")))
+
+    def name_in_file(name: str) -> str:
+        found = named.get_name(name, (".weight", ".bias"))
+        assert found is not None  # the library's table has all names of Llama
+        return found
+
+    todo = tensors_in_order(job, name_in_file)
     export.refuse_small_disk(path, [place.entry for place in todo])
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write.remove_leftovers(path)
@@ -97,6 +103,7 @@ def write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        assert writer.fout is not None  # it is open since the header
         [file] = writer.fout
         writer.write_padding(file, file.tell())
         sums, context = {}, tensorstore.Context(export.READING)
@@ -179,7 +186,7 @@ def _write_tensor(file, job: export.ExportJob, place: GGUFTensor, sums: dict[str
         array = interleaved(array, job.model.head_size)
     with np.errstate(over="raise"):
         try:
-            for block in tensors.blocks(array, place.entry.dtype, job.factors.get(place.row.ours, 1.0)):
+            for block in tensors.blocks(array, place.entry.dtype, job.factors.get(place.row.ours or "", 1.0)):
                 file.write(block.view(np.uint8).data)
         except FloatingPointError as error:
             raise UserError(

@@ -56,9 +56,9 @@ def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dic
     content["post_processor"] = specials.post_processor(dataclasses.replace(around, named={}), loaded.id_to_token)
     found = {FILE: _text(content), SETTINGS: json.dumps(settings | names, indent=1), NAMES: json.dumps(names, indent=1)}
     ours = load.misplaced(loaded) is None
-    template = chat.source(folder)
+    template = chat.read_template(folder)
     if template is None and ours:
-        template = chat.OURS.read_text(encoding="utf-8")
+        template = chat.OWN_TEMPLATE.read_text(encoding="utf-8")
     return found | ({} if template is None else {TEMPLATE: template})
 
 
@@ -99,7 +99,7 @@ def imported(path: pathlib.Path, settings: TokenizerSettings, ids: Mapping[str, 
     named = {f"tokenizer_config.{key}": (index,) for key, token in names.items() if (index := bare.token_to_id(token)) is not None}
     ours = load.misplaced(bare) is None
     before, after = (specials.OURS.before, ()) if ours and original["post_processor"] is None else around
-    found = Specials(before=before, after=after, named=named | ids)
+    found = Specials(before=before, after=after, named={**named, **ids})
     if not found.ends:
         raise UserError(f"got {path} and no eos_token_id of it; allowed: an id that ends a text; set eos_token_id in config.json")
     if ours and (before, after, found.ends) == (specials.OURS.before, specials.OURS.after, specials.OURS.ends):
@@ -148,7 +148,7 @@ def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[str | 
     left = sorted(str(name) for name in {**templates, **files} if name != DEFAULT)
     notes += (f"of the chat templates {DEFAULT!r} alone is taken, not {foreign.printable(', '.join(left), 200)}",) if left else ()
     if DEFAULT in files:
-        return chat.source(files[DEFAULT].parent, files[DEFAULT].name), notes
+        return chat.read_template(files[DEFAULT].parent, files[DEFAULT].name), notes
     text = templates.get(DEFAULT)
     if isinstance(text, str) and len(text) > (most := chat.MAX_TEMPLATE_BYTES):
         raise UserError(f"got a chat_template of {len(text):,} characters in {folder / SETTINGS}; allowed: at most {most:,}; shorten it")
@@ -239,6 +239,6 @@ def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
     return found
 
 
-def _text(content: dict) -> str:
+def _text(content: Mapping[str, Any]) -> str:
     """Return JSON in the form that `tokenizer train` writes."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))

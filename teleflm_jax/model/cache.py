@@ -9,7 +9,7 @@ weights, which are all that a step of one token reads.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def _run(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, atte
 
         return blocks[index](x_BTD, rope, attend_and_keep), [*kept, *new]
 
-    traversal = Traversal(layer=layer, num_layers=len(model.blocks), kept=[], loop=_unrolled)
+    traversal = Traversal(layer=layer, num_layers=len(cast(nnx.List, model.blocks)), kept=[], loop=_unrolled)
     z_BTD, kept = model.forward(tokens_BT, traversal)
     keys, values = zip(*kept, strict=True)
     return z_BTD, Cache(keys=keys, values=values)

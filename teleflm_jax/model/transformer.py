@@ -128,6 +128,7 @@ class Transformer(nnx.Module):
 def plain(config: ModelConfig, length: int, segments_BT: jax.Array | None = None) -> Traversal:
     """Run whole sequences of `length` on one device and keep nothing; JAX differentiates it."""
     if config.document_attention:
+        assert segments_BT is not None
         chex.assert_equal(segments_BT.shape[1], length)
     rope, attend = rope_tables(jnp.arange(length)[None], config), kernel(config, segments_BT)
     run = rematerialised(lambda block, x_BTD: block(x_BTD, rope, attend), config.remat)

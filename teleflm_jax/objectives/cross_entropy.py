@@ -17,8 +17,9 @@ from teleflm_jax.objectives.objective import Head
 def token_losses(z_BTD: jax.Array, head: Head, targets_BT: jax.Array) -> jax.Array:
     """Return the negative log-likelihood of every target, float32 [B, T] in nats; `z_BTD` are final hidden states."""
 
-    def body(_, zt):
-        return None, _chunk_losses(*zt, head)[0]
+    def body(_, chunk):
+        z_BCD, targets_BC = chunk
+        return None, _chunk_losses(z_BCD, targets_BC, head)[0]
 
     _, losses = jax.lax.scan(body, None, (_split(z_BTD, head.chunk), _split(targets_BT, head.chunk)))
     return _join(losses, targets_BT.shape[1])

@@ -17,7 +17,7 @@ from matplotlib.ticker import EngFormatter
 from teleflm_jax import atomic_write
 from teleflm_jax.observability import history
 
-STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: dict[Any, Any] = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 
 COLUMNS = 4
 """Panels side by side."""
@@ -54,7 +54,7 @@ def losses(runs: Sequence[RunCurves]) -> Figure:
         for kind, name in enumerate(sorted({name for row in run.evals for name in row if name.startswith("loss/")})):
             points = np.array([(history.number(row.get("tokens")), history.number(row[name])) for row in run.evals if name in row])
             # one run: a colour a domain; several: a colour a run, and a line style a domain
-            look = {"color": f"C{i}", "linestyle": ("-", "--", ":", "-.")[kind % 4]} if run.label else {}
+            look: dict[str, Any] = {"color": f"C{i}", "linestyle": ("-", "--", ":", "-.")[kind % 4]} if run.label else {}
             label = plain(" ".join(filter(None, (run.label, name.removeprefix("loss/")))))
             validation.plot(*points.T, marker="o", markersize=3, label=label, **look)
     if validation.lines:
@@ -124,7 +124,7 @@ def _curves(axes: Axes, runs: Sequence[RunCurves], x: str, y: str, color: str, *
     for i, run in enumerate(runs):
         known = np.isfinite(run.metrics[x]) & np.isfinite(run.metrics[y])
         position, values = run.metrics[x][known], run.metrics[y][known]
-        look = {"color": f"C{i}" if run.label else color}
+        look: dict[str, Any] = {"color": f"C{i}" if run.label else color}
         if smooth:
             axes.plot(*history.downsample(position, values), linewidth=0.6, alpha=0.35, **look)
         mean = history.running_mean(values) if smooth else values

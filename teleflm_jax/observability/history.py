@@ -41,7 +41,7 @@ class Logs:
 
     folder: pathlib.Path
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """The rows of evals.jsonl that have been read."""
+    """Rows of evals.jsonl that have been read."""
     columns: dict[str, array.array] = dataclasses.field(default_factory=lambda: {name: array.array("d") for name in COLUMNS})
     known: dict[str, int] = dataclasses.field(default_factory=lambda: {METRICS: 0, EVALS: 0})
     """Bytes read of each file."""

@@ -47,9 +47,10 @@ def opened(config: TelemetryConfig, folder: pathlib.Path, log: Callable[[str], N
         quiet: another process of the run publishes.
     """
     sinks = []
-    if config.wandb_project and not quiet:
+    project = config.wandb_project
+    if project and not quiet:
         remedy = "run `wandb login`, repair the network, or set WANDB_MODE=offline and run `wandb sync` later"
-        sinks.append(_Sink(name="wandb", open=lambda: _wandb(config.wandb_project, folder), remedy=remedy))
+        sinks.append(_Sink(name="wandb", open=lambda: _wandb(project, folder), remedy=remedy))
     if config.prometheus_port and not quiet:
         remedy = "change telemetry.prometheus_port or telemetry.prometheus_address"
         sinks.append(_Sink(name="prometheus", open=lambda: _prometheus(config.prometheus_port, config.prometheus_address), remedy=remedy))

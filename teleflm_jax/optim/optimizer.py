@@ -5,6 +5,7 @@ AdamW; it acts on matrix-like weights only.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import optax
@@ -36,13 +37,14 @@ def learning_rates(config: OptimizerConfig, mup: Mup, *, tokens: int, tokens_per
     }
 
 
-def roles(model: nnx.Module):
+def roles(model: Any) -> Any:
     """Return the model's tree with the declared µP role in place of every weight."""
     return jax.tree.map(lambda param: param.role, model, is_leaf=lambda node: isinstance(node, nnx.Variable))
 
 
 def _scale_by_role() -> optax.GradientTransformationExtraArgs:
-    def update(updates, state, params, *, rates: Mapping[str, jax.Array], **_):
+    def update(updates, state, params=None, **extra):
+        rates: Mapping[str, jax.Array] = extra["rates"]
         scaled = jax.tree.map(lambda role, update: jax.tree.map(lambda u: -rates[role] * u, update), roles(params), updates)
         return scaled, state
 

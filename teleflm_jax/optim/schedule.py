@@ -25,6 +25,7 @@ class Schedule(Protocol):
             warmup_tokens: Tokens of the warm-up.
             config: Ends of the other phases, in tokens.
         """
+        ...
 
 
 def cosine(peak: float, minimum: float, *, tokens: int, warmup_tokens: int, config: OptimizerConfig) -> float:

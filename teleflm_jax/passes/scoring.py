@@ -24,7 +24,10 @@ def token_losses(layout: Layout) -> Callable:
 
     def function(model: Transformer, tokens_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
         batch = {"tokens": tokens_BT, "targets": targets_BT, "segments": jnp.ones(tokens_BT.shape, jnp.int32)}
-        inner = lambda *arguments: _score(*arguments, layout, tokens_BT.shape[0] // layout.data // layout.pipe)[0]  # noqa: E731
+
+        def inner(model: Transformer, batch: Batch) -> jax.Array:
+            return _score(model, batch, layout, tokens_BT.shape[0] // layout.data // layout.pipe)[0]
+
         mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(layout.specs(model), BATCH), out_specs=BATCH, check_vma=False)
         return jax.lax.with_sharding_constraint(mapped(model, batch), layout.replicated())
 
@@ -39,7 +42,10 @@ def health(layout: Layout, microbatch_size: int) -> Callable:
 
     def function(model: Transformer, batch: Batch):
         batch = {name: batch[name] for name in ("tokens", "targets", "segments")}
-        inner = lambda *arguments: _score(*arguments, layout, microbatch_size, watch=True)  # noqa: E731
+
+        def inner(model: Transformer, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            return _score(model, batch, layout, microbatch_size, watch=True)
+
         specs = (layout.specs(model), BATCH)
         mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=specs, out_specs=(BATCH, LAYERS), check_vma=False)
         losses_BT, bad = mapped(model, batch)

@@ -76,7 +76,10 @@ def gradients(
 
     def function(model: Transformer, batch: Batch, check: jax.Array | bool = False):
         specs = layout.specs(model)
-        inner = lambda *arguments: _device_gradients(*arguments, layout, microbatch_size, accumulation_dtype, objective)  # noqa: E731
+
+        def inner(model: Transformer, batch: Batch, check: jax.Array | bool) -> tuple:
+            return _device_gradients(model, batch, check, layout, microbatch_size, accumulation_dtype, objective)
+
         out = (P(), specs, PER_DEVICE, P())
         mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P()), out_specs=out, check_vma=False)
         return mapped(model, batch, check)
@@ -85,7 +88,7 @@ def gradients(
 
 
 def _device_gradients(
-    model: Transformer, batch: Batch, check: jax.Array, layout: Layout, microbatch_size: int, dtype: str, objective: Objective
+    model: Transformer, batch: Batch, check: jax.Array | bool, layout: Layout, microbatch_size: int, dtype: str, objective: Objective
 ):
     """Run one device's part of the step."""
     here, config = stage(layout, model, batch, microbatch_size), model.config
@@ -208,7 +211,7 @@ def _embedding(task: _Task, unit: pipeline.Unit, dx_BTD: jax.Array) -> Callable:
     return function
 
 
-def _copies(layout: Layout, weights: Transformer, check: jax.Array) -> jax.Array:
+def _copies(layout: Layout, weights: Transformer, check: jax.Array | bool) -> jax.Array:
     """Return this device's checksum of working weights; devices that differ only in their data-parallel group must have the same."""
     held = zero.whole(layout, weights)
     total = lambda: sum(checksum.of_device(x) for x in held)  # noqa: E731

@@ -68,8 +68,9 @@ def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> C
     """Compile the step and extract its figures."""
     began = time.perf_counter()
     compiled = traced.lower().compile()
-    seconds, program = time.perf_counter() - began, hlo.Program(compiled.as_text(), layout.mesh, turns(job))
+    seconds, program = time.perf_counter() - began, hlo.Program(compiled.as_text() or "", layout.mesh, turns(job))
     stats = compiled.memory_analysis()
+    assert stats is not None  # XLA's compilers for CPUs and GPUs have one
     state = traced.in_avals[0][0]
     return Compiled(
         seconds=seconds,

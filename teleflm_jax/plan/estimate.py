@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 
@@ -98,7 +99,7 @@ def _common(request: PlanRequest) -> dict:
     return {"backend": request.backend, "note": NOTES[request.backend], "assumptions": report.assumptions(request.question)}
 
 
-def this_machine() -> dict[str, object]:
+def this_machine() -> dict[str, Any]:
     """Describe the devices of this process as a cluster: a known card's rates from configs/clusters, or measured ones.
 
     A device's limit is its memory for arrays, so the plan needs no allowance.
@@ -110,7 +111,12 @@ def this_machine() -> dict[str, object]:
     capacity = (device.memory_stats() or {}).get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / local
     if card is None:
         rate = throughput.memory_rate()
-        measured = {"bf16_flops": throughput.product_rate("bfloat16"), "memory_rate": rate, "link_rate": rate, "network_rate": rate}
+        measured: dict[str, Any] = {
+            "bf16_flops": throughput.product_rate("bfloat16"),
+            "memory_rate": rate,
+            "link_rate": rate,
+            "network_rate": rate,
+        }
         card = ClusterConfig(gpu=device.device_kind, nodes=1, gpus_per_node=1, memory_bytes=1, **measured, product_efficiency=1.0)
     found = dataclasses.replace(card, nodes=-(-total // per_node), gpus_per_node=per_node, memory_bytes=float(capacity))
     return {"cluster": found, "plan": PlanConfig(allowance_bytes=0.0)}

@@ -95,7 +95,7 @@ class Program:
 
     def sent(self) -> dict[tuple[str, str], float]:
         """Return (mesh axes, kind of collective) -> bytes that one device of a ring sends in one step."""
-        total = collections.Counter()
+        total: dict[tuple[str, str], float] = collections.defaultdict(float)
         for computation, line in self._instructions():
             if COLLECTIVE.search(line):
                 axes, kind, bytes_ = self._message(line)
@@ -105,6 +105,7 @@ class Program:
     def _message(self, line: str) -> tuple[str, str, float]:
         """Return a collective's mesh axes, kind, and the bytes that one device of a ring sends each time."""
         found = COLLECTIVE.search(line)
+        assert found is not None  # callers have looked
         axes, size = _axes(line, self.mesh)
         return axes, found[2], _cost(found[2], message_bytes(found), size)
 
@@ -118,7 +119,8 @@ class Program:
         if not found:
             return 0.0
         left = self._shapes[computation][re.findall(r"%([\w.\-]+)", found[2] or found[3])[0]]
-        contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", CONTRACTED.search(line)[1]))
+        dimensions = CONTRACTED.search(line)
+        contracted = math.prod(left[1][int(n)] for n in re.findall(r"\d+", dimensions[1])) if dimensions else 1
         return 2.0 * math.prod(arrays(found[1])[0][1]) * contracted
 
     def beside(self) -> list[Overlap]:
@@ -225,8 +227,8 @@ def _axes(line: str, mesh: jax.sharding.Mesh) -> tuple[str, int]:
         numbers = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
         inside = re.findall(r"'(\w+)'", named[2] or named[1])
         group = numbers[tuple(slice(None) if name in inside else 0 for name in sizes)].reshape(-1).tolist()
-    elif pairs or explicit:
-        group = [int(n) for n in re.findall(r"\d+", re.search(r"\{([\d,]+)", (pairs or explicit)[0])[1])]
+    elif groups := pairs or explicit:
+        group = [int(n) for n in re.findall(r"\{([\d,]+)", groups[0])[0].split(",")]
     elif "replica_groups={}" in line:
         group = list(range(mesh.size))
     elif not iota:

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -27,8 +28,9 @@ def draw(path: pathlib.Path, layouts: Sequence[dict]) -> None:
     memory.set(title="memory of one GPU", xlabel="GB", xlim=(0, 1.08 * max(capacity, *needed)), ylim=(len(layouts) - 0.4, -0.6))
     _bars(time, names, [{name: s for name, s in layout["seconds"].items() if name != "step"} for layout in layouts], 1.0)
     time.set(title="one step, predicted", xlabel="seconds")
-    for axes, place in ((memory, "outside lower left"), (time, "outside lower right")):
-        figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, ncols=5, loc=place)
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8, "ncols": 5}
+    figure.legend(*memory.get_legend_handles_labels(), loc="outside lower left", **look)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside lower right", **look)
     figure.savefig(path, dpi=110, format="png")
 
 

@@ -61,18 +61,22 @@ WITHHELD = {SAVED_CONFIG: [f"{section}.{field}" for section, fields in FROM_COMM
 """Name of a file -> bindings that are ignored in files of that name."""
 
 
+ABSENT: Any = None
+"""Value of a section that a configuration leaves out; functions that can do without a section compare it with None."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The whole configuration of a run. Training needs `model`, `data` and `train`; other uses can leave some of them None."""
+    """The whole configuration of a run. Training needs `model`, `data` and `train`; other uses can leave some of them ABSENT."""
 
-    model: ModelConfig | None = None
+    model: ModelConfig = ABSENT
     mup: MupConfig = MupConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     pack: PackConfig = PackConfig()
-    data: DataConfig | None = None
+    data: DataConfig = ABSENT
     mesh: MeshConfig = MeshConfig()
-    train: TrainConfig | None = None
+    train: TrainConfig = ABSENT
     evaluation: EvaluationConfig = EvaluationConfig()
     suite: SuiteConfig = SuiteConfig()
     guard: GuardConfig = GuardConfig()

@@ -51,7 +51,7 @@ def local(place: str | os.PathLike[str]) -> pathlib.Path:
     return pathlib.Path(place)
 
 
-def identity(model: ModelConfig, tokenizer: pathlib.Path) -> dict[str, object]:
+def identity(model: ModelConfig, tokenizer: pathlib.Path) -> dict[str, Any]:
     """Return what a checkpoint's arrays belong to: settings of the model that no shape shows, and the tokenizer's checksum."""
     shape = {f"model.{field.name}": getattr(model, field.name) for field in dataclasses.fields(model) if field.name not in FREE["model"]}
     return shape | {"tokenizer": load.sha256(str(tokenizer))}
@@ -148,7 +148,7 @@ def refuse_change(
                 )
 
 
-def _compared(field: str, value: object) -> object:
+def _compared(field: str, value: Any) -> Any:
     """Return the part of a field that must not change.
 
     The parent in `train.init_from` is not read again and may have moved, so only its name and step are compared.

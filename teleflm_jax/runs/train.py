@@ -181,6 +181,7 @@ def _history_after(record: checkpoint.Record, run: RunConfig) -> mixture.History
 
 def _parent(run: RunConfig) -> checkpoint.Record:
     """Return the record of the checkpoint that a branch continues; raise a `UserError` if it cannot."""
+    assert run.train.init_from is not None  # a branch has a parent
     parent, at_step = restore.other_run(run.train.init_from)
     record = checkpoint.read(parent / checkpoint.FOLDER, at_step)
     restore.refuse_unfit_parent(record, run.train, run.model)

@@ -1,4 +1,4 @@
-"""Bodies of requests: whole within a time, and within a number of bytes for each and for all together."""
+"""Bodies of requests, limited in time and in bytes, each and all together."""
 
 import asyncio
 import contextlib
@@ -8,32 +8,32 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect, Request
 
 from teleflm_jax.serve.config import BODY_SECONDS, MAX_BODY_BYTES
-from teleflm_jax.serve.protocol import Refusal
+from teleflm_jax.serve.protocol import ApiError
 
-ALL_BYTES = 64 << 20
-"""Most bytes of all bodies that have come, wholly or in part, and are not yet read."""
-FREE_BYTES = 64 << 10
-"""Bytes of each body that do not count: whoever holds back large bodies keeps no small one out."""
-READERS = 2
-"""Bodies that are parsed and encoded at one time; a parsed one may take 25 times its bytes."""
-MOST_MARKS = 1 << 18
-"""Brackets, braces and colons in a body. All else stands still while Python parses them: 0.4 s for so many, 2 s for a body full of them."""
+MAX_TOTAL_BYTES = 64 << 20
+"""Most bytes of all bodies that have arrived, wholly or in part, and are not parsed yet."""
+UNCOUNTED_BYTES = 64 << 10
+"""Bytes of each body that do not count, so that unfinished large bodies keep no small one out."""
+PARSERS = 2
+"""Bodies that are parsed and encoded at one time; a parsed body may take 25 times its bytes."""
+MAX_DELIMITERS = 1 << 18
+"""Most brackets, braces and colons in a body. Parsing holds the interpreter's lock: 0.4 s for so many, 2 s for a body full of them."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Bodies:
-    """A bound on what bodies take of a server's memory and time."""
+    """Limits on the memory and time that bodies take."""
 
     held: int = 0
-    """Bytes that count."""
-    readers: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(READERS))
+    """Bytes that count towards MAX_TOTAL_BYTES."""
+    parsers: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(PARSERS))
 
     @contextlib.asynccontextmanager
-    async def body(self, request: Request, turn: contextlib.AbstractAsyncContextManager) -> AsyncIterator[bytes]:
-        """A request's body, while it has its turn among those of its kind and one of the readers is free for it.
+    async def body(self, request: Request, turn: contextlib.AbstractAsyncContextManager[object]) -> AsyncIterator[bytes]:
+        """Receive a request's body, and yield it once it has its turn and one of the parsers.
 
         Raises:
-            Refusal: it is too large, comes too slowly, ends early, finds no room, or has too many values.
+            ApiError: the body is too large, too slow, incomplete, finds no room, or has too many values.
         """
         connection = request.scope["state"]["connection"]
         connection.receiving = True
@@ -42,9 +42,9 @@ class Bodies:
         finally:
             connection.receiving = False
         try:
-            if (marks := sum(map(content.count, b"[{:"))) > MOST_MARKS:
-                raise Refusal(f"got a body with {marks:,} brackets, braces and colons; allowed: {MOST_MARKS:,}; send less")
-            async with turn, self.readers:
+            if (delimiters := sum(map(content.count, b"[{:"))) > MAX_DELIMITERS:
+                raise ApiError(f"got a body with {delimiters:,} brackets, braces and colons; allowed: {MAX_DELIMITERS:,}; send less")
+            async with turn, self.parsers:
                 yield content
         finally:
             self.held -= _counted(content)
@@ -62,7 +62,7 @@ class Bodies:
                     self.held += _counted(content)
                     if len(content) > MAX_BODY_BYTES:
                         raise _too_large()
-                    if self.held > ALL_BYTES:
+                    if self.held > MAX_TOTAL_BYTES:
                         raise _no_room()
             return bytes(content)
         except BaseException as error:
@@ -70,25 +70,25 @@ class Bodies:
             if isinstance(error, TimeoutError):
                 raise _too_slow() from error
             if isinstance(error, ClientDisconnect):
-                raise Refusal("got a body that ends early; allowed: a whole one; send it again") from error
+                raise ApiError("got a body that ends early; allowed: a complete one; send it again") from error
             raise
 
 
 def _counted(content: bytes | bytearray) -> int:
-    return max(0, len(content) - FREE_BYTES)
+    return max(0, len(content) - UNCOUNTED_BYTES)
 
 
-def _too_large() -> Refusal:
-    return Refusal(f"got a body of more than {MAX_BODY_BYTES:,} bytes; allowed: at most as many; send less", status=413)
+def _too_large() -> ApiError:
+    return ApiError(f"got a body of more than {MAX_BODY_BYTES:,} bytes; allowed: at most this size; send less", status=413)
 
 
-def _too_slow() -> Refusal:
-    return Refusal(f"got no whole body in {BODY_SECONDS:g} seconds; allowed: within that time; send it faster", status=408)
+def _too_slow() -> ApiError:
+    return ApiError(f"got no complete body in {BODY_SECONDS:g} seconds; allowed: within that time; send it faster", status=408)
 
 
-def _no_room() -> Refusal:
-    return Refusal(
-        f"got a body while others fill the {ALL_BYTES:,} bytes that there are for them; allowed: when there is room; try again later",
+def _no_room() -> ApiError:
+    return ApiError(
+        f"got a body while others fill the {MAX_TOTAL_BYTES:,} bytes for bodies; allowed: when there is room; try again later",
         status=503,
         code="bodies_full",
     )

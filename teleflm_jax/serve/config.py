@@ -7,38 +7,38 @@ import re
 from teleflm_jax.errors import UserError
 
 MAX_BODY_BYTES = 4 << 20
-"""Of a request; far more text than any context holds."""
+"""Largest body of a request; far more text than any context holds."""
 BODY_SECONDS = 30.0
-"""In which a request's body must have come."""
+"""Seconds in which a request's body must arrive."""
 API_KEY = "TELEFLM_API_KEY"
-"""Environment variable: the key that requests to /v1 must bear; unset: none."""
+"""Environment variable with the key that requests to /v1 must carry; unset: no key."""
 LARGEST_PORT = 65_535
 ANY = "*"
 ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-"""An origin as a browser sends it."""
+"""Pattern of an origin as a browser sends it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Where the server listens and how much it takes on."""
+    """Settings of the server."""
 
     host: str = "127.0.0.1"
-    """Address to listen at; the default can be reached from this machine only."""
+    """Address to listen at; the default is reachable only from this machine."""
     port: int = 8000
-    """0: any that is free."""
+    """Port; 0: any free one."""
     slots: int = 16
-    """Texts that are continued at one time."""
+    """Sequences that are decoded at one time."""
     queue: int = 64
-    """Texts that may wait; more are refused."""
+    """Sequences that may wait; more are refused."""
     grace: float = 30.0
-    """Seconds that texts under way have to finish when the server is asked to stop."""
+    """Seconds that running requests have to finish when the server is asked to stop."""
     allowed_origins: tuple[str, ...] = ()
     """Origins whose pages may send requests from a browser; `*`: all."""
     cache_gb: float | None = None
-    """Memory that texts may take on each device, weights apart; None: most of what is free at start."""
+    """Memory for sequences on each device in GB, without the weights; None: most of what is free at start."""
 
     def __post_init__(self):
-        for name, right, allowed in (
+        for name, valid, allowed in (
             ("port", 0 <= self.port <= LARGEST_PORT, f"0 (any) to {LARGEST_PORT}"),
             ("slots", self.slots >= 1, "1 or more"),
             ("queue", self.queue >= 0, "0 or more"),
@@ -46,7 +46,7 @@ class ServeConfig:
             ("grace", 0 <= self.grace < math.inf, "a number of seconds from 0 up"),
             ("cache_gb", self.cache_gb is None or 0 < self.cache_gb < math.inf, "a number of gigabytes above 0"),
         ):
-            if not right:
+            if not valid:
                 value = getattr(self, name)
                 shown = " ".join(value) if isinstance(value, tuple) else value
                 raise UserError(f"got {name} {shown}; allowed: {allowed}; change --{name}")

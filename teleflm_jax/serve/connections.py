@@ -1,6 +1,6 @@
-"""Connections: how many are open, and how long one may wait for a request or leave an answer unread.
+"""Limits on open connections, and on the time that one may wait for a request or leave an answer unread.
 
-uvicorn bounds neither. A `Connection` stands between asyncio and uvicorn's protocol and passes everything on; `Connections.sweep` ends
+uvicorn limits neither. A `Connection` stands between asyncio and uvicorn's protocol and forwards everything; `Connections.sweep` closes
 those that are overdue.
 """
 
@@ -13,19 +13,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from teleflm_jax import open_files
 
-MOST = 1024
-"""Connections at one time."""
+MAX_CONNECTIONS = 1024
+"""Most connections at one time."""
 BACKLOG = 128
-"""Connections that the system accepts ahead; asyncio takes so many at once, so for a moment as many are open beyond the limit."""
-OTHER_FILES = 128
-"""Files for all else than connections."""
+"""Connections that the system queues; asyncio accepts as many at once, so for a moment the limit may be exceeded by this number."""
+RESERVED_FILES = 128
+"""Open files for purposes other than connections."""
 HEAD_SECONDS = 20.0
-"""Time from the opening of a connection, or its last answer, until the next request's head is whole."""
+"""Time from the opening of a connection, or its last answer, until the next request's head is complete."""
 WRITE_SECONDS = 20.0
-"""Time in which a client must take LEAST_BYTES of an answer that waits to be sent."""
-LEAST_BYTES = 16 << 10
+"""Time in which a client must read MIN_BYTES_READ of a pending answer."""
+MIN_BYTES_READ = 16 << 10
 READ_BYTES = 32 << 10
-"""Taken from a connection in one turn of the event loop; h11 needs 60 ms for as many bytes in chunks of one."""
+"""Most bytes read from a connection in one turn of the event loop; h11 needs 60 ms for as many in chunks of one."""
 SWEEP_SECONDS = 1.0
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
@@ -33,42 +33,42 @@ FULL = (
 )
 
 
-def most() -> int:
-    """Return the number of connections that the limit of open files leaves room for, at most MOST."""
-    return max(8, min(MOST, open_files.limit() - BACKLOG - OTHER_FILES))
+def limit() -> int:
+    """Return the number of connections that the limit of open files allows, at most MAX_CONNECTIONS."""
+    return max(8, min(MAX_CONNECTIONS, open_files.limit() - BACKLOG - RESERVED_FILES))
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Connections:
-    """All that are open, in the order in which their present waits began."""
+    """All open connections, in the order in which their present waits began."""
 
-    most: int
+    limit: int
     closed: Counter
-    """Connections that ended before their request or without taking its answer, by reason."""
+    """Number of connections that ended before a request or without reading its answer, by reason."""
     full: bytes
-    """Body of the answer to whoever finds no room."""
+    """Body of the answer to a client for which there is no room."""
     open: dict["Connection", None] = dataclasses.field(default_factory=dict)
 
     def protocol(self, **settings: Any) -> "Connection":
-        """Make what uvicorn makes a protocol of; the ASGI scope's state has the connection."""
+        """Create a protocol for uvicorn; the ASGI scope's state holds the connection."""
         connection = Connection(pool=self)
         state = settings.pop("app_state") | {"connection": connection}
         connection.inner = H11Protocol(app_state=state, **settings)
         return connection
 
     def admit(self, connection: "Connection") -> bool:
-        """Take a new connection in; where there is no room, one makes room that has long waited for its request or the end of its body."""
-        if len(self.open) >= self.most:
+        """Admit a new connection, if need be by closing the one that has waited longest for a request or the end of its body."""
+        if len(self.open) >= self.limit:
             idle = next((each for each in self.open if each.waits or each.receiving), None)
             if idle is None:
                 self.closed.labels("full").inc()
                 return False
-            idle.end("full")
+            idle.close("full")
         self.open[connection] = None
         return True
 
     async def sweep(self) -> None:
-        """End what is overdue, for ever."""
+        """Close overdue connections, forever."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = asyncio.get_running_loop().time()
@@ -78,29 +78,29 @@ class Connections:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Connection:
-    """One connection, called by asyncio as a protocol is."""
+    """A connection, called by asyncio as a protocol."""
 
     pool: Connections
-    inner: H11Protocol | None = None
-    transport: asyncio.Transport | None = None
+    inner: H11Protocol = dataclasses.field(init=False)
+    transport: asyncio.Transport = dataclasses.field(init=False)
     requests: int = 0
-    """Under way."""
+    """Number of requests being answered."""
     receiving: bool = False
-    """Whether the body of the request under way has not yet come."""
+    """True while the body of the present request is incomplete."""
     heard: bool = False
-    """Whether bytes came since the last answer."""
+    """True if bytes arrived since the last answer."""
     since: float = 0.0
-    """When the present wait, for a request or for the client to read, began."""
+    """Start of the present wait, for a request or for the client to read."""
     unread: int | None = None
-    """Bytes that wait to be sent, as of `since`; None: not so many that writing is paused."""
+    """Bytes pending at `since`; None: writing is not paused."""
 
     @property
     def waits(self) -> bool:
-        """Whether there is neither a request under way nor an answer to send."""
+        """True if there is neither a request to answer nor an answer to send."""
         return not self.requests and self.unread is None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Begin, or refuse for want of room."""
+        """Open the connection, or refuse it if there is no room."""
         self.transport = transport
         if not self.pool.admit(self):
             transport.write(FULL % (len(self.pool.full), self.pool.full))
@@ -111,30 +111,30 @@ class Connection:
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on."""
+        """Forward received bytes."""
         self.heard = True
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Pass on; a client that goes in the midst of its answer is gone, however much is left to send."""
+        """Forward the end of input; a client that closes during its answer is treated as gone, however much is left to send."""
         if self.requests:
             self.transport.abort()
         return self.inner.eof_received()
 
     def pause_writing(self) -> None:
-        """Begin to watch whether the client reads."""
+        """Start to check whether the client reads."""
         self.unread = self.transport.get_write_buffer_size()
         self._wait()
         self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """End to watch it."""
+        """Stop to check it."""
         self.unread = None
         self._wait()
         self.inner.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forget it; uvicorn never heard of one that found no room."""
+        """Remove the connection; uvicorn does not know one that was refused."""
         if self in self.pool.open:
             if self.heard and not self.requests:
                 self.pool.closed.labels("no_request").inc()
@@ -142,31 +142,31 @@ class Connection:
         if self.inner.transport is not None:
             self.inner.connection_lost(error)
 
-    def begin(self) -> None:
-        """Count a request whose head is whole."""
+    def request_started(self) -> None:
+        """Count a request whose head is complete."""
         self.requests += 1
 
-    def answered(self) -> None:
-        """Count its end, from which on the next one is waited for."""
+    def request_ended(self) -> None:
+        """Count the end of a request and start the wait for the next one."""
         self.requests -= 1
-        self.heard = bool(self.inner.conn.trailing_data[0])  # the next head may have begun in the same packet
+        self.heard = bool(self.inner.conn.trailing_data[0])  # the next head may have started in the same packet
         self._wait()
-        if self in self.pool.open:  # behind those that have waited longer
+        if self in self.pool.open:  # after those that have waited longer
             self.pool.open[self] = self.pool.open.pop(self)
 
     def check(self, now: float) -> None:
-        """End it if it is overdue."""
+        """Close the connection if it is overdue."""
         if self.unread is not None:
             left = self.transport.get_write_buffer_size()
-            if left <= self.unread - LEAST_BYTES:
+            if left <= self.unread - MIN_BYTES_READ:
                 self.unread, self.since = left, now
             elif now - self.since > WRITE_SECONDS:
-                self.end("slow_reader")
+                self.close("slow_reader")
         elif not self.requests and now - self.since > HEAD_SECONDS:
-            self.end("slow_head" if self.heard else "idle")
+            self.close("slow_head" if self.heard else "idle")
 
-    def end(self, reason: str) -> None:
-        """Close it at once, whatever is left to send."""
+    def close(self, reason: str) -> None:
+        """Close the connection at once, whatever is left to send."""
         self.pool.closed.labels(reason).inc()
         self.pool.open.pop(self, None)
         self.transport.abort()

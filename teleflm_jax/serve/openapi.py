@@ -1,4 +1,4 @@
-"""The server's own description, by OpenAPI 3.1: its routes, and the fields of bodies as `protocol` checks them."""
+"""The server's OpenAPI 3.1 description: its routes, and the fields of bodies as `protocol` checks them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,45 +9,47 @@ from teleflm_jax.generate.sampling import LARGEST, MAX_BIASES
 from teleflm_jax.serve.protocol import (
     CHAT,
     COMPLETION,
+    IGNORED_FIELDS,
     LARGEST_NUMBER,
     MAX_STOP_CHARACTERS,
     MAX_STOPS,
-    NEUTRAL,
     ROLES,
-    WITHOUT_EFFECT,
-    Served,
+    UNSUPPORTED_FIELDS,
 )
+from teleflm_jax.serve.served_model import ServedModel
 
 Schema = dict[str, Any]
 ERRORS = {
     "400": "the request is wrong; the message says what is allowed",
-    "401": "the server has a key that the request does not bear",
-    "403": "the Host or the Origin is that of another site",
+    "401": "the server has a key that the request does not carry",
+    "403": "the Host or the Origin belongs to another site",
     "404": "there is no such model",
-    "408": "the body did not come in time",
+    "408": "the body did not arrive in time",
     "413": "the body is too large",
-    "415": "the body is not said to be JSON",
-    "429": "as many texts as may wait do",
+    "415": "the content type is not JSON",
+    "429": "the queue is full",
     "500": "the engine failed",
-    "503": "the server ends, or has no room for the body",
+    "503": "the server is stopping, or has no room for the body",
 }
 TEXT: Schema = {"type": "string"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 FLAG: Schema = {"type": ["boolean", "null"]}
 OBJECT: Schema = {"type": "object"}
+EVENTS: Schema = {"description": "Server-sent events; the data of each is a chunk in JSON, and of the last `[DONE]`."}
+"""Without a type, since some clients apply a stream's schema to each event, as OpenAPI 3.2 does, and others to the text."""
 
 
-def describe(served: Served, most: int) -> Schema:
-    """The description of a server.
+def describe(served: ServedModel, max_choices: int) -> Schema:
+    """Return the description of a server.
 
     Args:
         served: the model.
-        most: choices that a request may ask for.
+        max_choices: most choices of a request.
     """
-    fields = _fields(served, most)
+    fields = _fields(served, max_choices)
     bodies = {
-        "completion": _body(fields | {"logprobs": _whole(0, MAX_LOGPROBS), "max_tokens": _whole(0)}, COMPLETION, ["model", "prompt"]),
-        "conversation": _body(fields | {"logprobs": FLAG, "max_tokens": _whole(1)}, CHAT, ["model", "messages"]),
+        "completion": _body(fields | {"logprobs": _integer(0, MAX_LOGPROBS), "max_tokens": _integer(0)}, COMPLETION, ["model", "prompt"]),
+        "conversation": _body(fields | {"logprobs": FLAG, "max_tokens": _integer(1)}, CHAT, ["model", "messages"]),
     }
     return {
         "openapi": "3.1.0",
@@ -55,11 +57,11 @@ def describe(served: Served, most: int) -> Schema:
         "paths": {
             "/v1/completions": _post("completion", "The texts, or with `stream` events with pieces of them.", "TextCompletion"),
             "/v1/chat/completions": _post("conversation", "The answers, or with `stream` events with pieces of them.", "ChatCompletion"),
-            "/v1/models": _get("The model there is.", _json("Models"), "401", "503"),
+            "/v1/models": _get("The model.", _json("Models"), "401", "503"),
             "/v1/models/{name}": _get("The model.", _json("Model"), "401", "404", "503")
             | {"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"const": served.name}}]},
             "/health": _get("Requests are answered.", _json("Health"))
-            | {"summary": "Whether requests are answered; 503 where they are not, with the same body."},
+            | {"summary": "Whether requests are answered; if not, 503 with the same body."},
             "/metrics": _get("Counters in Prometheus's format.", {"text/plain": {"schema": TEXT}}),
             "/openapi.json": _get("This description.", {"application/json": {"schema": OBJECT}}),
         },
@@ -67,22 +69,24 @@ def describe(served: Served, most: int) -> Schema:
     }
 
 
-def _fields(served: Served, most: int) -> Mapping[str, Schema]:
-    """Field -> what `protocol` allows; those that mean something else in the other route are left to the caller."""
+def _fields(served: ServedModel, max_choices: int) -> Mapping[str, Schema]:
+    """Return the schemas of fields; the caller adds those that differ between the routes."""
     prompt = [TEXT, {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": served.vocab_size - 1}}]
     stop = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
     return {
         "model": {"const": served.name},
-        "prompt": {"anyOf": [{"type": "null"}, *prompt, {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": prompt}}]},
+        "prompt": {
+            "anyOf": [{"type": "null"}, *prompt, {"type": "array", "minItems": 1, "maxItems": max_choices, "items": {"anyOf": prompt}}]
+        },
         "messages": {"type": "array", "minItems": 1, "maxItems": served.context_length, "items": _message()},
         "chat_template_kwargs": {
             "type": ["object", "null"],
-            "propertyNames": {"pattern": f"^(?!({'|'.join(chat.SET_HERE)})$)({chat.NAME.pattern})$"},
+            "propertyNames": {"pattern": f"^(?!({'|'.join(chat.RESERVED_VARIABLES)})$)({chat.NAME.pattern})$"},
             "description": f"Variables of the chat template: at most {chat.MAX_VARIABLES:,} characters of JSON, without special tokens.",
         },
-        "max_completion_tokens": _whole(1),
-        "n": _whole(1, most),
-        "best_of": _whole(1, most) | {"description": "As many as n."},
+        "max_completion_tokens": _integer(1),
+        "n": _integer(1, max_choices),
+        "best_of": _integer(1, max_choices) | {"description": "As many as n."},
         "echo": FLAG,
         "stream": FLAG,
         "stream_options": {
@@ -92,11 +96,11 @@ def _fields(served: Served, most: int) -> Mapping[str, Schema]:
             "description": "With stream true.",
         },
         "stop": {"anyOf": [{"type": "null"}, stop, {"type": "array", "maxItems": MAX_STOPS, "items": stop}]},
-        "seed": _whole(SMALLEST_SEED, LARGEST_SEED),
-        "top_logprobs": _whole(0, MAX_LOGPROBS) | {"description": "With logprobs true."},
+        "seed": _integer(SMALLEST_SEED, LARGEST_SEED),
+        "top_logprobs": _integer(0, MAX_LOGPROBS) | {"description": "With logprobs true."},
         "temperature": _number(0, LARGEST_NUMBER),
         "top_p": _number(0, 1),
-        "top_k": _whole(-1, LARGEST) | {"description": "0 and -1: all."},
+        "top_k": _integer(-1, LARGEST) | {"description": "0 and -1: all."},
         "min_p": _number(0, 1),
         "presence_penalty": _number(-2, 2),
         "frequency_penalty": _number(-2, 2),
@@ -111,7 +115,7 @@ def _fields(served: Served, most: int) -> Mapping[str, Schema]:
     }
 
 
-def _whole(least: int, most: int | None = None) -> Schema:
+def _integer(least: int, most: int | None = None) -> Schema:
     return {"type": ["integer", "null"], "minimum": least} | ({} if most is None else {"maximum": most})
 
 
@@ -131,20 +135,24 @@ def _message() -> Schema:
 
 def _body(fields: Mapping[str, Schema], known: Iterable[str], required: list[str]) -> Schema:
     properties = {name: fields[name] for name in known}
-    properties |= {name: {"enum": [None, *values], "description": "Not supported."} for name, values in NEUTRAL.items()}
-    properties |= {name: {"description": "Has no effect."} for name in WITHOUT_EFFECT}
+    properties |= {name: {"enum": [None, *values], "description": "Not supported."} for name, values in UNSUPPORTED_FIELDS.items()}
+    properties |= {name: {"description": "Has no effect."} for name in IGNORED_FIELDS}
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _post(body: str, told: str, answer: str) -> Schema:
+def _post(body: str, description: str, answer: str) -> Schema:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body}"}}}
-    told = {"description": told, "content": _json(answer) | {"text/event-stream": {"schema": TEXT}}}
-    operation = {"operationId": body, "requestBody": {"required": True, "content": content}, "responses": {"200": told} | _errors(*ERRORS)}
+    success = {"description": description, "content": _json(answer) | {"text/event-stream": {"schema": EVENTS}}}
+    operation = {
+        "operationId": body,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": success} | _errors(*ERRORS),
+    }
     return {"post": operation | {"security": [{"key": []}, {}]}}
 
 
-def _get(told: str, content: Schema, *errors: str) -> Schema:
-    return {"get": {"responses": {"200": {"description": told, "content": content}} | _errors("403", *errors)}}
+def _get(description: str, content: Schema, *errors: str) -> Schema:
+    return {"get": {"responses": {"200": {"description": description, "content": content}} | _errors("403", *errors)}}
 
 
 def _errors(*codes: str) -> Schema:
@@ -156,7 +164,7 @@ def _json(name: str) -> Schema:
 
 
 def _object(fields: Schema, *optional: str) -> Schema:
-    """An object of just such fields."""
+    """Return the schema of an object with exactly these fields."""
     required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 
@@ -181,18 +189,18 @@ _LOGPROBS = _object(
         "text_offset": _array(COUNT),
     }
 )
-_SAID = _object({"role": {"const": "assistant"}, "content": TEXT, "refusal": {"type": "null"}})
+_MESSAGE = _object({"role": {"const": "assistant"}, "content": TEXT, "refusal": {"type": "null"}})
 
 
-def _answer(kind: str, said: Schema, logprobs: Schema) -> Schema:
-    choice = _object({"index": COUNT, **said, "logprobs": _or_null(logprobs), "finish_reason": _FINISH})
+def _answer(kind: str, content: Schema, logprobs: Schema) -> Schema:
+    choice = _object({"index": COUNT, **content, "logprobs": _or_null(logprobs), "finish_reason": _FINISH})
     return _object({"id": TEXT, "created": COUNT, "model": TEXT, "object": {"const": kind}, "choices": _array(choice), "usage": _USAGE})
 
 
 _MODEL = _object({"id": TEXT, "object": {"const": "model"}, "created": COUNT, "owned_by": TEXT, "max_model_len": COUNT})
 RESPONSES: Schema = {
     "TextCompletion": _answer("text_completion", {"text": TEXT}, _LOGPROBS),
-    "ChatCompletion": _answer("chat.completion", {"message": _SAID}, _CHAT_LOGPROBS),
+    "ChatCompletion": _answer("chat.completion", {"message": _MESSAGE}, _CHAT_LOGPROBS),
     "Model": _MODEL,
     "Models": _object({"object": {"const": "list"}, "data": _array(_MODEL)}),
     "Health": _object(

@@ -45,7 +45,7 @@ def longest(tokenizer: tokenizers.Tokenizer) -> int | None:
     state, found = json.loads(tokenizer.to_str()), piece_bytes(tokenizer)
     shrink = _shrink(state["normalizer"])
     whole = shrink is not None and _keeps(state["pre_tokenizer"]) and {bytes([byte]) for byte in UTF8} <= set(found)
-    if not whole or any(token["lstrip"] or token["rstrip"] for token in state["added_tokens"]):
+    if shrink is None or not whole or any(token["lstrip"] or token["rstrip"] for token in state["added_tokens"]):
         return None
     return shrink * max(*map(len, found), *(len(token["content"].encode()) for token in state["added_tokens"]), 1)
 

@@ -63,7 +63,7 @@ class Specials:
     def names(self, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
         """Return `bos_token` and similar keys -> token."""
         found = {key: self.named.get(f"tokenizer_config.{key}", ()) for key in NAMES}
-        return {key: tokenizer.id_to_token(ids[0]) for key, ids in found.items() if ids}
+        return {key: token for key, ids in found.items() if ids and (token := tokenizer.id_to_token(ids[0])) is not None}
 
 
 _OURS = {"bos": layout.BOS, "eos": layout.EOS, "pad": layout.PAD}

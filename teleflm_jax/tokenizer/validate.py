@@ -64,7 +64,7 @@ def _refuse_model(model: Any) -> None:
     vocabulary = model.get("vocab")
     if not isinstance(vocabulary, dict if kind == "BPE" else list):
         raise ValueError("its vocabulary does not fit its model")
-    if kind == "BPE":
+    if isinstance(vocabulary, dict):
         pieces, ids = list(vocabulary), list(vocabulary.values())
         if not all(_is_id(index) for index in ids) or len(set(ids)) < len(ids):
             raise ValueError(f"its pieces do not have unique ids below {MOST_IDS:,}")
@@ -163,13 +163,13 @@ def _refuse_template(component: Mapping[str, Any]) -> None:
 
 
 def _is_special(row: Any) -> bool:
-    lists = [row.get("ids"), row.get("tokens")] if isinstance(row, dict) else []
+    ids, tokens = (row.get("ids"), row.get("tokens")) if isinstance(row, dict) else (None, None)
     return (
-        all(isinstance(each, list) and len(each) <= MOST_ENTRIES for each in lists)
-        and bool(lists)
-        and len(lists[0]) == len(lists[1])
-        and all(_is_id(index) for index in lists[0])
-        and all(isinstance(token, str) for token in lists[1])
+        isinstance(ids, list)
+        and isinstance(tokens, list)
+        and len(ids) == len(tokens) <= MOST_ENTRIES
+        and all(_is_id(index) for index in ids)
+        and all(isinstance(token, str) for token in tokens)
     )
 
 

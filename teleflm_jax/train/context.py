@@ -1,4 +1,4 @@
-"""What the parts of a session share."""
+"""Context that the parts of a session share."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from teleflm_jax.train.setup import Plan, Setup
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
-    """The run, and the files that are open for one session of it."""
+    """A run, and the files that are open for one session of it."""
 
     plan: Plan
     setup: Setup

@@ -31,6 +31,7 @@ def is_due(plan: Plan, step: int) -> bool:
 def evaluate(context: Context, counters: Counters, model: Transformer, draw: Callable[[], object]) -> Evaluated:
     """Run the evaluator, log its figures and draw the curves; all processes call it together."""
     plan, step = context.plan, counters.updates
+    assert plan.evaluate is not None  # else no step is due
     kind = TASKS if plan.train.evaluates_tasks(step) else EVALUATION
     context.deadlines.expect(f"evaluating after step {step}", kind)
     began = time.monotonic()

@@ -113,6 +113,7 @@ def _branch(
     identity: Mapping[str, Any],
 ) -> Restored:
     """Load all that the parent's checkpoint holds, as though it were the run's own."""
+    assert train.init_from is not None  # the run has a parent
     other, step = other_run(train.init_from)
     arrays, record = checkpoint.restore(other / checkpoint.FOLDER, step, to_arrays(canonical), identity)
     refuse_unfit_parent(record, train, model)

@@ -56,11 +56,11 @@ class TrainResult:
 
 
 class Rewind(Exception):
-    """The run returns to its newest sound checkpoint."""
+    """Raised to return to the newest sound checkpoint."""
 
 
 class GaveUp(Exception):
-    """The run ends, since returning to the newest checkpoint has not helped."""
+    """Raised to end the run, since returning to the newest checkpoint has not helped."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

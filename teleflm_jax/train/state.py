@@ -1,6 +1,7 @@
 """State that a run carries from step to step: weights, optimizer state, and three counters."""
 
 import dataclasses
+import typing
 
 import jax
 import optax
@@ -40,7 +41,7 @@ def new_model(config: ModelConfig, mup: Mup, seed: int) -> Transformer:
 def new_state(config: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Return initial weights and a new optimizer state; trace it under `jax.jit`, or under `jax.eval_shape` for shapes alone."""
     model = new_model(config, mup, seed)
-    return TrainState(model=model, optimizer=optimizer.init(model))
+    return TrainState(model=model, optimizer=optimizer.init(typing.cast(optax.Params, model)))
 
 
 def to_arrays(state: TrainState) -> dict:

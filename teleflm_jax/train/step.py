@@ -1,5 +1,6 @@
 """One optimizer update: gradients over the mesh, then the optimizer; and gradients alone, to compare them bit by bit."""
 
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def make(
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & (targets != 0)
         index = optax.tree.get(state.optimizer, "count") - inputs.updates
         rates = {role: jnp.take(values, index, mode="clip") for role, values in inputs.rates.items()}
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.model, rates=rates)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, typing.cast(optax.Params, state.model), rates=rates)
         new = TrainState(model=jax.tree.map(jnp.add, state.model, updates), optimizer=optimizer_state)
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
         none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: not_finite(gradient)))
@@ -133,7 +134,7 @@ def fingerprint(
     gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
     def one(gradient):
-        return sum(checksum.of_device(x) for x in jax.tree.leaves(gradient))[None]
+        return jnp.asarray(sum(checksum.of_device(x) for x in jax.tree.leaves(gradient)))[None]
 
     def function(model, batch):
         loss, gradient, *_ = gradients(model, batch)

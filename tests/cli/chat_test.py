@@ -9,7 +9,7 @@ from teleflm_jax.cli import main, options
 from teleflm_jax.generate import chat
 from teleflm_jax.generate.chat import Message
 from teleflm_jax.generate.engine import complete
-from teleflm_jax.generate.request import Piece, Request, Token
+from teleflm_jax.generate.request import Request, TextDelta, Token
 from teleflm_jax.generate.sampling import GREEDY
 from teleflm_jax.runs.load import load_decoder
 
@@ -37,7 +37,7 @@ class Parrot:
     def step(self):
         text = self.left.pop(0)
         self.during()
-        return {len(self.asked): Piece(text=text, tokens=(Token(id=4),), finish=None if self.left else "stop")}
+        return {len(self.asked): TextDelta(text=text, tokens=(Token(id=4),), finish_reason=None if self.left else "stop")}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def talk(format, monkeypatch, capsys):
     def run(engine, *lines, before=(), max_tokens=50):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode())))
         request = Request(prompt=(1,), max_tokens=max_tokens, stop_ids=(2,))
-        command.talk(command.Speaker(engine=engine, format=format, request=request), before, here=False)
+        command.talk(command.Assistant(engine=engine, format=format, request=request), before, interactive=False)
         return tuple(capsys.readouterr())
 
     return run
@@ -71,7 +71,7 @@ def test_answers_are_printed_line_by_line_and_remembered(talk, format):
     assert first == chat.encode(format, (system, turn[0]))
     assert second == chat.encode(format, (system, *turn, message("user", "b")))
     assert third == chat.encode(format, (system, message("user", "c")))
-    assert [(request.seed, request.number) for request in engine.asked] == [(0, 0), (0, 1), (0, 2)]
+    assert [(request.seed, request.choice) for request in engine.asked] == [(0, 0), (0, 1), (0, 2)]
 
 
 def test_exit_leaves_and_unknown_commands_are_named(talk):
@@ -120,7 +120,7 @@ def test_at_a_terminal_ctrl_c_stays_and_ctrl_d_leaves(format, monkeypatch, capsy
     monkeypatch.setattr("builtins.input", typed)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     request = Request(prompt=(1,), max_tokens=50)
-    command.talk(command.Speaker(engine=Parrot(["x"]), format=format, request=request), (), here=True)
+    command.talk(command.Assistant(engine=Parrot(["x"]), format=format, request=request), (), interactive=True)
     out, err = capsys.readouterr()
     assert out == "x\n\n" and err.startswith("Ctrl-C stops an answer; /clear: ") and "/exit or Ctrl-D leaves" in err
 

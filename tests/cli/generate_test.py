@@ -4,7 +4,7 @@ import pytest
 
 from teleflm_jax.cli import main, options
 from teleflm_jax.generate import engine
-from teleflm_jax.generate.request import Piece, Request, Token
+from teleflm_jax.generate.request import Request, TextDelta, Token
 from teleflm_jax.runs.load import load_decoder
 from teleflm_jax.tokenizer import specials
 
@@ -77,7 +77,7 @@ def test_what_is_printed_cannot_drive_the_terminal(call):
 
 
 def test_an_interrupted_stream_ends_its_line(call, trained, monkeypatch):
-    pieces = iter([{0: Piece(text="the time", tokens=(Token(id=4),))}])
+    pieces = iter([{0: TextDelta(text="the time", tokens=(Token(id=4),))}])
 
     def interrupted(self):
         try:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -52,6 +53,13 @@ def test_a_gin_file_a_run_s_folder_and_a_plain_argument_name_a_configuration(her
         assert load(*argv).model.norm_epsilon == 0.5, argv
     assert load("run", "--gin_param", "model.norm_epsilon = 0.25", "--gin_param", "model.d_ff = 3").model.norm_epsilon == 0.25
     assert load("run").train is None
+
+
+def test_of_gin_files_the_later_one_decides_and_a_plain_argument_comes_first(here):
+    for name, epsilon in (("one", 0.25), ("two", 0.125)):
+        (here / f"{name}.gin").write_text(f"model.norm_epsilon = {epsilon}\n")
+    assert load("one.gin", "--gin_file", "shape.gin", "--gin_file", "two.gin").model.norm_epsilon == 0.125
+    assert load("one.gin", "--gin_file", "two.gin", "--gin_file", "shape.gin").model.norm_epsilon == 0.125
 
 
 def test_paths_begin_at_the_current_folder_and_are_absolute_from_then_on(here, tmp_path_factory, monkeypatch):
@@ -173,7 +181,7 @@ def test_a_reader_that_leaves_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait() == options.PIPE_CLOSED
+    assert process.wait() == options.PIPE_CLOSED == 128 + signal.SIGPIPE
 
 
 def run_main(capsys, *argv):

@@ -185,7 +185,7 @@ def test_a_run_that_has_only_begun_and_one_of_before_the_ledger(report, tmp_path
 
 @pytest.mark.parametrize("count", [0, 1, 7, report_page.SHOWN, 500])
 def test_the_bars_of_the_time_line_are_as_long_as_the_run(count):
-    sessions = [ledger.Session(step=0, seconds={name: float(i) for i, name in enumerate(ledger.CATEGORIES)})] * count
+    sessions = [ledger.SessionSeconds(step=0, seconds={name: float(i) for i, name in enumerate(ledger.CATEGORIES)})] * count
     figure = report_page.timeline([("long", sessions), ("empty", [])])
     bars, name = figure.axes[0].patches, figure.axes[0].get_xlabel().split()[0]
     unit = {name: seconds for seconds, name in report_page.UNITS}[name]

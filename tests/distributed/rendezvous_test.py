@@ -167,7 +167,7 @@ def test_bytes_without_an_end_do_not_outlast_the_time(monkeypatch, first):
 
 
 def test_strangers_that_say_nothing_or_too_much_keep_nobody_out(monkeypatch):
-    monkeypatch.setattr(rendezvous, "STRANGERS", 4)
+    monkeypatch.setattr(rendezvous, "UNIDENTIFIED", 4)
     monkeypatch.setattr(rendezvous, "GREETING_SECONDS", 0.5)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with waiting(2, 20) as (port, first), contextlib.ExitStack() as opened:

@@ -18,7 +18,7 @@ from tests import job
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TRAIN = """
 train.steps = 20
-train.batch_size = 128
+train.batch_size = 32
 train.microbatch_size = 1
 train.checkpoint_every = 7
 """

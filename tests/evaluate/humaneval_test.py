@@ -32,7 +32,7 @@ def test_programs_are_judged_by_their_problem_s_test(monkeypatch, tmp_path):
     monkeypatch.setattr(humaneval.engine, "complete", complete)
     result = humaneval.measure(model, problems, 5)
     assert result.passed == {1: pytest.approx(0.4), 5: 1.0}
-    assert [request.number for request in seen] == [*range(5)] * 2 and len({request.prompt for request in seen}) == 2
+    assert [request.choice for request in seen] == [*range(5)] * 2 and len({request.prompt for request in seen}) == 2
     humaneval.measure(model, [problems[0], dataclasses.replace(problems[0], task_id="T/2")], 5)
     long = dataclasses.replace(problems[1], prompt="# the time of the house\n" * 9 + problems[1].prompt)
     assert result.shortened == 0 and humaneval.measure(model, [problems[1], long], 5).shortened == 1 and len(seen[-1].prompt) == 32

@@ -32,11 +32,11 @@ def main() -> int:
             command = [args.schemathesis, f"--config-file={settings}", "run", f"{running.url}/openapi.json", f"--max-time={args.seconds}"]
             command += ["--continue-on-failure", "--request-timeout=600", *([] if args.seed is None else [f"--seed={args.seed}"])]
             code = subprocess.run(command, cwd=folder, check=False).returncode
-            servers.until(lambda: running.service.worker.load == 0)
-            worker, counted = running.service.worker, running.service.metrics.text().decode()
+            servers.until(lambda: running.service.engine_thread.load == 0)
+            engine_thread, counted = running.service.engine_thread, running.service.metrics.text().decode()
     print("\n".join(line for line in counted.splitlines() if line.startswith(("teleflm_requests_total", "teleflm_connections"))))
-    print(f"engine failures: {worker.failures} {worker.last_failure}")
-    return code or int(worker.failures > 0)
+    print(f"engine failures: {engine_thread.failures} {engine_thread.last_failure}")
+    return code or int(engine_thread.failures > 0)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def test_a_name_is_text_like_a_content_and_there_only_if_given(with_template, to
 
 
 def test_marks_for_training_are_passed_over(with_template, ours):
-    template = chat.OURS.read_text().replace("{{- '<_bot>' + message", "{%- generation -%}{{- '<_bot>' + message", 1)
+    template = chat.OWN_TEMPLATE.read_text().replace("{{- '<_bot>' + message", "{%- generation -%}{{- '<_bot>' + message", 1)
     template = template.replace("'<_end>' -}}", "'<_end>' -}}{%- endgeneration -%}", 1)
     assert "endgeneration" in template
     assert chat.encode(with_template(template), said("a", "b", "c")) == chat.encode(ours, said("a", "b", "c"))
@@ -180,7 +180,7 @@ def test_a_strange_tokenizer_needs_a_template_of_its_own(tmp_path):
     import tokenizers
 
     strange = tokenizers.Tokenizer(tokenizers.models.BPE())
-    with pytest.raises(UserError, match="without chat_template.jinja; allowed: a model that came with one"):
+    with pytest.raises(UserError, match="without chat_template.jinja; allowed: a model with its own"):
         chat.load(tmp_path, strange)
 
 
@@ -195,7 +195,7 @@ def link_out(path):
         (link_out, "which leaves the folder"),
         (lambda path: path.symlink_to("gone/x"), "which leaves the folder"),
         (os.mkfifo, "which is not a plain file"),
-        (lambda path: path.write_bytes(b"{{ messages }}" + b" " * (1 << 20)), "of more than 1,048,576 bytes"),
+        (lambda path: path.write_bytes(b"{{ messages }}" + b" " * (1 << 20)), "with more than 1,048,576 bytes"),
         (lambda path: path.write_bytes(b"\xff"), "which is not UTF-8"),
     ],
 )
@@ -218,16 +218,16 @@ THINKING = "{% for message in messages %}{{ message.content }}{% endfor %}{{ '<_
 def test_variables_are_given_to_the_template(with_template, tokenizer):
     format = with_template(THINKING)
     plain = tuple(tokenizer.encode("a").ids)
-    assert chat.encode(format, said("a")) == chat.encode(chat.given(format, {}), said("a")) == plain
-    assert chat.encode(chat.given(format, {"thinking": {"on": False}}), said("a")) == (*plain, layout.BOT)
-    assert chat.encode(chat.given(format, {"thinking": {"on": True}, "unread": [None, 1.5, "x"]}), said("a")) == plain
+    assert chat.encode(format, said("a")) == chat.encode(chat.with_variables(format, {}), said("a")) == plain
+    assert chat.encode(chat.with_variables(format, {"thinking": {"on": False}}), said("a")) == (*plain, layout.BOT)
+    assert chat.encode(chat.with_variables(format, {"thinking": {"on": True}, "unread": [None, 1.5, "x"]}), said("a")) == plain
 
 
 @pytest.mark.parametrize(
     "variables, message",
     [
-        ([], "that are no object"),
-        ("{}", "that are no object"),
+        ([], "that are not an object"),
+        ("{}", "that are not an object"),
         ({"messages": []}, "with the name 'messages'"),
         ({"add_generation_prompt": False}, "with the name 'add_generation_prompt'"),
         ({"tools": []}, "with the name 'tools'"),
@@ -242,16 +242,16 @@ def test_variables_are_given_to_the_template(with_template, tokenizer):
         ({"a": "x</s>"}, "with the text of a special token"),
         ({"a": [{"<_user>": 1}]}, "with the text of a special token"),
         ({"a": functools.reduce(lambda inner, _: [inner], range(99), 1)}, "more than 64 levels"),
-        ({"a": functools.reduce(lambda inner, _: [inner], range(99_999), 1)}, "that are no JSON"),
+        ({"a": functools.reduce(lambda inner, _: [inner], range(99_999), 1)}, "that are not JSON"),
     ],
 )
 def test_wrong_variables_are_refused(ours, variables, message):
     with pytest.raises(UserError, match=f"^got chat_template_kwargs .*{message}.*; allowed: an object of at most 16,384 characters"):
-        chat.given(ours, variables)
+        chat.with_variables(ours, variables)
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("template", [chat.OURS.read_text(), LLAMA], ids=["ours", "llama"])
+@pytest.mark.parametrize("template", [chat.OWN_TEMPLATE.read_text(), LLAMA], ids=["ours", "llama"])
 def test_ids_are_those_of_transformers(with_template, folder, template):
     transformers = pytest.importorskip("transformers", reason="requirements-parity.txt is not installed")
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}

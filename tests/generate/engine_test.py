@@ -62,7 +62,7 @@ def test_each_greedy_token_is_the_likeliest_after_a_full_forward(complete):
 
 
 def test_a_text_does_not_depend_on_its_neighbours_their_settings_or_when_it_came(complete, alone, shared):
-    requests = [ask(prompt, sampling=how, seed=3, number=i) for i, how in enumerate(MIXED) for prompt in PROMPTS]
+    requests = [ask(prompt, sampling=how, seed=3, choice=i) for i, how in enumerate(MIXED) for prompt in PROMPTS]
     single = [complete([request])[0] for request in requests]
     assert complete(requests, slots=4) == single == complete(requests, slots=16)
     running, texts = shared(alone, slots=3, chunk=5), {}
@@ -88,7 +88,7 @@ def test_a_text_does_not_depend_on_its_neighbours_their_settings_or_when_it_came
     ids=["data 2", "tensor 4", "2 x 2 x 2", "pipe 2 x tensor 4"],
 )
 def test_every_mesh_writes_the_same(complete, mesh):
-    requests = [ask(prompt, sampling=how, number=i) for i, how in enumerate(MIXED[:3]) for prompt in PROMPTS]
+    requests = [ask(prompt, sampling=how, choice=i) for i, how in enumerate(MIXED[:3]) for prompt in PROMPTS]
     assert complete(requests, on=on(mesh)) == complete(requests)
 
 
@@ -101,9 +101,9 @@ def test_grouped_heads_share_a_cache(complete):
 
 def test_the_seed_and_the_number_decide(complete):
     warm = {"sampling": WARM}
-    first = complete([ask([1, 5], number=i, seed=1, **warm) for i in range(3)])
-    assert first == complete([ask([1, 5], number=i, seed=1, **warm) for i in range(3)])
-    assert first != complete([ask([1, 5], number=i, seed=2**32 - 1, **warm) for i in range(3)])
+    first = complete([ask([1, 5], choice=i, seed=1, **warm) for i in range(3)])
+    assert first == complete([ask([1, 5], choice=i, seed=1, **warm) for i in range(3)])
+    assert first != complete([ask([1, 5], choice=i, seed=2**32 - 1, **warm) for i in range(3)])
     assert first[0] != first[1] != first[2]
 
 
@@ -133,10 +133,10 @@ def test_a_text_ends_before_its_stop_string_and_the_row_goes_to_the_next(alone, 
         for ticket, piece in running.step().items():
             found[ticket].append(piece)
     text = "".join(piece.text for piece in found[first])
-    assert text == free.text[: free.text.index(stop)] and found[first][-1].finish == "stop"
+    assert text == free.text[: free.text.index(stop)] and found[first][-1].finish_reason == "stop"
     ids = [token.id for piece in found[first] for token in piece.tokens]
     assert stop in decode(ids, pieces) and stop not in decode(ids[:-1], pieces)
-    assert sum(len(piece.tokens) for piece in found[second]) == 3 and found[second][-1].finish == "length"
+    assert sum(len(piece.tokens) for piece in found[second]) == 3 and found[second][-1].finish_reason == "length"
 
 
 def test_texts_end_at_the_context(complete):
@@ -197,7 +197,7 @@ def test_greedy_texts_follow_biases_and_penalties_of_what_was_written(complete):
 
 def test_a_prompts_tokens_are_told_with_what_a_full_forward_says_of_them(alone, shared):
     long = (1, *range(4, 44))
-    requests = [ask(prompt, logprobs=2, tell_prompt=True, max_tokens=n) for prompt, n in ((long, 0), (PROMPTS[1], 2), (PROMPTS[2], 1))]
+    requests = [ask(prompt, logprobs=2, prompt_logprobs=True, max_tokens=n) for prompt, n in ((long, 0), (PROMPTS[1], 2), (PROMPTS[2], 1))]
     found = engine.run(shared(alone, slots=4), [*requests, ask(PROMPTS[0], logprobs=1)])
     model = tiny.model(tiny.config(vocab_size=VOCABULARY, context_length=64))
     for request, piece in zip(requests, found, strict=False):
@@ -210,13 +210,13 @@ def test_a_prompts_tokens_are_told_with_what_a_full_forward_says_of_them(alone, 
             np.testing.assert_allclose(token.logprob, row[token.id], rtol=1e-4)
             assert [index for index, _ in token.alternatives] == np.argsort(-row, kind="stable")[:2].tolist()
     assert found[3].prompt == () and [len(piece.tokens) for piece in found] == [0, 2, 1, 20]
-    assert found[0].text == "" and found[0].finish == "length"
-    same = engine.run(shared(alone, slots=1), [dataclasses.replace(requests[2], tell_prompt=False)])
+    assert found[0].text == "" and found[0].finish_reason == "length"
+    same = engine.run(shared(alone, slots=1), [dataclasses.replace(requests[2], prompt_logprobs=False)])
     assert [token.id for token in same[0].tokens] == [token.id for token in found[2].tokens]
 
 
 def test_a_text_that_was_put_back_goes_on_with_what_it_has_written(alone, shared):
-    requests = [ask(prompt, sampling=MIXED[5], logprobs=1, tell_prompt=True) for prompt in PROMPTS]
+    requests = [ask(prompt, sampling=MIXED[5], logprobs=1, prompt_logprobs=True) for prompt in PROMPTS]
     wanted = engine.run(shared(alone, slots=4), requests)
     running, found = shared(alone, slots=4, chunk=4), {}
     tickets = [running.add(request) for request in requests]
@@ -260,7 +260,7 @@ def test_buckets_are_powers_of_two_up_to_the_context(length, expected):
         ({"seed": -(2**63) - 1}, "got seed -9223372036854775809; allowed: -9223372036854775808 to 18446744073709551615"),
         ({"seed": 2**64}, "got seed 18446744073709551616"),
         ({"sampling": Sampling(logit_bias=((VOCABULARY, 1.0),))}, "got logit_bias of the id 390; allowed: 0 to 389"),
-        ({"tell_prompt": True}, "got tell_prompt without logprobs"),
+        ({"prompt_logprobs": True}, "got prompt_logprobs without logprobs"),
         ({"stop": ("a", "")}, "got an empty stop string"),
         ({"stop_ids": tuple(range(33))}, "allowed: at most 32 ids"),
         ({"logprobs": 21}, "got logprobs 21; allowed: 0 to 20"),

@@ -9,8 +9,8 @@ import pytest
 
 from teleflm_jax.errors import UserError
 from teleflm_jax.generate import programs
+from teleflm_jax.generate.cache_budget import CacheBudget
 from teleflm_jax.generate.request import Request
-from teleflm_jax.generate.room import Room
 from teleflm_jax.generate.sampling import GREEDY, Sampling
 from tests import tiny
 
@@ -66,7 +66,7 @@ def alone(long, shared):
 def test_rows_are_as_long_as_the_text_and_not_as_its_limit(make, alone):
     running, seen = make(), []
     ticket = running.add(ask(0))
-    (text,) = finish(running, {ticket: []}, lambda: seen.append((running._sizes or (0, 0))[1]))
+    (text,) = finish(running, {ticket: []}, lambda: seen.append((running._size or (0, 0))[1]))
     assert text == alone(0) and len(text) == CONTEXT - 3
     changes = [slots for slots, before in zip(seen[1:], seen, strict=False) if slots != before]
     assert changes == [256, 512, 1024]
@@ -75,7 +75,7 @@ def test_rows_are_as_long_as_the_text_and_not_as_its_limit(make, alone):
 def test_a_text_that_stays_short_has_its_slots_at_once(make, alone):
     running, seen, texts = make(), set(), {}
     running.add(ask(0, max_tokens=40))
-    finish(running, texts, lambda: seen.add(running._sizes))
+    finish(running, texts, lambda: seen.add(running._size))
     assert seen == {None, (1, 64)} and texts[0] == alone(0, 40)
 
 
@@ -88,19 +88,19 @@ def test_greedy_tokens_are_the_likeliest_after_a_full_forward_in_a_cache_that_gr
 def test_rows_shrink_when_the_long_text_leaves_and_the_others_do_not_notice(make, alone):
     running, sizes, texts = make(chunk=8), [], {}
     long_text, *others = (running.add(ask(number)) for number in range(3))
-    while running._texts == [] or running._sizes[1] < CONTEXT:
+    while running._batch == [] or running._size[1] < CONTEXT:
         step(running, texts)
     running.drop(long_text), running.drop(others[0])
     others[0] = running.add(ask(1, max_tokens=300))
     running.drop(others[1])
     del texts[long_text], texts[1], texts[2]
-    (text,) = finish(running, texts, lambda: sizes.append(running._sizes))
+    (text,) = finish(running, texts, lambda: sizes.append(running._size))
     assert text == alone(1, 300) and sizes[0] == (4, CONTEXT) and (1, 256) in sizes and sizes[-1] == (1, 512)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """A room that counts nothing but tokens of caches."""
+    """A budget that counts nothing but tokens of caches."""
 
     most: int
     context_length: int
@@ -110,13 +110,13 @@ class Tokens:
 
 
 def test_texts_that_outgrow_the_memory_wait_for_older_ones_and_become_the_same(make, alone):
-    room = Tokens(2 * CONTEXT, CONTEXT)
-    running, waited, texts = make(room=room), set(), {}
+    budget = Tokens(2 * CONTEXT, CONTEXT)
+    running, waited, texts = make(budget=budget), set(), {}
     for number in range(4):
         running.add(ask(number))
 
     def look():
-        assert not running._sizes or room.fits(running._sizes)
+        assert not running._size or budget.fits(running._size)
         waited.update(set(running._waiting) & {ticket for ticket, text in texts.items() if text})
 
     assert finish(running, texts, look) == [alone(number) for number in range(4)]
@@ -124,23 +124,23 @@ def test_texts_that_outgrow_the_memory_wait_for_older_ones_and_become_the_same(m
 
 
 def test_what_does_not_fit_now_waits_and_harms_nobody(make, alone):
-    running, most, texts = make(room=Tokens(200, 256)), [], {}
+    running, most, texts = make(budget=Tokens(200, 256)), [], {}
     for number in range(4):
         running.add(ask(number, max_tokens=40))
-    finish(running, texts, lambda: most.append(len(running._under_way)))
+    finish(running, texts, lambda: most.append(len(running._running)))
     assert max(most) == 2 and [texts[number] for number in range(4)] == [alone(number, 40) for number in range(4)]
 
 
 def test_what_never_fits_is_refused_at_once(make, long):
-    running = make(room=Room(decoder=long, bytes=Room(decoder=long)._taken((1, 512), (1, 512))))
+    running = make(budget=CacheBudget(decoder=long, bytes=CacheBudget(decoder=long)._required((1, 512), (1, 512))))
     with pytest.raises(UserError, match="got a prompt of 512 tokens .* for a context of 512; allowed: at most 511"):
         running.add(Request(prompt=(1,) * 512, max_tokens=1))
     with pytest.raises(UserError, match="got 0.000 GB for texts on each device; allowed: at least 0.0.*, for one of 256 tokens"):
-        make(room=Room(decoder=long, bytes=1000))
+        make(budget=CacheBudget(decoder=long, bytes=1000))
 
 
 def test_texts_go_on_while_another_size_is_compiled(make, alone, long, monkeypatch):
-    wanted, go, original = threading.Event(), threading.Event(), programs._Lowered.read
+    wanted, go, original = threading.Event(), threading.Event(), programs._Lowered.prefill
 
     def held(self, prompts, length):
         if length == 64:
@@ -148,8 +148,8 @@ def test_texts_go_on_while_another_size_is_compiled(make, alone, long, monkeypat
             assert go.wait(60)
         return original(self, prompts, length)
 
-    monkeypatch.setattr(programs._Lowered, "read", held)
-    running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
+    monkeypatch.setattr(programs._Lowered, "prefill", held)
+    running, texts = make(compiled=programs.Programs(long, chunk=16, background=True)), {}
     first = running.add(ask(0, max_tokens=900))
     while first not in running.step():
         pass
@@ -167,14 +167,14 @@ def test_texts_go_on_while_another_size_is_compiled(make, alone, long, monkeypat
 
 
 def test_a_text_that_needs_a_longer_row_is_held_until_there_is_one(make, alone, long, monkeypatch):
-    go, original = threading.Event(), programs._Lowered.extend
+    go, original = threading.Event(), programs._Lowered.decode
 
     def held(self, count, slots, alternatives):
         assert slots < CONTEXT or go.wait(60)
         return original(self, count, slots, alternatives)
 
-    monkeypatch.setattr(programs._Lowered, "extend", held)
-    running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
+    monkeypatch.setattr(programs._Lowered, "decode", held)
+    running, texts = make(compiled=programs.Programs(long, chunk=16, background=True)), {}
     longest = Request(prompt=(1,) * 200, max_tokens=400, sampling=GREEDY)
     old, young = running.add(longest), running.add(ask(1, max_tokens=500))
     go_on = []
@@ -191,16 +191,16 @@ def test_a_text_grows_while_the_programs_of_another_are_compiled(make, alone, lo
     go, original = threading.Event(), programs.Programs._compile
 
     def held(self, program):
-        assert program[0] not in ("read", "written") or 64 not in program or go.wait(60)
+        assert program[0] not in ("prefill", "insert_cache") or 64 not in program or go.wait(60)
         return original(self, program)
 
     monkeypatch.setattr(programs.Programs, "_compile", held)
-    running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
+    running, texts = make(compiled=programs.Programs(long, chunk=16, background=True)), {}
     first = running.add(ask(0, max_tokens=700))
     while first not in step(running, texts):
         pass
     second = running.add(Request(prompt=(1,) * 40, max_tokens=5, sampling=GREEDY))
-    while first in {text.ticket for text in running.texts}:
+    while first in {text.ticket for text in running.sequences}:
         step(running, texts)
     assert texts[first] == alone(0, 700) and second not in texts
     go.set()
@@ -209,14 +209,14 @@ def test_a_text_grows_while_the_programs_of_another_are_compiled(make, alone, lo
 
 
 def test_a_new_text_waits_for_the_length_that_the_others_will_have(make, long, monkeypatch):
-    wanted, original = [], programs._Lowered.extend
+    wanted, original = [], programs._Lowered.decode
 
     def recorded(self, count, slots, alternatives):
         wanted.append((count, slots))
         return original(self, count, slots, alternatives)
 
-    monkeypatch.setattr(programs._Lowered, "extend", recorded)
-    running, texts = make(programs=programs.Programs(long, chunk=16, beside=True)), {}
+    monkeypatch.setattr(programs._Lowered, "decode", recorded)
+    running, texts = make(compiled=programs.Programs(long, chunk=16, background=True)), {}
     first = running.add(ask(0))
     while first not in step(running, texts):
         pass
@@ -226,20 +226,20 @@ def test_a_new_text_waits_for_the_length_that_the_others_will_have(make, long, m
 
 
 def test_a_program_that_cannot_be_compiled_is_tried_again(make, long, monkeypatch):
-    original = programs._Lowered.read
-    monkeypatch.setattr(programs._Lowered, "read", lambda *_: 1 / 0)
-    collection = programs.Programs(long, chunk=16, beside=True)
-    running = make(programs=collection)
+    original = programs._Lowered.prefill
+    monkeypatch.setattr(programs._Lowered, "prefill", lambda *_: 1 / 0)
+    collection = programs.Programs(long, chunk=16, background=True)
+    running = make(compiled=collection)
     running.add(ask(0, max_tokens=3))
     with pytest.raises(ZeroDivisionError):
         finish(running, {})
-    monkeypatch.setattr(programs._Lowered, "read", original)
-    again = make(programs=collection)
-    again.resume(running.texts)
+    monkeypatch.setattr(programs._Lowered, "prefill", original)
+    again = make(compiled=collection)
+    again.resume(running.sequences)
     assert len(finish(again, {})[0]) == 3
 
 
-@pytest.mark.parametrize("at", ["extend", "read", "moved"])
+@pytest.mark.parametrize("at", ["decode", "prefill", "resize_cache"])
 def test_another_engine_goes_on_with_the_texts_of_one_that_failed(make, alone, monkeypatch, at):
     running, texts = make(), {}
     for number in range(3):
@@ -259,5 +259,5 @@ def test_another_engine_goes_on_with_the_texts_of_one_that_failed(make, alone, m
         finish(running, texts)
     monkeypatch.setattr(programs.Programs, "__getitem__", original)
     another = make()
-    another.resume(running.texts)
+    another.resume(running.sequences)
     assert finish(another, texts) == [*(alone(number, 300) for number in range(3)), alone(3, 30)]

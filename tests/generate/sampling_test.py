@@ -9,7 +9,7 @@ from teleflm_jax.generate.sampling import Sampling
 
 
 def kept(logits, top_k=0, top_p=1.0):
-    found = sampling.truncate(jnp.array([logits]), jnp.array([top_k]), jnp.array([top_p], jnp.float32))
+    found = sampling.apply_top_k_top_p(jnp.array([logits]), jnp.array([top_k]), jnp.array([top_p], jnp.float32))
     return np.flatnonzero(np.isfinite(found[0])).tolist()
 
 
@@ -17,7 +17,7 @@ def draw(logits, settings, times=4000, seen=None):
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (times, len(logits)))
     seen = jnp.broadcast_to(jnp.zeros(logits.shape[1], bool) if seen is None else jnp.array(seen), logits.shape)
     counts = jnp.zeros(logits.shape, jnp.int32)
-    tokens = sampling.choose(jax.random.split(jax.random.key(0), times), logits, seen, counts, sampling.settings([settings] * times))
+    tokens = sampling.sample(jax.random.split(jax.random.key(0), times), logits, seen, counts, sampling.arrays([settings] * times))
     return np.bincount(tokens, minlength=logits.shape[1]) / times
 
 
@@ -45,31 +45,33 @@ def test_ties_are_cut_and_the_likeliest_always_stays():
 
 def test_what_is_kept_keeps_its_logit():
     logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 9.0, 8.0]])
-    np.testing.assert_array_equal(sampling.truncate(logits, jnp.array([2, 2]), jnp.ones(2)), [[3.0, -np.inf, 2.0], [-np.inf, 9.0, 8.0]])
+    np.testing.assert_array_equal(
+        sampling.apply_top_k_top_p(logits, jnp.array([2, 2]), jnp.ones(2)), [[3.0, -np.inf, 2.0], [-np.inf, 9.0, 8.0]]
+    )
 
 
 def test_the_penalty_moves_seen_tokens_down_whatever_their_sign():
     logits, seen = jnp.array([[2.0, -2.0, 2.0, -2.0]]), jnp.array([[True, True, False, False]])
-    np.testing.assert_allclose(sampling.penalise(logits, seen, jnp.array([4.0])), [[0.5, -8.0, 2.0, -2.0]])
+    np.testing.assert_allclose(sampling.apply_repetition_penalty(logits, seen, jnp.array([4.0])), [[0.5, -8.0, 2.0, -2.0]])
 
 
 def test_presence_and_frequency_are_taken_from_what_was_written():
     logits, counts = jnp.array([[1.0, -1.0, 0.5, 2.0]] * 2), jnp.array([[0, 1, 3, 70_000]] * 2)
-    found = sampling.discourage(logits, counts, jnp.array([0.5, 0.0]), jnp.array([0.25, -2.0]))
+    found = sampling.apply_count_penalties(logits, counts, jnp.array([0.5, 0.0]), jnp.array([0.25, -2.0]))
     np.testing.assert_array_equal(found, [[1.0, -1.75, -0.75, 2 - 0.5 - 17_500], [1.0, 1.0, 6.5, 140_002]])
 
 
 def test_biases_are_added_and_those_of_no_token_are_none():
-    rows = sampling.settings([Sampling(logit_bias=((2, 5.0), (0, -100.0))), Sampling()])
+    rows = sampling.arrays([Sampling(logit_bias=((2, 5.0), (0, -100.0))), Sampling()])
     logits = jnp.array([[1.0, -0.0, 3.0]] * 2)
-    np.testing.assert_array_equal(sampling.bias(logits, rows["bias_ids"], rows["biases"]), [[-99.0, 0.0, 8.0], [1.0, 0.0, 3.0]])
+    np.testing.assert_array_equal(sampling.apply_logit_bias(logits, rows["bias_ids"], rows["biases"]), [[-99.0, 0.0, 8.0], [1.0, 0.0, 3.0]])
 
 
 def test_a_row_without_penalties_and_biases_keeps_every_bit_beside_one_that_has_them():
     logits = jax.random.normal(jax.random.key(1), (2, 50)).at[:, :2].set(jnp.array([-0.0, 0.0]))
-    counts, rows = jnp.full((2, 50), 3), sampling.settings([Sampling(), Sampling(presence_penalty=1.0, logit_bias=((4, 1.0),))])
-    found = sampling.bias(logits, rows["bias_ids"], rows["biases"])
-    found = sampling.discourage(found, counts, rows["presence_penalty"], rows["frequency_penalty"])
+    counts, rows = jnp.full((2, 50), 3), sampling.arrays([Sampling(), Sampling(presence_penalty=1.0, logit_bias=((4, 1.0),))])
+    found = sampling.apply_logit_bias(logits, rows["bias_ids"], rows["biases"])
+    found = sampling.apply_count_penalties(found, counts, rows["presence_penalty"], rows["frequency_penalty"])
     assert np.asarray(found[0]).tobytes() == np.asarray(logits[0]).tobytes()
     assert (np.asarray(found[1]) != np.asarray(logits[1]))[4:].all()
 
@@ -99,7 +101,7 @@ def test_each_row_has_its_own_settings():
     logits = jnp.broadcast_to(jnp.log(jnp.array([0.1, 0.5, 0.15, 0.25])), (4000, 4))
     seen = jnp.zeros((4000, 4), bool)
     keys, counts = jax.random.split(jax.random.key(0), 4000), jnp.zeros((4000, 4), jnp.int32)
-    tokens = np.asarray(sampling.choose(keys, logits, seen, counts, sampling.settings(rows * 1000)))
+    tokens = np.asarray(sampling.sample(keys, logits, seen, counts, sampling.arrays(rows * 1000)))
     assert [sorted(set(tokens[i::4].tolist())) for i in range(4)] == [[1], [1, 3], [1], [0, 1, 2, 3]]
 
 

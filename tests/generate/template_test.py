@@ -82,7 +82,7 @@ def test_what_is_too_deep_fails(name):
 
 
 def test_a_text_that_is_too_long_or_no_unicode_fails():
-    with pytest.raises(Failed, match="^TooMuch: more than 8,388,608 characters$"):
+    with pytest.raises(Failed, match="^OutputTooLong: more than 8,388,608 characters$"):
         rendered("{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}")
     with pytest.raises(Failed, match="a string with a lone surrogate"):
         rendered("{{ '\\ud800' }}")

@@ -16,8 +16,8 @@ def tokenizer(tmp_path_factory):
 
 def written(tokenizer, ids, stop=()):
     """What each id adds, and the end."""
-    transcript = text.Transcript(pieces=piece_bytes(tokenizer), stop=stop)
-    return [*(transcript.add(index) for index in ids), transcript.end()]
+    detokenizer = text.Detokenizer(pieces=piece_bytes(tokenizer), stop=stop)
+    return [*(detokenizer.add(index) for index in ids), detokenizer.finish()]
 
 
 def test_what_is_added_joins_to_the_text_and_holds_whole_characters(tokenizer):
@@ -49,8 +49,8 @@ def test_what_may_begin_a_stop_string_waits_until_it_is_known(tokenizer):
 
 
 def test_the_first_of_several_stop_strings_ends_the_text(tokenizer):
-    transcript = text.Transcript(pieces=[b"one END two STOP"], stop=("STOP", "END"))
-    assert transcript.add(0) == "one " and transcript.stopped
+    detokenizer = text.Detokenizer(pieces=[b"one END two STOP"], stop=("STOP", "END"))
+    assert detokenizer.add(0) == "one " and detokenizer.stopped
 
 
 def test_pieces_of_any_text_join_to_its_bytes(tokenizer):

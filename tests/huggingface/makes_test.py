@@ -10,7 +10,7 @@ from teleflm_jax.generate import chat
 from teleflm_jax.huggingface import config, tokenizer
 from teleflm_jax.runs.config import saved_config
 from teleflm_jax.runs.load import load_tokenizer
-from teleflm_jax.serve import protocol
+from teleflm_jax.serve import protocol, served_model
 from teleflm_jax.tokenizer import load, specials
 from tests.huggingface import folders, makes
 
@@ -151,11 +151,11 @@ def test_greedy_texts_end_where_transformers_s_do(full, capsys):
 
     run = saved_config(full / "run")
     ours = load_tokenizer(full / "run", run.model.vocab_size)
-    served = protocol.served("m", full / "run", ours, context_length=run.model.context_length, vocab_size=run.model.vocab_size)
-    (completion,) = protocol.completion({"model": "m", "prompt": "the time"}, served, most=1).requests
+    served = served_model.load("m", full / "run", ours, context_length=run.model.context_length, vocab_size=run.model.vocab_size)
+    (completion,) = protocol.parse_completion({"model": "m", "prompt": "the time"}, served, max_choices=1).requests
     assert list(completion.prompt) == ids and completion.stop_ids == specials.of(ours).ends
     body = {"model": "m", "messages": [{"role": role, "content": content} for role, content in TURNS]}
-    (answer,) = protocol.conversation(body, served, most=1).requests
+    (answer,) = protocol.parse_chat(body, served, max_choices=1).requests
     assert list(answer.prompt) == conversations(theirs)[1] and answer.stop_ids[: len(served.ends)] == served.ends
 
 

@@ -91,7 +91,7 @@ NOT_OURS = {
     "a link to nothing": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).symlink_to("gone/x"), "which leaves the folder"),
     "a FIFO": (lambda folder: os.mkfifo(folder / "model" / tokenizer.TEMPLATE), "which is not a plain file"),
     "a folder": (lambda folder: (folder / "model" / tokenizer.TEMPLATE).mkdir(), "which is not a plain file"),
-    "a large file": (lambda folder: put(folder, f"model/{tokenizer.TEMPLATE}", "x" * (1 << 20) + "x"), "of more than 1,048,576 bytes"),
+    "a large file": (lambda folder: put(folder, f"model/{tokenizer.TEMPLATE}", "x" * (1 << 20) + "x"), "with more than 1,048,576 bytes"),
     "large settings": (
         lambda folder: put(folder, "model/tokenizer_config.json", {"chat_template": "x" * (1 << 20) + "x"}),
         "got a chat_template of 1,048,577 characters",

@@ -81,7 +81,7 @@ def test_a_run_s_end_closes_the_trace(tmp_path):
 def test_steps_that_do_not_come_are_said(tmp_path):
     said = []
     run(tmp_path, 3, wanted=(7, 9), say=said.append)
-    assert said == ["no profile: profile.steps=(7, 9) are none of the steps of this run"]
+    assert said == ["no profile: profile.steps=(7, 9) are not among the steps of this run"]
     assert not list(tmp_path.iterdir())
 
 

@@ -95,7 +95,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
 
 def test_a_log_that_nobody_writes_into_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / run_log.EVENTS)
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a plain file"):
         list(run_log.rows(tmp_path / run_log.EVENTS))
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a plain file"):
         run_log.repair(tmp_path / run_log.EVENTS)

@@ -48,6 +48,13 @@ def test_a_damaged_record_never_gives_anything_but_a_record_or_a_user_error(wher
             assert "pack --force" in str(error)
 
 
+@pytest.mark.parametrize("starts", [[-1], [3, 3], [4, 3], [0, 5]])
+def test_documents_begin_in_order_at_tokens_that_there_are(starts):
+    data = records.encode(records.TrainingRecord(tokens=np.arange(5, dtype=np.uint32), starts=np.array(starts, np.int32)))
+    with pytest.raises(UserError, match="cannot be read"):
+        records.decode(data)
+
+
 def test_another_version_is_named():
     data = bytearray(records.encode(records.TrainingRecord(tokens=np.arange(3, dtype=np.uint32), starts=np.array([0], np.int32))))
     data[1] = 9

@@ -115,7 +115,7 @@ def test_a_client_that_does_not_read_frees_its_slot(hurried, stream):
         for _ in range(4):
             hurried.engine.orders.put("step")
         servers.until(lambda: closed(hurried, "slow_reader") == 1)
-        servers.until(lambda: hurried.service.worker.load == 0)
+        servers.until(lambda: hurried.service.engine_thread.load == 0)
         assert rest(connection)
 
 
@@ -126,7 +126,7 @@ def test_a_client_that_goes_with_an_answer_unread_frees_its_slot_and_writes_no_l
         by_hand.engine.orders.put("step")
         assert connection.recv(1)
         connection.shutdown(socket.SHUT_WR)
-        servers.until(lambda: by_hand.service.worker.load == 0)
+        servers.until(lambda: by_hand.service.engine_thread.load == 0)
         for _ in range(19):
             by_hand.engine.orders.put("step")
         servers.until(lambda: outcome(by_hand, "/v1/completions", "disconnected") == 1)
@@ -144,10 +144,11 @@ def test_a_client_that_reads_slowly_but_reads_is_waited_for():
             self.aborted = True
 
     transport = Transport()
-    pool = connections.Connections(most=1, closed=Counts(), full=b"")
-    connection = connections.Connection(pool=pool, transport=transport, unread=1 << 20, requests=1)
+    pool = connections.Connections(limit=1, closed=Counts(), full=b"")
+    connection = connections.Connection(pool=pool, unread=1 << 20, requests=1)
+    connection.transport = transport
     for second in range(0, 200, 10):
-        transport.left -= connections.LEAST_BYTES
+        transport.left -= connections.MIN_BYTES_READ
         connection.check(second)
         assert not transport.aborted
     for second in range(200, 221, 10):
@@ -169,7 +170,7 @@ class Counts:
 
 
 def test_the_longest_waiting_connection_makes_room_and_none_under_way_does(monkeypatch, served):
-    monkeypatch.setattr(connections, "most", lambda: 3)
+    monkeypatch.setattr(connections, "limit", lambda: 3)
     engine = servers.ByHand(slots=4)
     with servers.running(served, lambda: engine, slots=4) as running, contextlib.ExitStack() as stack:
         starts = (b"GET /h", HEAD + b"Content-Length: 9\r\n\r\n{")
@@ -180,7 +181,7 @@ def test_the_longest_waiting_connection_makes_room_and_none_under_way_does(monke
         body = json.dumps(RIGHT | {"stream": True, "max_tokens": 2}).encode()
         request = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         asked = [stack.enter_context(opened(running, request)) for _ in range(3)]
-        servers.until(lambda: len(engine.texts) == 3)
+        servers.until(lambda: len(engine.sequences) == 3)
         with opened(running) as refused:
             head, _, told = rest(refused).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in head
@@ -194,21 +195,21 @@ def test_the_longest_waiting_connection_makes_room_and_none_under_way_does(monke
 def test_connections_leave_room_in_the_limit_of_files(monkeypatch):
     for limit, most in ((65_536, 1024), (1024, 768), (300, 44), (64, 8)):
         monkeypatch.setattr(open_files, "limit", lambda limit=limit: limit)
-        assert connections.most() == most
+        assert connections.limit() == most
 
 
 def test_bodies_that_never_end_share_a_budget_and_small_ones_pass(monkeypatch, by_hand):
-    monkeypatch.setattr(bodies, "ALL_BYTES", 300_000)
+    monkeypatch.setattr(bodies, "MAX_TOTAL_BYTES", 300_000)
     with contextlib.ExitStack() as stack:
         head = HEAD + b"Content-Length: 400000\r\n\r\n"
         for _ in range(2):
             stack.enter_context(opened(by_hand, head, b" " * 200_000))
-        servers.until(lambda: by_hand.service.bodies.held == 2 * (200_000 - bodies.FREE_BYTES))
+        servers.until(lambda: by_hand.service.bodies.held == 2 * (200_000 - bodies.UNCOUNTED_BYTES))
         status, headers, told = send(by_hand, b" " * 200_000)
         assert (status, told["error"]["code"], headers["Retry-After"]) == (503, "bodies_full", "1")
         by_hand.engine.orders.put("step")
         assert send(by_hand, RIGHT)[0] == 200
-        assert send(by_hand, b" " * bodies.FREE_BYTES)[0] == 400
+        assert send(by_hand, b" " * bodies.UNCOUNTED_BYTES)[0] == 400
     servers.until(lambda: by_hand.service.bodies.held == 0)
     assert send(by_hand, b" " * 200_000)[0] == 400
 
@@ -217,7 +218,7 @@ def test_a_body_that_does_not_come_in_time_is_refused_and_counted(monkeypatch, b
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     with opened(by_hand, HEAD + b"Content-Length: 9\r\n\r\n{") as connection:
         status, told = answer(connection)
-    assert status == 408 and b"got no whole body in 0.05 seconds" in told
+    assert status == 408 and b"got no complete body in 0.05 seconds" in told
     servers.until(lambda: outcome(by_hand, "/v1/completions", 408) == 1)
 
 

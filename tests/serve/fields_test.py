@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from teleflm_jax.generate import score
-from teleflm_jax.serve import answers, protocol
-from teleflm_jax.serve.protocol import Refusal
+from teleflm_jax.generate import loglikelihood
+from teleflm_jax.serve import protocol, responses, served_model
+from teleflm_jax.serve.protocol import ApiError
 from tests.serve import servers
 from tests.serve.refusals_test import RIGHT, TALK, send
 
@@ -145,7 +145,7 @@ def test_echo_with_log_probabilities_tells_the_prompts_tokens(client, served, we
     for prompt, own in zip(prompts, ids, strict=True):
         text, told, finish = joined(client.completions.create(**asked, prompt=prompt), index=1)
         pairs = [(own[:place], own[place : place + 1]) for place in range(1, len(own))]
-        wanted = score.score(weights, pairs, batch_size=4)
+        wanted = loglikelihood.loglikelihoods(weights, pairs, batch_size=4)
         n = len(own)
         assert told["token_logprobs"][0] is None and told["top_logprobs"][0] is None
         np.testing.assert_allclose(told["token_logprobs"][1:n], [nats for nats, _ in wanted], rtol=1e-4)
@@ -180,7 +180,7 @@ def test_a_completion_may_have_no_new_token(client):
 
 
 def test_an_error_can_always_be_written(by_hand, served):
-    told = json.loads(answers.to_json(Refusal("got \ud800 é", param="\udcff").body()))
+    told = json.loads(responses.to_json(ApiError("got \ud800 é", param="\udcff").body()))
     assert told["error"]["message"] == "got ? é" and told["error"]["param"] == "?"
     for body, path in ((RIGHT, "/v1/completions"), (TALK, "/v1/chat/completions")):
         status, _, told = send(by_hand, json.dumps(body | {"a\ud800": 1}).encode(), path)
@@ -190,7 +190,7 @@ def test_an_error_can_always_be_written(by_hand, served):
 @pytest.mark.parametrize("path", ["/v1/models", "/openapi.json", "/health"])
 def test_what_is_no_unicode_does_not_keep_an_answer_from_being_written(served, path):
     with servers.running(dataclasses.replace(served, name="\udcff"), servers.ByHand, slots=1) as running:
-        running.service.worker.last_failure = "\udcff"
+        running.service.engine_thread.last_failure = "\udcff"
         status, headers, told = send(running, None, path, "GET")
     assert status == 200 and headers["Content-Type"] == "application/json"
     assert path != "/v1/models" or [model["id"] for model in told["data"]] == ["?"]
@@ -198,5 +198,5 @@ def test_what_is_no_unicode_does_not_keep_an_answer_from_being_written(served, p
 
 
 def test_a_model_whose_name_is_no_unicode_is_asked_by_the_name_that_it_is_listed_by(served, tmp_path):
-    named = protocol.served("a\udcff", tmp_path, served.tokenizer, context_length=served.context_length, vocab_size=served.vocab_size)
-    assert named.name == "a?" and protocol.completion(RIGHT | {"model": "a?"}, named, most=1).requests
+    named = served_model.load("a\udcff", tmp_path, served.tokenizer, context_length=served.context_length, vocab_size=served.vocab_size)
+    assert named.name == "a?" and protocol.parse_completion(RIGHT | {"model": "a?"}, named, max_choices=1).requests

@@ -7,7 +7,7 @@ from teleflm_jax.evaluate import suite
 from teleflm_jax.evaluate.config import SuiteConfig
 from teleflm_jax.generate import chat
 from teleflm_jax.generate.engine import Engine
-from teleflm_jax.serve import protocol
+from teleflm_jax.serve import served_model
 from tests.evaluate import asked
 from tests.serve import servers
 
@@ -32,7 +32,7 @@ def asking(tmp_path_factory):
     words.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     fast.save_pretrained(folder / "exported")
-    served = protocol.served("tiny", folder, model.tokenizer, context_length=asked.CONTEXT, vocab_size=asked.VOCABULARY)
+    served = served_model.load("tiny", folder, model.tokenizer, context_length=asked.CONTEXT, vocab_size=asked.VOCABULARY)
 
     def ask(tasks, *, bos=True, talk=False, **settings):
         config = SuiteConfig(tasks=tasks, bos=bos, chat=talk, data=str(folder / "data"), include=(str(folder / "tasks"),))

@@ -6,7 +6,7 @@ import weakref
 import openai
 import pytest
 
-from teleflm_jax.serve import worker
+from teleflm_jax.serve import engine_thread
 from tests.serve import servers
 from tests.serve.refusals_test import RIGHT, TALK, send
 
@@ -28,10 +28,10 @@ def begin(running, results, **settings):
 def test_a_full_queue_refuses_and_those_in_it_are_answered(by_hand):
     results = []
     threads = [begin(by_hand, results, max_tokens=2) for _ in range(4)]
-    servers.until(lambda: by_hand.service.worker.load == 4)
+    servers.until(lambda: by_hand.service.engine_thread.load == 4)
     status, headers, told = send(by_hand, RIGHT)
     assert status == 429 and headers["Retry-After"] == "1" and told["error"]["code"] == "queue_full"
-    assert "got a request while 4 texts are under way or wait; allowed: 4" in told["error"]["message"]
+    assert "got a request while 4 texts run or wait; allowed: 4" in told["error"]["message"]
     for _ in range(8):
         by_hand.engine.orders.put("step")
     for thread in threads:
@@ -47,23 +47,23 @@ def test_a_client_that_leaves_a_stream_frees_its_slot_and_others_go_on(by_hand, 
     create = by_hand.openai.completions.create if path == "completions" else by_hand.openai.chat.completions.create
     stream = create(**(RIGHT if path == "completions" else TALK) | {"max_tokens": 9}, stream=True)
     other = begin(by_hand, results, max_tokens=3)
-    servers.until(lambda: by_hand.service.worker.load == 2)
+    servers.until(lambda: by_hand.service.engine_thread.load == 2)
     by_hand.engine.orders.put("step")
     next(iter(stream))
     stream.close()
-    servers.until(lambda: by_hand.service.worker.load == 1)
+    servers.until(lambda: by_hand.service.engine_thread.load == 1)
     by_hand.engine.orders.put("step")
     assert by_hand.engine.dropped.get(timeout=servers.SECONDS) == 1
     by_hand.engine.orders.put("step"), by_hand.engine.orders.put("step")
     other.join(servers.SECONDS)
     assert results == ["0 1 2 "]
-    servers.until(lambda: by_hand.service.worker.load == 0)
+    servers.until(lambda: by_hand.service.engine_thread.load == 0)
 
 
 def test_a_client_that_does_not_wait_for_its_answer_frees_its_slot(by_hand):
     with pytest.raises(openai.APITimeoutError):
         by_hand.openai.with_options(timeout=0.2).completions.create(**RIGHT | {"max_tokens": 9})
-    servers.until(lambda: by_hand.service.worker.load == 0)
+    servers.until(lambda: by_hand.service.engine_thread.load == 0)
     by_hand.engine.orders.put("step")
     assert by_hand.engine.dropped.get(timeout=servers.SECONDS) == 1 and by_hand.engine.idle
 
@@ -93,7 +93,7 @@ def test_an_engine_that_fails_is_replaced_and_its_texts_go_on(failing, caplog):
     results, engines = [], failing.made.engines
     asked = begin(failing, results, max_tokens=3)
     stream = failing.openai.chat.completions.create(**TALK | {"max_tokens": 2}, stream=True)
-    servers.until(lambda: failing.service.worker.load == 2 and len(engines[0].texts) == 2)
+    servers.until(lambda: failing.service.engine_thread.load == 2 and len(engines[0].sequences) == 2)
     engines[0].orders.put("step")
     engines[0].orders.put(RuntimeError("out of memory\nat 0x1"))
     servers.until(lambda: len(engines) == 2)
@@ -101,14 +101,14 @@ def test_an_engine_that_fails_is_replaced_and_its_texts_go_on(failing, caplog):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "0 1 "
     asked.join(servers.SECONDS)
     assert results == ["0 1 2 "]
-    servers.until(lambda: failing.service.worker.load == 0)
+    servers.until(lambda: failing.service.engine_thread.load == 0)
     status, _, told = send(failing, None, "/health", "GET")
     assert (status, told["status"], told["engine_failures"], told["texts"]) == (200, "ok", 1, 0)
     assert told["last_failure"] == "RuntimeError: out of memory at 0x1" and "Traceback" in caplog.text
 
 
 def test_texts_at_which_two_engines_fail_are_told_and_the_server_rests(failing, monkeypatch):
-    monkeypatch.setattr(worker, "PAUSE_SECONDS", 3600)
+    monkeypatch.setattr(engine_thread, "RETRY_SECONDS", 3600)
     failing.made.failures[0] = 1
     failing.made.engines[0].orders.put(RuntimeError("no"))
     stream = failing.openai.chat.completions.create(**TALK | {"max_tokens": 2}, stream=True)
@@ -122,7 +122,7 @@ def test_texts_at_which_two_engines_fail_are_told_and_the_server_rests(failing, 
 
 @pytest.mark.parametrize("failures", [2, 5])
 def test_after_a_rest_the_next_request_has_a_new_engine(failing, monkeypatch, failures):
-    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(engine_thread, "RETRY_SECONDS", 0)
     failing.made.failures[0] = failures - 1
     failing.made.engines[0].orders.put(RuntimeError("no"))
     assert [send(failing, RIGHT)[0] for _ in range(failures - 1)] == [500] * (failures - 1)  # the first of them had two engines
@@ -162,7 +162,7 @@ def test_the_end_refuses_new_requests_and_finishes_what_is_under_way(served):
     with servers.running(served, lambda: engine, slots=2) as running, running.client() as running.openai:
         results = []
         asked = begin(running, results, max_tokens=2)
-        servers.until(lambda: engine.texts)
+        servers.until(lambda: engine.sequences)
         running.stop()
         servers.until(lambda: running.service.stopping)
         status, headers, told = send(running, RIGHT)
@@ -180,7 +180,7 @@ def test_what_outlasts_the_grace_is_told_so(served):
     with servers.running(served, lambda: engine, slots=2, grace=0.05) as running, running.client() as running.openai:
         results = []
         asked = begin(running, results, max_tokens=5)
-        servers.until(lambda: engine.texts)
+        servers.until(lambda: engine.sequences)
         running.stop()
         asked.join(servers.SECONDS)
         assert results[0].status_code == 503 and results[0].code == "stopping"

@@ -4,8 +4,8 @@ import concurrent.futures
 
 import pytest
 
+from teleflm_jax.generate.cache_budget import CacheBudget
 from teleflm_jax.generate.engine import Engine
-from teleflm_jax.generate.room import Room
 from tests import tiny
 from tests.serve import servers
 
@@ -21,11 +21,11 @@ def decoder_of_large_caches():
 @pytest.mark.slow
 def test_chats_that_do_not_fit_together_and_their_neighbours_are_answered_as_by_a_server_with_room(tmp_path):
     served, weights = servers.tiny_served(tmp_path, context_length=CONTEXT), decoder_of_large_caches()
-    one = Room(decoder=weights)._taken((1, CONTEXT), (1, CONTEXT))
+    one = CacheBudget(decoder=weights)._required((1, CONTEXT), (1, CONTEXT))
     answers, failures = [], []
-    for room, at_once in ((Room(decoder=weights), 1), (Room(decoder=weights, bytes=one), 4)):
-        assert room.context_length == CONTEXT and room.fits((4, CONTEXT)) == (at_once == 1)
-        with servers.running(served, lambda room=room: Engine(weights, served.tokenizer, slots=4, room=room), slots=4) as running:
+    for budget, at_once in ((CacheBudget(decoder=weights), 1), (CacheBudget(decoder=weights, bytes=one), 4)):
+        assert budget.context_length == CONTEXT and budget.fits((4, CONTEXT)) == (at_once == 1)
+        with servers.running(served, lambda budget=budget: Engine(weights, served.tokenizer, slots=4, budget=budget), slots=4) as running:
             with running.client() as client, concurrent.futures.ThreadPoolExecutor(at_once) as pool:
 
                 def ask(number, client=client):
@@ -35,5 +35,5 @@ def test_chats_that_do_not_fit_together_and_their_neighbours_are_answered_as_by_
                     return made.choices[0].message.content, made.usage.completion_tokens
 
                 answers.append(list(pool.map(ask, range(5))))
-            failures.append(running.service.worker.failures)
+            failures.append(running.service.engine_thread.failures)
     assert answers[0] == answers[1] and failures == [0, 0]

@@ -5,18 +5,18 @@ import pytest
 from teleflm_jax.serve import openapi, protocol
 from tests.serve.refusals_test import RIGHT, TALK, send
 
-MOST = 4
+MAX_CHOICES = 4
 
 
 @pytest.fixture(scope="module")
 def described(served):
-    return openapi.describe(served, MOST)
+    return openapi.describe(served, MAX_CHOICES)
 
 
 def test_the_fields_are_those_that_are_read(described):
     for name, fields in (("completion", protocol.COMPLETION), ("conversation", protocol.CHAT)):
         schema = described["components"]["schemas"][name]
-        assert schema["properties"].keys() == {*fields, *protocol.NEUTRAL, *protocol.WITHOUT_EFFECT}
+        assert schema["properties"].keys() == {*fields, *protocol.UNSUPPORTED_FIELDS, *protocol.IGNORED_FIELDS}
         assert schema["additionalProperties"] is False
 
 
@@ -29,7 +29,9 @@ def test_the_server_gives_its_description(by_hand, described):
         assert send(by_hand, None, path.replace("{name}", "tiny"), other)[0] == 405
 
 
-@pytest.mark.parametrize("name, body, read", [("completion", RIGHT, protocol.completion), ("conversation", TALK, protocol.conversation)])
+@pytest.mark.parametrize(
+    "name, body, read", [("completion", RIGHT, protocol.parse_completion), ("conversation", TALK, protocol.parse_chat)]
+)
 def test_the_bounds_are_those_that_are_checked(served, described, name, body, read):
     """At each bound a number is taken, and beyond it refused."""
     with_others = {"best_of": {"n": lambda value: value}, "top_logprobs": {"logprobs": lambda _: True}}
@@ -37,8 +39,8 @@ def test_the_bounds_are_those_that_are_checked(served, described, name, body, re
     def accepted(field, value):
         others = {other: of(value) for other, of in with_others.get(field, {}).items()}
         try:
-            read(body | {field: value} | others, served, most=MOST)
-        except protocol.Refusal as refusal:
+            read(body | {field: value} | others, served, max_choices=MAX_CHOICES)
+        except protocol.ApiError as refusal:
             assert refusal.param in (field, "n")
             return False
         return True
@@ -57,5 +59,5 @@ def test_the_bounds_are_those_that_are_checked(served, described, name, body, re
         if "type" in schema and "null" in schema["type"] and field not in ("top_logprobs", "best_of"):
             assert accepted(field, None), field
         wrong = {"no such": 1} if field == "chat_template_kwargs" else {"no": "such"}
-        assert field in protocol.WITHOUT_EFFECT or not accepted(field, wrong), field
+        assert field in protocol.IGNORED_FIELDS or not accepted(field, wrong), field
     assert checked >= 15

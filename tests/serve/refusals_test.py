@@ -170,9 +170,9 @@ def test_a_prompt_far_too_long_is_refused_before_it_is_encoded(by_hand, monkeypa
 @pytest.mark.parametrize(
     "body, status, message",
     [
-        (b"{", 400, "got a body that is no JSON"),
-        (b"\xff", 400, "got a body that is no JSON"),
-        (b"[" * 100_000, 400, "got a body that is no JSON"),
+        (b"{", 400, "got a body that is not JSON"),
+        (b"\xff", 400, "got a body that is not JSON"),
+        (b"[" * 100_000, 400, "got a body that is not JSON"),
         (b"[]", 400, "got a body that is an array of length 0; allowed: a JSON object"),
         (b'{"model": "tiny", "prompt": "a", "temperature": NaN}', 400, "got temperature that is NaN"),
         (b'{"model": "tiny", "prompt": "a", "max_tokens": -Infinity}', 400, "got max_tokens that is -Infinity"),
@@ -182,8 +182,8 @@ def test_a_prompt_far_too_long_is_refused_before_it_is_encoded(by_hand, monkeypa
         (b'{"model": "tiny", "prompt": "a", "metadata": {"a": "b", "a": "c"}}', 400, "a duplicate name"),
         (b'{"model": "tiny", "prompt": "a", "metadata": ' + b"[" * 99 + b"]" * 99 + b"}", 400, "more than 64 levels"),
         (b'{"model": "tiny", "prompt": "a", "temperature": 1e999}', 400, "got temperature that is Infinity"),
-        (b'{"model": "tiny", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400, "got a body that is no JSON"),
-        (b"", 400, "got a body that is no JSON"),
+        (b'{"model": "tiny", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400, "got a body that is not JSON"),
+        (b"", 400, "got a body that is not JSON"),
         *((body % rb"\ud800", 400, "a string with a lone surrogate") for body in WITH_A_TEXT),
         *((body % b"\xed\xa0\x80", 400, "a string with a lone surrogate") for body in WITH_A_TEXT),
         (b" " * (5 << 20), 413, "got a body of more than 4,194,304 bytes"),

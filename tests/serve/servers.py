@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 import openai
 
 from teleflm_jax.generate import decoder
-from teleflm_jax.generate.request import Piece, Request, Token
-from teleflm_jax.serve import metrics, protocol, server
-from teleflm_jax.serve.answers import vocabulary
+from teleflm_jax.generate.request import Request, TextDelta, Token
+from teleflm_jax.serve import metrics, served_model, server
+from teleflm_jax.serve.access import AccessPolicy
 from teleflm_jax.serve.app import Service
-from teleflm_jax.serve.gate import Gate
-from teleflm_jax.serve.protocol import Served
-from teleflm_jax.serve.worker import Worker
+from teleflm_jax.serve.engine_thread import EngineThread
+from teleflm_jax.serve.responses import vocabulary
+from teleflm_jax.serve.served_model import ServedModel
 from teleflm_jax.tokenizer import load, train
 from tests import tiny
 
@@ -30,11 +30,11 @@ VOCABULARY = 390
 CONTEXT = 32
 
 
-def tiny_served(folder: pathlib.Path, *, context_length: int = CONTEXT) -> Served:
+def tiny_served(folder: pathlib.Path, *, context_length: int = CONTEXT) -> ServedModel:
     """A model's name, tokenizer and format."""
     path = folder / "tokenizer.json"
     path.write_text(train.train(iter(["the time of the house", "a time of times"] * 9), VOCABULARY), encoding="utf-8")
-    return protocol.served("tiny", folder, load.load(path), context_length=context_length, vocab_size=VOCABULARY)
+    return served_model.load("tiny", folder, load.load(path), context_length=context_length, vocab_size=VOCABULARY)
 
 
 def tiny_weights(*, context_length: int = CONTEXT) -> decoder.Decoder:
@@ -59,11 +59,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(served: Served, make_engine: Callable, *, slots: int, queue: int = 64, grace: float = 5, **gates) -> Iterator[Running]:
+def running(served: ServedModel, make_engine: Callable, *, slots: int, queue: int = 64, grace: float = 5, **access) -> Iterator[Running]:
     """Run a server until the block ends."""
-    worker = Worker(make_engine, capacity=slots + queue)
-    counted = metrics.metrics(worker)
-    service = Service(served=served, vocabulary=vocabulary(served.tokenizer), worker=worker, metrics=counted, gate=Gate(**gates))
+    engine_thread = EngineThread(make_engine, capacity=slots + queue)
+    counted = metrics.create(engine_thread)
+    service = Service(
+        served=served, vocabulary=vocabulary(served.tokenizer), engine_thread=engine_thread, metrics=counted, access=AccessPolicy(**access)
+    )
     listening, ready, stops = server.listen("127.0.0.1", 0), threading.Event(), []
     url = server.address(listening)
 
@@ -71,7 +73,7 @@ def running(served: Served, make_engine: Callable, *, slots: int, queue: int = 6
         stops.append(stop)
         ready.set()
 
-    worker.start()
+    engine_thread.start()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(service, listening, grace=grace, ready=tell)))
     thread.start()
     assert ready.wait(SECONDS)
@@ -87,42 +89,42 @@ def running(served: Served, make_engine: Callable, *, slots: int, queue: int = 6
 class ByHand:
     """An engine without a model: each order in `orders` is a step, which gives every text under way one token, or an exception.
 
-    Without an order a step gives nothing, so that the worker can take in requests.
+    Without an order a step gives nothing, so that the engine thread can accept requests.
     """
 
     def __init__(self, *, slots: int = 2, context_length: int = 64):
         self.slots, self.context_length = slots, context_length
         self.orders: queue.SimpleQueue = queue.SimpleQueue()
         self.dropped: queue.SimpleQueue = queue.SimpleQueue()
-        self.texts: dict[int, tuple[Request, int]] = {}
+        self.sequences: dict[int, tuple[Request, int]] = {}
         self.tickets = 0
         self.padding = ""
 
     @property
     def idle(self) -> bool:
-        return not self.texts
+        return not self.sequences
 
     @property
     def waiting(self) -> int:
-        return max(0, len(self.texts) - self.slots)
+        return max(0, len(self.sequences) - self.slots)
 
-    def refuse(self, request: Request) -> None:
-        request.refuse(context_length=self.context_length, vocab_size=1000)
+    def validate(self, request: Request) -> None:
+        request.validate(context_length=self.context_length, vocab_size=1000)
 
     def add(self, request: Request) -> int:
         self.tickets += 1
-        self.texts[self.tickets] = (request, 0)
+        self.sequences[self.tickets] = (request, 0)
         return self.tickets
 
-    def resume(self, texts: dict[int, tuple[Request, int]]) -> None:
-        self.texts |= texts
-        self.tickets = max(self.texts, default=0)
+    def resume(self, sequences: dict[int, tuple[Request, int]]) -> None:
+        self.sequences |= sequences
+        self.tickets = max(self.sequences, default=0)
 
     def drop(self, ticket: int) -> None:
-        self.texts.pop(ticket, None)
+        self.sequences.pop(ticket, None)
         self.dropped.put(ticket)
 
-    def step(self) -> dict[int, Piece]:
+    def step(self) -> dict[int, TextDelta]:
         try:
             order = self.orders.get(timeout=0.01)
         except queue.Empty:
@@ -130,12 +132,12 @@ class ByHand:
         if isinstance(order, Exception):
             raise order
         pieces = {}
-        for ticket, (request, count) in list(self.texts.items())[: self.slots]:
+        for ticket, (request, count) in list(self.sequences.items())[: self.slots]:
             finish = "length" if count + 1 == request.max_tokens else None
-            pieces[ticket] = Piece(text=f"{count} {self.padding}", tokens=(Token(id=4),), finish=finish)
-            self.texts[ticket] = (request, count + 1)
+            pieces[ticket] = TextDelta(text=f"{count} {self.padding}", tokens=(Token(id=4),), finish_reason=finish)
+            self.sequences[ticket] = (request, count + 1)
             if finish:
-                del self.texts[ticket]
+                del self.sequences[ticket]
         return pieces
 
 

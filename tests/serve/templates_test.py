@@ -26,7 +26,7 @@ def templated(served, tmp_path):
 
 
 def test_variables_of_a_request_are_its_own(templated):
-    prompt = lambda **fields: protocol.conversation(TALK | fields, templated, most=1).requests[0].prompt  # noqa: E731
+    prompt = lambda **fields: protocol.parse_chat(TALK | fields, templated, max_choices=1).requests[0].prompt  # noqa: E731
     bot = templated.tokenizer.token_to_id("<_bot>")
     assert prompt(chat_template_kwargs={"enable_thinking": False}) == (*prompt(), bot)
     assert prompt(chat_template_kwargs={"enable_thinking": True}) == prompt(chat_template_kwargs=None) == prompt() != ()
@@ -35,7 +35,7 @@ def test_variables_of_a_request_are_its_own(templated):
 @pytest.mark.parametrize(
     "change, param, message",
     [
-        ({"chat_template_kwargs": []}, "chat_template_kwargs", "got chat_template_kwargs that are no object; allowed: an object"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs", "got chat_template_kwargs that are not an object; allowed: an object"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "with the name 'messages'"),
         ({"chat_template_kwargs": {"a": "</s>"}}, "chat_template_kwargs", "with the text of a special token"),
         ({"messages": user("a") * 33}, "messages", "got 33 messages; allowed: at most 32"),
@@ -64,6 +64,6 @@ def test_a_template_that_hangs_holds_up_nobody_but_chats(templated, monkeypatch)
             asking.join(servers.SECONDS)
         monkeypatch.undo()
         assert [status for status, _, _ in found] == [400] * more
-        assert all("got a conversation that the model's template does not write (it" in told["error"]["message"] for _, _, told in found)
+        assert all("got a conversation that the model's template fails to render (it" in told["error"]["message"] for _, _, told in found)
         engine.orders.put("step")
         assert send(running, TALK, "/v1/chat/completions")[0] == 200

@@ -47,9 +47,11 @@ def serve() -> int:
         with servers.running(served, lambda: Engine(weights, served.tokenizer, slots=4), slots=4, queue=64) as running:
             print(running.url, flush=True)
             sys.stdin.read()
-            worker = running.service.worker
-            servers.until(lambda: worker.load == 0)
-            print(json.dumps({"load": worker.load, "failures": worker.failures, "last": worker.last_failure}), flush=True)
+            engine_thread = running.service.engine_thread
+            servers.until(lambda: engine_thread.load == 0)
+            print(
+                json.dumps({"load": engine_thread.load, "failures": engine_thread.failures, "last": engine_thread.last_failure}), flush=True
+            )
     return 0
 
 

@@ -53,7 +53,7 @@ def _shingles(found: tokens.Tokens, n: int) -> tuple[np.ndarray, np.ndarray]:
     starts = np.repeat(found.offsets[:-1], sizes) + np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     grams = tokens.grams(found.hashes, n)[starts] if len(starts) else np.empty(0, np.uint64)
     short = np.flatnonzero((lengths > 0) & (lengths < n))
-    wholes = [tokens.grams(found.hashes[found.of(i)], int(lengths[i]))[0] for i in short]
+    wholes = [tokens.grams(found.hashes[found.of(int(i))], int(lengths[i]))[0] for i in short]
     grams = np.insert(grams, (np.cumsum(sizes) - sizes)[short], wholes)
     sizes[short] = 1
     return grams >> np.uint64(32), sizes

@@ -96,7 +96,8 @@ def without(
         config: Settings, among them the share that must remain.
     """
     for batch in batches:
-        texts: list[str | None] = batch["text"].to_pylist()
+        texts: list[str] = batch["text"].to_pylist()
+        kept: list[str | None] = [*texts]
         for i, (number, origin) in enumerate(zip(batch["id"].to_pylist(), batch["origin"].to_pylist(), strict=True)):
             removed = frozenset(later.get(number, ()))
             if not removed:
@@ -107,10 +108,10 @@ def without(
             left = "\n".join(line for j, line in enumerate(lines) if j not in removed).strip("\n")
             if len(left.encode()) < config.min_left * len(texts[i].encode()) or not left.strip():
                 statistics.drop("mostly repeated paragraphs", origin, texts[i])
-                texts[i] = None
+                kept[i] = None
             else:
-                texts[i] = left
-        yield rows.with_text(batch, texts)
+                kept[i] = left
+        yield rows.with_text(batch, kept)
 
 
 @functools.cache

@@ -255,7 +255,7 @@ def _in_values(page: bytes) -> np.ndarray:
         before = letters[events[places] - 1]
         may_begin = before == ord("=")
         for i in np.flatnonzero(before <= ord(" ")).tolist():
-            may_begin[i] = _follows_equals(page, events[places[i]])
+            may_begin[i] = _follows_equals(page, int(events[places[i]]))
         places = places[may_begin]
         found.append(np.stack([events[places + 1], events[places]], 1))
     both = np.concatenate(found)

@@ -5,7 +5,7 @@ import html
 import re
 from collections.abc import Callable
 
-from resiliparse.parse.html import ElementNode, HTMLTree
+from resiliparse.parse.html import ElementNode, HTMLTree, Node
 
 MARK = "\ufdd0"
 """Marker in the extracted text that callers remove; a noncharacter, which pages may not contain."""
@@ -59,8 +59,12 @@ def parsed(page: str, deepest: int) -> HTMLTree:
         TooDeep: The tree has more levels than `deepest`. The tree is tested, because end tags in comments, values and scripts do not count.
     """
     tree = HTMLTree.parse(page)
-    may_be_deep = page.count("<") > deepest
-    if may_be_deep and all(tree.document.query_selector(_levels(count)) for count in (_SOME_LEVELS, deepest + _ROOT_LEVELS + 1)):
+    document, may_be_deep = tree.document, page.count("<") > deepest
+    if (
+        document is not None
+        and may_be_deep
+        and all(document.query_selector(_levels(count)) for count in (_SOME_LEVELS, deepest + _ROOT_LEVELS + 1))
+    ):
         raise TooDeep
     return tree
 
@@ -123,23 +127,38 @@ def _without_ids(page: str) -> str:
 
     def bare(tag: re.Match) -> str:
         own = _ID.search(tag[0])
-        is_word = own and (tag[0][1] == "h" or (own[1] or own[2]) in linked)
-        return tag[0][: own.start()] + tag[0][own.end() :] if is_word else tag[0]
+        if own and (tag[0][1] == "h" or (own[1] or own[2]) in linked):
+            return tag[0][: own.start()] + tag[0][own.end() :]
+        return tag[0]
 
     return _HEADING.sub(bare, _SECTION.sub(bare, page) if linked else page)
 
 
+def _element(tree: HTMLTree, name: str) -> ElementNode:
+    made = tree.create_element(name)
+    assert isinstance(made, ElementNode)  # None only where there is no tree
+    return made
+
+
+def _text(tree: HTMLTree, content: str) -> Node:
+    made = tree.create_text_node(content)
+    assert made is not None  # None only where there is no tree
+    return made
+
+
 def _deepen(tree: HTMLTree, element: ElementNode) -> None:
     """Move a list four levels below `<body>`, because resiliparse treats shallower lists as navigation."""
-    outer = inner = tree.create_element("div")
+    outer = inner = _element(tree, "div")
     for _ in range(2):
-        inner = inner.append_child(tree.create_element("div"))
+        child = _element(tree, "div")
+        inner.append_child(child)
+        inner = child
     element.replace_with(outer)
     inner.append_child(element)
 
 
 def _rename(tree: HTMLTree, element: ElementNode, name: str) -> None:
-    renamed = tree.create_element(name)
+    renamed = _element(tree, name)
     element.replace_with(renamed)
     renamed.append(*element.child_nodes.values())
 
@@ -157,7 +176,7 @@ def _box(tree: HTMLTree, element: ElementNode) -> None:
 
 
 def _quote(tree: HTMLTree, element: ElementNode) -> None:
-    element.replace_with(tree.create_text_node('"'), *element.child_nodes.values(), tree.create_text_node('"'))
+    element.replace_with(_text(tree, '"'), *element.child_nodes.values(), _text(tree, '"'))
 
 
 def _remove(tree: HTMLTree, element: ElementNode) -> None:
@@ -167,23 +186,26 @@ def _remove(tree: HTMLTree, element: ElementNode) -> None:
 def _formula(tree: HTMLTree, element: ElementNode) -> None:
     """Replace a formula by its TeX, if the page has it, or by one line of text."""
     tex = element.query_selector(_TEX)
-    text = tex.text.strip() if tex else element.get_attribute("alttext")
+    text = (tex.text or "").strip() if tex else element.get_attribute("alttext")
     text = _delimited(text, element.get_attribute("display") == "block") if text else _linear(element, _DEEPEST_FORMULA)
-    element.parent.remove_attribute("style")  # MediaWiki hides the formula behind a picture
-    element.replace_with(tree.create_text_node(text))
+    parent = element.parent_element
+    if parent is not None:
+        parent.remove_attribute("style")  # MediaWiki hides the formula behind a picture
+    element.replace_with(_text(tree, text))
 
 
 def _delimited(tex: str, is_display: bool) -> str:
     return f"$${tex}$$" if is_display else f"${tex}$"
 
 
-def _linear(element: ElementNode, levels: int) -> str:
+def _linear(element: Node, levels: int) -> str:
     """Return MathML as one line of text: x^2, a_i, (a+b)/2."""
     if not levels or element.tag == "#text" or not element.first_child:
         return element.text or ""
     parts = [part for child in element.child_nodes.values() if (part := _linear(child, levels - 1).strip())]
-    if element.tag in _SIGNS and len(parts) == len(_SIGNS[element.tag]):
-        return "".join(sign + (part if part.isalnum() else f"({part})") for sign, part in zip(_SIGNS[element.tag], parts, strict=True))
+    signs = _SIGNS.get(element.tag or "", ())
+    if signs and len(parts) == len(signs):
+        return "".join(sign + (part if part.isalnum() else f"({part})") for sign, part in zip(signs, parts, strict=True))
     return f"√({''.join(parts)})" if element.tag == "msqrt" else "".join(parts)
 
 
@@ -193,15 +215,16 @@ def _formula_of_script(tree: HTMLTree, element: ElementNode) -> None:
     while before and (before.get_attribute("class") or "").startswith("MathJax"):
         before, rendered = before.previous_element_sibling, before
         rendered.remove()
-    element.replace_with(tree.create_text_node(_delimited(element.text.strip(), "display" in element.get_attribute("type"))))
+    tex, kind = (element.text or "").strip(), element.get_attribute("type") or ""
+    element.replace_with(_text(tree, _delimited(tex, "display" in kind)))
 
 
 def _formula_of_image(tree: HTMLTree, element: ElementNode) -> None:
     text = element.get_attribute("alt") or ""
     if text.startswith("$"):
-        element.replace_with(tree.create_text_node(text))
+        element.replace_with(_text(tree, text))
     elif text and _FORMULA.search(element.get_attribute("class") or ""):
-        element.replace_with(tree.create_text_node(_delimited(text, is_display=False)))
+        element.replace_with(_text(tree, _delimited(text, is_display=False)))
 
 
 _NOTE = re.compile(r"\b(?:footnote|sidebar|admonition|topic|note|doc-footnote)\b")

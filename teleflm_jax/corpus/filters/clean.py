@@ -50,7 +50,7 @@ def clean(batches: Iterable[pa.RecordBatch], statistics: Statistics, *, config: 
     for batch in batches:
         origins, domains = batch["origin"].to_pylist(), batch["domain"].to_pylist()
         named = batch["language"].to_pylist()
-        texts: list[str | None] = [*normalize_texts(batch["text"], [language == CODE for language in named])]
+        texts = [*normalize_texts(batch["text"], [language == CODE for language in named])]
         for i, text in enumerate(texts):
             if JOINER in text and (count := text.count(JOINER) - batch["text"][i].as_py().count(JOINER)) > 0:
                 statistics.changed[JOINED].add(count, count * len(JOINER.encode()))
@@ -63,11 +63,12 @@ def clean(batches: Iterable[pa.RecordBatch], statistics: Statistics, *, config: 
             texts[i], masked = privacy.mask(text, config.mask)
             for kind, what in masked:
                 statistics.change(f"{kind} masked", origins[i], "*" * len(what))
+        kept: list[str | None] = [*texts]
         for i, reason in enumerate(_rejection_reasons(texts, named, domains, config)):
             if reason:
                 statistics.drop(reason, origins[i], texts[i])
-                texts[i] = None
-        yield rows.with_text(batch, texts, language=named)
+                kept[i] = None
+        yield rows.with_text(batch, kept, language=named)
 
 
 def normalize(text: str, *, is_code: bool = False) -> str:

@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,7 +99,9 @@ def index(config: DecontaminateConfig) -> NgramIndex:
 def save(found: NgramIndex, path: pathlib.Path) -> None:
     """Write an index as plain arrays, for workers to read."""
     names = json.dumps([found.benchmarks, found.items, found.too_short, found.ignored])
-    arrays = {f"sums_{n}": sums for n, sums in found.sums.items()} | {f"owners_{n}": owners for n, owners in found.owners.items()}
+    arrays: dict[str, Any] = {f"sums_{n}": sums for n, sums in found.sums.items()} | {
+        f"owners_{n}": owners for n, owners in found.owners.items()
+    }
     with open(path, "wb") as file:
         np.savez(file, names=np.frombuffer(names.encode(), np.uint8), **arrays)
 
@@ -158,7 +161,8 @@ def decontaminate(
         config: Settings.
     """
     for batch in batches:
-        texts: list[str | None] = batch["text"].to_pylist()
+        texts: list[str] = batch["text"].to_pylist()
+        kept: list[str | None] = [*texts]
         lowered = [folded(text) for text in texts]
         whole = "".join(lowered)
         borders = np.cumsum([0, *map(len, lowered)])
@@ -175,11 +179,11 @@ def decontaminate(
                     statistics.change(f"cut: {name}", origin, texts[i])
                 else:
                     statistics.drop(f"nothing left: {name}", origin, texts[i])
-                texts[i] = left if left.strip() else None
+                kept[i] = left if left.strip() else None
             else:
                 statistics.drop(f"benchmark: {name}", origin, texts[i])
-                texts[i] = None
-        yield rows.with_text(batch, texts)
+                kept[i] = None
+        yield rows.with_text(batch, kept)
 
 
 def common(hits_: Iterable[Mapping]) -> list[tuple[str, str, int]]:

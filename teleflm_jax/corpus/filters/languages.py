@@ -52,7 +52,7 @@ def languages(texts: Sequence[str]) -> list[str]:
     for i, (first, end) in enumerate(itertools.pairwise(borders)):
         if first < end:  # otherwise there are no features and, as in the library, the first language is chosen
             scores[i] = logs[first:end] @ model.weights[features[first:end]] + model.prior
-    names = [model.names[i] for i in scores.argmax(axis=1)]
+    names: list[str] = [model.names[i] for i in scores.argmax(axis=1)]
     return [MACROLANGUAGES.get(name, name) for name in names]
 
 

@@ -237,10 +237,12 @@ RULES = (
         "max_lorem_ipsum": FilterRule(lambda m: m.phrase("lorem ipsum"), _AT_MOST, "occurrences of `lorem ipsum`"),
         "max_unreadable": FilterRule(lambda m: m.per_character("\ufffd"), _AT_MOST, "share of characters that could not be decoded"),
         "max_duplicate_lines": FilterRule(lambda m: _parts(m.lines, by_length=False), _AT_MOST, "share of repeated lines"),
-        "max_duplicate_line_characters": FilterRule(lambda m: _parts(m.lines, by_length=True), _AT_MOST, "share of the characters in them"),
+        "max_duplicate_line_characters": FilterRule(
+            lambda m: _parts(m.lines, by_length=True), _AT_MOST, "share of the characters in repeated lines"
+        ),
         "max_duplicate_paragraphs": FilterRule(lambda m: _parts(m.paragraphs, by_length=False), _AT_MOST, "share of repeated paragraphs"),
         "max_duplicate_paragraph_characters": FilterRule(
-            lambda m: _parts(m.paragraphs, by_length=True), _AT_MOST, "share of the characters in them"
+            lambda m: _parts(m.paragraphs, by_length=True), _AT_MOST, "share of the characters in repeated paragraphs"
         ),
     }
     | {

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from teleflm_jax.documents.statistics import BYTES, Statistics, total
 
@@ -15,7 +16,7 @@ td:has(.bar) { width: 13rem; }
 pre { white-space: pre-wrap; background: #f6f6f6; padding: 0.5rem; margin: 0.3rem 0; max-height: 14rem; overflow: auto; }
 summary { cursor: pointer; }
 """
-Row = Sequence[object]
+Row = Sequence[Any]
 
 
 def page(stage_statistics: Mapping[str, Statistics], mixture: Iterable[Mapping]) -> str:

@@ -102,7 +102,7 @@ def limits(table: pa.Table, weights: Mapping[str, float], config: TokenizerConfi
     total = sum(weights.values())
     chosen = {}
     for name, weight in weights.items():
-        rows = table.filter(pa.compute.equal(table["set"], name)).sort_by("hash")
+        rows = table.filter(pyarrow.compute.equal(table["set"], name)).sort_by("hash")
         documents_, sizes = (np.cumsum(rows[column].to_numpy()) for column in ("documents", "bytes"))
         share = weight / total
         fits = (documents_ <= max(1, round(config.sample_documents * share))) & (sizes <= config.sample_bytes * share)

@@ -112,11 +112,11 @@ def _unchunked(body: bytes, is_named: bool) -> bytes:
     parts, at, is_first = [], 0, True
     while at < len(body):
         size = _CHUNK.match(body, at)
-        end = size and size.end() + int(size[1], 16)
+        end = size.end() + int(size[1], 16) if size else at
         if size and end == size.end():
             return b"".join(parts)
-        line_end = size and _LINE_END.match(body, end)
-        if not line_end:
+        line_end = _LINE_END.match(body, end) if size else None
+        if not size or not line_end:
             if is_first or not is_named:
                 raise _NotEncoded
             raise OSError("a damaged chunk")

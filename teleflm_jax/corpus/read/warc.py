@@ -56,12 +56,18 @@ def _as_warc(record: bytes) -> bytes:
 
 def _type(header: str) -> tuple[str, str]:
     found = _TYPE.match(header)
+    assert found is not None  # it matches nothing as well
     return found[1].lower(), (found[2] or "").lower()
 
 
+def _header(record: WarcRecord, name: str, default: str) -> str:
+    value = record.headers.get(name)
+    return default if value is None else value
+
+
 def _page(record: WarcRecord, place: str, statistics: Statistics) -> RawDocument | None:
-    address = record.headers.get("WARC-Target-URI", place)
-    date = record.headers.get("WARC-Date", "")
+    address = _header(record, "WARC-Target-URI", place)
+    date = _header(record, "WARC-Date", "")
     try:
         record.parse_http()  # the archive reader can parse headers and decode bodies itself, but stops after a damaged one
     except OSError:
@@ -76,7 +82,7 @@ def _page(record: WarcRecord, place: str, statistics: Statistics) -> RawDocument
             return None
         kind, charset = _type(record.http_headers.get("Content-Type") or HTML[0])
     else:
-        kind, charset = _type(record.headers.get("Content-Type", ""))
+        kind, charset = _type(_header(record, "Content-Type", ""))
     if kind not in (*HTML, "text/plain"):
         statistics.drop("neither HTML nor text", address, kind)
         return None

@@ -149,7 +149,7 @@ def _segment_records(segment: _Segment, limit: int, size: int | None) -> Generat
     """Yield the records of a segment; return the number of bytes at its end that belong to no record."""
     form = segment.form
     while True:
-        segment.at = _BETWEEN.match(segment.held, segment.at).end()
+        segment.at = _behind_line_ends(segment.held, segment.at)
         if not segment.left:
             if segment.fill(1):
                 continue
@@ -198,8 +198,15 @@ def _is_followed(segment: _Segment, size: int) -> bool:
     if terminator and segment.held.startswith(terminator, segment.at + size):
         return True
     segment.fill(size + _LINE)
-    end = _BETWEEN.match(segment.held, segment.at + size).end()
+    end = _behind_line_ends(segment.held, segment.at + size)
     return end == len(segment.held) or bool(segment.form.begins.match(segment.held, end))
+
+
+def _behind_line_ends(held: bytes, at: int) -> int:
+    """Return the position after line ends, which may separate records."""
+    line_ends = _BETWEEN.match(held, at)
+    assert line_ends is not None  # it matches an empty text as well
+    return line_ends.end()
 
 
 def _skip_to_next(segment: _Segment) -> int:

@@ -43,6 +43,7 @@ def elements(
     """
     spans = _spans(_as_utf8(parts), name.encode(), too_long)
     head = next(spans)
+    assert isinstance(head, bytes)  # what stands before the first element, maybe nothing
     yield head
     is_empty = True
     for span in spans:

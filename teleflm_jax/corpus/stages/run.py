@@ -17,6 +17,7 @@ from teleflm_jax.corpus.config import (
     QualityConfig,
 )
 from teleflm_jax.corpus.dedup.reference_corpora import ReferenceCorpus
+from teleflm_jax.corpus.spark import Progress
 from teleflm_jax.corpus.stages import partitions
 from teleflm_jax.documents import work_units
 from teleflm_jax.packing.config import PackConfig
@@ -61,7 +62,7 @@ class CorpusRun:
     """Spark session."""
     log: Callable[[str], None]
     """Receives one line for the user."""
-    progress: spark.Progress
+    progress: Progress
 
     def folder(self, stage: str) -> pathlib.Path:
         """Return the folder of a stage."""

@@ -1,6 +1,7 @@
 """Process that runs the program and answers calls of its function. Its answers are untrusted and only compared."""
 
 import os
+from typing import Any
 
 import values
 
@@ -9,7 +10,7 @@ def work(asked: int, answer: int) -> None:
     """Read the program, run it, and answer until the judge exits; never raises."""
     try:
         program, entry_point = values.receive(asked)
-        namespace = {"__name__": "program"}
+        namespace: dict[str, Any] = {"__name__": "program"}
         if _answered(answer, lambda: exec(compile(program, "program", "exec"), namespace)):  # the purpose of this sandbox
             while True:
                 arguments, named = values.unpack(values.receive(asked))

@@ -6,6 +6,7 @@ The tests and the prompt are part of the problem and run here; from the program 
 import builtins
 import json
 import os
+from typing import Any, NoReturn
 
 import values
 
@@ -22,7 +23,8 @@ class RemoteFunction:
     """The candidate's function, called like a local one."""
 
     def __init__(self, ask: int, answered: int):
-        self._ask, self._answered, self.broken = ask, answered, None
+        self._ask, self._answered = ask, answered
+        self.broken: str | None = None
 
     def __call__(self, *arguments, **named):
         """Call it in the other process. Changed arguments are not sent back, since no test of HumanEval reads them."""
@@ -40,7 +42,7 @@ class RemoteFunction:
         except OSError as error:
             self._break("it has ended", error)
 
-    def _listen(self) -> object:
+    def _listen(self) -> Any:
         try:
             kind, *said = values.receive(self._answered)
             if kind == "returned":
@@ -54,7 +56,7 @@ class RemoteFunction:
             self._break(f"{names[0]}: {text}", None)
         raise error(text)
 
-    def _break(self, why: str, error: Exception | None) -> None:
+    def _break(self, why: str, error: Exception | None) -> NoReturn:
         self.broken = why
         raise Broken(why) from error
 
@@ -75,7 +77,7 @@ def verdict(problem: dict[str, str], candidate: RemoteFunction) -> str:
     entry_point = problem["entry_point"]
     try:
         candidate.run(problem["program"], entry_point)
-        namespace = {"__name__": "judge"}
+        namespace: dict[str, Any] = {"__name__": "judge"}
         exec(_complete(problem["prompt"]), namespace)  # its imports and helpers, which tests call
         namespace[entry_point] = candidate
         exec(compile(problem["test"], "test", "exec"), namespace)

@@ -8,6 +8,7 @@ subclass arrives as its base class, any other value as an iterator over its item
 import json
 import os
 import sys
+from typing import Any
 
 LARGEST = 1 << 24
 """Largest message in bytes."""
@@ -33,7 +34,7 @@ def send(pipe: int, value: object) -> None:
         rest = rest[os.write(pipe, rest) :]
 
 
-def receive(pipe: int) -> object:
+def receive(pipe: int) -> Any:
     """Read a message of JSON's own types; raises a `ValueError` if there is none."""
     size = int.from_bytes(_read(pipe, 4), "little")
     if size > LARGEST:
@@ -41,7 +42,7 @@ def receive(pipe: int) -> object:
     return json.loads(_read(pipe, size))
 
 
-def pack(value: object) -> object:
+def pack(value: Any) -> Any:
     """Encode a value in JSON's types."""
     if value is None or isinstance(value, bool | str | float):
         return value
@@ -69,7 +70,7 @@ def pack(value: object) -> object:
     return {"iterator": [pack(item) for item in items]}
 
 
-def unpack(value: object) -> object:
+def unpack(value: Any) -> Any:
     """Decode a packed value; raises a `ValueError`, `TypeError` or the like if it is invalid."""
     if isinstance(value, list):
         return [unpack(item) for item in value]

@@ -13,9 +13,10 @@ import posixpath
 import re
 import struct
 import tarfile
+import typing
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from teleflm_jax.corpus.read import LONGEST, RawDocument
 from teleflm_jax.corpus.read.latex import conditionals, macros, scanner
@@ -129,7 +130,7 @@ def _read_gzip(packed: bytes, origin: str, statistics: Statistics) -> Iterator[R
 
 def _is_tar(data: bytes) -> bool:
     try:
-        tarfile.open(fileobj=_BoundedFile(io.BytesIO(data), len(data)), mode="r:").close()
+        tarfile.open(fileobj=typing.cast(BinaryIO, _BoundedFile(io.BytesIO(data), len(data))), mode="r:").close()
     except _DAMAGE:
         return False
     return True
@@ -172,10 +173,11 @@ def _members(file: BinaryIO, path: str, statistics: Statistics) -> Iterator[tupl
     """Yield the regular files of an archive with their paths."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    with tarfile.open(fileobj=_BoundedFile(file, size), mode="r:", encoding="utf-8", errors="replace") as tar:
+    bounded = typing.cast(BinaryIO, _BoundedFile(file, size))
+    with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="replace") as tar:
         previous = -1
         while (member := tar.next()) is not None:
-            tar.members = []  # tarfile would keep all members
+            typing.cast(Any, tar).members = []  # tarfile would keep all members
             if member.size < 0 or tar.offset <= previous:
                 raise ValueError("a header that points back")  # an endless loop
             previous = tar.offset
@@ -187,7 +189,9 @@ def _members(file: BinaryIO, path: str, statistics: Statistics) -> Iterator[tupl
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    with tar.extractfile(member) as file:
+    file = tar.extractfile(member)
+    assert file is not None  # a plain file's
+    with file:
         return file.read(ARCHIVE_BYTES)
 
 

@@ -68,7 +68,8 @@ def _dead_commands(text: str) -> Iterator[tuple[int, int, bool, bool]]:
         elif (value := _known_value(text, command, token.end(), switches)) is not None:
             branches.append(_Branch(known=True, live=value))
             dead += not value
-            yield token.start(), _ZERO.match(text, token.end()).end() if command == "if" else token.end(), was_live, not dead
+            zero = _ZERO.match(text, token.end()) if command == "if" else None
+            yield token.start(), zero.end() if zero else token.end(), was_live, not dead
         elif command in _TESTS:
             branches.append(_Branch(known=False, live=True))
         elif command == "else" and branches and branches[-1].known:

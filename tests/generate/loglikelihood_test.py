@@ -7,7 +7,7 @@ import pytest
 from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax.errors import UserError
-from teleflm_jax.generate import decoder, score
+from teleflm_jax.generate import decoder, loglikelihood
 from tests import tiny
 
 CONFIG = tiny.config(context_length=32)
@@ -43,7 +43,7 @@ def expected(context, continuation):
 )
 def test_scores_are_those_of_full_forward_passes_in_the_order_asked(sizes, batch_size):
     pairs = [pair for both in zip(CHOICES, [*ALONE, *ALONE], strict=True) for pair in both]
-    found = score.score(on(*sizes), pairs, batch_size=batch_size)
+    found = loglikelihood.loglikelihoods(on(*sizes), pairs, batch_size=batch_size)
     for pair, (logprob, greedy) in zip(pairs, found, strict=True):
         wanted = expected(*pair)
         np.testing.assert_allclose(logprob, wanted[0], rtol=1e-4)
@@ -56,14 +56,14 @@ def test_a_continuation_that_cannot_be_scored_whole_is_refused_before_any_work(l
     nothing_to_work_with = types.SimpleNamespace(context_length=32)
     pairs = [(context, [5] * 32), (context, [5] * length)]
     with pytest.raises(UserError, match=f"got text 1 with a continuation of {length} tokens for a context of 32; allowed: 1 to 32, "):
-        score.score(nothing_to_work_with, pairs, batch_size=1)
+        loglikelihood.loglikelihoods(nothing_to_work_with, pairs, batch_size=1)
     with pytest.raises(UserError, match="got item 1 of a task with a continuation"):
-        score.score(nothing_to_work_with, pairs, batch_size=1, name="item {} of a task".format)
+        loglikelihood.loglikelihoods(nothing_to_work_with, pairs, batch_size=1, name="item {} of a task".format)
 
 
 @pytest.mark.parametrize("context, continuation, expected", [(1, 32, False), (32, 1, False), (2, 32, True), (33, 1, True), (1, 1, False)])
 def test_a_context_is_shortened_where_both_have_more_than_the_context_and_a_target(context, continuation, expected):
-    assert score.is_shortened(([5] * context, [5] * continuation), 32) is expected
+    assert loglikelihood.is_truncated(([5] * context, [5] * continuation), 32) is expected
 
 
 def test_the_likeliest_continuation_is_greedy_and_a_change_of_one_id_is_not():
@@ -73,21 +73,21 @@ def test_the_likeliest_continuation_is_greedy_and_a_change_of_one_id_is_not():
         text.append(int(tiny.logits(model, padded)[0, len(text) - 1].argmax()))
     context, likeliest = text[: len(CONTEXTS[1])], text[len(CONTEXTS[1]) :]
     wrong = [[(token + (i == j)) % 64 for j, token in enumerate(likeliest)] for i in range(5)]
-    found = score.score(on(1, 1, 1), [(context, likeliest), *((context, each) for each in wrong)], batch_size=1)
+    found = loglikelihood.loglikelihoods(on(1, 1, 1), [(context, likeliest), *((context, each) for each in wrong)], batch_size=1)
     assert [greedy for _, greedy in found] == [True] + [False] * 5
 
 
 def test_a_context_is_read_once_for_all_its_continuations(monkeypatch):
     read = []
-    original = score._read_and_keep
+    original = loglikelihood._prefill_and_keep
     monkeypatch.setattr(
-        score, "_read_and_keep", lambda decoder, tokens, *rest: read.append(tokens.shape) or original(decoder, tokens, *rest)
+        loglikelihood, "_prefill_and_keep", lambda decoder, tokens, *rest: read.append(tokens.shape) or original(decoder, tokens, *rest)
     )
-    score.score(on(1, 1, 1), CHOICES[:6], batch_size=1)
+    loglikelihood.loglikelihoods(on(1, 1, 1), CHOICES[:6], batch_size=1)
     assert sorted(read) == [(1, 16), (1, 32)]
 
 
 def test_every_batch_is_seen_by_who_watches():
     seen = []
-    score.score(on(1, 1, 1), CHOICES, batch_size=2, watch=lambda batches: seen.append(len(batches)) or batches)
+    loglikelihood.loglikelihoods(on(1, 1, 1), CHOICES, batch_size=2, watch=lambda batches: seen.append(len(batches)) or batches)
     assert seen == [4]  # of one context the first, of two the second, and four continuations whose contexts are cut, in twos

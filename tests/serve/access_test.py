@@ -4,8 +4,8 @@ import http.client
 
 import pytest
 
-from teleflm_jax.serve import gate
-from teleflm_jax.serve.gate import Gate
+from teleflm_jax.serve import access
+from teleflm_jax.serve.access import AccessPolicy
 from tests.serve import servers
 from tests.serve.refusals_test import RIGHT, send
 
@@ -13,8 +13,8 @@ from tests.serve.refusals_test import RIGHT, send
 def stranger(settings, **headers):
     """The code of the refusal of a request with such headers; None: it is let in."""
     try:
-        gate.refuse_stranger(settings, headers)
-    except gate.Refusal as refusal:
+        access.check_host_and_origin(settings, headers)
+    except access.ApiError as refusal:
         assert refusal.status == 403
         return refusal.code
     return None
@@ -25,7 +25,7 @@ def stranger(settings, **headers):
     ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:80", "[::1]:8000", "[::1]", "192.168.1.5:8000", "box", "Box:8000", None],
 )
 def test_addresses_and_own_names_are_answered(host):
-    assert stranger(Gate(names=("box",)), **({} if host is None else {"host": host})) is None
+    assert stranger(AccessPolicy(names=("box",)), **({} if host is None else {"host": host})) is None
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_addresses_and_own_names_are_answered(host):
     + ["[evil]", "localhost/", "localhost?", "127.1", "2130706433"],
 )
 def test_other_names_are_refused_without_a_key_and_answered_with_one(host):
-    assert stranger(Gate(names=("box",)), host=host) == "host_not_allowed"
-    assert stranger(Gate(names=("box",), key="k"), host=host) is None
+    assert stranger(AccessPolicy(names=("box",)), host=host) == "host_not_allowed"
+    assert stranger(AccessPolicy(names=("box",), key="k"), host=host) is None
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_other_names_are_refused_without_a_key_and_answered_with_one(host):
 def test_pages_of_other_origins_are_refused_unless_allowed(host, origin, right):
     for key in (None, "k"):
         wanted = None if right else "origin_not_allowed"
-        assert stranger(Gate(key=key, origins=("https://good.example",)), host=host, origin=origin) == wanted
-        assert stranger(Gate(key=key, origins=("*",)), host=host, origin=origin) is None
+        assert stranger(AccessPolicy(key=key, origins=("https://good.example",)), host=host, origin=origin) == wanted
+        assert stranger(AccessPolicy(key=key, origins=("*",)), host=host, origin=origin) is None
 
 
 def test_a_rebound_name_and_another_sites_page_reach_no_route(by_hand):

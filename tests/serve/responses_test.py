@@ -34,7 +34,7 @@ def test_a_completion_is_what_the_engine_writes(client, served, weights):
     )
     wanted = [
         complete(
-            weights, served.tokenizer, [Request(prompt=prompt, max_tokens=20, sampling=sampling, seed=5, number=n, stop_ids=(2,))], slots=1
+            weights, served.tokenizer, [Request(prompt=prompt, max_tokens=20, sampling=sampling, seed=5, choice=n, stop_ids=(2,))], slots=1
         )[0]
         for n in range(3)
     ]
@@ -44,7 +44,7 @@ def test_a_completion_is_what_the_engine_writes(client, served, weights):
         model="tiny", prompt="the time", max_tokens=20, temperature=0.9, top_p=0.9, seed=5, n=3, **penalties, extra_body=extra
     )
     assert [choice.text for choice in found.choices] == [piece.text for piece in wanted]
-    assert [choice.finish_reason for choice in found.choices] == [piece.finish for piece in wanted]
+    assert [choice.finish_reason for choice in found.choices] == [piece.finish_reason for piece in wanted]
     assert [choice.index for choice in found.choices] == [0, 1, 2] and len({choice.text for choice in found.choices}) == 3
     new = sum(len(piece.tokens) for piece in wanted)
     assert found.usage.model_dump(exclude_none=True) == {
@@ -61,7 +61,7 @@ def test_a_chat_is_the_template_continued(client, served, weights):
     (wanted,) = complete(weights, served.tokenizer, [request], slots=1)
     found = client.chat.completions.create(**GREEDY, messages=SAID, max_completion_tokens=12)
     assert found.choices[0].message.content == wanted.text and found.choices[0].message.role == "assistant"
-    assert found.choices[0].finish_reason == wanted.finish
+    assert found.choices[0].finish_reason == wanted.finish_reason
     assert found.usage.prompt_tokens == len(prompt) and found.usage.completion_tokens == len(wanted.tokens)
     assert found.object == "chat.completion" and found.id.startswith("chatcmpl-")
     parts = [{"role": "developer", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "e"}]}, SAID[1]]
@@ -183,7 +183,7 @@ def test_the_model_is_listed(client):
 @pytest.mark.parametrize("path", ["/health", "/metrics"])
 def test_health_and_metrics_need_no_client(client, live, path):
     client.completions.create(**GREEDY, prompt="a", max_tokens=3)
-    servers.until(lambda: live.service.worker.load == 0)
+    servers.until(lambda: live.service.engine_thread.load == 0)
     with urllib.request.urlopen(live.url + path) as response:
         body = response.read().decode()
     if path == "/health":

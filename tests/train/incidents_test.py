@@ -13,7 +13,7 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
-from teleflm_jax.observability import run_log
+from teleflm_jax.observability import progress, run_log
 from teleflm_jax.train import guard, loop
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import GuardConfig
@@ -252,9 +252,11 @@ def test_gradients_that_differ_when_they_are_computed_twice_are_told(tmp_path, m
     folder, make, calls = tmp_path / "run", train_step.fingerprint, []
 
     def faulty(*settings):
+        compute = make(*settings)
+
         def twice(model, batch):
             calls.append(1)
-            loss, sums = make(*settings)(model, batch)
+            loss, sums = compute(model, batch)
             return loss, sums + (len(calls) == 4)
 
         return twice
@@ -345,7 +347,8 @@ def test_tokens_that_count_epochs_and_the_schedule_s_end_are_logged_and_told(tmp
 
     given = plan(folder, steps=3, checkpoint_every=2, eval_every=3, evaluate=lambda step, model, pause: {"bpb": 1.0})
     given = dataclasses.replace(with_batches(given, pad), epochs=lambda step, history: {"web": step / 8})
-    assert loop.train(given).outcome == "completed"
+    with progress.shown(3) as (report, log):
+        assert loop.train(dataclasses.replace(given, progress=report, log=log)).outcome == "completed"
     rows = list(run_log.rows(folder / run_log.METRICS))
     assert [(row["positions"], row["targets"], row["tokens"]) for row in rows] == [(64, 63, 64), (64, 62, 128), (64, 61, 192)]
     (start,) = events(folder, "start")

@@ -213,7 +213,7 @@ def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
     if (first, second) != (_TYPE, _UNPACKED):
         return otherwise
     if not all(type(number) is int and 0 <= number < 1 << 31 for number in (kind, size)):
-        raise ValueError("a page's header with numbers that are none")
+        raise ValueError("a page header with invalid numbers")
     return size if kind == _DICTIONARY else otherwise
 
 

@@ -54,7 +54,7 @@ def laughs(levels):
         ("train.steps = 10**100000", "not gin: Expected newline"),
         ("a" * 201 + " = 1", "a name of more than 200 characters"),
         ("suite.include = '" + "x" * read.LONGEST_LINE + "'", "a line of more than 16,384 characters"),
-        ("# x\n" * (read.LARGEST // 4 + 1), "of more than 524,288 bytes"),
+        ("# x\n" * (read.LARGEST // 4 + 1), "with more than 524,288 bytes"),
         ("import os", "nothing reads imports"),
         ("suite.include = @os.system()", "the reference @os.system"),
     ],

@@ -190,8 +190,8 @@ def test_an_override_leaves_a_macro_of_the_file_used(write):
         ("Mesh:\n  data = 1\nmesh:\n  data = 1", ("mesh.data twice (run.gin:4 and run.gin:6)",)),
         ("model.weights = {'en': '4'}", ("model.weights['en'] = '4'", "a number")),
         ("model.weights = {4: 4}", ("a key of model.weights = 4",)),
-        ("model.weights = {'en': 4, 'zh': 1, 'en': 4}", ("'en' stands twice",)),
-        ("k = 'en'\nmodel.weights = {%k: 4}", ("%k stands as a key",)),
+        ("model.weights = {'en': 4, 'zh': 1, 'en': 4}", ("'en' occurs twice",)),
+        ("k = 'en'\nmodel.weights = {%k: 4}", ("%k is a key",)),
         ("model.name = bfloat16", ("run.gin:3", "bfloat16 is neither a number nor in quotes")),
         ("mesh.data = 4 4", ("run.gin:3", "not gin")),
         ("mesh.data = (4", ("run.gin:3", "not gin")),
@@ -206,7 +206,7 @@ def test_an_override_leaves_a_macro_of_the_file_used(write):
         ("include 'nothing.gin'", ("include 'nothing.gin' (run.gin:3)", "not there")),
         ("include 'ran.gin'", ("change the path to run.gin",)),
         ("include 'configs/mesh/singel.gin'", ("include 'configs/mesh/singel.gin' (run.gin:3)", "configs/mesh/single.gin")),
-        ("include '.'", ("no plain file",)),
+        ("include '.'", ("not a plain file",)),
         ("include 'run.gin'", ("include 'run.gin' (run.gin:3)", "no cycle")),
         ("include unquoted.gin", ("run.gin:3", "not gin")),
     ],
@@ -240,7 +240,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
     )
     write("deep/a.gin", "include 'b.gin'")
     refused("include 'b.gin'", f"(looked for: {tmp_path}/deep/b.gin, {tmp_path}/b.gin, ", files=["deep/a.gin"])
-    refused("no plain file", files=[tmp_path])
+    refused("not a plain file", files=[tmp_path])
     (tmp_path / "latin.gin").write_bytes(b"# caf\xe9\n")
     refused("latin.gin, which is not UTF-8 at byte 5", files=["latin.gin"])
 

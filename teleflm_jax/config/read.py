@@ -39,7 +39,7 @@ MOST_NAMES = 20_000
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-    """`%name` where a value stands, not yet replaced."""
+    """`%name` in place of a value, not yet replaced."""
 
     name: str
 
@@ -50,7 +50,7 @@ class _Reference:
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Keeps macros and references as they stand: a macro may be defined after its use, a reference is refused with its place."""
+    """Keeps macros and references unresolved: a macro may be defined after its use, and a reference is refused with its place."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
         return _Reference(scoped_configurable_name)
@@ -60,10 +60,10 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 class _Parser(config_parser.ConfigParser):
-    """Gin's parser with limits, and without what it lets pass.
+    """Gin's parser with limits and further checks.
 
-    By itself it lets the last of two equal dict keys win (a macro as a key could hide such a pair), nests values as deep as the stack
-    allows, and parses a text of n adjacent strings n times.
+    Gin itself keeps the last of two equal dict keys (a macro as a key could hide such a pair), nests values as deep as the stack allows,
+    and parses n adjacent strings n times.
     """
 
     _current_token: tokenize.TokenInfo
@@ -104,20 +104,20 @@ class _Parser(config_parser.ConfigParser):
     def _parse_dict_item(self):
         key, value = super()._parse_dict_item()
         if isinstance(key, Macro):
-            self._raise_syntax_error(f"the macro %{key.name} stands as a key")
+            self._raise_syntax_error(f"the macro %{key.name} is a key")
         assert self._keys is not None  # its dict is being read
         if key in self._keys:
-            self._raise_syntax_error(f"the key {key!r} stands twice")
+            self._raise_syntax_error(f"the key {key!r} occurs twice")
         self._keys.add(key)
         return key, value
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a statement stands."""
+    """File and line of a statement."""
 
     source: object
-    """Tells files apart, however their paths are spelled."""
+    """Identifies the file independently of how its path is written."""
     line: int
     text: str = dataclasses.field(compare=False)
 
@@ -172,7 +172,7 @@ class Reader:
         return {name: binding for name, binding in own.items() if name not in withheld}
 
     def read_parameters(self, texts: Iterable[str]) -> dict[str, Binding]:
-        """What `--gin_param` binds, each name once."""
+        """Return the bindings of `--gin_param`; a name may occur once."""
         own: dict[str, Binding] = {}
         for text in texts:
             place_text = f"--gin_param {short(text)}"
@@ -334,7 +334,7 @@ def _syntax_error(error: Exception, text: str, locate: Callable[[int], str], quo
 
 
 def leaves(value: object) -> Iterator[object]:
-    """Everything in a value that is no container."""
+    """Yield everything in a value that is not a container."""
     if isinstance(value, dict):
         value = (*value.keys(), *value.values())
     if isinstance(value, tuple | list):
@@ -345,15 +345,15 @@ def leaves(value: object) -> Iterator[object]:
 
 
 def nearest(wrong: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant, among the first MOST_NAMES."""
+    """Return the name that was probably meant, among the first MOST_NAMES."""
     return next(iter(difflib.get_close_matches(wrong, list(itertools.islice(names, MOST_NAMES)), n=1)), None)
 
 
 def advice(right: str | None) -> str:
-    """What to change, given the name that was probably meant."""
+    """Return what to change, given the name that was probably meant."""
     return f"change it to {right}" if right else "change or remove it"
 
 
 def field_names(cls: type) -> list[str]:
-    """Names of a dataclass's fields, in their order."""
+    """Return the names of a dataclass's fields in order."""
     return [field.name for field in dataclasses.fields(cls)]

@@ -1,20 +1,20 @@
-"""Python values to the types that a dataclass declares, and to gin text."""
+"""Conversion of Python values to the types that a dataclass declares, and to gin text."""
 
 import math
 import types
 import typing
 
 LARGEST_EXACT = 2**53
-"""Above it a float no longer says which whole number was meant."""
+"""Largest float that identifies a whole number."""
 LARGEST_INT = 2**63 - 1
-"""Arrays and files have no place for a larger one."""
+"""Largest integer of arrays and files."""
 
 WIDTH = 1_000
-"""Characters of a tuple in one line; lines have a limit (`read.LONGEST_LINE`)."""
+"""Largest length of a tuple on one line, characters; lines have a limit (`read.LONGEST_LINE`)."""
 
 
 class MismatchError(Exception):
-    """A value that its annotation does not allow; `name` says which, down to the item of a container."""
+    """A value that its annotation does not allow; `name` identifies it, down to the item of a container."""
 
     def __init__(self, name: str, value: object, annotation: object):
         self.name, self.value, self.wanted = name, value, describe(annotation)
@@ -25,7 +25,7 @@ class MismatchError(Exception):
 
 
 def convert(value: object, annotation: typing.Any, name: str) -> object:
-    """The value as its annotation's type, where that loses nothing; True is no number."""
+    """Return the value in its annotation's type if that loses nothing; True is not a number."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         for member in sorted(arguments, key=lambda member: member is not type(value)):
@@ -59,7 +59,7 @@ _DESCRIPTIONS = {
 
 
 def describe(annotation: typing.Any) -> str:
-    """An annotation in words for the user."""
+    """Return an annotation in words for the user."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(member) for member in arguments)

@@ -20,6 +20,7 @@ from teleflm_jax.evaluate import windows
 from teleflm_jax.evaluate.bpb import pausing
 from teleflm_jax.evaluate.model import Model
 from teleflm_jax.generate import chat, engine, loglikelihood
+from teleflm_jax.generate.loglikelihood import Pair
 from teleflm_jax.generate.request import Request, derive_seed, number_choices
 from teleflm_jax.generate.sampling import Sampling
 from teleflm_jax.tokenizer import specials
@@ -111,7 +112,7 @@ class Harness(TemplateLM):
         context_ids, continuation_ids = super()._encode_pair(context, continuation)
         return context_ids, continuation_ids or self.tok_encode(continuation, add_special_tokens=False)
 
-    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[loglikelihood.Pair]:
+    def _loglikelihood_tokens(self, requests, **kwargs: Any) -> list[Pair]:
         """Return the encoded pairs to our `loglikelihood`, which knows the requests and scores them."""
         return [(context or [self.prefix_token_id], continuation) for _, context, continuation in requests]
 

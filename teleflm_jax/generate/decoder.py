@@ -29,7 +29,7 @@ class Decoder:
     layout: Layout
 
     @functools.cached_property
-    def flat(self) -> tuple[list[jax.Array], jax.tree_util.PyTreeDef]:
+    def flat(self) -> tuple[list[jax.Array], Any]:
         """The model's arrays and its structure."""
         return jax.tree.flatten(self.model)
 

@@ -28,12 +28,25 @@ class Job:
     @property
     def devices(self) -> int:
         """Number of GPUs."""
-        return math.prod(axes.sizes(self.mesh).values())
+        return self._size(axes.NAMES)
+
+    @property
+    def groups(self) -> int:
+        """Data-parallel groups: parts that a batch's rows are split into."""
+        return self._size(axes.ROWS)
+
+    @property
+    def zero_shards(self) -> int:
+        """Parts that ZeRO splits the width into, if it splits it."""
+        return self._size(axes.ZERO)
+
+    def _size(self, names: tuple[str, ...]) -> int:
+        return math.prod(axes.sizes(self.mesh)[name] for name in names)
 
     @property
     def microbatches(self) -> int:
         """Microbatches of an update in one data-parallel group."""
-        return round(self.batch_size / self.mesh.data / self.microbatch_size)
+        return round(self.batch_size / self.groups / self.microbatch_size)
 
     @property
     def schedule(self) -> PipelineSchedule:
@@ -89,8 +102,8 @@ class Job:
     @property
     def padding(self) -> float:
         """Ratio of the padded width, which `data` divides, to the width."""
-        width, data = self.model.d_model, self.mesh.data
-        return math.ceil(width / data) * data / width if self.mesh.zero else 1.0
+        width, shards = self.model.d_model, self.zero_shards
+        return math.ceil(width / shards) * shards / width if self.mesh.zero else 1.0
 
 
 def ring(size: int) -> float:

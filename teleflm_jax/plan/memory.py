@@ -32,13 +32,13 @@ class Memory:
 
 def closed_form(job: Job) -> Memory:
     """Return the memory of the busiest GPU."""
-    data, c = job.mesh.data, job.compute_bytes
+    shards, c = job.zero_shards, job.compute_bytes
     layers, ends = job.layers * job.layer_weights, 2 * job.end_weights
-    share = 1 / data if job.mesh.zero else 1.0
+    share = 1 / shards if job.mesh.zero else 1.0
     kept_layers = job.padding * share if job.mesh.zero == 3 else 1.0
     # float32 weights that nothing gathers are the master weights themselves
-    copies_layers = c < FLOAT or (job.mesh.zero == 1 and data > 1)
-    copies_ends = c < FLOAT or (job.mesh.zero > 0 and data > 1)
+    copies_layers = c < FLOAT or (job.mesh.zero == 1 and shards > 1)
+    copies_ends = c < FLOAT or (job.mesh.zero > 0 and shards > 1)
     weights = c * (layers * kept_layers * copies_layers + ends * copies_ends)
     gradients = job.accumulator_bytes * (layers * (kept_layers if job.mesh.zero == 3 else job.padding) + ends * job.padding)
     activations = job.schedule.slots * job.layers / job.mesh.interleave * residuals(job)
@@ -107,4 +107,4 @@ def _head_work(job: Job) -> float:
 
 def _finish_work(job: Job, gradients: float) -> float:
     """Return the bytes of accumulators reordered for the reduce-scatter, when weights and residuals are freed already."""
-    return 0.75 * gradients if job.mesh.zero == 1 and job.mesh.data > 1 else 0.0
+    return 0.75 * gradients if job.mesh.zero == 1 and job.zero_shards > 1 else 0.0

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from sharding.axes import DATA, NAMES, PIPE, TENSOR
+from sharding.axes import NAMES, PIPE, TENSOR, ZERO
 from teleflm_jax.model import size
 from teleflm_jax.plan import traffic
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
@@ -50,7 +50,7 @@ def predict(job: Job, cluster: ClusterConfig, plan: PlanConfig, sent: Sent | Non
     units, microbatches = job.microbatches * job.layers, job.microbatches
     work, head = _layer(job, cluster, plan), _head(job, cluster, plan)
     work[TENSOR] = seconds[TENSOR] / units * (1 - plan.tensor_overlap)
-    at_once = seconds[DATA] - seconds["layers"]
+    at_once = seconds[ZERO[0]] - seconds["layers"]
     waiting = seconds["layers"] / units
     waiting -= plan.layer_overlap * min(waiting, sum(work.values()))
     unit = (sum(work.values()) + waiting) * job.layers
@@ -69,14 +69,17 @@ def _sending(sent: Sent, job: Job, cluster: ClusterConfig, plan: PlanConfig) -> 
 
     A message over several axes counts for the first of them.
     """
-    found = dict.fromkeys(NAMES, 0.0)
+    found, zero = dict.fromkeys(NAMES, 0.0), traffic.joint(ZERO, job.mesh)
     for (axes, kind), bytes_ in sent.items():
         axis = next((axis for axis in found if axis in axes.split("+")), None)
         if axis:
-            found[axis] += bytes_ / traffic.path(axis, job.mesh, cluster.gpus_per_node).rate(cluster, plan, kind)
-    ends = (job.compute_bytes + job.accumulator_bytes) * 2 * job.end_weights * ring(job.mesh.data)
-    over_ends = ends / traffic.path(DATA, job.mesh, cluster.gpus_per_node).rate(cluster, plan)
-    return {**found, "layers": max(0.0, found[DATA] - over_ends) if job.mesh.zero == 3 else 0.0}
+            along = zero if axis in ZERO else axis
+            found[ZERO[0] if axis in ZERO else axis] += bytes_ / traffic.path(along, job.mesh, cluster.gpus_per_node).rate(
+                cluster, plan, kind
+            )
+    ends = (job.compute_bytes + job.accumulator_bytes) * 2 * job.end_weights * ring(job.zero_shards)
+    over_ends = ends / traffic.path(zero, job.mesh, cluster.gpus_per_node).rate(cluster, plan)
+    return {**found, "layers": max(0.0, found[ZERO[0]] - over_ends) if job.mesh.zero == 3 else 0.0}
 
 
 def product_flops(job: Job) -> tuple[float, float]:
@@ -131,7 +134,7 @@ def _head(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, float
 def _update_bytes(job: Job) -> float:
     """Return the bytes moved once a step: weights, moments, gradients, copies, and clearing and reordering accumulators."""
     layers, ends = job.layers * job.layer_weights, 2 * job.end_weights
-    share = 1 / job.mesh.data if job.mesh.zero else 1.0
+    share = 1 / job.zero_shards if job.mesh.zero else 1.0
     held = layers * (share if job.mesh.zero == 3 else 1.0) + ends
     return 7 * FLOAT * (layers + ends) * share + (job.compute_bytes + 3 * job.accumulator_bytes) * held
 

@@ -1,6 +1,7 @@
 """Search for the fastest layout that fits: every mesh, microbatch size and remat policy for a number of GPUs, in closed form."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from sharding import axes, rules
@@ -45,7 +46,7 @@ def fits(needed: Memory, cluster: ClusterConfig, plan: PlanConfig, spare: float 
 def jobs(model: ModelConfig, train: TrainConfig, mesh: MeshConfig, gpus: int) -> Iterator[Job]:
     """Yield every layout over all GPUs that model and batch divide over; sequence parallelism is as in `mesh`."""
     for other in _meshes(model, mesh, gpus):
-        rows = train.batch_size // other.data
+        rows = train.batch_size // math.prod(axes.sizes(other)[name] for name in axes.ROWS)
         for microbatch in {*_divisors(rows, LARGEST_MICROBATCH), train.microbatch_size or rows}:
             settings = dataclasses.replace(train, microbatch_size=microbatch)
             try:
@@ -120,7 +121,8 @@ def _meshes(model: ModelConfig, mesh: MeshConfig, gpus: int) -> Iterator[MeshCon
             chunks = {*_divisors(model.num_layers // pipe, LARGEST_INTERLEAVE), mesh.interleave} if pipe > 1 else {1}
             for interleave in chunks:
                 for zero in {*SHARDED, mesh.zero} if data > 1 else {mesh.zero}:
-                    yield dataclasses.replace(mesh, data=data, pipe=pipe, tensor=tensor, interleave=interleave, zero=zero)
+                    sizes = {axes.DATA: data, axes.PIPE: pipe, axes.TENSOR: tensor}
+                    yield MeshConfig(**sizes, interleave=interleave, sequence_parallel=mesh.sequence_parallel, zero=zero)
 
 
 def _divisors(number: int, largest: int) -> list[int]:

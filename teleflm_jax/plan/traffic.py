@@ -7,7 +7,7 @@ import dataclasses
 import math
 
 from sharding import axes
-from sharding.axes import DATA, PIPE, TENSOR
+from sharding.axes import PIPE, TENSOR
 from sharding.config import MeshConfig
 from teleflm_jax.plan.config import ClusterConfig, PlanConfig
 from teleflm_jax.plan.job import FLOAT, Job, ring
@@ -27,21 +27,22 @@ def closed_form(job: Job) -> dict[tuple[str, str], float]:
 
 def _over_data(job: Job) -> dict[tuple[str, str], float]:
     layers, ends = job.layers * job.layer_weights * job.padding, 2 * job.end_weights * job.padding
-    share, c, k = ring(job.mesh.data), job.compute_bytes, job.accumulator_bytes
+    over = joint(axes.ZERO, job.mesh)
+    share, c, k = ring(job.zero_shards), job.compute_bytes, job.accumulator_bytes
     if job.mesh.zero == 0:  # with a pipeline the GPU compiler joins the sums of embedding and head over data and pipe, and sends less
-        return {(DATA, REDUCE): 2 * share * k * (layers + ends)}
+        return {(over, REDUCE): 2 * share * k * (layers + ends)}
     if job.mesh.zero == 1:
-        return {(DATA, GATHER): share * c * (layers + ends), (DATA, SCATTER): share * k * (layers + ends)}
+        return {(over, GATHER): share * c * (layers + ends), (over, SCATTER): share * k * (layers + ends)}
     # one layer more than runs: weights are gathered one layer ahead, and gradients are sent one layer behind
     turns = job.microbatches * layers + job.layer_weights * job.padding
-    return {(DATA, GATHER): share * c * (2 * turns + ends), (DATA, SCATTER): share * k * (turns + ends)}
+    return {(over, GATHER): share * c * (2 * turns + ends), (over, SCATTER): share * k * (turns + ends)}
 
 
 def _over_pipe(job: Job) -> dict[tuple[str, str], float]:
     if job.mesh.pipe == 1:
         return {}
     handed = job.compute_bytes * job.positions * job.model.d_model / job.sequence_shards
-    ends = 2 * job.end_weights * (job.padding / job.mesh.data if job.mesh.zero else 1)
+    ends = 2 * job.end_weights * (job.padding / job.zero_shards if job.mesh.zero else 1)
     return {(PIPE, PERMUTE): 2 * job.schedule.ticks * handed, (PIPE, REDUCE): 2 * ring(job.mesh.pipe) * FLOAT * ends}
 
 
@@ -74,11 +75,17 @@ class Path:
         return min(inside, adapters * cluster.network_rate * plan.network_efficiency) if self.crosses_nodes else inside
 
 
+def joint(names: tuple[str, ...], mesh: MeshConfig) -> str:
+    """Return the name of a collective's mesh axes, such as `data+pipe`: those of more than one device, or the first."""
+    return "+".join(name for name in names if axes.sizes(mesh)[name] > 1) or names[0]
+
+
 def path(axis: str, mesh: MeshConfig, gpus_per_node: int) -> Path:
-    """Return the placement of one axis's groups, which follows from `axes.DEVICE_ORDER`."""
-    sizes = axes.sizes(mesh)
-    faster = axes.DEVICE_ORDER[axes.DEVICE_ORDER.index(axis) + 1 :]
-    inner, size, devices = math.prod(sizes[name] for name in faster), sizes[axis], math.prod(sizes.values())
+    """Return the placement of the groups of one axis, or of several adjacent ones, which follows from `axes.DEVICE_ORDER`."""
+    sizes, names = axes.sizes(mesh), axis.split("+")
+    fastest = max(axes.DEVICE_ORDER.index(name) for name in names)
+    inner = math.prod(sizes[name] for name in axes.DEVICE_ORDER[fastest + 1 :])
+    size, devices = math.prod(sizes[name] for name in names), math.prod(sizes.values())
     inside = size == 1 or devices <= gpus_per_node or gpus_per_node % (inner * size) == 0
     # a group that does not line up with the nodes may have a single member on some
     members = math.gcd(gpus_per_node // inner, size) if gpus_per_node % inner == 0 else 1

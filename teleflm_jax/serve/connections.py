@@ -81,8 +81,8 @@ class Connection:
     """A connection, called by asyncio as a protocol."""
 
     pool: Connections
-    inner: H11Protocol | None = None
-    transport: asyncio.Transport | None = None
+    inner: H11Protocol = dataclasses.field(init=False)
+    transport: asyncio.Transport = dataclasses.field(init=False)
     requests: int = 0
     """Number of requests being answered."""
     receiving: bool = False

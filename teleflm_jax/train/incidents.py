@@ -96,7 +96,7 @@ def rewind(context: Context, step: int, drawn: int, state: guard.State, reason: 
 def odd_copies(context: Context, copies: np.ndarray) -> list[int]:
     """Return the processes whose copies of the weights differ from the others'."""
     layout = context.plan.layout
-    return guard.odd_copies(copies, tuple(layout.mesh.shape.values()), layout.processes())
+    return guard.odd_copies(copies, (layout.data,), layout.processes())
 
 
 def odd_gradients(context: Context, state: TrainState, batch: Any) -> list[int] | None:

@@ -124,7 +124,7 @@ def test_a_change_of_proportions_is_part_of_the_batches(packed):
         dataclasses.replace(packed, proportions={"code": 1.0}), history=((0, {"web": 1.0, "code": 1.0}), (50, {"code": 1.0}))
     )
     assert dropped.batch(50)["tokens"].shape == (8, 32)
-    with pytest.raises(UserError, match=r"still drew from web.*data\.proportions \(code\)"):
+    with pytest.raises(UserError, match=r"still used the domain web.*data\.proportions \(code\)"):
         dropped.batch(49)
 
 
@@ -175,7 +175,7 @@ def test_unfinished_and_damaged_data_are_refused(copy, tmp_path):
         path.write_text(json.dumps(known | change))
         refused(message)
     path.write_text(json.dumps(known | {"train": known["train"] | {"records": 1}}))
-    refused(r"damaged.*1 records in all")
+    refused(r"damaged.*1 records in total")
     for damage in ({"train": known["heldout"] | {"shards": [{"name": "../web"}]}}, {"heldout": 3}, {"vocab_size": "many"}):
         path.write_text(json.dumps(known | damage))
         refused(r"manifest that cannot be read")

@@ -1,5 +1,6 @@
 """Small jobs for tests of the planner."""
 
+from sharding import mesh as device_mesh
 from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax.optim.config import OptimizerConfig
@@ -17,7 +18,7 @@ def job(mesh: dict | None = None, *, microbatch_size: int = 2, accumulation_dtyp
     """A job of the small model on the eight devices of the tests."""
     config = tiny.config(**(vars(CONFIG) | model))
     layout = rules.layout(MeshConfig(**mesh or {}), config.d_model)
-    sizes = MeshConfig(**(mesh or {}) | {"data": layout.data})
+    sizes = device_mesh.resolved(MeshConfig(**mesh or {}), layout.mesh.size)
     return Job(model=config, mesh=sizes, batch_size=ROWS, microbatch_size=microbatch_size, accumulation_dtype=accumulation_dtype), layout
 
 

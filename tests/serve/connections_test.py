@@ -145,7 +145,8 @@ def test_a_client_that_reads_slowly_but_reads_is_waited_for():
 
     transport = Transport()
     pool = connections.Connections(limit=1, closed=Counts(), full=b"")
-    connection = connections.Connection(pool=pool, transport=transport, unread=1 << 20, requests=1)
+    connection = connections.Connection(pool=pool, unread=1 << 20, requests=1)
+    connection.transport = transport
     for second in range(0, 200, 10):
         transport.left -= connections.MIN_BYTES_READ
         connection.check(second)

@@ -347,8 +347,8 @@ def test_tokens_that_count_epochs_and_the_schedule_s_end_are_logged_and_told(tmp
 
     given = plan(folder, steps=3, checkpoint_every=2, eval_every=3, evaluate=lambda step, model, pause: {"bpb": 1.0})
     given = dataclasses.replace(with_batches(given, pad), epochs=lambda step, history: {"web": step / 8})
-    with progress.shown(3) as (report, _):
-        assert loop.train(dataclasses.replace(given, progress=report)).outcome == "completed"
+    with progress.shown(3) as (report, log):
+        assert loop.train(dataclasses.replace(given, progress=report, log=log)).outcome == "completed"
     rows = list(run_log.rows(folder / run_log.METRICS))
     assert [(row["positions"], row["targets"], row["tokens"]) for row in rows] == [(64, 63, 64), (64, 62, 128), (64, 61, 192)]
     (start,) = events(folder, "start")

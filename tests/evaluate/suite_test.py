@@ -60,7 +60,7 @@ def model(tmp_path, monkeypatch):
     def score(decoder, pairs, *, batch_size, watch, name=None):
         return [(-1.0 * len(continuation), False) for _, continuation in pairs]
 
-    monkeypatch.setattr(harness.score, "score", score)
+    monkeypatch.setattr(harness.loglikelihood, "loglikelihoods", score)
     return Model(name="rule", decoder=types.SimpleNamespace(context_length=asked.CONTEXT), tokenizer=asked.tokenizer(tmp_path))
 
 

@@ -141,6 +141,7 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/rules.py
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

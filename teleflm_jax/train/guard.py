@@ -27,22 +27,22 @@ SIGMA = 1.4826
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class RecentSteps:
     """Loss and gradient norm of the recent steps, oldest first."""
 
     losses: tuple[float, ...] = ()
     norms: tuple[float, ...] = ()
 
-    def with_step(self, loss: float, norm: float) -> "Memory":
+    def with_step(self, loss: float, norm: float) -> "RecentSteps":
         """Return the memory with one more step, and without those that are too old."""
-        return Memory((*self.losses, loss)[-WINDOW:], (*self.norms, norm)[-WINDOW:])
+        return RecentSteps((*self.losses, loss)[-WINDOW:], (*self.norms, norm)[-WINDOW:])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class State:
+class GuardState:
     """State of the guard after a step."""
 
-    memory: Memory = Memory()
+    memory: RecentSteps = RecentSteps()
     skipped: int = 0
     """Updates in a row, up to now, that were not finite."""
     empty: int = 0
@@ -57,7 +57,7 @@ class State:
         """True if the last batch was an update, so that the weights are those after a step that was due."""
         return not (self.skipped or self.empty)
 
-    def after_save(self) -> "State":
+    def after_save(self) -> "GuardState":
         """Return the state once a checkpoint is saved: rewinds are counted anew."""
         return dataclasses.replace(self, rewinds=0)
 
@@ -82,7 +82,7 @@ class Observation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class Anomaly:
     """Spike or rise that a step's figures show."""
 
     event: str
@@ -101,13 +101,13 @@ class Verdict:
 class Decision:
     """Consequences of a step's figures."""
 
-    verdict: Verdict | None = None
+    verdict: Anomaly | None = None
     """Spike or rise to report."""
     rewind: str = ""
     """Reason to return to the newest checkpoint and skip the data since; empty: continue."""
 
 
-def observe(config: GuardConfig, state: State, seen: Observation) -> tuple[State, Decision]:
+def observe(config: GuardConfig, state: GuardState, seen: Observation) -> tuple[GuardState, Decision]:
     """Return the state after a step and what to do about its figures."""
     if seen.skipped == NOT_FINITE:
         state = dataclasses.replace(state, skipped=state.skipped + 1)
@@ -125,12 +125,12 @@ def observe(config: GuardConfig, state: State, seen: Observation) -> tuple[State
     return dataclasses.replace(state, last_rise=seen.step), Decision(verdict=verdict, rewind=rewind)
 
 
-def may_rewind(config: GuardConfig, state: State) -> bool:
+def may_rewind(config: GuardConfig, state: GuardState) -> bool:
     """Return whether the run may return to its newest checkpoint once more; otherwise it gives up."""
     return state.rewinds < config.max_rewinds
 
 
-def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> Verdict | None:
+def judge(config: GuardConfig, memory: RecentSteps, loss: float, norm: float) -> Anomaly | None:
     """Compare a step's figures with those of the steps before it."""
     if len(memory.losses) < ENOUGH:
         return None
@@ -142,12 +142,12 @@ def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> Verd
         risen = float(np.median([*losses[len(losses) - ago :], loss]))
         risen_norm = float(np.median([*norms[len(norms) - ago :], norm]))
         if risen > usual + config.rise_sigmas * sigma and risen_norm > config.rise_norm * usual_norm:
-            return Verdict(RISE, {"loss": risen, "usual_loss": usual, "grad_norm": risen_norm, "usual_grad_norm": usual_norm})
+            return Anomaly(RISE, {"loss": risen, "usual_loss": usual, "grad_norm": risen_norm, "usual_grad_norm": usual_norm})
     usual, sigma = _middle(losses)
     if loss > usual + config.spike_sigmas * sigma:
         usual_norm = float(np.median(norms))
         kind = "normal" if norm <= config.rise_norm * usual_norm else "high"
-        return Verdict(SPIKE, {"loss": loss, "usual_loss": usual, "grad_norm": norm, "usual_grad_norm": usual_norm, "norm_is": kind})
+        return Anomaly(SPIKE, {"loss": loss, "usual_loss": usual, "grad_norm": norm, "usual_grad_norm": usual_norm, "norm_is": kind})
     return None
 
 

@@ -69,7 +69,7 @@ def _report_skip(
     return path
 
 
-def rewind(context: Context, step: int, drawn: int, state: guard.State, reason: str, *, skip_data: bool) -> NoReturn:
+def rewind(context: Context, step: int, drawn: int, state: guard.GuardState, reason: str, *, skip_data: bool) -> NoReturn:
     """Return to the newest sound checkpoint, or give up; the ledger remembers it, should the process die on the way.
 
     Args:

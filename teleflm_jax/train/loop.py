@@ -112,7 +112,7 @@ def _session(plan: Plan, restored: restore.Restored, setup: Setup, rewound: bool
             logs.metrics()  # a line that is not a row raises before the first step
             logs.evals()
         # losses of another mixture are not comparable
-        state = guard.State(memory=guard.Memory() if changed else _recent_figures(plan.folder), rewinds=restored.rewinds)
+        state = guard.GuardState(memory=guard.RecentSteps() if changed else _recent_figures(plan.folder), rewinds=restored.rewinds)
         draw = functools.partial(curves.draw, logs) if first else lambda: None
         yield Session(context=context, counters=counters, draw=draw, guard_state=state, drawn=counters.data_step, compiled=rewound), batches
 
@@ -152,7 +152,7 @@ def _log_epochs(plan: Plan, counters: Counters, history: History) -> None:
         plan.log(f"epochs by domain, from step {counters.updates:,} to {plan.train.steps:,}: {', '.join(passed)}")
 
 
-def _recent_figures(folder: pathlib.Path) -> guard.Memory:
+def _recent_figures(folder: pathlib.Path) -> guard.RecentSteps:
     """Return the figures of the last steps from the first process's log."""
     rows = run_log.last(folder / run_log.METRICS, guard.WINDOW) if jax.process_index() == 0 else []
     table = np.full((guard.WINDOW, 2), np.nan, np.float32)
@@ -160,4 +160,4 @@ def _recent_figures(folder: pathlib.Path) -> guard.Memory:
         table[i] = row["loss"], row["grad_norm"]
     table = np.asarray(multihost_utils.broadcast_one_to_all(table), np.float64)
     table = table[~np.isnan(table[:, 0])]
-    return guard.Memory(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
+    return guard.RecentSteps(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))

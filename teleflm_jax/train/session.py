@@ -48,8 +48,8 @@ class Session:
     """Counters of the steps whose figures are known."""
     draw: Callable[[], object]
     """Draws the run's curves, in the process that writes its logs."""
-    guard_state: guard.State
-    straggler_state: stragglers.State = stragglers.State()
+    guard_state: guard.GuardState
+    straggler_state: stragglers.StragglerState = stragglers.StragglerState()
     drawn: int
     """Batches drawn, those in flight included."""
     mark: float = 0.0

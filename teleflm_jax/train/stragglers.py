@@ -14,7 +14,7 @@ PROBES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class State:
+class StragglerState:
     """Waiting times of the processes since the last probe, and probes at which they were late."""
 
     waited: np.ndarray | float = 0.0
@@ -23,14 +23,14 @@ class State:
     late: Mapping[int, int] = dataclasses.field(default_factory=dict)
     """Process -> probes in a row at which it was late."""
 
-    def with_step(self, waited: np.ndarray) -> "State":
+    def with_step(self, waited: np.ndarray) -> "StragglerState":
         """Return the state after a step for whose batch each device's process has waited so many seconds."""
         return dataclasses.replace(self, waited=self.waited + waited, steps=self.steps + 1)
 
 
 def observe(
-    config: GuardConfig, state: State, probes: np.ndarray, processes: np.ndarray, step_seconds: float
-) -> tuple[State, dict[int, str]]:
+    config: GuardConfig, state: StragglerState, probes: np.ndarray, processes: np.ndarray, step_seconds: float
+) -> tuple[StragglerState, dict[int, str]]:
     """Return the state after a probe, and the processes to name now with the reason.
 
     Args:
@@ -43,7 +43,7 @@ def observe(
     waits = np.asarray(state.waited / state.steps)[np.unique(processes, return_index=True)[1]]
     found = late(config, probes, waits, step_seconds)
     counted = {process: state.late.get(process, 0) + 1 for process in found}
-    return State(late=counted), {process: found[process] for process, times in counted.items() if times == PROBES}
+    return StragglerState(late=counted), {process: found[process] for process, times in counted.items() if times == PROBES}
 
 
 def late(config: GuardConfig, probes: np.ndarray, waits: np.ndarray, step_seconds: float) -> dict[int, str]:

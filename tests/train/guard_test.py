@@ -11,7 +11,7 @@ CONFIG = GuardConfig()
 
 def told(losses, norms, config=CONFIG) -> list[tuple[int, str]]:
     """The step and the kind of each verdict on a whole run."""
-    memory, found = guard.Memory(), []
+    memory, found = guard.RecentSteps(), []
     for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
         if verdict := guard.judge(config, memory, loss, norm):
             found.append((step, verdict.event))
@@ -34,9 +34,11 @@ def test_one_high_loss_under_a_normal_norm_is_a_spike_and_nothing_more():
     losses, norms = quiet()
     losses[300] += 1.0
     assert told(losses, norms) == [(300, guard.SPIKE)]
-    verdict = guard.judge(CONFIG, guard.Memory(tuple(losses[100:300]), tuple(norms[100:300])), losses[300], norms[300])
+    verdict = guard.judge(CONFIG, guard.RecentSteps(tuple(losses[100:300]), tuple(norms[100:300])), losses[300], norms[300])
     assert verdict.figures["norm_is"] == "normal"
-    assert guard.judge(CONFIG, guard.Memory(tuple(losses[100:300]), tuple(norms[100:300])), losses[300], 9.0).figures["norm_is"] == "high"
+    assert (
+        guard.judge(CONFIG, guard.RecentSteps(tuple(losses[100:300]), tuple(norms[100:300])), losses[300], 9.0).figures["norm_is"] == "high"
+    )
 
 
 def test_a_sustained_rise_with_a_rising_norm_is_told_and_without_one_it_is_not():
@@ -59,9 +61,9 @@ BROKEN = guard.Observation(step=0, loss=float("nan"), grad_norm=1.0, targets=8.0
 EMPTY = guard.Observation(step=0, loss=0.0, grad_norm=0.0, targets=0.0)
 
 
-def observed(*seen: guard.Observation, config: GuardConfig = CONFIG) -> tuple[guard.State, list[guard.Decision]]:
+def observed(*seen: guard.Observation, config: GuardConfig = CONFIG) -> tuple[guard.GuardState, list[guard.Decision]]:
     """The state after some steps, and the decision on each."""
-    state, decisions = guard.State(), []
+    state, decisions = guard.GuardState(), []
     for one in seen:
         state, decision = guard.observe(config, state, one)
         decisions.append(decision)
@@ -108,13 +110,13 @@ def test_a_rise_is_reported_once_in_rise_steps_and_rewinds_only_on_request(rewin
 
 
 def test_rewinds_to_one_checkpoint_are_limited_and_a_save_counts_them_anew():
-    config, state = GuardConfig(max_rewinds=2), guard.State(rewinds=2)
-    assert guard.may_rewind(config, guard.State(rewinds=1)) and not guard.may_rewind(config, state)
+    config, state = GuardConfig(max_rewinds=2), guard.GuardState(rewinds=2)
+    assert guard.may_rewind(config, guard.GuardState(rewinds=1)) and not guard.may_rewind(config, state)
     assert guard.may_rewind(config, state.after_save())
 
 
 def test_a_process_is_named_at_the_third_probe_in_a_row_at_which_it_is_late():
-    state, named = stragglers.State(), []
+    state, named = stragglers.StragglerState(), []
     for slow in (2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 2.0):
         state = state.with_step(np.array([0.0, 0.0, 0.5, 0.5]))  # two devices a process
         state, found = stragglers.observe(GuardConfig(), state, np.array([1.0, slow]), np.array([0, 0, 1, 1]), step_seconds=9.0)

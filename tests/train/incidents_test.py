@@ -273,7 +273,7 @@ def test_a_sustained_rise_is_told_and_can_go_back(tmp_path, monkeypatch, capfd):
 
     def judge(*_):
         judged.append(1)
-        return guard.Verdict(guard.RISE, figures) if len(judged) in rising else None
+        return guard.Anomaly(guard.RISE, figures) if len(judged) in rising else None
 
     monkeypatch.setattr(guard, "judge", judge)
     folder, again = tmp_path / "run", tmp_path / "again"

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeGuard, TypeVar, overload
 
 from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
@@ -361,7 +361,7 @@ def _as_api_error(param: str | None, work: Callable[[], T]) -> T:
         raise ApiError(str(error), param=param or str(error).split()[1]) from error
 
 
-def _is_integer(value: Any) -> typing.TypeGuard[int]:
+def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -24,6 +24,13 @@ FAULT_COLUMNS = ("fault", "what the user sees", "exit code", "checkpoints")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 CACHE_BYTES = 2 * 1024**3
 """Beyond this the cache is emptied before a run."""
+if CACHE not in os.environ:  # before a conftest of another folder imports jax, which reads it; workers and commands inherit it
+    compiled = pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "d" / "compiled"
+    if compiled.exists() and sum(file.stat().st_size for file in compiled.iterdir()) > CACHE_BYTES:
+        shutil.rmtree(compiled)
+    os.environ[CACHE] = str(compiled)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("full", max_examples=400, deadline=None)
@@ -32,19 +39,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 @pytest.hookimpl(trylast=True)  # after xdist has registered what it is looked for by
 def pytest_configure(config):
-    if CACHE not in os.environ and config.pluginmanager.hasplugin("cacheprovider"):  # workers and commands inherit it
-        folder = config.cache.mkdir("compiled")
-        if _bytes(folder) > CACHE_BYTES:
-            shutil.rmtree(folder)
-        os.environ[CACHE] = str(folder)
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
     if config.pluginmanager.hasplugin("dsession"):
         config.pluginmanager.register(workers.Watch(float(config.getini("faulthandler_timeout") or 0)))
-
-
-def _bytes(folder: pathlib.Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def pytest_terminal_summary(terminalreporter):

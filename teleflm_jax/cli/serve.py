@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     )
     key = os.environ.get(API_KEY)
     if key == "":
-        raise UserError(f"got an empty {API_KEY}; allowed: a key, or no variable; set it, or unset it")
+        raise UserError(f"got an empty {API_KEY}; allowed: a key, or none; set it, or unset it")
     listening = server.listen(config.host, config.port)  # before the weights, which may take minutes
     _enable_compilation_cache()
     decoder = load_decoder(folder, run, step)

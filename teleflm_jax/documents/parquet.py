@@ -100,7 +100,7 @@ def rows(raw: BinaryIO, origin: str, text: str, start: int, stop: int | None, lo
         names = [name for name in dict.fromkeys((text, "family", "source")) if _is_scalar(schema, name)]
         is_string = text in names and not pa.types.is_integer(_kind(schema, text))
         if len(columns) != file.num_row_groups:
-            raise ValueError("a footer that reads in two ways")
+            raise ValueError("an ambiguous footer")
     except _DAMAGE:
         statistics.drop(streams.DAMAGED, origin, "", size)
         return
@@ -189,7 +189,7 @@ def _columns(raw: BinaryIO) -> list[list[_Column]]:
 def _structs(parent: dict, field: int) -> list[dict]:
     found = parent.get(field, [])
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise ValueError("a footer with fields of other types")
+        raise ValueError("a footer with fields of wrong types")
     return found
 
 
@@ -213,7 +213,7 @@ def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
     if (first, second) != (_TYPE, _UNPACKED):
         return otherwise
     if not all(type(number) is int and 0 <= number < 1 << 31 for number in (kind, size)):
-        raise ValueError("a page's header with numbers that are none")
+        raise ValueError("a page header with invalid numbers")
     return size if kind == _DICTIONARY else otherwise
 
 

@@ -84,9 +84,9 @@ class Programs:
     def choose(self, *sets: Sequence[Program], preferred: int = 0, optional: bool = False, urgent: bool = False) -> int | None:
         """Return the index of the first set whose programs are all compiled, or None.
 
-        If there is no such set, one is compiled: in the foreground the first, at once; in the background the preferred one, unless another
-        is already being compiled. In the background one set for new sequences is compiled at a time, so that a set that is no longer
-        needed does not delay others.
+        In the foreground only the first set counts, and it is compiled at once, so that sizes do not depend on earlier calls. In the
+        background, if no set is compiled, the preferred one is, unless another is already being compiled; and one set for new sequences is
+        compiled at a time, so that a set that is no longer needed does not delay others.
 
         Args:
             sets: alternatives, any of which serves the caller.
@@ -98,7 +98,8 @@ class Programs:
             Exception: the compiler failed.
         """
         self._collect()
-        missing = [[program for program in programs if program not in self._compiled] for programs in sets]
+        considered = sets if self._pools else sets[:1]
+        missing = [[program for program in programs if program not in self._compiled] for programs in considered]
         if [] in missing:
             return missing.index([])
         if not self._pools:

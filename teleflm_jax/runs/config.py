@@ -148,6 +148,12 @@ def refuse_no_run(folder: pathlib.Path) -> None:
     raise UserError(f"got {folder}{what}; allowed: the folder of a run that was trained or imported; {change}")
 
 
+def refuse_incomplete(run: RunConfig, *sections: str) -> None:
+    """Raise a `UserError` if the configuration leaves out one of these sections."""
+    if missing := [name for name in sections if getattr(run, name) is None]:
+        raise UserError(f"got a configuration without {', '.join(missing)}; allowed: one with {', '.join(sections)}; add what is missing")
+
+
 def refuse_withheld(run: RunConfig, *sections: str) -> None:
     """Raise a `UserError` if a run's own configuration sets fields of these sections that only the command line may set."""
     if names := [name for name in run.withheld if name.split(".")[0] in sections]:

@@ -16,7 +16,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import checkpoint, checksum, mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.runs import folder as run_folder
-from teleflm_jax.runs.config import RunConfig
+from teleflm_jax.runs.config import RunConfig, refuse_incomplete
 from teleflm_jax.runs.load import choose_step, load_tokenizer
 from teleflm_jax.train.state import Counters, new_model, weights_of
 
@@ -39,6 +39,7 @@ def from_run(config: RunConfig, parent: str | os.PathLike[str], step: int | None
     Raises:
         UserError: the other run has no such checkpoint.
     """
+    refuse_incomplete(config, "data", "train")
     folder = pathlib.Path(parent)
     train = dataclasses.replace(config.train, init_from=f"{folder}@{choose_step(folder, step)}", init_optimizer=optimizer)
     data = dataclasses.replace(config.data, tokenizer=str(folder / run_folder.TOKENIZER))
@@ -65,6 +66,7 @@ def from_weights(
     Raises:
         UserError: the folder exists, or the weights or the tokenizer do not fit the model; nothing is left behind.
     """
+    refuse_incomplete(config, "model")
     folder = run_folder.local(workdir)
     partial = refuse_taken(folder)
     first = jax.process_index() == 0

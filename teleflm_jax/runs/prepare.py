@@ -16,7 +16,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.packing import heldout
 from teleflm_jax.packing import pack as packing
 from teleflm_jax.packing.config import PackConfig
-from teleflm_jax.runs.config import RunConfig
+from teleflm_jax.runs.config import RunConfig, refuse_incomplete
 from teleflm_jax.tokenizer import load, patterns, train, words
 from teleflm_jax.tokenizer.config import TokenizerConfig
 from teleflm_jax.tokenizer.train import DomainSample
@@ -54,6 +54,7 @@ def train_tokenizer(
     Raises:
         UserError: there are no documents, they yield too few pieces, or another tokenizer is there and `force` is False.
     """
+    refuse_incomplete(config, "data")
     sources, target = config.data.sources, pathlib.Path(config.data.tokenizer)
     if not sources:
         raise UserError("got no data.sources; allowed: a folder or file of documents for each domain; add data.sources")
@@ -121,6 +122,7 @@ def pack(
     Raises:
         UserError: a domain has no documents, too many of them are malformed, or the data that is there was packed from other inputs.
     """
+    refuse_incomplete(config, "data", "model")
     sources = config.data.sources
     unknown = sorted(set(domains) - set(sources))
     if unknown or not sources:

@@ -25,7 +25,7 @@ from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.observability import watchdog
 from teleflm_jax.optim.optimizer import learning_rates
 from teleflm_jax.runs import evaluators, folder
-from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_withheld, saved_config
+from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, absolute, refuse_incomplete, refuse_withheld, saved_config
 from teleflm_jax.train import deadlines, loop, restore, step
 from teleflm_jax.train.setup import Outcome, TrainResult
 
@@ -63,7 +63,7 @@ def train(
     """
     began = time.monotonic() if began is None else began
     place = folder.local(workdir)
-    _refuse_incomplete(config)
+    refuse_incomplete(config, "model", "data", "train")
     config = dataclasses.replace(config, **absolute(config.sections()))
     refuse_withheld(config, "telemetry", *["suite"] * bool(config.train.suite_every))
     first = jax.process_index() == 0
@@ -147,11 +147,6 @@ def refuse_what_cannot_train(run: RunConfig, width: mup.Mup, layout: rules.Layou
         if run.train.init_optimizer:
             _parent(run)
     learning_rates(run.optimizer, width, tokens=0, tokens_per_step=run.train.batch_size * run.model.context_length)
-
-
-def _refuse_incomplete(config: RunConfig) -> None:
-    if missing := [name for name in ("model", "data", "train") if getattr(config, name) is None]:
-        raise UserError(f"got a configuration without {', '.join(missing)}; allowed: one with all three; add what is missing")
 
 
 def _with_agreed_mixture(run: RunConfig, place: pathlib.Path) -> RunConfig:

@@ -9,9 +9,8 @@ import functools
 import json
 import re
 import secrets
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, overload
 
 from teleflm_jax import foreign
 from teleflm_jax.errors import UserError
@@ -318,11 +317,11 @@ def _bias(body: Mapping[str, Any], served: ServedModel) -> tuple[tuple[int, floa
     return tuple((int(name), float(value)) for name, value in given.items() if value)
 
 
-@typing.overload
+@overload
 def _integer(body: Mapping[str, Any], name: str, default: int, least: int, most: int | None) -> int: ...
 
 
-@typing.overload
+@overload
 def _integer(body: Mapping[str, Any], name: str, default: None, least: int, most: int | None) -> int | None: ...
 
 
@@ -362,7 +361,7 @@ def _as_api_error(param: str | None, work: Callable[[], T]) -> T:
         raise ApiError(str(error), param=param or str(error).split()[1]) from error
 
 
-def _is_integer(value: Any) -> typing.TypeGuard[int]:
+def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

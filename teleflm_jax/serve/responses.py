@@ -4,7 +4,7 @@ import codecs
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import tokenizers
 
@@ -166,7 +166,7 @@ def usage_chunk(body: ParsedBody, head: dict[str, object], all_choices: Sequence
     return head | {"object": kind, "choices": [], "usage": usage(body, all_choices)}
 
 
-def _chunk(body: ParsedBody, head: dict[str, object], choice: Choice, content: dict[str, object], logprobs: object) -> dict[str, object]:
+def _chunk(body: ParsedBody, head: dict[str, object], choice: Choice, content: Mapping[str, object], logprobs: object) -> dict[str, object]:
     described = {"index": choice.index, **content, "logprobs": logprobs, "finish_reason": choice.finish_reason}
     kind = "chat.completion.chunk" if body.chat else "text_completion"
     return head | {"object": kind, "choices": [described]} | ({"usage": None} if body.usage else {})

@@ -1,5 +1,6 @@
 """Tasks, their data and what is drawn of them; what is asked is answered by a rule, so that no model is needed."""
 
+import copy
 import json
 import types
 
@@ -20,14 +21,35 @@ CHID = [{"id": 0, "content": "他#idiom#地走了。", "candidates": ["心心", 
 CSL = [{"id": 1, "abst": "光的论文。", "keyword": ["光", "论文"], "label": "0"}]
 
 
+def filled(folder):
+    asked.write(folder)
+    asked.put(folder / "data/CLUE/C3/m-dev.json", json.dumps(C3))
+    asked.put(folder / "data/CLUE/C3/d-dev.json", json.dumps(C3 * 2))
+    for name, rows in (("chid", CHID), ("csl", CSL)):
+        asked.put(folder / f"data/FewCLUE/{name}/test_public.json", "".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path):
-    asked.write(tmp_path)
-    asked.put(tmp_path / "data/CLUE/C3/m-dev.json", json.dumps(C3))
-    asked.put(tmp_path / "data/CLUE/C3/d-dev.json", json.dumps(C3 * 2))
-    for name, rows in (("chid", CHID), ("csl", CSL)):
-        asked.put(tmp_path / f"data/FewCLUE/{name}/test_public.json", "".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
+    return filled(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """A folder for several tests, beside which the harness's own tasks, thousands of files, are read once."""
+    tasks, made = pytest.importorskip("lm_eval.tasks"), {}
+    manager = tasks.TaskManager
+
+    def copied(include_path, include_defaults=True):
+        key = (*include_path, include_defaults)
+        if key not in made:
+            made[key] = manager(include_path=include_path, include_defaults=include_defaults)
+        return copy.deepcopy(made[key])  # `suite.load` writes into it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "TaskManager", copied)
+        yield filled(tmp_path_factory.mktemp("indexed"))
 
 
 @pytest.fixture
@@ -38,7 +60,7 @@ def model(tmp_path, monkeypatch):
     def score(decoder, pairs, *, batch_size, watch, name=None):
         return [(-1.0 * len(continuation), False) for _, continuation in pairs]
 
-    monkeypatch.setattr(harness.score, "score", score)
+    monkeypatch.setattr(harness.loglikelihood, "loglikelihoods", score)
     return Model(name="rule", decoder=types.SimpleNamespace(context_length=asked.CONTEXT), tokenizer=asked.tokenizer(tmp_path))
 
 
@@ -105,9 +127,9 @@ def test_the_random_state_of_others_is_left_alone(folder, model):
         ({"bbh_cot_fewshot": 3, "mmlu": 5}, "got no test items of the data set SaylorTwift/bbh"),
     ],
 )
-def test_what_is_missing_is_one_line_before_any_work(folder, tasks, message):
+def test_what_is_missing_is_one_line_before_any_work(indexed, tasks, message):
     with pytest.raises(UserError, match=message) as caught:
-        suite.load(config(folder, tasks))
+        suite.load(config(indexed, tasks))
     assert "\n" not in str(caught.value)
 
 

@@ -18,9 +18,9 @@ def shared(tokenizer):
     """Make engines; those of one decoder and chunk share their compiled programs."""
     made = {}
 
-    def make(decoder, *, slots, chunk=CHUNK, programs=None, **settings):
-        if programs is None:
-            programs = made.setdefault((id(decoder), chunk), Programs(decoder, chunk=chunk))  # which keep the decoder
-        return Engine(decoder, tokenizer, slots=slots, chunk=chunk, programs=programs, **settings)
+    def make(decoder, *, slots, chunk=CHUNK, compiled=None, **settings):
+        if compiled is None:
+            compiled = made.setdefault((id(decoder), chunk), Programs(decoder, chunk=chunk))  # which keep the decoder
+        return Engine(decoder, tokenizer, slots=slots, chunk=chunk, compiled=compiled, **settings)
 
     return make

@@ -224,7 +224,7 @@ def test_a_text_that_was_put_back_goes_on_with_what_it_has_written(alone, shared
         for ticket, piece in running.step().items():
             found.setdefault(ticket, []).append(piece)
         if number == 1:
-            running._put_back(0)
+            running._preempt(0)
     assert running.idle
     for ticket, whole in zip(tickets, wanted, strict=True):
         assert [token.id for piece in found[ticket] for token in piece.tokens] == [token.id for token in whole.tokens]
@@ -240,7 +240,7 @@ def test_lengths_and_settings_share_compiled_programs(alone, tokenizer):
     def compiled(length, how):
         running = engine.Engine(alone, tokenizer, slots=4)
         engine.run(running, [ask([1] * length + [i], sampling=how, seed=length) for i in range(4)])
-        return set(running._programs._compiled)
+        return set(running._compiled._compiled)
 
     assert compiled(4, GREEDY) == compiled(2, WARM) == compiled(8, MIXED[2]) == compiled(11, MIXED[3])
 

@@ -19,7 +19,7 @@ ROOM = 1 << 20
 """Maximum bytes of an element in addition to its text."""
 MAX_DEPTH = 16
 """Maximum nesting of elements; dumps have five levels."""
-MENDED = "characters that XML forbids taken out"
+REPAIRED = "characters that XML forbids taken out"
 _TAIL = 64
 """Bytes that are kept of skipped data, because a tag may start in them."""
 _ENCODING = re.compile(rb"\s*<\?xml[^>]{0,100}\bencoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
@@ -87,7 +87,7 @@ def parsed(element: bytes, parse: Callable[[bytes], _Parsed], path: str, statist
         except (expat.ExpatError, ValueError, LookupError):
             pass
         else:
-            statistics.changed[MENDED].add(count, len(element) - len(bare))
+            statistics.changed[REPAIRED].add(count, len(element) - len(bare))
             return found
     statistics.drop(DAMAGED, path, element)
     return None

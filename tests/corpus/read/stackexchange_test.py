@@ -251,7 +251,7 @@ def test_characters_that_xml_forbids_cost_no_more_than_themselves(gather, tmp_pa
     assert texts(found)[3] == "Q: Title\n\nquestion 7A\n\nA: answer 8"
     statistics = Statistics()
     list(stackexchange.read(str(tmp_path / "source" / "Posts.xml"), work_units.FileRange("Posts.xml", 0, None, 1), statistics))
-    assert statistics.changed == {xml.MENDED: Amount(2, 2 * len(mark.encode()))}
+    assert statistics.changed == {xml.REPAIRED: Amount(2, 2 * len(mark.encode()))}
 
 
 def test_other_character_sets_that_a_dump_declares_are_read(gather):

@@ -172,8 +172,8 @@ def _begun(partial: pathlib.Path, job: ExportJob) -> dict:
         state = {}
     if not isinstance(state, dict) or state.get("of") != fresh["of"]:
         raise UserError(
-            f"got {partial}, which belongs to another export; allowed: the same checkpoint and options, to resume it; remove it or change "
-            "--out"
+            f"got {partial}, which is not a started export of this checkpoint; allowed: the same checkpoint and options, to resume it; "
+            "remove it or change --out"
         )
     return state
 

@@ -184,7 +184,7 @@ def test_files_that_are_no_plain_json_are_refused(tmp_path, name, kind):
         path.symlink_to("../outside.json")
     else:
         path.write_text({"deep": '{"a":' * 9_999 + "1" + "}" * 9_999, "surrogate": '{"a": "\\ud800"}', "twice": '{"a": 1, "a": 1}'}[kind])
-    with pytest.raises(UserError, match="plain file|leaves the folder|no JSON"):
+    with pytest.raises(UserError, match="plain file|leaves the folder|not JSON"):
         config.read(tmp_path / "model")
 
 

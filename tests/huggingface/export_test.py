@@ -69,7 +69,7 @@ def test_an_export_that_was_stopped_goes_on_and_gives_the_same_files(export, tmp
     monkeypatch.setattr(tensors, "write", until)
     assert export()[0] == 130
     assert not (tmp_path / "out").exists() and (tmp_path / "out.partial").is_dir()
-    assert "no beginning of this export" in export("--dtype", "float32")[1]
+    assert "not a started export of this checkpoint" in export("--dtype", "float32")[1]
     written += [None] * 9
     assert export()[0] == 0
     again = [name for name in written if name]
@@ -86,7 +86,7 @@ def test_a_beginning_that_is_no_plain_json_is_refused(export, tmp_path, kind):
     elif kind == "a deep file":
         state.write_text("[" * 1_000_000)
     code, told = export()
-    assert code == 2 and "no beginning of this export" in told.splitlines()[-1] and not (tmp_path / "out").exists()
+    assert code == 2 and "not a started export of this checkpoint" in told.splitlines()[-1] and not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_leaves_nothing_under_the_name(trained, tmp_path):

@@ -57,7 +57,8 @@ def run(pool: Pool, tasks: list[Task], progress: Callable[[int, int], None], mea
                 ended += running[future]
     except BrokenProcessPool as error:
         raise UserError(
-            "got a worker process that the system killed, most likely for lack of memory; allowed: workers that fit into memory; lower "
+            "got a worker process that ended early, most likely for lack of memory, or because a script calls this outside of "
+            "`if __name__ == '__main__':`; allowed: workers that fit into memory, and calls under that line; add it, or lower "
             "pack.processes and run the same command again to continue"
         ) from error
     progress(total, total)

@@ -1,6 +1,7 @@
 """Tables of a plan on the terminal, for `plan` and `train.py --dry_run`."""
 
 import rich.console
+import rich.markup
 
 from sharding.axes import NAMES
 from teleflm_jax.cli.tables import make_console, print_table
@@ -74,7 +75,7 @@ def _show_memory(console: rich.console.Console, layout: dict, facts: dict) -> No
     seconds = f" in {layout['compile_seconds']:.0f} s" if theirs else ""
     note = (
         f"{report.gigabytes(memory['needed'])} of {report.gigabytes(memory['capacity'])} GB, {memory['spare']:.0%} spare: {verdict} "
-        f"(by the {memory['decided_by']})." + (f"\nCompiled{seconds} by {facts['note']}" if theirs else "")
+        f"(by the {memory['decided_by']})." + (f"\nCompiled{seconds} by {rich.markup.escape(facts['note'])}" if theirs else "")
     )
     print_table(console, "Memory of one GPU, GB", ("kind", "closed form", "compiler"), rows, note)
 

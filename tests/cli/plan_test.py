@@ -77,6 +77,7 @@ def test_a_small_run_is_planned(run, folder):
     assert layout["seconds"]["step"] == pytest.approx(sum(s for name, s in layout["seconds"].items() if name != "step"))
     assert facts["assumptions"]["cluster.link_rate"] == 1e10
     shown, _ = run(*toy(folder), *mesh)
+    assert "teleflm_jax[gpu]" in "".join(shown.split())  # an extra in brackets is no markup
     for text in (
         "Memory of one GPU",
         "closed form",

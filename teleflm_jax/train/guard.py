@@ -101,7 +101,7 @@ class Anomaly:
 class Decision:
     """Consequences of a step's figures."""
 
-    verdict: Anomaly | None = None
+    anomaly: Anomaly | None = None
     """Spike or rise to report."""
     rewind: str = ""
     """Reason to return to the newest checkpoint and skip the data since; empty: continue."""
@@ -115,14 +115,14 @@ def observe(config: GuardConfig, state: GuardState, seen: Observation) -> tuple[
         return state, Decision(rewind=f"{state.skipped} updates in a row had no finite loss or gradient" if too_many else "")
     if seen.skipped == NO_TARGET:
         return dataclasses.replace(state, empty=state.empty + 1), Decision()
-    verdict = judge(config, state.memory, seen.loss, seen.grad_norm)
+    anomaly = judge(config, state.memory, seen.loss, seen.grad_norm)
     state = dataclasses.replace(state, memory=state.memory.with_step(seen.loss, seen.grad_norm), skipped=0, empty=0)
-    if verdict is None or verdict.event == SPIKE:
-        return state, Decision(verdict=verdict)
+    if anomaly is None or anomaly.event == SPIKE:
+        return state, Decision(anomaly=anomaly)
     if seen.step - state.last_rise < config.rise_steps:
         return state, Decision()
-    rewind = f"step {seen.step}: {verdict.text}" if config.rewind_on_rise else ""
-    return dataclasses.replace(state, last_rise=seen.step), Decision(verdict=verdict, rewind=rewind)
+    rewind = f"step {seen.step}: {anomaly.text}" if config.rewind_on_rise else ""
+    return dataclasses.replace(state, last_rise=seen.step), Decision(anomaly=anomaly, rewind=rewind)
 
 
 def may_rewind(config: GuardConfig, state: GuardState) -> bool:

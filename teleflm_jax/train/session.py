@@ -246,11 +246,11 @@ class Session:
             rewind = broken or rewind
         elif seen.skipped == guard.NO_TARGET:
             incidents.report_no_target(context, self.counters, self.guard_state.empty, pending.batch["weights"].size, seconds)
-        elif verdict := decision.verdict:
-            context.log.event(verdict.event, step=seen.step, **verdict.figures)
-            if verdict.event == guard.RISE and not rewind:
+        elif anomaly := decision.anomaly:
+            context.log.event(anomaly.event, step=seen.step, **anomaly.figures)
+            if anomaly.event == guard.RISE and not rewind:
                 context.setup.log(
-                    f"step {seen.step}: {verdict.text}; guard.rewind_on_rise = True would return to the newest "
+                    f"step {seen.step}: {anomaly.text}; guard.rewind_on_rise = True would return to the newest "
                     "checkpoint and skip the data since"
                 )
         if rewind:

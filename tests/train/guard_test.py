@@ -10,11 +10,11 @@ CONFIG = GuardConfig()
 
 
 def told(losses, norms, config=CONFIG) -> list[tuple[int, str]]:
-    """The step and the kind of each verdict on a whole run."""
+    """The step and the kind of each anomaly on a whole run."""
     memory, found = guard.RecentSteps(), []
     for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
-        if verdict := guard.judge(config, memory, loss, norm):
-            found.append((step, verdict.event))
+        if anomaly := guard.judge(config, memory, loss, norm):
+            found.append((step, anomaly.event))
         memory = memory.with_step(loss, norm)
     return found
 
@@ -34,8 +34,8 @@ def test_one_high_loss_under_a_normal_norm_is_a_spike_and_nothing_more():
     losses, norms = quiet()
     losses[300] += 1.0
     assert told(losses, norms) == [(300, guard.SPIKE)]
-    verdict = guard.judge(CONFIG, guard.RecentSteps(tuple(losses[100:300]), tuple(norms[100:300])), losses[300], norms[300])
-    assert verdict.figures["norm_is"] == "normal"
+    anomaly = guard.judge(CONFIG, guard.RecentSteps(tuple(losses[100:300]), tuple(norms[100:300])), losses[300], norms[300])
+    assert anomaly.figures["norm_is"] == "normal"
     assert (
         guard.judge(CONFIG, guard.RecentSteps(tuple(losses[100:300]), tuple(norms[100:300])), losses[300], 9.0).figures["norm_is"] == "high"
     )
@@ -103,7 +103,7 @@ def test_a_rise_is_reported_once_in_rise_steps_and_rewinds_only_on_request(rewin
     ]
     config = GuardConfig(rewind_on_rise=rewinds)
     state, decisions = observed(*seen, config=config)
-    rises = [i for i, decision in enumerate(decisions) if decision.verdict and decision.verdict.event == guard.RISE]
+    rises = [i for i, decision in enumerate(decisions) if decision.anomaly and decision.anomaly.event == guard.RISE]
     assert rises and state.last_rise == rises[-1] and (np.diff(rises) >= config.rise_steps).all()
     assert [bool(decisions[i].rewind) for i in rises] == [rewinds] * len(rises)
     assert all(decision.rewind == "" for i, decision in enumerate(decisions) if i not in rises)

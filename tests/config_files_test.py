@@ -1,4 +1,4 @@
-"""Where a gin file is looked for: the path as given, then the package's configurations, and nothing outside of both."""
+"""The search for a gin file: the path as given, then the package's configurations, and nothing outside of both."""
 
 import os
 import pathlib

@@ -30,7 +30,7 @@ def numbers(place: pathlib.Path) -> tuple:
 
 
 def held() -> dict[str, object]:
-    """What the process holds: threads, handlers of signals, open files, arrays."""
+    """Count what the process holds: threads, handlers of signals, open files, arrays."""
     gc.collect()
     files = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{number}")]
     return {

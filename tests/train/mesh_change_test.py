@@ -34,7 +34,7 @@ def layout(name: str) -> rules.Layout:
 
 
 def saved(folder, chosen: rules.Layout) -> dict:
-    """What the folder's newest checkpoint holds, as this layout restores it, on the host and in the canonical layout."""
+    """Return the content of the folder's newest checkpoint as this layout restores it, on the host and in the canonical layout."""
     rule = mup.at_width(tiny.WIDE, CONFIG.d_model)
     optimizer = make_optimizer(OptimizerConfig(), rule)
     found = restore.restore(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})

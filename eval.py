@@ -2,7 +2,7 @@
 
 import sys
 
-from teleflm_jax.cli import evaluate
+from teleflm_jax.cli import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate.entry(sys.argv[1:]))
+    sys.exit(main.script("eval", sys.argv[1:]))

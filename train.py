@@ -2,7 +2,7 @@
 
 import sys
 
-from teleflm_jax.cli import train
+from teleflm_jax.cli import main
 
 if __name__ == "__main__":
-    sys.exit(train.entry(sys.argv[1:]))
+    sys.exit(main.script("train", sys.argv[1:]))

@@ -66,17 +66,6 @@ def _comparison(rows: list[dict]) -> list[tables.Table]:
     return [checkpoint_arguments.table(title, rows, columns, cell(figure), 4) for title, figure in titles]
 
 
-def entry(argv: Sequence[str]) -> int:
-    """Run the command as `eval.py`."""
-
-    def command():
-        parser = options.make_parser("python eval.py", HELP)
-        arguments(parser)
-        main(parser.parse_args(argv))
-
-    return options.run_command(command)
-
-
 def read_texts(arguments: Sequence[str]) -> dict[str, str]:
     """Turn `NAME=FILE` arguments into name -> content.
 

@@ -50,10 +50,7 @@ def main(argv: Sequence[str]) -> int | None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         change = f"change it to {near[0]}" if near else f"see {program} --help"
         raise UserError(f"got the unknown command {name!r}; allowed: {', '.join(COMMANDS)}; {change}")
-    command = importlib.import_module(COMMANDS[name])
-    parser = options.make_parser(f"{program} {name}", command.HELP)
-    command.arguments(parser)
-    return command.main(parser.parse_args(rest))
+    return _run(name, f"{program} {name}", rest)
 
 
 def overview() -> str:
@@ -71,6 +68,18 @@ def summary(module: str) -> str:
     assert spec is not None and spec.origin is not None  # COMMANDS names files
     assignments = (node for node in ast.parse(pathlib.Path(spec.origin).read_bytes()).body if isinstance(node, ast.Assign))
     return next(ast.literal_eval(node.value) for node in assignments if ast.unparse(node.targets[0]) == "HELP")
+
+
+def script(name: str, argv: Sequence[str]) -> int:
+    """Run a command as the checkout's `NAME.py` does; return the exit code."""
+    return options.run_command(lambda: _run(name, f"python {name}.py", argv))
+
+
+def _run(name: str, prog: str, argv: Sequence[str]) -> int | None:
+    command = importlib.import_module(COMMANDS[name])
+    parser = options.make_parser(prog, command.HELP)
+    command.arguments(parser)
+    return command.main(parser.parse_args(argv))
 
 
 def entry() -> int:

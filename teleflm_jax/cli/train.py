@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from collections.abc import Sequence
 
 from teleflm_jax.cli import options
 
@@ -23,14 +22,3 @@ def main(args: argparse.Namespace) -> int:
     from teleflm_jax.cli import training  # after parsing, so that --help and mistakes need no jax
 
     return training.main(args, began)
-
-
-def entry(argv: Sequence[str]) -> int:
-    """Run the command as `train.py` does."""
-
-    def command():
-        parser = options.make_parser("python train.py", HELP)
-        arguments(parser)
-        return main(parser.parse_args(argv))
-
-    return options.run_command(command)

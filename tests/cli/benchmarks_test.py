@@ -9,7 +9,7 @@ import pytest
 
 from sharding import rules
 from sharding.config import MeshConfig
-from teleflm_jax.cli import evaluate, options, training
+from teleflm_jax.cli import main, options, training
 from teleflm_jax.errors import UserError
 from teleflm_jax.evaluate.config import SuiteConfig
 from teleflm_jax.observability.config import TelemetryConfig
@@ -28,7 +28,7 @@ def items(tmp_path_factory):
 @pytest.fixture
 def call(trained, capsys):
     def run(*arguments):
-        code = evaluate.entry(["--workdir", trained.path, *map(str, arguments)])
+        code = main.script("eval", ["--workdir", trained.path, *map(str, arguments)])
         return code, *capsys.readouterr()
 
     return run
@@ -138,13 +138,13 @@ def ways(folder, settings, tmp_path):
 def test_a_run_s_own_configuration_runs_no_code(stranger, tmp_path, capsys):
     folder, settings, made = stranger
     for arguments in ways(folder, settings, tmp_path):
-        assert evaluate.entry(list(map(str, arguments))) == 2, arguments
+        assert main.script("eval", list(map(str, arguments))) == 2, arguments
         err = capsys.readouterr().err
         assert err.startswith(
             "error: got suite.tasks, suite.data, suite.include, suite.allow_code from a run's own config.gin alone; allowed: "
         )
         assert err.count("\n") == 1 and not made.exists()
-    assert evaluate.entry([*map(str, arguments), "--packed", "--json"]) == 0  # what does not ask tasks goes on
+    assert main.script("eval", [*map(str, arguments), "--packed", "--json"]) == 0  # what does not ask tasks goes on
     assert "domains" in capsys.readouterr().out and not made.exists()
 
 
@@ -154,16 +154,16 @@ def test_what_runs_code_is_taken_from_the_command_line(stranger, capsys):
     given = [f"--gin_param={name} = {value}" for name, value in settings.items()]
     for left_out in given:
         rest = [one for one in given if one != left_out]
-        code, name = evaluate.entry(["--workdir", str(folder), *rest]), left_out.split("=")[1].strip()
+        code, name = main.script("eval", ["--workdir", str(folder), *rest]), left_out.split("=")[1].strip()
         assert code == 2 and f"error: got {name} from a run's own config.gin alone" in capsys.readouterr().err and not made.exists()
-    assert evaluate.entry(["--workdir", str(folder), *given[:-1], "--gin_param=suite.allow_code = False", "--json"]) == 0
+    assert main.script("eval", ["--workdir", str(folder), *given[:-1], "--gin_param=suite.allow_code = False", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"].keys() == {"own"} and made.exists()
 
 
 def test_a_run_beside_another_brings_no_code(stranger, trained, capsys):
     folder, settings, made = stranger
     bind(folder, settings)
-    assert evaluate.entry(["--workdir", trained.path, "--beside", str(folder), "--json"]) == 0
+    assert main.script("eval", ["--workdir", trained.path, "--beside", str(folder), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["models"]) == 2 and not made.exists()
 
 

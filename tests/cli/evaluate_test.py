@@ -8,7 +8,7 @@ import pytest
 
 from sharding import rules
 from sharding.config import MeshConfig
-from teleflm_jax.cli import evaluate
+from teleflm_jax.cli import main
 from teleflm_jax.evaluate import bpb
 from teleflm_jax.runs import evaluate as runs_evaluate
 from teleflm_jax.runs import load
@@ -19,7 +19,7 @@ def call(trained, capsys):
     """Run eval.py's body; returns exit code, stdout and stderr."""
 
     def run(*arguments):
-        code = evaluate.entry(["--workdir", trained.path, *map(str, arguments)])
+        code = main.script("eval", ["--workdir", trained.path, *map(str, arguments)])
         return code, *capsys.readouterr()
 
     return run
@@ -112,14 +112,14 @@ def test_wrong_input_is_one_line(call, tmp_path, arguments, message):
 
 
 def test_a_folder_that_is_no_run_is_refused(capsys, trained, tmp_path):
-    assert "without config.gin" in refused((evaluate.entry(["--workdir", str(tmp_path)]), *capsys.readouterr()))
+    assert "without config.gin" in refused((main.script("eval", ["--workdir", str(tmp_path)]), *capsys.readouterr()))
     shape = [line for line in (trained.folder / "config.gin").read_text().splitlines() if line.startswith("model.")]
     (tmp_path / "config.gin").write_text("\n".join(shape))
     shutil.copytree(trained.folder / "checkpoints", tmp_path / "checkpoints")
-    assert "names no packed text (data.*)" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
+    assert "names no packed text (data.*)" in refused((main.script("eval", [str(tmp_path)]), *capsys.readouterr()))
     shutil.copy(trained.folder / "config.gin", tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")
-    assert "without a finished checkpoint" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
+    assert "without a finished checkpoint" in refused((main.script("eval", [str(tmp_path)]), *capsys.readouterr()))
 
 
 def test_the_script_leaves_with_the_commands_exit_code(tmp_path):
@@ -134,7 +134,7 @@ def test_packed_data_of_another_tokenizer_are_refused(capsys, trained, tmp_path)
     (tmp_path / "checkpoints").symlink_to(trained.folder / "checkpoints")
     with open(tmp_path / "tokenizer.json", "a") as file:
         file.write("\n")
-    assert "packed data of another tokenizer" in refused((evaluate.entry([str(tmp_path)]), *capsys.readouterr()))
+    assert "packed data of another tokenizer" in refused((main.script("eval", [str(tmp_path)]), *capsys.readouterr()))
 
 
 def test_checkpoints_and_runs_stand_in_the_layout_of_tables_5_and_6(call, trained, tmp_path):

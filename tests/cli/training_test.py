@@ -7,7 +7,7 @@ import time
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import evaluate, options, training
+from teleflm_jax.cli import main, options, training
 from teleflm_jax.observability import run_log
 from teleflm_jax.runs.config import saved_config
 
@@ -58,7 +58,7 @@ def test_a_run_s_folder_is_enough_to_go_on_and_to_be_evaluated_from_anywhere(pro
         shutil.move(project / "runs/half", tmp_path / "moved")
         assert train("--workdir", "moved") == 0
         capsys.readouterr()
-        assert evaluate.entry(["--workdir", "moved", "--json"]) == 0
+        assert main.script("eval", ["--workdir", "moved", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["step"] == 4
     finally:
         (project / "runs/archived").rename(project / "runs/parent")

@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from teleflm_jax import checkpoint, mup
-from teleflm_jax.cli import evaluate
+from teleflm_jax.cli import main
 from teleflm_jax.huggingface import importing, tensors
 from teleflm_jax.runs import create
 from teleflm_jax.tokenizer import load, specials
@@ -216,7 +216,7 @@ def test_folders_that_are_there_are_left_alone(take, tmp_path):
 def test_an_imported_model_is_measured_and_sampled_and_not_trained_on_in_place(take, theirs, tmp_path, capsys):
     assert take()[0] == 0
     (tmp_path / "a.txt").write_text("the time of a house", encoding="utf-8")
-    assert evaluate.entry(["--workdir", str(tmp_path / "run"), "--text", f"a={tmp_path / 'a.txt'}", "--json"]) == 0
+    assert main.script("eval", ["--workdir", str(tmp_path / "run"), "--text", f"a={tmp_path / 'a.txt'}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["domains"]["a"]["bpb"] > 0
     assert folders.call("generate", "--workdir", tmp_path / "run", "--prompt", "the", "--max_tokens", 3) == 0
 

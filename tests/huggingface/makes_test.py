@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from teleflm_jax.cli import evaluate
+from teleflm_jax.cli import main
 from teleflm_jax.generate import chat
 from teleflm_jax.huggingface import config, tokenizer
 from teleflm_jax.runs.config import saved_config
@@ -174,7 +174,7 @@ def test_out_and_in_again_says_the_same_and_writes_the_same(full, tmp_path):
 def test_a_text_is_scored_behind_what_begins_one_or_else_what_ends_one(full, tmp_path, capsys):
     theirs = transformers.AutoTokenizer.from_pretrained(full / "theirs")
     (tmp_path / "a.txt").write_text(PROMPTS[1], encoding="utf-8")
-    assert evaluate.entry(["--workdir", str(full / "run"), "--text", f"a={tmp_path / 'a.txt'}", "--json"]) == 0
+    assert main.script("eval", ["--workdir", str(full / "run"), "--text", f"a={tmp_path / 'a.txt'}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["domains"]["a"]
     first = theirs.eos_token_id if theirs.bos_token_id is None else theirs.bos_token_id  # lm-evaluation-harness's rule
     ids = torch.tensor([[first, *theirs(PROMPTS[1], add_special_tokens=False)["input_ids"]]])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from teleflm_jax import checkpoint
-from teleflm_jax.cli import evaluate
+from teleflm_jax.cli import main
 from tests.huggingface import folders
 from tests.huggingface.importing_test import foreign
 from tests.job import BARE, ROOT
@@ -55,7 +55,7 @@ def test_a_run_begins_from_it_on_a_mesh_and_its_loss_is_the_imported_model_s(roo
     capsys.readouterr()
     measured = []
     for step in (["--workdir", root / "run", "--step", 3], ["--workdir", root / "model", *files]):
-        assert evaluate.entry([*map(str, step), "--json"]) == 0
+        assert main.script("eval", [*map(str, step), "--json"]) == 0
         measured.append(json.loads(capsys.readouterr().out)["domains"]["web"]["loss"])
     after, before = measured
     assert after < before

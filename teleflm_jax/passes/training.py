@@ -12,7 +12,7 @@ from sharding import pipeline, zero
 from sharding.rules import BATCH, PER_DEVICE, ROWS, STAGES, Layout
 from teleflm_jax import checksum
 from teleflm_jax.model.attention import kernel
-from teleflm_jax.model.transformer import Block, Transformer, Traversal, rematerialised
+from teleflm_jax.model.transformer import Block, Multipliers, Transformer, Traversal, rematerialised
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.passes.indexing import at, length, put, replace
@@ -61,11 +61,12 @@ def gradients(
     accumulation_dtype: str = "float32",
     objective: Objective = cross_entropy.loss_and_gradients,
 ) -> Callable:
-    """Return `(model, batch, check) -> (loss, gradient, copies, targets)` on global arrays: mean loss per weighted target, its gradient.
+    """Return `(model, batch, check, multipliers) -> (loss, gradient, copies, targets)` on global arrays: mean loss per weighted target.
 
     `copies`, uint32 of each device, are checksums of the working weights that other data-parallel groups hold too; 0 where `check` is
-    false. `targets` is the sum of the weights of the whole update. Sums are divided by it only at the end, so that every split into
-    microbatches and groups gives what one large batch gives. If it is 0, loss and gradient are 0.
+    false. `targets` is the sum of the weights of the whole update. `multipliers` are by default the model's own. Sums are divided by the
+    targets only at the end, so that every split into microbatches and groups gives what one large batch gives. If there are none, loss
+    and gradient are 0.
 
     Args:
         layout: the mesh and its use; model and gradient are in the runtime layout.
@@ -74,24 +75,23 @@ def gradients(
         objective: the function to minimise. It is given the microbatch with all keys that the batch has.
     """
 
-    def function(model: Transformer, batch: Batch, check: jax.Array | bool = False):
+    def function(model: Transformer, batch: Batch, check: jax.Array | bool = False, multipliers: Multipliers | None = None):
         specs = layout.specs(model)
 
-        def inner(model: Transformer, batch: Batch, check: jax.Array | bool) -> tuple:
-            return _device_gradients(model, batch, check, layout, microbatch_size, accumulation_dtype, objective)
+        def inner(model: Transformer, batch: Batch, check: jax.Array | bool, multipliers: Multipliers) -> tuple:
+            here = stage(layout, model, multipliers, batch, microbatch_size)
+            return _device_gradients(here, batch, check, accumulation_dtype, objective)
 
         out = (P(), specs, PER_DEVICE, P())
-        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P()), out_specs=out, check_vma=False)
-        return mapped(model, batch, check)
+        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P(), P()), out_specs=out, check_vma=False)
+        return mapped(model, batch, check, multipliers or model.multipliers)
 
     return function
 
 
-def _device_gradients(
-    model: Transformer, batch: Batch, check: jax.Array | bool, layout: Layout, microbatch_size: int, dtype: str, objective: Objective
-):
+def _device_gradients(here: Stage, batch: Batch, check: jax.Array | bool, dtype: str, objective: Objective):
     """Run one device's part of the step."""
-    here, config = stage(layout, model, batch, microbatch_size), model.config
+    layout, config = here.layout, here.weights.config
     run = lambda block, x_BTD, rope, segments_BT: block(x_BTD, rope, kernel(config, segments_BT), layout.group)  # noqa: E731
     forward_layer, backward_layer = split_vjp(rematerialised(run, config.remat))
     task = _Task(stage=here, objective=objective, dtype=dtype, forward_layer=forward_layer, backward_layer=backward_layer)
@@ -139,6 +139,7 @@ def _forward(task: _Task, carry: _Carry, unit: pipeline.Unit, x_BTD: jax.Array) 
         embed=here.input(unit, x_BTD),
         final=lambda final, x_BTD: x_BTD,
         group=here.layout.group,
+        multipliers=here.multipliers,
     )
     y_BTD, (residuals, ready) = here.weights.forward(here.microbatch(unit)["tokens"], traversal)
     return carry._replace(residuals=residuals, transfers=carry.transfers._replace(forward=ready)), y_BTD
@@ -182,7 +183,7 @@ def _objective(task: _Task, unit: pipeline.Unit, y_BTD: jax.Array) -> Callable:
     @jax.named_scope("head")
     def function(held):
         totals, loss, _ = held
-        final = lambda norm, y_BTD: replace(here.weights, final_norm=norm).final(y_BTD, here.layout.group)  # noqa: E731
+        final = lambda norm, y_BTD: replace(here.weights, final_norm=norm).final(y_BTD, here.layout.group, here.multipliers)  # noqa: E731
         z_BTD, pull = jax.vjp(final, here.weights.final_norm, y_BTD)
         value, dz_BTD, total_DV = task.objective(z_BTD, here.head, here.microbatch(unit), totals.head[...])
         dnorm, dy_BTD = pull(dz_BTD)
@@ -205,7 +206,7 @@ def _embedding(task: _Task, unit: pipeline.Unit, dx_BTD: jax.Array) -> Callable:
         group, weights, width = here.layout.group, here.weights, here.layout.width
         rows_BT, here_BT = group.local_rows(here.microbatch(unit)["tokens"], weights.embedding.shape[0])
         looked_up = jax.ShapeDtypeStruct((*rows_BT.shape, width), dx_BTD.dtype)
-        (dx,) = jax.linear_transpose(lambda x: weights.scale_embedded(x, here_BT, group), looked_up)(dx_BTD)
+        (dx,) = jax.linear_transpose(lambda x: weights.scale_embedded(x, here_BT, group, here.multipliers), looked_up)(dx_BTD)
         return replace(totals, embedding=jax.tree.map(lambda x: x.at[rows_BT, :width].add(dx.astype(x.dtype)), totals.embedding))
 
     return function

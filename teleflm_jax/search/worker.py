@@ -1,0 +1,239 @@
+"""A worker of a search: it claims trials, trains them one after the other, and writes their results, until none is left."""
+
+import array
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sharding import rules
+from teleflm_jax import atomic_write, mup
+from teleflm_jax.errors import UserError
+from teleflm_jax.runs import folder as run_folder
+from teleflm_jax.runs import train
+from teleflm_jax.runs.config import RunConfig, absolute, refuse_incomplete
+from teleflm_jax.search import claims, space, study
+from teleflm_jax.search.config import SearchConfig
+
+POLL_SECONDS = 1.0
+"""Time between looks at the folder while other workers hold all trials that are left."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Worker:
+    """What a worker's parts share."""
+
+    config: RunConfig
+    """Base configuration."""
+    search: SearchConfig
+    folder: pathlib.Path
+    owner: claims.Owner
+    log: Callable[[str], None]
+    progress: Callable[[Mapping[str, Any]], None]
+    should_stop: Callable[[], bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Trials of a study when a worker returned."""
+
+    trained: int
+    """Trials that this worker finished."""
+    completed: int
+    diverged: int
+    left: int
+    """Unfinished trials, after a stop."""
+
+
+def work(
+    config: RunConfig,
+    search: SearchConfig,
+    folder: str | os.PathLike[str],
+    *,
+    log: Callable[[str], None] = lambda message: None,
+    progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Train the trials of a search that no other worker trains, until all are finished; any number of workers may do this at once.
+
+    Args:
+        config: base configuration; `model`, `data` and `train` must be given.
+        search: the search.
+        folder: the study's folder, which need not exist.
+        log: takes messages for people.
+        progress: takes each row of metrics of a trial, with its name under `trial`.
+        should_stop: asked between steps; once it returns True, the trial saves a checkpoint and the worker returns.
+
+    Raises:
+        UserError: the space, the configuration, the data or the folder is wrong; nothing was written.
+    """
+    place = run_folder.local(folder)
+    refuse_incomplete(config, "model", "data", "train")
+    config = dataclasses.replace(config, **absolute(config.sections()))
+    points = _planned(config, search)
+    study.refuse_other(place, search, config)
+    _refuse_untrainable(config)
+    study.write(place, search, config, points)
+    worker = Worker(
+        config=config, search=search, folder=place, owner=claims.this_process(), log=log, progress=progress, should_stop=should_stop
+    )
+    trained, waiting = 0, False
+    while not should_stop():
+        left = [trial for trial in study.places(place) if not trial.finished]
+        if not left:
+            break
+        held = _claim(worker, left)
+        if held is not None:
+            trained += _train_claimed(worker, *held)
+        elif not waiting:
+            log(f"waiting for {len(left)} trials that other workers train; one whose worker dies is taken up here")
+        waiting = held is None
+        if waiting:
+            time.sleep(POLL_SECONDS)
+    return _summary(place, trained)
+
+
+def _planned(config: RunConfig, search: SearchConfig) -> list[space.Values]:
+    """Return the points of a grid or random search; raise a `UserError` now where a section refuses its values at one of them."""
+    found = space.read(search)
+    points = found.grid() if search.sampler == "grid" else found.random(search.sampler_seed, search.points or 0)
+    for values in points:
+        space.apply(config, values)
+    space.apply(config, {}, search.seeds - 1)
+    return points
+
+
+def _refuse_untrainable(config: RunConfig) -> None:
+    """Raise what would end the first trial: data that run out, a batch that does not split, a kernel that is not here."""
+    layout = rules.layout(config.mesh, config.model.d_model)
+    train.open_data(config)
+    train.refuse_what_cannot_train(config, mup.at_width(config.mup, config.model.d_model), layout, going_on=False)
+
+
+def _claim(worker: Worker, left: Sequence[study.Place]) -> tuple[study.Place, claims.Claim] | None:
+    """Claim the first trial that can be claimed."""
+    for trial in left:
+        claim = claims.take(trial.folder, worker.owner, worker.search.lease_seconds)
+        if claim is not None and trial.finished:  # its former worker has just finished it
+            claim.release(finished=True)
+        elif claim is not None:
+            return trial, claim
+    return None
+
+
+def _train_claimed(worker: Worker, trial: study.Place, claim: claims.Claim) -> bool:
+    """Train a claimed trial and write its result; return whether it is finished."""
+    finished = False
+    try:
+        with claims.renewing(claim, worker.search.lease_seconds) as check:
+            _wait_for_lock(worker, trial, check)
+            result = _train(worker, trial, check)
+            check()
+            if result is not None:
+                atomic_write.write(trial.folder / study.RESULT, json.dumps(result).encode() + b"\n")
+                finished = True
+                worker.log(f"{trial.name}: {result['outcome']} at step {result['step']:,}" + (result["reason"] and f": {result['reason']}"))
+    except claims.LostError:
+        worker.log(f"{trial.name}: another worker has taken it over, as its claim was not renewed for {worker.search.lease_seconds:g} s")
+    finally:
+        claim.release(finished=finished)
+    return finished
+
+
+def _wait_for_lock(worker: Worker, trial: study.Place, check: Callable[[], None]) -> None:
+    """Wait until a former worker of the trial, which sees that it has lost the claim, has left the run's folder."""
+    while not worker.should_stop():
+        check()
+        try:
+            with run_folder.locked(trial.folder):
+                return
+        except UserError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _train(worker: Worker, trial: study.Place, check: Callable[[], None]) -> dict[str, Any] | None:
+    """Train a trial, from its last checkpoint if it has one; return its result, or None if the worker was asked to stop."""
+    figures = _Figures()
+    figures.read(trial.folder)
+    reason = figures.reason(worker.search)
+
+    def take(row: Mapping[str, Any]) -> None:
+        nonlocal reason
+        figures.add(**{name: row[name] for name in FIGURES})
+        reason = reason or figures.reason(worker.search)
+        worker.progress({"trial": trial.name, **row})
+
+    def should_stop() -> bool:
+        check()
+        return reason is not None or worker.should_stop()
+
+    if reason is not None:  # a worker was killed between the last step and the result
+        return study.result(trial.folder, study.DIVERGED, reason, figures.last)
+    worker.log(f"{trial.name}: {', '.join(f'{name} = {value:g}' for name, value in trial.values.items())}, seed {trial.seed}")
+    ended = train.train(
+        space.apply(worker.config, trial.values, trial.seed),
+        trial.folder,
+        log=lambda message: worker.log(f"{trial.name}: {message}"),
+        progress=take,
+        should_stop=should_stop,
+    )
+    if reason is None and ended.outcome == train.Outcome.STOPPED:
+        return None
+    diverged = reason or (ended.reason if ended.outcome == train.Outcome.DIVERGED else None)
+    return study.result(trial.folder, study.DIVERGED if diverged else study.COMPLETED, diverged or "", ended.step)
+
+
+FIGURES = ("step", "tokens", "loss", "grad_norm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Figures:
+    """Figures of a trial's steps so far, for the early stop."""
+
+    columns: dict[str, array.array] = dataclasses.field(default_factory=lambda: {name: array.array("d") for name in FIGURES})
+
+    @property
+    def last(self) -> int:
+        """Last step."""
+        steps = self.columns["step"]
+        return int(steps[-1]) if steps else 0
+
+    def read(self, folder: pathlib.Path) -> None:
+        """Take the rows that a run's folder has."""
+        for name, values in vars(study.read_rows(folder)).items():
+            self.columns[name].frombytes(values.tobytes())
+
+    def add(self, **figures: float) -> None:
+        """Take the row of a step; the rows from that step on, which a run that resumes or rewinds repeats, are dropped."""
+        while self.last >= figures["step"]:
+            for column in self.columns.values():
+                column.pop()
+        for name, value in figures.items():
+            self.columns[name].append(value)
+
+    def reason(self, search: SearchConfig) -> str | None:
+        """Return why the trial should end here, or None."""
+        tokens, loss, grad_norm = (np.array(self.columns[name]) for name in FIGURES[1:])
+        return _reason(tokens, loss, grad_norm, search)
+
+
+def _reason(tokens: np.ndarray, loss: np.ndarray, grad_norm: np.ndarray, search: SearchConfig) -> str | None:
+    del tokens, grad_norm, search
+    return None if np.isfinite(loss).all() else "the loss is not finite"
+
+
+def _summary(folder: pathlib.Path, trained: int) -> Summary:
+    outcomes = [trial.result().get("outcome") for trial in study.places(folder)]
+    return Summary(
+        trained=trained,
+        completed=outcomes.count(study.COMPLETED),
+        diverged=outcomes.count(study.DIVERGED),
+        left=outcomes.count(None),
+    )

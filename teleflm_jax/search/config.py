@@ -5,6 +5,8 @@ import dataclasses
 from teleflm_jax.errors import UserError, refuse_outside
 
 SAMPLERS = ("grid", "random", "tpe")
+MUP, STANDARD = "mup", "standard"
+PARAMETRISATIONS = (MUP, STANDARD)
 
 Range = tuple[int | float, ...] | dict[str, tuple[int | float | str, ...]]
 """Values of one setting: a list of them, `{'log': (low, high, n)}`, `{'linear': (low, high, n)}`, or `{'times': (setting, factor)}`."""
@@ -22,6 +24,10 @@ class SearchConfig:
     """grid (every combination), random, or tpe (Optuna's sampler, which learns from finished trials; requirements-search.txt)."""
     points: int | None = None
     """Number of points that random and tpe draw; a grid has as many as it has combinations."""
+    widths: tuple[int, ...] = ()
+    """Values of model.d_model at which every point is trained, with heads of the model's size; without any, the model as it is."""
+    parametrisations: tuple[str, ...] = (MUP,)
+    """How points get to other widths: mup (transferred from mup.base_width), standard (as they are: every width is its own base)."""
     seeds: int = 1
     """Runs of each point, with train.seed and data.seed 0, 1, … above those of the base configuration."""
     sampler_seed: int = 0
@@ -35,6 +41,15 @@ class SearchConfig:
         refuse_outside("search", self, seeds=1, sampler_seed=0, lease_seconds=None, limit_points=1)
         if self.sampler not in SAMPLERS:
             raise UserError(f"got search.sampler={self.sampler!r}; allowed: {', '.join(SAMPLERS)}; change search.sampler")
+        if not self.parametrisations or not set(self.parametrisations) <= set(PARAMETRISATIONS):
+            raise UserError(
+                f"got search.parametrisations={self.parametrisations!r}; allowed: {', '.join(PARAMETRISATIONS)}; change "
+                "search.parametrisations"
+            )
+        if len(set(self.widths)) < len(self.widths) or any(width < 1 for width in self.widths):
+            raise UserError(f"got search.widths={self.widths!r}; allowed: different widths; change search.widths")
+        if self.widths and self.sampler == "tpe":
+            raise UserError("got search.widths with search.sampler='tpe'; allowed: with grid and random; change search.sampler")
         if self.sampler == "grid" and self.points is not None:
             raise UserError(
                 f"got search.points={self.points} with search.sampler='grid'; allowed: only with random and tpe; remove search.points, "

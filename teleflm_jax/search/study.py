@@ -32,7 +32,7 @@ from teleflm_jax.search.config import SearchConfig
 
 STUDY, TRIALS, TRIAL, RESULT = "study.json", "trials", "trial.json", "result.json"
 VERSION = 1
-IDENTITY = ("space", "sampler", "points", "seeds", "sampler_seed")
+IDENTITY = ("space", "sampler", "points", "widths", "parametrisations", "seeds", "sampler_seed")
 """Fields of a search that its folder is bound to; the others may change between workers."""
 BASE = ("model", "mup", "optimizer", "data", "train")
 """Sections of the base configuration that a study is bound to, without paths."""
@@ -248,7 +248,8 @@ def _saved_search(folder: pathlib.Path) -> SearchConfig:
             setting: {kind: tuple(limits) for kind, limits in given.items()} if isinstance(given, dict) else tuple(given)
             for setting, given in saved["space"].items()
         }
-        return SearchConfig(**{name: saved[name] for name in IDENTITY} | {"space": ranges})
+        lists = {name: tuple(saved[name]) for name in ("widths", "parametrisations")}
+        return SearchConfig(**{name: saved[name] for name in IDENTITY} | {"space": ranges} | lists)
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder / STUDY) from error
 

@@ -34,7 +34,7 @@ $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	@touch $@
 
 # PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
-$(VENV)/dev: requirements-dev.txt requirements-gguf.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
+$(VENV)/dev: requirements-dev.txt requirements-gguf.txt requirements-search.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
 	$(PIP) -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 

@@ -72,6 +72,10 @@ class Space:
         names = [axis.setting for axis in self.axes]
         return [self.with_ties(dict(zip(names, chosen, strict=True))) for chosen in itertools.product(*(axis.values for axis in self.axes))]
 
+    def ends(self) -> list[Values]:
+        """Return the points with all axes at their first and at their last value."""
+        return [self.with_ties({axis.setting: axis.values[end] for axis in self.axes}) for end in (0, -1)]
+
     def random(self, seed: int, n: int) -> list[Values]:
         """Return n different points; those of a smaller n are the first of a larger one.
 

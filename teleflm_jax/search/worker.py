@@ -17,7 +17,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.runs import folder as run_folder
 from teleflm_jax.runs import train
 from teleflm_jax.runs.config import RunConfig, absolute, refuse_incomplete
-from teleflm_jax.search import claims, space, study
+from teleflm_jax.search import claims, space, study, tpe
 from teleflm_jax.search.config import SearchConfig
 
 POLL_SECONDS = 1.0
@@ -75,37 +75,47 @@ def work(
     place = run_folder.local(folder)
     refuse_incomplete(config, "model", "data", "train")
     config = dataclasses.replace(config, **absolute(config.sections()))
-    points = _planned(config, search)
+    points = planned(config, search)
     study.refuse_other(place, search, config)
     _refuse_untrainable(config)
     study.write(place, search, config, points)
     worker = Worker(
         config=config, search=search, folder=place, owner=claims.this_process(), log=log, progress=progress, should_stop=should_stop
     )
-    trained, waiting = 0, False
+    trained, done, waiting = 0, False, False
+    later: set[str] = set()  # trials that were not to be had when it was their turn
     while not should_stop():
         left = [trial for trial in study.places(place) if not trial.finished]
-        if not left:
-            break
-        held = _claim(worker, left)
+        held = _claim(worker, sorted(left, key=lambda trial: trial.name in later))
         if held is not None:
-            trained += _train_claimed(worker, *held)
+            done = _train_claimed(worker, *held)
+            trained += done
+            later |= set() if done else {held[0].name}
+        elif tpe.suggest(config, search, place):
+            continue
+        elif not left:
+            break
         elif not waiting:
             log(f"waiting for {len(left)} trials that other workers train; one whose worker dies is taken up here")
         waiting = held is None
-        if waiting:
+        if waiting or not done:
             time.sleep(POLL_SECONDS)
     return _summary(place, trained)
 
 
-def _planned(config: RunConfig, search: SearchConfig) -> list[space.Values]:
-    """Return the points of a grid or random search; raise a `UserError` now where a section refuses its values at one of them."""
+def planned(config: RunConfig, search: SearchConfig) -> list[space.Values]:
+    """Return the points known from the start; raise a `UserError` now where a section refuses its values at one of them."""
     found = space.read(search)
-    points = found.grid() if search.sampler == "grid" else found.random(search.sampler_seed, search.points or 0)
-    for values in points:
+    if search.sampler == "tpe":
+        tpe.refuse_missing()
+    elif search.sampler == "random":
+        points = found.random(search.sampler_seed, search.points or 0)
+    else:
+        points = found.grid()
+    for values in found.ends() if search.sampler == "tpe" else points:
         space.apply(config, values)
     space.apply(config, {}, search.seeds - 1)
-    return points
+    return [] if search.sampler == "tpe" else points
 
 
 def _refuse_untrainable(config: RunConfig) -> None:
@@ -131,7 +141,9 @@ def _train_claimed(worker: Worker, trial: study.Place, claim: claims.Claim) -> b
     finished = False
     try:
         with claims.renewing(claim, worker.search.lease_seconds) as check:
-            _wait_for_lock(worker, trial, check)
+            if _is_locked(trial.folder):
+                worker.log(f"{trial.name}: its former worker, which has not renewed its claim, still trains; it stops at its next step")
+                return False
             result = _train(worker, trial, check)
             check()
             if result is not None:
@@ -145,17 +157,15 @@ def _train_claimed(worker: Worker, trial: study.Place, claim: claims.Claim) -> b
     return finished
 
 
-def _wait_for_lock(worker: Worker, trial: study.Place, check: Callable[[], None]) -> None:
-    """Wait until a former worker of the trial, which sees that it has lost the claim, has left the run's folder."""
-    while not worker.should_stop():
-        check()
-        try:
-            with run_folder.locked(trial.folder):
-                return
-        except UserError as error:
-            if not isinstance(error.__cause__, BlockingIOError):
-                raise
-            time.sleep(POLL_SECONDS)
+def _is_locked(folder: pathlib.Path) -> bool:
+    """Return whether a process still trains in a run's folder; ask only while holding the trial, as asking takes the lock for a moment."""
+    try:
+        with run_folder.locked(folder):
+            return False
+    except UserError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
+        return True
 
 
 def _train(worker: Worker, trial: study.Place, check: Callable[[], None]) -> dict[str, Any] | None:

@@ -4,15 +4,15 @@ import pytest
 
 from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.search.config import SearchConfig
-from tests.runs.conftest import changed, config
+from tests.runs.conftest import config
 
 __all__ = ["base", "config", "search"]
 
 
 @pytest.fixture(scope="session")
 def base(config) -> RunConfig:  # noqa: F811
-    """The base configuration: six steps, a checkpoint every two."""
-    return changed(config, train={"steps": 6, "checkpoint_every": 2})
+    """The base configuration: four steps, a checkpoint every two."""
+    return config
 
 
 @pytest.fixture

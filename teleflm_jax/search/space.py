@@ -128,7 +128,7 @@ def apply(config: RunConfig, values: Mapping[str, float], seed: int = 0) -> RunC
 
 def refuse_large(search: SearchConfig) -> None:
     """Raise a `UserError` if the grid has more points than `search.limit_points`, which the command's --yes allows."""
-    size = read(search).size
+    size = read(search).size * max(1, len(search.widths)) * len(search.parametrisations)
     if search.sampler == "grid" and size > search.limit_points:
         raise UserError(
             f"got a grid of {size:,} points, {size * search.seeds:,} trials; allowed: up to search.limit_points={search.limit_points} "

@@ -17,7 +17,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.runs import folder as run_folder
 from teleflm_jax.runs import train
 from teleflm_jax.runs.config import RunConfig, absolute, refuse_incomplete
-from teleflm_jax.search import claims, space, study, tpe
+from teleflm_jax.search import claims, space, study, tpe, widths
 from teleflm_jax.search.config import SearchConfig
 
 POLL_SECONDS = 1.0
@@ -77,7 +77,8 @@ def work(
     config = dataclasses.replace(config, **absolute(config.sections()))
     points = planned(config, search)
     study.refuse_other(place, search, config)
-    _refuse_untrainable(config)
+    for model in {space.apply(config, values).model for values in points} or {config.model}:
+        _refuse_untrainable(dataclasses.replace(config, model=model))
     study.write(place, search, config, points)
     worker = Worker(
         config=config, search=search, folder=place, owner=claims.this_process(), log=log, progress=progress, should_stop=should_stop
@@ -106,16 +107,17 @@ def work(
 def planned(config: RunConfig, search: SearchConfig) -> list[space.Values]:
     """Return the points known from the start; raise a `UserError` now where a section refuses its values at one of them."""
     found = space.read(search)
+    points: list[space.Values] = []
     if search.sampler == "tpe":
         tpe.refuse_missing()
     elif search.sampler == "random":
-        points = found.random(search.sampler_seed, search.points or 0)
+        points = widths.points(config, search, found.random(search.sampler_seed, search.points or 0))
     else:
-        points = found.grid()
+        points = widths.points(config, search, found.grid())
     for values in found.ends() if search.sampler == "tpe" else points:
         space.apply(config, values)
     space.apply(config, {}, search.seeds - 1)
-    return [] if search.sampler == "tpe" else points
+    return points
 
 
 def _refuse_untrainable(config: RunConfig) -> None:

@@ -1,7 +1,6 @@
 """The sub-commands of `search`, which import jax."""
 
 import argparse
-import pathlib
 import sys
 import time
 from collections.abc import Mapping

@@ -158,7 +158,7 @@ def _fresh(
     canonical: TrainState,
     identity: Mapping[str, Any],
 ) -> TrainState:
-    fresh = _initialise(model, layout)(factors(width), jax.random.key(train.seed))
+    fresh = initialise(model, layout)(factors(width), jax.random.key(train.seed))
     if train.init_from is None:
         return fresh
     other, step = other_run(train.init_from)
@@ -168,7 +168,7 @@ def _fresh(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _initialise(model: ModelConfig, layout: Layout) -> Callable[[Mapping[str, Any], jax.Array], TrainState]:
+def initialise(model: ModelConfig, layout: Layout) -> Callable[[Mapping[str, Any], jax.Array], TrainState]:
     """Return the jitted function that makes a new state in the runtime layout."""
     build = lambda factors, key: layout.to_runtime(scaled_state(model, factors, key))  # noqa: E731
     return jax.jit(build, out_shardings=layout.shardings(shapes(model, layout)))

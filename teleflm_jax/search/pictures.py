@@ -1,5 +1,6 @@
 """Figures of a search: figure 1 of the report, marginals, parallel coordinates, importance of settings."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +10,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
 from teleflm_jax.observability import history
 from teleflm_jax.observability.curves import STYLE, plain
 from teleflm_jax.search.edges import SearchedRange
 from teleflm_jax.search.importance import Importance
-from teleflm_jax.search.ranking import CRITERIA, Curve, RankedPoint, Ranking
+from teleflm_jax.search.ranking import CRITERIA, Curve, Ranking, blocks
 
 CHOSEN, OTHER, DIVERGED = "tab:red", "#7d9cc0", "#9a9a9a"
 COLUMNS = 4
 """Panels side by side."""
+SMOOTH = 60
+"""Parts of a curve that are averaged."""
 FENCE = 3.0
 """Quartile distances above the third quartile up to which losses are drawn at their place; higher ones are drawn at the top."""
 
@@ -37,13 +40,18 @@ def curves(trials: Sequence[Curve], chosen: int) -> Figure:
     _limits(gradient, [trial.grad_norm for trial in drawn if trial.outcome != "diverged"])
     loss.set(title="training loss", ylabel="nats per token")
     gradient.set(title="gradient norm before clipping", yscale="log")
+    gradient.yaxis.set_major_formatter(_plain_power)
+    gradient.yaxis.set_minor_formatter(_plain_power)
     for axes in (loss, gradient):
         axes.set(xscale="log", xlabel="tokens")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
         if warmup := max((trial.warmup_tokens for trial in drawn), default=0):
             axes.axvline(warmup, color="black", linewidth=0.8, linestyle=":")
-    handles = [Line2D([], [], color=CHOSEN, linewidth=2, label=f"chosen: point {chosen}"), Line2D([], [], color=OTHER, label="other points")]
+    handles = [
+        Line2D([], [], color=CHOSEN, linewidth=2, label=f"chosen: point {chosen}"),
+        Line2D([], [], color=OTHER, label="other points"),
+    ]
     if any(trial.outcome == "diverged" for trial in drawn):
         handles.append(Line2D([], [], color=DIVERGED, linestyle="--", label="diverged"))
     if any(trial.warmup_tokens for trial in drawn):
@@ -53,13 +61,14 @@ def curves(trials: Sequence[Curve], chosen: int) -> Figure:
 
 
 def _curve(axes: Axes, trial: Curve, values: np.ndarray, *, chosen: bool) -> None:
-    """Draw a trial's values: faint beside their running mean."""
+    """Draw a trial's values: faint beside their means over equal parts of log tokens."""
     known = np.isfinite(values) & (values > 0)
     tokens, values = trial.tokens[known], values[known]
     dashed = trial.outcome == "diverged"
     look: dict[str, Any] = {"color": CHOSEN if chosen else DIVERGED if dashed else OTHER, "linestyle": "--" if dashed else "-"}
     axes.plot(*history.downsample(tokens, values), linewidth=0.5, alpha=0.3, **look)
-    axes.plot(*history.downsample(tokens, history.running_mean(values)), linewidth=2.0 if chosen else 1.2, **look)
+    time, mean = blocks(np.log(tokens), values, SMOOTH)
+    axes.plot(np.exp(time), mean, linewidth=2.0 if chosen else 1.2, **look)
 
 
 def _limits(axes: Axes, values: Sequence[np.ndarray]) -> None:
@@ -70,42 +79,56 @@ def _limits(axes: Axes, values: Sequence[np.ndarray]) -> None:
         axes.set_ylim(low * 0.9, high * 1.1)
 
 
-def marginals(trials: Sequence[Curve], ranking: Ranking, ranges: Sequence[SearchedRange]) -> Figure:
-    """Draw the first criterion against each setting: a dot a trial, and a line through the means at each value."""
+def _plain_power(value: float, _: int) -> str:
+    """Label 1, 2 and 5 times the powers of ten."""
+    digit = value / 10 ** math.floor(math.log10(value) + 1e-9)
+    return f"{value:g}" if round(digit, 6) in (1, 2, 5) else ""
+
+
+def marginals(ranking: Ranking, ranges: Sequence[SearchedRange]) -> Figure:
+    """Draw the first criterion against each setting: a dot a point, and a line through the means at each value."""
     name = ranking.rank_by[0]
     rows = -(-len(ranges) // COLUMNS)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(15, 3.4 * rows), layout="constrained")
+        figure = Figure(figsize=(15, 3.2 * rows + 0.4), layout="constrained")
         grid = figure.subplots(rows, COLUMNS, squeeze=False)
     known = [point for point in ranking.points if name in point.estimates and not point.diverged]
     diverged = [point for point in ranking.points if point.diverged]
-    values = np.array([point.estimates[name].mean for point in known])
-    quarter, most = np.percentile(values, [25, 75])
-    top = min(values.max(), most + FENCE * (most - quarter)) if len(values) > 2 else values.max()
-    ceiling = top + 0.08 * max(top - values.min(), 1e-9)
-    for i, (axes, searched) in enumerate(zip(grid.flat, ranges, strict=False)):
+    y = np.array([point.estimates[name].mean for point in known])
+    quarter, most = np.percentile(y, [25, 75])
+    top = min(y.max(), most + FENCE * (most - quarter)) if len(y) > 2 else y.max()
+    height = max(top - y.min(), 1e-3 * abs(top))
+    for axes, searched in zip(grid.flat, ranges, strict=False):
         x = np.array([point.values[searched.setting] for point in known])
         levels = np.unique(x)
         if len(levels) < len(x):
-            axes.plot(levels, [values[x == level].mean() for level in levels], color=OTHER, linewidth=1.5, zorder=1)
-        inside = values <= top
-        colors = np.array([CHOSEN if point is ranking.chosen else OTHER for point in known])
-        axes.scatter(x[inside], values[inside], c=colors[inside], s=[70 if color == CHOSEN else 25 for color in colors[inside]], zorder=2)
-        axes.scatter(x[~inside], [ceiling] * int((~inside).sum()), c=OTHER, marker="^", s=30, label="higher")
-        axes.scatter([point.values[searched.setting] for point in diverged], [ceiling] * len(diverged), c=DIVERGED, marker="x", label="diverged")
-        axes.set(xlabel=plain(searched.setting), ylim=(None, ceiling + 0.06 * max(top - values.min(), 1e-9)))
-        if i % COLUMNS == 0:
-            axes.set_ylabel(CRITERIA[name])
+            axes.plot(levels, [y[x == level].mean() for level in levels], color="black", linewidth=1, zorder=1, label="mean at each value")
+        axes.scatter(x[y <= top], y[y <= top], c=OTHER, s=22, label="other points")
+        if (y > top).any():
+            axes.scatter(x[y > top], [top + 0.1 * height] * int((y > top).sum()), c=OTHER, marker="^", s=30, label="higher than shown")
+        if diverged:
+            x = [point.values[searched.setting] for point in diverged]
+            axes.scatter(x, [top + 0.1 * height] * len(diverged), c=DIVERGED, marker="x", label="diverged")
+        chosen = ranking.chosen
+        label = f"chosen: point {chosen.point}"
+        axes.scatter(chosen.values[searched.setting], chosen.estimates[name].mean, c=CHOSEN, s=70, zorder=3, label=label)
+        axes.set(xlabel=plain(searched.setting), ylim=(y.min() - 0.1 * height, top + 0.2 * height))
         if searched.log:
-            axes.set_xscale("log")
-            axes.set_xticks(searched.values if len(searched.values) <= 5 else searched.values[:: -(-len(searched.values) // 5)])
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-    if diverged or not (values <= top).all():
-        grid.flat[0].legend(frameon=False, fontsize=8)
+            _log_values(axes, searched.values)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(CRITERIA[name])
     for axes in grid.flat[len(ranges) :]:
         axes.set_axis_off()
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), frameon=False, ncols=5, loc="outside upper center")
     return figure
+
+
+def _log_values(axes: Axes, values: Sequence[float]) -> None:
+    """Mark a logarithmic axis at the values searched, at most five of them."""
+    axes.set_xscale("log")
+    axes.set_xticks(values[:: -(-len(values) // 5)])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def parallel(ranking: Ranking, ranges: Sequence[SearchedRange]) -> Figure:
@@ -121,7 +144,9 @@ def parallel(ranking: Ranking, ranges: Sequence[SearchedRange]) -> Figure:
         heights = [_height(point.values[searched.setting], searched.values, log=searched.log) for searched in ranges]
         heights.append(_height(result, (results.min(), results.max()), log=False))
         chosen = point is ranking.chosen
-        look: dict[str, Any] = {"color": CHOSEN, "linewidth": 3.0, "zorder": 3} if chosen else {"color": shade, "linewidth": 1.3, "alpha": 0.7}
+        look: dict[str, Any] = (
+            {"color": CHOSEN, "linewidth": 3.0, "zorder": 3} if chosen else {"color": shade, "linewidth": 1.3, "alpha": 0.7}
+        )
         axes.plot(range(len(heights)), heights, **look)
     for i, searched in enumerate(ranges):
         few = searched.values if len(searched.values) <= 7 else (searched.values[0], searched.values[-1])
@@ -177,11 +202,3 @@ def importances(found: Importance) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="share of the variance of the final loss, with 95 % interval", xlim=(0, None))
     return figure
-
-
-def bars(point: RankedPoint, name: str) -> str:
-    """Return an estimate as text: mean ± spread."""
-    if name not in point.estimates:
-        return "–"
-    estimate = point.estimates[name]
-    return f"{estimate.mean:.0f}" if name == "spikes" else f"{estimate.mean:.4g} ± {estimate.spread:.1g}"

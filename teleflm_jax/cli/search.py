@@ -14,8 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run = _sub_command(
         commands, "run", "train the trials of a search that no other worker trains", "--gin_file configs/runs/search_quickstart.gin"
     )
-    report = _of_study(commands, "report", "rank the points of a search; writes report.html and chosen.gin", "searches/one")
-    report.add_argument("--point", type=int, metavar="N", help="write this point to chosen.gin; default: the first of the ranking")
+    _of_study(commands, "report", "rank the points of a search; writes report.html and chosen.gin", "searches/one")
     transfer = _sub_command(
         commands,
         "transfer",
@@ -38,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "show how activations and their change depend on the width",
         "--gin_file configs/runs/transfer_quickstart.gin",
     )
+    coordinates.set_defaults(yes=True)
     coordinates.add_argument("--steps", type=int, default=4, metavar="N", help="updates after which activations are compared (default 4)")
 
 

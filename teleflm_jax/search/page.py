@@ -138,20 +138,9 @@ def width_table(chosen: MupConfig, widths: Sequence[tuple[str, int]]) -> Table:
     return Table("The chosen values at each width (report, table 4)", ("model", "width", "r", *columns), rows, note)
 
 
-def transfer_page(title: str, found: Sequence[Transfer], *, rate: str = "matrix learning rate") -> str:
-    """Return the page of a transfer of the rate that is called so."""
+def drift_table(found: Sequence[Transfer]) -> Table:
+    """Return how the best rate moves with the width under each parametrisation."""
     rows = [
-        (
-            width_pictures.NAMES[one.parametrisation],
-            f"{optimum.width:,}",
-            f"{optimum.rate:.3g}" + ("" if optimum.bracketed else " (not bracketed)"),
-            _interval(optimum.low, optimum.high, ".3g"),
-            f"{optimum.loss:.4f}",
-        )
-        for one in found
-        for optimum in one.optima
-    ]
-    drifts = [
         (
             width_pictures.NAMES[one.parametrisation],
             _number(one.drift, "+z.2f"),
@@ -163,20 +152,36 @@ def transfer_page(title: str, found: Sequence[Transfer], *, rate: str = "matrix 
     ]
     heads = ("parametrisation", "octaves per doubling", "95 % interval", "octaves in all", "penalty at the widest")
     note = "The penalty is the loss added at the widest width by the narrowest width's best rate. Intervals cover the spread of the seeds."
+    return Table("Drift of the best rate", heads, rows, note)
+
+
+def optimum_table(found: Sequence[Transfer]) -> Table:
+    """Return the best rate at each width."""
+    rows = [
+        (
+            width_pictures.NAMES[one.parametrisation],
+            f"{optimum.width:,}",
+            f"{optimum.rate:.3g}" + ("" if optimum.bracketed else " (not bracketed)"),
+            _interval(optimum.low, optimum.high, ".3g"),
+            f"{optimum.loss:.4f}",
+        )
+        for one in found
+        for optimum in one.optima
+    ]
+    return Table("Best rate at each width", ("parametrisation", "width", "rate", "95 % interval", "loss"), rows)
+
+
+def transfer_page(title: str, found: Sequence[Transfer], *, rate: str = "matrix learning rate") -> str:
+    """Return the page of a transfer of the rate that is called so."""
     parts = [paragraph(CLAIM), picture("Loss against rate at each width", width_pictures.transfer(found, rate))]
-    parts += [
-        table(Table("Drift of the best rate", heads, drifts, note)),
-        picture("Best rate against width", width_pictures.optima(found, rate)),
-    ]
-    parts += [
-        table(Table("Best rate at each width", ("parametrisation", "width", "rate", "95 % interval", "loss"), rows)),
-        table(_wider(found)),
-    ]
+    parts += [table(drift_table(found)), picture("Best rate against width", width_pictures.optima(found, rate))]
+    parts += [table(optimum_table(found)), table(wider_table(found))]
     parts += [paragraph(_sentence(f"{width_pictures.NAMES[one.parametrisation]}, {note}")) for one in found for note in one.notes]
     return document(title, parts)
 
 
-def _wider(found: Sequence[Transfer]) -> Table:
+def wider_table(found: Sequence[Transfer]) -> Table:
+    """Return the losses of neighbouring widths at the chosen rate."""
     rows = [
         (
             width_pictures.NAMES[one.parametrisation],
@@ -193,12 +198,9 @@ def _wider(found: Sequence[Transfer]) -> Table:
     return Table("Wider is never worse, at the chosen rate", columns, rows)
 
 
-def prediction_page(
-    title: str, fit: LossFit, measured: Sequence[tuple[float, float]], *, unit: str = "parameters", labels: Sequence[str] = ()
-) -> str:
-    """Return the page of a prediction; arguments as of `width_pictures.prediction`."""
-    law, known = fit.law, dict(measured)
-    rows = []
+def predicted_table(fit: LossFit, measured: Sequence[tuple[float, float]], unit: str = "parameters") -> Table:
+    """Return the predicted losses beside those measured there."""
+    known, rows = dict(measured), []
     for one in fit.predicted:
         loss = known.get(one.size)
         error = (
@@ -207,22 +209,34 @@ def prediction_page(
             else (f"{loss:.4f}", f"{one.loss / loss - 1:+.2%}", "yes" if one.low <= loss <= one.high else "no")
         )
         rows.append((f"{one.size:.4g}", f"{one.loss:.4f}", _interval(one.low, one.high, ".4f"), *error))
+    heads = (unit, "predicted loss", "95 % interval", "measured", "error", "inside")
+    return Table("Predicted loss", heads, rows, "The interval is that of the law; a single run scatters about it by the seeds' σ.")
+
+
+def fit_table(fit: LossFit) -> Table:
+    """Return the law and how well it fits."""
+    law = fit.law
     facts = [
         ("law", f"L(C) = {law.a:.4g}·C^{law.b:.4f} + {law.c:.4f}"),
         ("residual about the law", f"{fit.residual:.4f}"),
         ("σ between seeds", "unknown: one seed a size" if fit.seeds_sigma is None else f"{fit.seeds_sigma:.4f}"),
         ("largest size left out: predicted - measured", "unknown: four sizes" if fit.left_out is None else f"{fit.left_out:+.4f}"),
     ]
+    return Table("Fit", ("", ""), facts, text=True)
+
+
+def prediction_page(
+    title: str, fit: LossFit, measured: Sequence[tuple[float, float]], *, unit: str = "parameters", labels: Sequence[str] = ()
+) -> str:
+    """Return the page of a prediction; arguments as of `width_pictures.prediction`."""
     fewer = [(str(part.count), f"{part.c:.4f}", f"{part.predicted:.4f}") for part in fit.by_count]
-    heads = (unit, "predicted loss", "95 % interval", "measured", "error", "inside")
-    note = "The interval is that of the law; a single run scatters about it by the seeds' σ."
     return document(
         title,
         [
             *(paragraph(f"Warning: {warning}.") for warning in fit.warnings),
             picture("Loss against size", width_pictures.prediction(fit, measured, unit=unit, labels=labels)),
-            table(Table("Predicted loss", heads, rows, note)),
-            table(Table("Fit", ("", ""), facts, text=True)),
+            table(predicted_table(fit, measured, unit)),
+            table(fit_table(fit)),
             table(Table("With fewer sizes", ("smallest sizes used", "c", "predicted loss at the largest size"), fewer)),
         ],
     )

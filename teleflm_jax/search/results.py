@@ -2,9 +2,9 @@
 
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from teleflm_jax import atomic_write, config, mup
+from teleflm_jax import atomic_write, config
 from teleflm_jax.errors import UserError
 from teleflm_jax.model import size
 from teleflm_jax.runs.config import RunConfig
@@ -22,7 +22,7 @@ CHOSEN = "chosen.gin"
 def curves(found: study.Study) -> list[Curve]:
     """Return the rows and the outcome of every trial; raise a `UserError` if none is finished."""
     refuse_unfinished(found)
-    train, model = _complete(found.config)
+    train, model = found.config.train, found.config.model
     return [
         Curve(
             point=trial.point,
@@ -57,7 +57,7 @@ def ranges(found: study.Study) -> list[SearchedRange]:
 def rate_runs(found: study.Study) -> list[RateRun]:
     """Return the finished trials by width and rate; raise a `UserError` unless one rate is all that differs besides the width."""
     refuse_unfinished(found)
-    setting = _rate(found)
+    setting = rate_name(found)
     model, train = found.config.model, found.config.train
     runs = []
     for trial in found.trials:
@@ -85,24 +85,28 @@ def rate_runs(found: study.Study) -> list[RateRun]:
     return runs
 
 
-def size_runs(found: study.Study, values: Mapping[str, float] | None = None) -> list[SizeRun]:
-    """Return the completed trials under µP by the parameters of their model, at the point with these values.
+def size_runs(found: study.Study, rate: float | None = None) -> list[SizeRun]:
+    """Return the completed trials under µP by the parameters of their model, at one value of the searched setting.
 
     Raises:
-        UserError: several points were trained at each width and no values choose one of them.
+        UserError: several values were trained at each width and none is chosen, or another one.
     """
     refuse_unfinished(found)
-    points = {tuple(sorted(_searched(trial).items())) for trial in found.trials}
-    if values is None and len(points) > 1:
+    setting = rate_name(found)
+    trained = sorted({trial.values[setting] for trial in found.trials})
+    if rate is None and len(trained) == 1:
+        rate = trained[0]
+    if rate not in trained:
+        got = "no --rate" if rate is None else f"--rate {rate:g}"
         raise UserError(
-            f"got {found.folder} with {len(points)} points at each width; allowed: one for a prediction; choose it: --rate VALUE"
+            f"got {got} for {found.folder}, whose widths were trained at {setting} = {', '.join(f'{value:g}' for value in trained)}; "
+            "allowed: one of these; add or change --rate"
         )
+    base = found.config.mup.base_width
     trials = [
         trial
         for trial in found.trials
-        if trial.outcome == study.COMPLETED
-        and trial.values.get(widths.BASE_WIDTH, found.config.mup.base_width) == found.config.mup.base_width
-        and (values is None or values.items() <= _searched(trial).items())
+        if trial.outcome == study.COMPLETED and trial.values.get(widths.BASE_WIDTH, base) == base and trial.values[setting] == rate
     ]
     return [SizeRun(size=parameters(found, trial.values), loss=_loss(trial), seed=trial.seed) for trial in trials]
 
@@ -128,16 +132,6 @@ def write_chosen(found: study.Study, values: Mapping[str, float]) -> pathlib.Pat
     return path
 
 
-def models(names: Sequence[str], configs: Sequence[RunConfig]) -> list[tuple[str, int]]:
-    """Return name and width of models."""
-    return [(name, run.model.d_model) for name, run in zip(names, configs, strict=True)]
-
-
-def transferred(found: study.Study, values: Mapping[str, float], named: Sequence[tuple[str, int]]) -> list[tuple[str, mup.Mup]]:
-    """Return table 4 of the point: the values at the width of each named model."""
-    return widths.table(widths.with_values(found.config.mup, dict(values)), named)
-
-
 def refuse_unfinished(found: study.Study) -> None:
     """Raise a `UserError` if no trial has finished."""
     if not any(trial.outcome in (study.COMPLETED, study.DIVERGED) for trial in found.trials):
@@ -154,12 +148,8 @@ def _loss(trial: study.Trial) -> float:
     return value
 
 
-def _searched(trial: study.Trial) -> dict[str, float]:
-    """Return the values of a trial without those that follow from its width."""
-    return {name: value for name, value in trial.values.items() if not name.startswith("model.") and name != widths.BASE_WIDTH}
-
-
-def _rate(found: study.Study) -> str:
+def rate_name(found: study.Study) -> str:
+    """Return the one setting that varies; raise a `UserError` if there are several."""
     axes = space.read(found.search).axes
     if len(axes) != 1:
         names = ", ".join(axis.setting for axis in axes)
@@ -172,7 +162,3 @@ def _rate(found: study.Study) -> str:
 
 def _warmup_steps(base: RunConfig, values: Mapping[str, float]) -> float:
     return values.get("optimizer.warmup_steps", base.optimizer.warmup_steps)
-
-
-def _complete(base: RunConfig):
-    return base.train, base.model

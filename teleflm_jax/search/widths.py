@@ -46,11 +46,6 @@ def shape(model: ModelConfig, width: int) -> space.Values:
     return {f"model.{name}": int(size) for name, size in sizes.items()}
 
 
-def table(config: mup.MupConfig, models: Iterable[tuple[str, int]]) -> list[tuple[str, mup.Mup]]:
-    """Return the values of table 4 at the width of each named model."""
-    return [(name, mup.at_width(config, width)) for name, width in models]
-
-
 def with_values(config: mup.MupConfig, values: space.Values) -> mup.MupConfig:
     """Return the hyper-parameters with the values that a search found."""
     return dataclasses.replace(config, **{name.removeprefix("mup."): value for name, value in values.items() if name.startswith("mup.")})

@@ -11,6 +11,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullForm
 
 from teleflm_jax.observability.curves import STYLE, plain
 from teleflm_jax.search.prediction import LossFit
+from teleflm_jax.search.tokens_law import TokensFit, TokensRun
 from teleflm_jax.search.transfer import MUP, STANDARD, Optimum, Transfer
 
 NAMES = {MUP: "µP", STANDARD: "standard parametrisation"}
@@ -124,10 +125,33 @@ def prediction(fit: LossFit, measured: Sequence[tuple[float, float]], *, unit: s
     return figure
 
 
+def tokens(fit: TokensFit, runs: Sequence[TokensRun]) -> Figure:
+    """Draw loss against tokens and against compute, a line for each number of parameters, with the law L(N, D)."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(15, 5.0), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+    models = sorted({run.parameters for run in runs})
+    for model, shade in zip(models, matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(models))), strict=True):
+        own = [run for run in runs if run.parameters == model]
+        seen = np.geomspace(min(run.tokens for run in own), max(run.tokens for run in own), 50)
+        for axes, unit in zip(panels, (1.0, 6 * model), strict=True):
+            label = f"{EngFormatter(places=1, sep='')(model)} parameters"
+            axes.plot([run.tokens * unit for run in own], [run.loss for run in own], "o", color=shade, label=label)
+            axes.plot(seen * unit, fit.law(model, seen), color=shade, linewidth=1)
+    for axes, unit in zip(panels, ("tokens", "training FLOPs (6·parameters·tokens)"), strict=True):
+        axes.set(xscale="log", yscale="log", xlabel=unit)
+        _plain_log(axes)
+    panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set(ylabel="final loss, nats per token")
+    panels[0].legend(frameon=False)
+    return figure
+
+
 def _plain_log(axes: Axes) -> None:
     """Mark a short logarithmic axis at round numbers: powers of ten are too far apart."""
     low, high = axes.get_ylim()
-    ticks = [tick for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    ticks = [tick for tick in MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.yaxis.set_minor_formatter(NullFormatter())
 

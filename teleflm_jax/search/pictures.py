@@ -42,8 +42,8 @@ def curves(trials: Sequence[Curve], chosen: int) -> Figure:
     _limits(gradient, [trial.grad_norm for trial in drawn if trial.outcome != "diverged"])
     loss.set(title="training loss", ylabel="nats per token")
     gradient.set(title="gradient norm before clipping", yscale="log")
-    gradient.yaxis.set_major_formatter(_plain_power)
-    gradient.yaxis.set_minor_formatter(_plain_power)
+    gradient.yaxis.set_major_formatter(power_label)
+    gradient.yaxis.set_minor_formatter(power_label)
     for axes in (loss, gradient):
         axes.set(xscale="log", xlabel="tokens")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -82,7 +82,7 @@ def _limits(axes: Axes, values: Sequence[np.ndarray]) -> None:
         axes.set_ylim(low * 0.9, high * 1.1)
 
 
-def _plain_power(value: float, _: int) -> str:
+def power_label(value: float, _: int) -> str:
     """Label 1, 2 and 5 times the powers of ten."""
     digit = value / 10 ** math.floor(math.log10(value) + 1e-9)
     return f"{value:g}" if round(digit, 6) in (1, 2, 5) else ""

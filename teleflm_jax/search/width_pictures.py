@@ -1,5 +1,6 @@
 """Figures over widths: loss against rate, the best rate against width, the predicted loss."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
 
 from teleflm_jax.observability.curves import STYLE, plain
+from teleflm_jax.search.pictures import power_label
 from teleflm_jax.search.prediction import LossFit
 from teleflm_jax.search.tokens_law import TokensFit, TokensRun
 from teleflm_jax.search.transfer import MUP, STANDARD, Optimum, Transfer
@@ -18,6 +20,20 @@ NAMES = {MUP: "µP", STANDARD: "standard parametrisation"}
 COLORS = {MUP: "tab:blue", STANDARD: "tab:orange"}
 REACH = 0.25
 """Height of the panels of losses over the spread of the optima and their curves: losses far above the best one are cut off."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoordinateRow:
+    """Size of one activation in one run of a coordinate check."""
+
+    parametrisation: str
+    """mup or standard."""
+    width: int
+    step: int
+    """Updates done; 0 is the initial model."""
+    activation: str
+    size: float
+    """Mean absolute value of its coordinates."""
 
 
 def transfer(found: Sequence[Transfer], rate: str) -> Figure:
@@ -31,6 +47,8 @@ def transfer(found: Sequence[Transfer], rate: str) -> Figure:
             _landscape(axes, optimum, shade)
         axes.set(title=f"{NAMES[one.parametrisation]}: {_drift(one)}", xscale="log")
         axes.set_xlabel(plain(rate) + (" at the base width" if one.parametrisation == MUP else ""))
+        if any(np.isinf(optimum.losses).any() for optimum in one.optima):
+            axes.plot([], [], marker="x", color="grey", linestyle="none", label="diverged")
         axes.legend(title="width", frameon=False)
     lowest = min(float(optimum.losses.min()) for one in found for optimum in one.optima)
     highest = max(float(optimum.losses.min()) for one in found for optimum in one.optima)
@@ -46,6 +64,8 @@ def _landscape(axes: Axes, optimum: Optimum, shade: np.ndarray) -> None:
     axes.errorbar(
         optimum.rates[known], optimum.losses[known], yerr=errors, color=shade, marker="o", markersize=4, label=f"{optimum.width:,}"
     )
+    for rate in optimum.rates[~known]:  # diverged: at the top of the panel
+        axes.plot(rate, 0.985, marker="x", color=shade, transform=axes.get_xaxis_transform(), linestyle="none")
     if not optimum.bracketed:
         axes.plot(optimum.rate, optimum.loss, marker="o", markersize=11, markerfacecolor="none", color="tab:red", linestyle="none")
         return
@@ -86,6 +106,33 @@ def optima(found: Sequence[Transfer], rate: str) -> Figure:
     if any(not optimum.bracketed for one in found for optimum in one.optima):
         axes.plot([], [], marker="o", markersize=9, markerfacecolor="none", color="grey", linestyle="none", label="not bracketed")
     axes.legend(frameon=False)
+    return figure
+
+
+def coordinates(rows: Sequence[CoordinateRow]) -> Figure:
+    """Draw the coordinate check: size of each activation against width, a line a step; flat lines are what µP promises."""
+    parametrisations = [name for name in (MUP, STANDARD) if any(row.parametrisation == name for row in rows)]
+    names, steps = list(dict.fromkeys(row.activation for row in rows)), sorted({row.step for row in rows})
+    widths = sorted({row.width for row in rows})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(3.6 * len(names), 6), 3.2 * len(parametrisations) + 0.4), layout="constrained")
+        panels = figure.subplots(len(parametrisations), len(names), sharey="col", squeeze=False)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(steps)))
+    for parametrisation, line in zip(parametrisations, panels, strict=True):
+        for name, axes in zip(names, line, strict=True):
+            for step, shade in zip(steps, shades, strict=True):
+                key = (parametrisation, name, step)
+                own = sorted((row.width, row.size) for row in rows if (row.parametrisation, row.activation, row.step) == key)
+                axes.plot(*np.array(own).reshape(-1, 2).T, "o-", color=shade, markersize=4, label=f"step {step}")
+            axes.set(title=plain(name), yscale="log")
+            axes.yaxis.set_major_formatter(power_label)
+            axes.yaxis.set_minor_formatter(power_label)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(widths, [f"{width:,}" for width in widths])
+        line[0].set_ylabel(f"{NAMES[parametrisation]}\nmean absolute value")
+    for axes in panels[-1]:
+        axes.set_xlabel("width")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), frameon=False, ncols=len(steps), loc="outside upper center")
     return figure
 
 

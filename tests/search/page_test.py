@@ -129,6 +129,16 @@ def test_a_prediction_page_compares_with_what_was_measured():
     assert "L(N, D) = 1.7" in html and "Warning" not in html
 
 
+def test_a_coordinate_check_has_a_panel_for_each_activation():
+    rows = [
+        width_pictures.CoordinateRow(parametrisation=name, width=w, step=step, activation=activation, size=w**0.5 if step else 1.0)
+        for name, w, step, activation in itertools.product(("mup", "standard"), (64, 128), (0, 1), ("logits", "hidden", "attention"))
+    ]
+    figure = width_pictures.coordinates(rows)
+    assert [axes.get_title() for axes in figure.axes] == ["logits", "hidden", "attention"] * 2
+    assert [line.get_label() for line in figure.axes[0].lines] == ["step 0", "step 1"]
+
+
 def test_figures_bear_diverged_single_and_equal_values(ranked):
     flat = [trial(0, {"mup.std": 1.0}), trial(0, {"mup.std": 1.0}, outcome="diverged", rows=1)]
     for figure in (pictures.curves(flat, 0), pictures.curves([], 0), pictures.marginals(ranked, RANGES[:1]), pictures.parallel(ranked, [])):

@@ -11,6 +11,7 @@ from teleflm_jax.search.edges import Edge, SearchedRange
 from teleflm_jax.search.importance import Importance
 from teleflm_jax.search.prediction import LossFit
 from teleflm_jax.search.ranking import CRITERIA, Curve, RankedPoint, Ranking
+from teleflm_jax.search.tokens_law import TokensFit, TokensRun
 from teleflm_jax.search.transfer import Transfer
 
 HORIZON = (
@@ -226,9 +227,24 @@ def fit_table(fit: LossFit) -> Table:
 
 
 def prediction_page(
-    title: str, fit: LossFit, measured: Sequence[tuple[float, float]], *, unit: str = "parameters", labels: Sequence[str] = ()
+    title: str,
+    fit: LossFit,
+    measured: Sequence[tuple[float, float]],
+    *,
+    unit: str = "parameters",
+    labels: Sequence[str] = (),
+    over_tokens: tuple[TokensFit, Sequence[TokensRun]] | None = None,
 ) -> str:
-    """Return the page of a prediction; arguments as of `width_pictures.prediction`."""
+    """Return the page of a prediction.
+
+    Args:
+        title: plain text.
+        fit: the law over sizes.
+        measured: (size, loss) of runs that the fit has not seen; may be empty.
+        unit: of sizes.
+        labels: one for each fitted size, such as its width; may be empty.
+        over_tokens: the law over parameters and tokens with its runs; None if there are too few.
+    """
     fewer = [(str(part.count), f"{part.c:.4f}", f"{part.predicted:.4f}") for part in fit.by_count]
     return document(
         title,
@@ -238,8 +254,23 @@ def prediction_page(
             table(predicted_table(fit, measured, unit)),
             table(fit_table(fit)),
             table(Table("With fewer sizes", ("smallest sizes used", "c", "predicted loss at the largest size"), fewer)),
+            *(_over_tokens(*over_tokens) if over_tokens else ()),
         ],
     )
+
+
+def _over_tokens(fit: TokensFit, runs: Sequence[TokensRun]) -> list[str]:
+    law = fit.law
+    rows = [
+        ("law", f"L(N, D) = {law.floor:.4f} + {law.a:.4g}/N^{law.alpha:.3f} + {law.b:.4g}/D^{law.beta:.3f}"),
+        ("residual about the law", f"{fit.residual:.4f}"),
+        ("best number of parameters", f"grows as compute to the power {law.parameters_exponent:.2f}"),
+    ]
+    return [
+        picture("Loss against tokens and compute", width_pictures.tokens(fit, runs)),
+        table(Table("Law over parameters and tokens", ("", ""), rows, text=True)),
+        *(paragraph(f"Warning: {warning}.") for warning in fit.warnings),
+    ]
 
 
 def _sentence(text: str) -> str:

@@ -21,6 +21,8 @@ from teleflm_jax.search.ranking import CRITERIA, Curve, Ranking, blocks
 CHOSEN, OTHER, DIVERGED = "tab:red", "#7d9cc0", "#9a9a9a"
 COLUMNS = 4
 """Panels side by side."""
+FEW = 12
+"""Trials up to which the raw values of all are drawn; of more, only those of the chosen point."""
 SMOOTH = 60
 """Parts of a curve that are averaged."""
 FENCE = 3.0
@@ -35,13 +37,13 @@ def curves(trials: Sequence[Curve], chosen: int) -> Figure:
     drawn = [trial for trial in trials if len(trial.tokens)]
     for trial in sorted(drawn, key=lambda trial: (trial.point == chosen, trial.outcome != "diverged")):
         for axes, values in ((loss, trial.loss), (gradient, trial.grad_norm)):
-            _curve(axes, trial, values, chosen=trial.point == chosen)
+            _curve(axes, trial, values, chosen=trial.point == chosen, raw=trial.point == chosen or len(drawn) <= FEW)
     _limits(loss, [trial.loss for trial in drawn if trial.outcome != "diverged"])
     _limits(gradient, [trial.grad_norm for trial in drawn if trial.outcome != "diverged"])
     loss.set(title="training loss", ylabel="nats per token")
     gradient.set(title="gradient norm before clipping", yscale="log")
-    gradient.yaxis.set_major_formatter(_plain_power)
-    gradient.yaxis.set_minor_formatter(_plain_power)
+    gradient.yaxis.set_major_formatter(power_label)
+    gradient.yaxis.set_minor_formatter(power_label)
     for axes in (loss, gradient):
         axes.set(xscale="log", xlabel="tokens")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -60,13 +62,14 @@ def curves(trials: Sequence[Curve], chosen: int) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, trial: Curve, values: np.ndarray, *, chosen: bool) -> None:
-    """Draw a trial's values: faint beside their means over equal parts of log tokens."""
+def _curve(axes: Axes, trial: Curve, values: np.ndarray, *, chosen: bool, raw: bool) -> None:
+    """Draw a trial's means over equal parts of log tokens, and its raw values faintly beside them."""
     known = np.isfinite(values) & (values > 0)
     tokens, values = trial.tokens[known], values[known]
     dashed = trial.outcome == "diverged"
     look: dict[str, Any] = {"color": CHOSEN if chosen else DIVERGED if dashed else OTHER, "linestyle": "--" if dashed else "-"}
-    axes.plot(*history.downsample(tokens, values), linewidth=0.5, alpha=0.3, **look)
+    if raw:
+        axes.plot(*history.downsample(tokens, values), linewidth=0.5, alpha=0.3, **look)
     time, mean = blocks(np.log(tokens), values, SMOOTH)
     axes.plot(np.exp(time), mean, linewidth=2.0 if chosen else 1.2, **look)
 
@@ -79,7 +82,7 @@ def _limits(axes: Axes, values: Sequence[np.ndarray]) -> None:
         axes.set_ylim(low * 0.9, high * 1.1)
 
 
-def _plain_power(value: float, _: int) -> str:
+def power_label(value: float, _: int) -> str:
     """Label 1, 2 and 5 times the powers of ten."""
     digit = value / 10 ** math.floor(math.log10(value) + 1e-9)
     return f"{value:g}" if round(digit, 6) in (1, 2, 5) else ""

@@ -97,7 +97,7 @@ class Transfer:
     shift: float
     """Octaves from the narrowest to the widest bracketed width."""
     penalty: float
-    """Loss at the widest width with the narrowest one's best rate, minus the loss at the widest one's own optimum; infinite if it diverges."""
+    """Loss that the narrowest width's best rate adds at the widest width; infinite if it diverges there."""
     chosen_rate: float
     """Rate tried that is nearest to the narrowest width's optimum."""
     steps: tuple[WidthStep, ...]

@@ -1,5 +1,6 @@
 """Figures over widths: loss against rate, the best rate against width, the predicted loss."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -10,13 +11,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
 
 from teleflm_jax.observability.curves import STYLE, plain
+from teleflm_jax.search.pictures import power_label
 from teleflm_jax.search.prediction import LossFit
+from teleflm_jax.search.tokens_law import TokensFit, TokensRun
 from teleflm_jax.search.transfer import MUP, STANDARD, Optimum, Transfer
 
 NAMES = {MUP: "µP", STANDARD: "standard parametrisation"}
 COLORS = {MUP: "tab:blue", STANDARD: "tab:orange"}
 REACH = 0.25
 """Height of the panels of losses over the spread of the optima and their curves: losses far above the best one are cut off."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoordinateRow:
+    """Size of one activation in one run of a coordinate check."""
+
+    parametrisation: str
+    """mup or standard."""
+    width: int
+    step: int
+    """Updates done; 0 is the initial model."""
+    activation: str
+    size: float
+    """Mean absolute value of its coordinates."""
 
 
 def transfer(found: Sequence[Transfer], rate: str) -> Figure:
@@ -30,6 +47,8 @@ def transfer(found: Sequence[Transfer], rate: str) -> Figure:
             _landscape(axes, optimum, shade)
         axes.set(title=f"{NAMES[one.parametrisation]}: {_drift(one)}", xscale="log")
         axes.set_xlabel(plain(rate) + (" at the base width" if one.parametrisation == MUP else ""))
+        if any(np.isinf(optimum.losses).any() for optimum in one.optima):
+            axes.plot([], [], marker="x", color="grey", linestyle="none", label="diverged")
         axes.legend(title="width", frameon=False)
     lowest = min(float(optimum.losses.min()) for one in found for optimum in one.optima)
     highest = max(float(optimum.losses.min()) for one in found for optimum in one.optima)
@@ -45,6 +64,8 @@ def _landscape(axes: Axes, optimum: Optimum, shade: np.ndarray) -> None:
     axes.errorbar(
         optimum.rates[known], optimum.losses[known], yerr=errors, color=shade, marker="o", markersize=4, label=f"{optimum.width:,}"
     )
+    for rate in optimum.rates[~known]:  # diverged: at the top of the panel
+        axes.plot(rate, 0.985, marker="x", color=shade, transform=axes.get_xaxis_transform(), linestyle="none")
     if not optimum.bracketed:
         axes.plot(optimum.rate, optimum.loss, marker="o", markersize=11, markerfacecolor="none", color="tab:red", linestyle="none")
         return
@@ -88,6 +109,33 @@ def optima(found: Sequence[Transfer], rate: str) -> Figure:
     return figure
 
 
+def coordinates(rows: Sequence[CoordinateRow]) -> Figure:
+    """Draw the coordinate check: size of each activation against width, a line a step; flat lines are what µP promises."""
+    parametrisations = [name for name in (MUP, STANDARD) if any(row.parametrisation == name for row in rows)]
+    names, steps = list(dict.fromkeys(row.activation for row in rows)), sorted({row.step for row in rows})
+    widths = sorted({row.width for row in rows})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(3.6 * len(names), 6), 3.2 * len(parametrisations) + 0.4), layout="constrained")
+        panels = figure.subplots(len(parametrisations), len(names), sharey="col", squeeze=False)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(steps)))
+    for parametrisation, line in zip(parametrisations, panels, strict=True):
+        for name, axes in zip(names, line, strict=True):
+            for step, shade in zip(steps, shades, strict=True):
+                key = (parametrisation, name, step)
+                own = sorted((row.width, row.size) for row in rows if (row.parametrisation, row.activation, row.step) == key)
+                axes.plot(*np.array(own).reshape(-1, 2).T, "o-", color=shade, markersize=4, label=f"step {step}")
+            axes.set(title=plain(name), yscale="log")
+            axes.yaxis.set_major_formatter(power_label)
+            axes.yaxis.set_minor_formatter(power_label)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(widths, [f"{width:,}" for width in widths])
+        line[0].set_ylabel(f"{NAMES[parametrisation]}\nmean absolute value")
+    for axes in panels[-1]:
+        axes.set_xlabel("width")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), frameon=False, ncols=len(steps), loc="outside upper center")
+    return figure
+
+
 def prediction(fit: LossFit, measured: Sequence[tuple[float, float]], *, unit: str = "parameters", labels: Sequence[str] = ()) -> Figure:
     """Draw the law through the fitted sizes, its interval beyond them, and losses that were measured there.
 
@@ -124,10 +172,33 @@ def prediction(fit: LossFit, measured: Sequence[tuple[float, float]], *, unit: s
     return figure
 
 
+def tokens(fit: TokensFit, runs: Sequence[TokensRun]) -> Figure:
+    """Draw loss against tokens and against compute, a line for each number of parameters, with the law L(N, D)."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(15, 5.0), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+    models = sorted({run.parameters for run in runs})
+    for model, shade in zip(models, matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(models))), strict=True):
+        own = [run for run in runs if run.parameters == model]
+        seen = np.geomspace(min(run.tokens for run in own), max(run.tokens for run in own), 50)
+        for axes, unit in zip(panels, (1.0, 6 * model), strict=True):
+            label = f"{EngFormatter(places=1, sep='')(model)} parameters"
+            axes.plot([run.tokens * unit for run in own], [run.loss for run in own], "o", color=shade, label=label)
+            axes.plot(seen * unit, fit.law(model, seen), color=shade, linewidth=1)
+    for axes, unit in zip(panels, ("tokens", "training FLOPs (6·parameters·tokens)"), strict=True):
+        axes.set(xscale="log", yscale="log", xlabel=unit)
+        _plain_log(axes)
+    panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set(ylabel="final loss, nats per token")
+    panels[0].legend(frameon=False)
+    return figure
+
+
 def _plain_log(axes: Axes) -> None:
     """Mark a short logarithmic axis at round numbers: powers of ten are too far apart."""
     low, high = axes.get_ylim()
-    ticks = [tick for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    ticks = [tick for tick in MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.yaxis.set_minor_formatter(NullFormatter())
 

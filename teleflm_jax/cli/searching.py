@@ -19,8 +19,8 @@ from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.observability.page import Table
 from teleflm_jax.observability.progress import LINE_EVERY_SECONDS, duration
 from teleflm_jax.runs.config import SECTIONS, RunConfig
-from teleflm_jax.search import coordinate_page, page, prediction, results, space, study, widths, worker
 from teleflm_jax.search import coordinates as coordinate_check
+from teleflm_jax.search import page, prediction, results, space, study, widths, worker
 from teleflm_jax.search import transfer as transfers
 from teleflm_jax.search.config import SECTIONS as SEARCHING
 from teleflm_jax.search.config import SearchConfig
@@ -94,9 +94,10 @@ def coordinates(args: argparse.Namespace) -> None:
     _refuse_without_widths(search)
     folder = options.workdir(args)
     checked = coordinate_check.check(base, search, args.steps)
-    _show([coordinate_page.coordinate_table(checked)])
+    powers = coordinate_check.exponents(checked)
+    _show([page.coordinate_table(checked, powers)])
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "coordinates.html", coordinate_page.coordinate_page(f"Coordinate check, {args.steps} updates", checked))
+    _write(folder / "coordinates.html", page.coordinate_page(f"Coordinate check, {args.steps} updates", checked, powers))
 
 
 COMMANDS = {"run": run, "report": report, "transfer": transfer, "predict": predict, "coordinates": coordinates}

@@ -1,7 +1,7 @@
 """Pages of a search, a transfer and a prediction: pictures and tables in one file each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from teleflm_jax import mup
 from teleflm_jax.mup import MupConfig
@@ -13,10 +13,15 @@ from teleflm_jax.search.prediction import LossFit
 from teleflm_jax.search.ranking import CRITERIA, Curve, RankedPoint, Ranking
 from teleflm_jax.search.tokens_law import TokensFit, TokensRun
 from teleflm_jax.search.transfer import Transfer
+from teleflm_jax.search.width_pictures import CoordinateRow
 
 HORIZON = (
     "Trials are compared at the end of equal schedules. Which learning rate is best depends on the horizon, so only divergence ends a "
     "trial early; do not choose from curves that have not finished."
+)
+COORDINATES = (
+    "Under µP no activation grows with the width: exponents after the updates are near 0 or below. One that grows will blow up in a wide "
+    "model at a rate that was good for a narrow one. A good check is necessary for transfer and does not prove it."
 )
 CLAIM = (
     "What is claimed is that the best rate stays where it is, not that µP reaches a lower loss than a standard parametrisation tuned at "
@@ -257,6 +262,32 @@ def prediction_page(
             *(_over_tokens(*over_tokens) if over_tokens else ()),
         ],
     )
+
+
+def coordinate_table(found: Sequence[CoordinateRow], powers: Mapping[tuple[str, str, int], float]) -> Table:
+    """Return the size of each activation at each width after the last update, and the power of the width that it grows with."""
+    last = max(row.step for row in found)
+    widths = sorted({row.width for row in found})
+    size = {(row.parametrisation, row.activation, row.step, row.width): row.size for row in found}
+    rows = [
+        (
+            width_pictures.NAMES[kind],
+            activation,
+            *(f"{size[kind, activation, last, width]:.3g}" for width in widths),
+            f"{powers[kind, activation, 0]:+z.2f}",
+            f"{power:+z.2f}",
+        )
+        for (kind, activation, step), power in powers.items()
+        if step == last
+    ]
+    heads = ("parametrisation", "activation", *(f"width {width:,}" for width in widths), "exponent at the start", "exponent at the end")
+    return Table(f"Mean absolute values after {last} updates", heads, rows, COORDINATES)
+
+
+def coordinate_page(title: str, found: Sequence[CoordinateRow], powers: Mapping[tuple[str, str, int], float]) -> str:
+    """Return the page of a coordinate check."""
+    figure = picture("Size of activations against width", width_pictures.coordinates(found))
+    return document(title, [figure, table(coordinate_table(found, powers))])
 
 
 def _over_tokens(fit: TokensFit, runs: Sequence[TokensRun]) -> list[str]:

@@ -126,9 +126,9 @@ def test_a_trial_in_whose_folder_a_process_still_trains_comes_last(base, tmp_pat
     study.write(tmp_path / "study", search, base, worker.planned(base, search))
     first, second = (trial.folder for trial in study.places(tmp_path / "study"))
     with folder.locked(first):
-        begun = lambda: (second / checkpoint.FOLDER).exists()  # noqa: E731
-        assert worker.work(base, search, tmp_path / "study", log=messages.append, should_stop=begun).left == 2
-    assert "p00000-s0: its former worker" in messages[0] and not (first / checkpoint.FOLDER).exists()
+        worker.work(base, search, tmp_path / "study", log=messages.append, should_stop=(second / checkpoint.FOLDER).exists)
+    assert (second / checkpoint.FOLDER).exists() and not (first / checkpoint.FOLDER).exists()
+    assert "p00000-s0: its former worker" in messages[0]
     assert not claims.is_held(first, claims.this_process(), search.lease_seconds)
 
 

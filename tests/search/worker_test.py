@@ -15,7 +15,7 @@ from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
 from teleflm_jax.runs import folder
-from teleflm_jax.search import claims, study, worker
+from teleflm_jax.search import claims, early_stop, study, worker
 from teleflm_jax.search.config import SearchConfig
 from tests.runs.conftest import changed
 from tests.search.conftest import other
@@ -149,6 +149,18 @@ def test_a_trial_that_diverges_is_ended_alone(base, tmp_path):
     diverged, completed = study.load(tmp_path / "study").trials
     assert (diverged.outcome, diverged.loss, diverged.heldout, len(diverged.rows.loss)) == ("diverged", None, None, 1)
     assert "no finite loss or gradient" in diverged.reason and completed.outcome == "completed"
+
+
+def test_a_trial_that_is_stopped_early_has_diverged_also_if_its_worker_dies_before_the_result(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(early_stop, "reason_to_stop", lambda loss, grad_norm: "loss was high" if len(loss) == len(grad_norm) >= 2 else None)
+    expected = worker.Summary(trained=1, completed=0, diverged=1, left=0)
+    assert worker.work(base, ONE, tmp_path / "study") == expected
+    (trial,) = study.load(tmp_path / "study").trials
+    assert (trial.outcome, trial.reason, trial.loss, trial.heldout) == ("diverged", "loss was high", None, None)
+    assert 2 <= len(trial.rows.loss) < 4
+    (trial.folder / study.RESULT).unlink()
+    assert worker.work(base, ONE, tmp_path / "study", progress=lambda row: pytest.fail("trained again")) == expected
+    assert study.load(tmp_path / "study").trials[0].reason == "loss was high"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Optima at an edge of the searched space: such a search has not bracketed its optimum, and the next space is proposed."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchedRange:
+    """Range of one setting, as it was searched."""
+
+    setting: str
+    values: tuple[float, ...]
+    """Values tried, ascending; of a continuous range, as many evenly spaced ones as its resolution."""
+    log: bool
+    """True if the values are spaced in log."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edge:
+    """An optimum that is not bracketed."""
+
+    setting: str
+    value: float
+    """Value of the best point."""
+    end: str
+    """low or high: the end of the range at which it lies."""
+    proposal: str
+    """Range to search next, as `search.space` takes it; empty if the end cannot be passed."""
+    reason: str = ""
+    """Reason why the end cannot be passed."""
+
+
+def edges(ranges: Sequence[SearchedRange], best: Mapping[str, float]) -> list[Edge]:
+    """Return the settings whose best value lies at an end of its range: within half a step of it.
+
+    A setting with a single value was not searched. The proposed range is moved by half of its length past the end, with as many values.
+    """
+    found = []
+    for searched in ranges:
+        low, high, count = searched.values[0], searched.values[-1], len(searched.values)
+        if count < 2:
+            continue
+        position = np.log if searched.log else np.asarray
+        places, at = position(np.array(searched.values)), position(best[searched.setting])
+        ends = ((at, places[0], places[1], "low"), (at, places[-1], places[-2], "high"))
+        for value, end, beside, name in ends:
+            if abs(value - end) < abs(beside - end) / 2:
+                found.append(_edge(searched.setting, best[searched.setting], name, (low, high, count), log=searched.log))
+    return found
+
+
+def is_log(values: Sequence[float]) -> bool:
+    """Return True if explicit values are better seen in log: all are positive, and the largest is at least four times the smallest."""
+    return min(values) > 0 and max(values) >= 4 * min(values)
+
+
+def _edge(setting: str, value: float, end: str, searched: tuple[float, float, int], *, log: bool) -> Edge:
+    low, high, count = searched
+    sign = 1 if end == "high" else -1
+    if log:
+        factor = math.sqrt(high / low) ** sign
+        proposal = f"{{'log': ({low * factor:.4g}, {high * factor:.4g}, {count})}}"
+    elif end == "low" and low == 0:
+        return Edge(setting=setting, value=value, end=end, proposal="", reason="0 is the least value that there is")
+    else:
+        shift = sign * (high - low) / 2
+        moved = low + shift
+        if low > 0 >= moved:  # a positive setting stays positive
+            moved, shift = low / 2, -low / 2
+        proposal = f"{{'linear': ({moved:.4g}, {high + shift:.4g}, {count})}}"
+    return Edge(setting=setting, value=value, end=end, proposal=proposal)

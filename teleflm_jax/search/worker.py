@@ -87,7 +87,7 @@ def work(
     trained, waiting = 0, False
     later: set[str] = set()  # trials that were not to be had when it was their turn
     while not should_stop():
-        left = [trial for trial in study.places(place) if not trial.finished]
+        left = _unfinished(place)
         held = _claim(worker, sorted(left, key=lambda trial: trial.name in later))
         if held is not None and _train_claimed(worker, *held):
             trained += 1
@@ -97,7 +97,9 @@ def work(
         elif tpe.suggest(config, search, place):
             continue
         elif not left:
-            break
+            if not _unfinished(place):  # another worker may have written the last point of a TPE search since
+                break
+            continue
         elif not waiting:
             log(f"waiting for {len(left)} trials that other workers train; one whose worker dies is taken up here")
             waiting = True
@@ -125,6 +127,10 @@ def _refuse_untrainable(config: RunConfig) -> None:
     layout = rules.layout(config.mesh, config.model.d_model)
     train.open_data(config)
     train.refuse_what_cannot_train(config, mup.at_width(config.mup, config.model.d_model), layout, going_on=False)
+
+
+def _unfinished(folder: pathlib.Path) -> list[study.Place]:
+    return [trial for trial in study.places(folder) if not trial.finished]
 
 
 def _claim(worker: Worker, left: Sequence[study.Place]) -> tuple[study.Place, claims.Claim] | None:

@@ -78,7 +78,9 @@ def test_an_exact_law_is_found_in_any_unit():
 def test_seeds_are_averaged_and_widen_the_interval():
     sizes = [1.0, 2, 4, 8, 16]
     exact = [(size, 3 * size**-0.5 + 2) for size in sizes]
-    found = prediction.fit([SizeRun(size=size, loss=loss + d, seed=d > 0) for size, loss in exact for d in (-0.01, 0.01)], [64.0], samples=500)
+    found = prediction.fit(
+        [SizeRun(size=size, loss=loss + d, seed=d > 0) for size, loss in exact for d in (-0.01, 0.01)], [64.0], samples=500
+    )
     assert found.seeds_sigma == pytest.approx(0.01 * np.sqrt(2))
     assert found.predicted[0].loss == pytest.approx(3 / 8 + 2, abs=1e-6)
     assert found.predicted[0].high - found.predicted[0].low > 0.02

@@ -108,6 +108,6 @@ def test_results_are_read_from_the_logs(written):
     assert study.result(place, study.COMPLETED, "", 40) == completed
     diverged = {"outcome": "diverged", "reason": "spiked", "step": 40, "loss": None, "heldout": None, "seconds": 10.0}
     assert study.result(place, study.DIVERGED, "spiked", 40) == diverged
-    study.write_once(place / study.RESULT, completed)
+    study.write_once(place / study.RESULT, json.dumps(completed))
     (trial, *_) = study.load(written).trials
     assert (trial.outcome, trial.loss, trial.heldout, trial.rows.tokens[-1], len(trial.rows.loss)) == ("completed", 0.5, 2.5, 2560, 40)

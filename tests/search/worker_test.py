@@ -163,6 +163,31 @@ def test_a_trial_that_is_stopped_early_has_diverged_also_if_its_worker_dies_befo
     assert study.load(tmp_path / "study").trials[0].reason == "loss was high"
 
 
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_many_workers_at_once_train_each_trial_once(base, tmp_path, monkeypatch, sampler):
+    if sampler == "tpe":
+        pytest.importorskip("optuna", reason="requirements-search.txt is not installed")
+    trained = []
+
+    def stand_in(worker, trial, check):
+        trained.append(trial.name)
+        threading.Event().wait(0.01)
+        return {"outcome": "completed", "reason": "", "step": 4, "loss": 1.0 + trial.values[RATE], "heldout": None, "seconds": 1.0}
+
+    monkeypatch.setattr(worker, "_train", stand_in)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
+    space = {RATE: {"log": (1e-3, 1e-1, 12)}}
+    search, summaries = SearchConfig(space=space, sampler=sampler, points=12 if sampler == "tpe" else None, seeds=2), []
+    threads = [threading.Thread(target=lambda: summaries.append(worker.work(base, search, tmp_path / "study"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(trained) == [f"p{point:05d}-s{seed}" for point in range(12) for seed in range(2)]
+    assert sum(summary.trained for summary in summaries) == 24 and {summary.completed for summary in summaries} == {24}
+    assert not list((tmp_path / "study").rglob("claim-*"))
+
+
 @pytest.mark.parametrize(
     "sections, search, message",
     [

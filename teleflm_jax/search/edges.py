@@ -28,27 +28,29 @@ class Edge:
     end: str
     """low or high: the end of the range at which it lies."""
     proposal: str
-    """Range to search next, as `search.space` takes it; empty if the end cannot be passed."""
+    """Range to search next, as `search.space` takes it; empty if there is nothing to search there."""
     reason: str = ""
-    """Reason why the end cannot be passed."""
+    """Reason why there is no proposal."""
 
 
-def edges(ranges: Sequence[SearchedRange], best: Mapping[str, float]) -> list[Edge]:
+def edges(ranges: Sequence[SearchedRange], best: Mapping[str, float], tied: Sequence[Mapping[str, float]] = ()) -> list[Edge]:
     """Return the settings whose best value lies at an end of its range: within half a step of it.
 
     A setting with a single value was not searched. The proposed range is moved by half of its length past the end, with as many values.
+
+    Args:
+        ranges: settings that vary.
+        best: values of the chosen point.
+        tied: values of the points that tie with it; where one of them lies inside, no range is proposed.
     """
     found = []
     for searched in ranges:
-        low, high, count = searched.values[0], searched.values[-1], len(searched.values)
-        if count < 2:
-            continue
-        position = np.log if searched.log else np.asarray
-        places, at = position(np.array(searched.values)), position(best[searched.setting])
-        ends = ((at, places[0], places[1], "low"), (at, places[-1], places[-2], "high"))
-        for value, end, beside, name in ends:
-            if abs(value - end) < abs(beside - end) / 2:
-                found.append(_edge(searched.setting, best[searched.setting], name, (low, high, count), log=searched.log))
+        end = _end(searched, best[searched.setting])
+        if end and any(_end(searched, point[searched.setting]) != end for point in tied):
+            reason = "a point that ties with the best lies inside"
+            found.append(Edge(setting=searched.setting, value=best[searched.setting], end=end, proposal="", reason=reason))
+        elif end:
+            found.append(_edge(searched, best[searched.setting], end))
     return found
 
 
@@ -57,10 +59,20 @@ def is_log(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) >= 4 * min(values)
 
 
-def _edge(setting: str, value: float, end: str, searched: tuple[float, float, int], *, log: bool) -> Edge:
-    low, high, count = searched
-    sign = 1 if end == "high" else -1
-    if log:
+def _end(searched: SearchedRange, value: float) -> str:
+    """Return the end of the range that a value lies at; empty if it lies inside."""
+    if len(searched.values) < 2:
+        return ""
+    places, at = (np.log(x) if searched.log else x for x in (np.array(searched.values), value))
+    if at - places[0] < (places[1] - places[0]) / 2:
+        return "low"
+    return "high" if places[-1] - at < (places[-1] - places[-2]) / 2 else ""
+
+
+def _edge(searched: SearchedRange, value: float, end: str) -> Edge:
+    low, high, count = searched.values[0], searched.values[-1], len(searched.values)
+    setting, sign = searched.setting, 1 if end == "high" else -1
+    if searched.log:
         factor = math.sqrt(high / low) ** sign
         proposal = f"{{'log': ({low * factor:.4g}, {high * factor:.4g}, {count})}}"
     elif end == "low" and low == 0:

@@ -53,7 +53,7 @@ class Importance:
 
 
 def importance(points: Sequence[PointLosses], *, samples: int = SAMPLES, seed: int = 0) -> Importance:
-    """Compute shares and their bootstrap: over seeds where each point has several, else over points.
+    """Compute shares and their bootstrap: over the seeds of each point on a grid with several of them, else over points and their seeds.
 
     Raises:
         UserError: fewer than four points have a loss, or no setting varies.
@@ -79,7 +79,7 @@ def importance(points: Sequence[PointLosses], *, samples: int = SAMPLES, seed: i
     found = share(values, np.array([np.mean(point.losses) for point in used]))
     order = np.argsort(-found, kind="stable")
     generator = np.random.default_rng(seed)
-    resampled = np.array([share(*_resample(values, used, generator)) for _ in range(samples)])
+    resampled = np.array([share(*_resample(values, used, generator, keep=grid)) for _ in range(samples)])
     return Importance(
         settings=tuple(settings[i] for i in order),
         shares=found[order],
@@ -89,11 +89,13 @@ def importance(points: Sequence[PointLosses], *, samples: int = SAMPLES, seed: i
     )
 
 
-def _resample(values: np.ndarray, points: Sequence[PointLosses], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    if min(len(point.losses) for point in points) > 1:
-        return values, np.array([np.mean(generator.choice(point.losses, len(point.losses))) for point in points])
-    chosen = generator.integers(len(points), size=len(points))
-    return values[chosen], np.array([np.mean(points[i].losses) for i in chosen])
+def _resample(
+    values: np.ndarray, points: Sequence[PointLosses], generator: np.random.Generator, *, keep: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw seeds of each point, and points too unless they are to be kept and have several seeds each."""
+    keep = keep and min(len(point.losses) for point in points) > 1
+    chosen = np.arange(len(points)) if keep else generator.integers(len(points), size=len(points))
+    return values[chosen], np.array([generator.choice(points[i].losses, len(points[i].losses)).mean() for i in chosen])
 
 
 def _is_grid(values: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
-"""Prediction of a wide model's loss from narrow ones: L(C) = a·C^b + c, and the Chinchilla form L(N, D) = E + A/N^α + B/D^β.
+"""Prediction of a wide model's loss from narrow ones: L(C) = a·C^b + c.
 
-Given the exponents, both laws are linear in all else, so only exponents are searched (variable projection).
-Source: nanoLM and Mu-scaling by Tele-FLM's authors, who fitted the first form over widths and found that the law held to 52B.
+Given b, the law is linear in a and c, so b alone is searched (variable projection).
+Source: nanoLM and Mu-scaling by Tele-FLM's authors, who fitted this form over widths and found that the law held to 52B.
 """
 
 import dataclasses
@@ -19,6 +19,8 @@ ENOUGH_WIDTHS = 7
 """Widths below which a warning is due: with 4 to 6 of the authors' seven points, their largest model is predicted 2.2 to 1 % too low."""
 FARTHEST = 10.0
 """Size of the predicted model over the largest fitted one, above which a warning is due."""
+NEGLIGIBLE = 1e-3
+"""Rise of the asymptote, in nats per token, that is never warned about."""
 EXPONENTS = -np.geomspace(0.01, 3.0, 1_500)
 """Exponents that are tried; the best one is then refined."""
 SAMPLES = 2_000
@@ -119,8 +121,8 @@ def fit(runs: Sequence[SizeRun], targets: Sequence[float], *, samples: int = SAM
     found = _power_laws(sizes, draws)
     low, high = _interval(found, np.array(targets, np.float64))
     predicted = tuple(
-        Predicted(size=target, loss=float(law(target)), low=float(least), high=float(most))
-        for target, least, most in zip(targets, low, high, strict=True)
+        Predicted(size=target, loss=loss, low=min(loss, float(least)), high=max(loss, float(most)))
+        for target, loss, least, most in zip(targets, map(float, law(np.array(targets, np.float64))), low, high, strict=True)
     )
     fewer = [(count, power_law(sizes[:count], losses[:count])) for count in range(LEAST_WIDTHS, len(sizes) + 1)]
     largest = max(targets, default=sizes[-1])
@@ -162,15 +164,26 @@ def _error(b: float, x: np.ndarray, losses: np.ndarray) -> float:
 
 
 def _power_laws(sizes: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Return a, b, c for each row of losses [samples, sizes], with b on the grid: one matrix product for all samples."""
+    """Return a, b, c for each row of losses [samples, sizes].
+
+    b is the best value of the grid, moved to the top of the parabola through its neighbours.
+    """
     unit = np.exp(np.mean(np.log(sizes)))
-    basis = (sizes / unit) ** EXPONENTS[:, None]
-    centred = basis - basis.mean(axis=1, keepdims=True)
-    length = np.sum(centred**2, axis=1)
-    slopes = (losses - losses.mean(axis=1, keepdims=True)) @ centred.T / length
-    best = np.argmax(np.sign(slopes) * slopes**2 * length, axis=1)  # the largest part of the variance that a falling law explains
-    a, b = slopes[np.arange(len(losses)), best], EXPONENTS[best]
-    return np.stack([a / unit**b, b, losses.mean(axis=1) - a * basis.mean(axis=1)[best]], axis=1)
+    log_x = np.log(sizes / unit)
+    centred_losses = losses - losses.mean(axis=1, keepdims=True)
+    basis = np.exp(log_x * EXPONENTS[:, None])
+    basis -= basis.mean(axis=1, keepdims=True)
+    basis /= np.linalg.norm(basis, axis=1, keepdims=True)
+    fall = centred_losses @ basis.T  # the part of the losses that a falling law of each b explains; negative for rising losses
+    best = np.clip(np.argmax(fall, axis=1), 1, len(EXPONENTS) - 2)
+    left, middle, right = (fall[np.arange(len(losses)), best + k] for k in (-1, 0, 1))
+    bend = left - 2 * middle + right
+    move = np.where(bend < 0, (left - right) / np.where(bend < 0, 2 * bend, 1.0), 0.0)
+    b = EXPONENTS[best] * (EXPONENTS[1] / EXPONENTS[0]) ** np.clip(move, -1, 1)
+    powers = np.exp(log_x * b[:, None])
+    centred = powers - powers.mean(axis=1, keepdims=True)
+    a = np.sum(centred_losses * centred, axis=1) / np.sum(centred**2, axis=1)
+    return np.stack([a / unit**b, b, losses.mean(axis=1) - a * powers.mean(axis=1)], axis=1)
 
 
 def _interval(samples: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +216,8 @@ def _warnings(law: PowerLaw, by_count: Sequence[FewerPoints], reach: float, resi
             f"{count} widths: few points under-predict. With 4, 5 and 6 of the seven published points, the largest model is predicted "
             "2.2 %, 1.6 % and 1.0 % too low"
         )
-    if len(by_count) > 1 and all(more.c > fewer.c for fewer, more in itertools.pairwise(by_count)):
+    rise = by_count[-1].c - by_count[0].c
+    if rise > max(residual, NEGLIGIBLE) and all(more.c > fewer.c for fewer, more in itertools.pairwise(by_count)):
         climb = " → ".join(f"{part.c:.3f}" for part in by_count)
         found.append(f"c rises with each added width ({climb}): it has not settled, and the prediction is likely too low")
     if reach > FARTHEST:

@@ -130,14 +130,14 @@ def measure(curve: Curve) -> dict[str, Estimate]:
     return found
 
 
-def blocks(time: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def blocks(time: np.ndarray, values: np.ndarray, most: int = BLOCKS) -> tuple[np.ndarray, np.ndarray]:
     """Return means over blocks of equal width in time; short curves are returned as they are."""
-    if len(time) <= BLOCKS:
+    if len(time) <= most:
         return time, values
-    block = np.minimum(BLOCKS * (time - time[0]) / (time[-1] - time[0]), BLOCKS - 1).astype(int)
-    count = np.bincount(block, minlength=BLOCKS)
+    block = np.minimum(most * (time - time[0]) / (time[-1] - time[0]), most - 1).astype(int)
+    count = np.bincount(block, minlength=most)
     known = count > 0
-    return tuple(np.bincount(block, weights=column, minlength=BLOCKS)[known] / count[known] for column in (time, values))
+    return tuple(np.bincount(block, weights=column, minlength=most)[known] / count[known] for column in (time, values))
 
 
 def spikes(loss: np.ndarray) -> int | None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import interpolate, stats
 
 from teleflm_jax.errors import UserError
 
@@ -97,7 +97,7 @@ class Transfer:
     shift: float
     """Octaves from the narrowest to the widest bracketed width."""
     penalty: float
-    """Loss at the widest width with the narrowest one's best rate, minus the loss at the widest one's own optimum."""
+    """Loss that the narrowest width's best rate adds at the widest width; infinite if it diverges there."""
     chosen_rate: float
     """Rate tried that is nearest to the narrowest width's optimum."""
     steps: tuple[WidthStep, ...]
@@ -236,8 +236,7 @@ def _transfer(name: str, runs: Sequence[RateRun], generator: np.random.Generator
         doublings = np.log2([one.width for one in good])
         places = np.log2([one.rate for one in good])
         drift, shift = _slope(doublings, places), float(places[-1] - places[0])
-        finite = np.isfinite(good[-1].losses)
-        penalty = float(np.interp(places[0], np.log2(good[-1].rates[finite]), good[-1].losses[finite])) - good[-1].loss
+        penalty = _penalty(good[-1], good[0].rate)
         if all(len(one.samples) for one in good):
             slopes = [_slope(doublings, row) for row in np.stack([one.samples for one in good], axis=1)]
             low, high = (float(end) for end in np.percentile(slopes, [2.5, 97.5]))
@@ -254,6 +253,16 @@ def _transfer(name: str, runs: Sequence[RateRun], generator: np.random.Generator
         steps=_steps(runs, widths, chosen),
         notes=_notes(name, runs, optima),
     )
+
+
+def _penalty(one: Optimum, rate: float) -> float:
+    """Return the loss added by a rate that is not the best one, from a spline in log2 rate; infinite above rates that train, NaN below."""
+    finite = np.isfinite(one.losses)
+    octaves = np.log2(one.rates[finite])
+    if not octaves[0] <= math.log2(rate) <= octaves[-1]:
+        return math.inf if math.log2(rate) > octaves[-1] and not finite.all() else math.nan
+    curve = interpolate.CubicSpline(octaves, one.losses[finite])
+    return float(curve(math.log2(rate)) - curve(math.log2(one.rate)))
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:

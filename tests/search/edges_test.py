@@ -36,6 +36,13 @@ def test_zero_is_an_end_that_cannot_be_passed():
     assert edge.proposal == "" and edge.reason == "0 is the least value that there is"
 
 
+def test_a_point_that_ties_inside_leaves_nothing_to_propose():
+    (edge,) = edges([LOG], {"mup.std": 1.0}, [{"mup.std": 0.1}])
+    assert (edge.proposal, edge.reason) == ("", "a point that ties with the best lies inside")
+    (edge,) = edges([LOG], {"mup.std": 1.0}, [{"mup.std": 1.0}])
+    assert edge.proposal == "{'log': (0.1, 10, 3)}"
+
+
 def test_a_single_value_was_not_searched():
     assert edges([SearchedRange(setting="a", values=(1.0,), log=False)], {"a": 1.0}) == []
 

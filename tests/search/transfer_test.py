@@ -39,7 +39,7 @@ def test_the_optimum_of_a_parabola_is_found_between_the_rates():
     for one in found.optima:
         assert math.log2(one.rate) == pytest.approx(-9.3)
         assert one.loss == pytest.approx(3 - math.log2(one.width) / 10)
-    assert found.drift == pytest.approx(0, abs=1e-9) and found.penalty == pytest.approx(0.1 * 0.3 * 0.7)  # between two rates, by a line
+    assert found.drift == pytest.approx(0, abs=1e-9) and found.penalty == pytest.approx(0, abs=1e-9)
     assert any("one seed" in note for note in found.notes)
 
 
@@ -51,6 +51,13 @@ def test_drift_is_in_octaves_per_doubling():
     assert mup.drift == pytest.approx(0, abs=1e-9)
     assert standard.drift == pytest.approx(-1) and standard.shift == pytest.approx(-2)
     assert standard.penalty == pytest.approx(0.4)  # two octaves off, (2²)/10
+
+
+def test_a_rate_that_diverges_at_the_widest_width_costs_everything():
+    narrow = [run(256, 2.0**k, 3 + (k - 3) ** 2) for k in range(5)]
+    wide = [run(512, 2.0**k, 3 + (k - 1) ** 2 if k < 3 else math.nan) for k in range(5)]
+    (found,) = transfer.judge(narrow + wide)
+    assert found.penalty == math.inf and found.shift == pytest.approx(-2)
 
 
 def test_published_optima_drift_by_one_octave():

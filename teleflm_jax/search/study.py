@@ -142,7 +142,7 @@ def write(folder: pathlib.Path, search: SearchConfig, base: RunConfig, points: S
     """
     refuse_other(folder, search, base)
     folder.mkdir(parents=True, exist_ok=True)
-    write_once(folder / STUDY, json.dumps({"version": VERSION, **_identity(search, base)}))
+    write_once(folder / STUDY, json.dumps({"version": VERSION, **vars(search), **_identity(search, base)}))
     refuse_other(folder, search, base)  # of two searches that start at the same time, the folder is one's
     write_once(folder / SAVED_CONFIG, config.dump(base.sections()))
     for point, values in enumerate(points):
@@ -250,7 +250,7 @@ def _saved_search(folder: pathlib.Path) -> SearchConfig:
     """Return the search of a study.json."""
     saved, types = _json(folder / STUDY), typing.get_type_hints(SearchConfig)
     try:
-        fields: dict[str, Any] = {name: convert(saved[name], types[name], name) for name in IDENTITY}
+        fields: dict[str, Any] = {name: convert(saved[name], type_, name) for name, type_ in types.items()}
         return SearchConfig(**fields)
     except (KeyError, MismatchError) as error:
         raise _damaged(folder / STUDY) from error

@@ -43,7 +43,7 @@ def report(args: argparse.Namespace) -> None:
     """Rank the points of a study; print the tables, write the page and `chosen.gin`."""
     page_file, found = _page_file(args, "report.html"), study.load(args.study)
     trials, ranges, losses = results.curves(found), results.ranges(found), results.point_losses(found)
-    ranking = rank(trials)
+    ranking = rank(trials, found.search.rank_by)
     best = ranking.chosen
     tied = [point.values for point in ranking.points if point.rank == best.rank]
     open_edges = edges(ranges, best.values, tied)

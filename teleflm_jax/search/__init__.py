@@ -1,1 +1,1 @@
-"""Search of hyper-parameters on a narrow model: the space, the folder of trials, and the workers that train them (docs/search.md)."""
+"""Search of hyper-parameters on a narrow model: space, trials, ranking, transfer to other widths, prediction of losses (docs/search.md)."""

@@ -32,6 +32,8 @@ class SearchConfig:
     """Runs of each point, with train.seed and data.seed 0, 1, … above those of the base configuration."""
     sampler_seed: int = 0
     """Seed of random and tpe."""
+    rank_by: tuple[str, ...] = ("heldout", "decrease", "residual", "spikes", "gradient_variation", "gradient_slope")
+    """Criteria of the ranking, each of which decides among points that tie in those before it (docs/search.md)."""
     lease_seconds: float = 60.0
     """Time after which another worker takes over a trial whose worker has not renewed its claim."""
     limit_points: int = 64

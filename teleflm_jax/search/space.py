@@ -1,11 +1,13 @@
 """The space of a search: settings and their ranges, checked, and the points that a grid or a random draw takes from it."""
 
+import contextlib
 import dataclasses
 import difflib
 import itertools
 import math
 import typing
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +138,7 @@ def refuse_large(search: SearchConfig) -> None:
         )
 
 
-def _annotation(setting: str) -> typing.Any:
+def _annotation(setting: str) -> Any:
     """Return the type of a setting; None if there is no such setting."""
     section, _, field = setting.partition(".")
     return typing.get_type_hints(SECTIONS[section]).get(field) if section in SECTIONS else None
@@ -200,12 +202,14 @@ def _spaced(setting: str, given: Range, scale: str, low: float, high: float, n: 
 
 
 def _tie(setting: str, given: Range, space: Mapping[str, Range], tied: Mapping[str, object]) -> tuple[str, float]:
+    """Return the other setting of a tie and the factor."""
     assert isinstance(given, dict)  # of a tie
-    target = given[TIMES]
-    right = len(given) == 1 and len(target) == 2 and isinstance(target[0], str) and type(target[1]) in (int, float)
-    if not right or not (math.isfinite(target[1]) and target[1] != 0):
+    pair: Any = ("", 0.0)
+    with contextlib.suppress(MismatchError):
+        pair = convert(given[TIMES], tuple[str, float], setting)
+    other, factor = pair
+    if len(given) > 1 or factor == 0 or not math.isfinite(factor):
         raise _wrong(setting, given, "{'times': (setting, factor)} with a factor other than 0")
-    other, factor = target
     if other not in space or other in tied:
         free = [name for name in space if name not in tied]
         raise _wrong(setting, given, f"a setting of search.space that is not tied itself ({', '.join(free) or 'none is there'})")

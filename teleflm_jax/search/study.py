@@ -16,13 +16,15 @@ import json
 import os
 import pathlib
 import re
+import typing
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from teleflm_jax import atomic_write, config, foreign
+from teleflm_jax import config, foreign
+from teleflm_jax.config.values import MismatchError, convert
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import history, run_log
 from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig, saved_config
@@ -140,10 +142,9 @@ def write(folder: pathlib.Path, search: SearchConfig, base: RunConfig, points: S
     """
     refuse_other(folder, search, base)
     folder.mkdir(parents=True, exist_ok=True)
-    write_once(folder / STUDY, {"version": VERSION, **_identity(search, base)})
+    write_once(folder / STUDY, json.dumps({"version": VERSION, **vars(search), **_identity(search, base)}))
     refuse_other(folder, search, base)  # of two searches that start at the same time, the folder is one's
-    if not (folder / SAVED_CONFIG).is_file():
-        atomic_write.write(folder / SAVED_CONFIG, config.dump(base.sections()).encode())
+    write_once(folder / SAVED_CONFIG, config.dump(base.sections()))
     for point, values in enumerate(points):
         write_point(folder, search, base, point, values)
 
@@ -154,14 +155,17 @@ def write_point(folder: pathlib.Path, search: SearchConfig, base: RunConfig, poi
         place = folder / TRIALS / f"p{point:05d}-s{seed}"
         if not (place / TRIAL).is_file():
             place.mkdir(parents=True, exist_ok=True)
-            write_once(place / TRIAL, {"point": point, "seed": seed, "values": values, "study": digest(_identity(search, base))})
+            content = {"point": point, "seed": seed, "values": values, "study": digest(_identity(search, base))}
+            write_once(place / TRIAL, json.dumps(content))
 
 
-def write_once(path: pathlib.Path, content: Mapping[str, Any]) -> bool:
-    """Write a file that appears whole, unless it is there; return whether this call wrote it."""
+def write_once(path: pathlib.Path, content: str) -> bool:
+    """Write a text file that appears whole, unless it is there; return whether this call wrote it."""
+    if path.exists():
+        return False
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        temporary.write_text(content.rstrip("\n") + "\n", encoding="utf-8")
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -193,13 +197,15 @@ def result(folder: pathlib.Path, outcome: str, reason: str, step: int) -> dict[s
 def refuse_other(folder: pathlib.Path, search: SearchConfig, base: RunConfig) -> None:
     """Raise a `UserError` unless the folder is free or this search's."""
     given = _identity(search, base)
+    used = folder.exists() and any(
+        not name.startswith(".") for name in os.listdir(folder)
+    )  # before others write, who begin with study.json
     if (folder / STUDY).is_file():
         saved = foreign.read_json(folder / STUDY, LARGEST)
         same = {name: saved.get(name) == given[name] for name in given} if isinstance(saved, dict) else {STUDY: False}
     elif found := places(folder):
         saved, same = {}, {"search": all(_json(place.folder / TRIAL).get("study") == digest(given) for place in found)}
     else:
-        used = folder.exists() and any(not name.startswith(".") for name in os.listdir(folder))
         saved, same = {}, {"files that are no search's": not used}
     if different := [name for name, equal in same.items() if not equal]:
         raise UserError(
@@ -242,15 +248,11 @@ def _difference(folder: pathlib.Path, name: str, saved: Mapping[str, Any], base:
 
 def _saved_search(folder: pathlib.Path) -> SearchConfig:
     """Return the search of a study.json."""
-    saved = _json(folder / STUDY)
+    saved, types = _json(folder / STUDY), typing.get_type_hints(SearchConfig)
     try:
-        ranges = {
-            setting: {kind: tuple(limits) for kind, limits in given.items()} if isinstance(given, dict) else tuple(given)
-            for setting, given in saved["space"].items()
-        }
-        lists = {name: tuple(saved[name]) for name in ("widths", "parametrisations")}
-        return SearchConfig(**{name: saved[name] for name in IDENTITY} | {"space": ranges} | lists)
-    except (KeyError, TypeError, AttributeError) as error:
+        fields: dict[str, Any] = {name: convert(saved[name], type_, name) for name, type_ in types.items()}
+        return SearchConfig(**fields)
+    except (KeyError, MismatchError) as error:
         raise _damaged(folder / STUDY) from error
 
 

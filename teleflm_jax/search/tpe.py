@@ -85,10 +85,12 @@ def _points(folder: pathlib.Path) -> dict[int, list[study.Place]]:
 def _journal(folder: pathlib.Path, search: SearchConfig, found: space.Space, point: int) -> Any:
     """Open the journal and bring it up to date with the trials' folders; return Optuna's study."""
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = int(np.random.SeedSequence([search.sampler_seed, point]).generate_state(1)[0])
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL), lock_obj=_Held())
+    held: Any = _Held()
+    backend = JournalFileBackend(str(folder / JOURNAL), lock_obj=held)
     journal = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         study_name=NAME,
@@ -104,9 +106,9 @@ def _journal(folder: pathlib.Path, search: SearchConfig, found: space.Space, poi
         value = _value(trials)
         if number not in known:
             params = {axis.setting: trials[0].values[axis.setting] for axis in found.axes}
-            given = {"params": params, "distributions": _distributions(found), "user_attrs": {POINT: number}}
-            finished = {"state": state.RUNNING} if value is None else {"state": state.COMPLETE, "value": value}
-            journal.add_trial(optuna.trial.create_trial(**given, **finished))
+            reached = state.RUNNING if value is None else state.COMPLETE
+            given: dict[str, Any] = {"params": params, "distributions": _distributions(found), "user_attrs": {POINT: number}}
+            journal.add_trial(optuna.trial.create_trial(state=reached, value=value, **given))
         elif known[number].state == state.RUNNING and value is not None:
             journal.tell(known[number].number, value)
     return journal
@@ -130,9 +132,10 @@ def _distributions(found: space.Space) -> dict[str, Any]:
     """Return the axes as Optuna's distributions; the values of a list have no order in them."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    return {
-        axis.setting: CategoricalDistribution(axis.values)
-        if axis.scale == space.LIST
-        else (IntDistribution if axis.whole else FloatDistribution)(axis.values[0], axis.values[-1], log=axis.scale == space.LOG)
-        for axis in found.axes
-    }
+    def of(axis: space.Axis) -> Any:
+        low, high, log = axis.values[0], axis.values[-1], axis.scale == space.LOG
+        if axis.scale == space.LIST:
+            return CategoricalDistribution(axis.values)
+        return IntDistribution(int(low), int(high), log=log) if axis.whole else FloatDistribution(low, high, log=log)
+
+    return {axis.setting: of(axis) for axis in found.axes}

@@ -17,9 +17,11 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.runs import folder as run_folder
 from teleflm_jax.runs import train
 from teleflm_jax.runs.config import RunConfig, absolute, refuse_incomplete
-from teleflm_jax.search import claims, space, study, tpe, widths
+from teleflm_jax.search import claims, early_stop, space, study, tpe, widths
 from teleflm_jax.search.config import SearchConfig
 
+FIGURES = ("step", "loss", "grad_norm")
+"""Columns that the early stop looks at."""
 POLL_SECONDS = 1.0
 """Time between looks at the folder while other workers hold all trials that are left."""
 
@@ -83,24 +85,26 @@ def work(
     worker = Worker(
         config=config, search=search, folder=place, owner=claims.this_process(), log=log, progress=progress, should_stop=should_stop
     )
-    trained, done, waiting = 0, False, False
+    trained, waiting = 0, False
     later: set[str] = set()  # trials that were not to be had when it was their turn
     while not should_stop():
-        left = [trial for trial in study.places(place) if not trial.finished]
+        left = _unfinished(place)
         held = _claim(worker, sorted(left, key=lambda trial: trial.name in later))
+        if held is not None and _train_claimed(worker, *held):
+            trained += 1
+            continue
         if held is not None:
-            done = _train_claimed(worker, *held)
-            trained += done
-            later |= set() if done else {held[0].name}
+            later.add(held[0].name)
         elif tpe.suggest(config, search, place):
             continue
         elif not left:
-            break
+            if not _unfinished(place):  # another worker may have written the last point of a TPE search since
+                break
+            continue
         elif not waiting:
             log(f"waiting for {len(left)} trials that other workers train; one whose worker dies is taken up here")
-        waiting = held is None
-        if waiting or not done:
-            time.sleep(POLL_SECONDS)
+            waiting = True
+        time.sleep(POLL_SECONDS)
     return _summary(place, trained)
 
 
@@ -125,6 +129,10 @@ def _refuse_untrainable(config: RunConfig) -> None:
     layout = rules.layout(config.mesh, config.model.d_model)
     train.open_data(config)
     train.refuse_what_cannot_train(config, mup.at_width(config.mup, config.model.d_model), layout, going_on=False)
+
+
+def _unfinished(folder: pathlib.Path) -> list[study.Place]:
+    return [trial for trial in study.places(folder) if not trial.finished]
 
 
 def _claim(worker: Worker, left: Sequence[study.Place]) -> tuple[study.Place, claims.Claim] | None:
@@ -174,12 +182,12 @@ def _train(worker: Worker, trial: study.Place, check: Callable[[], None]) -> dic
     """Train a trial, from its last checkpoint if it has one; return its result, or None if the worker was asked to stop."""
     figures = _Figures()
     figures.read(trial.folder)
-    reason = figures.reason(worker.search)
+    reason = figures.reason()
 
     def take(row: Mapping[str, Any]) -> None:
         nonlocal reason
         figures.add(**{name: row[name] for name in FIGURES})
-        reason = reason or figures.reason(worker.search)
+        reason = reason or figures.reason()
         worker.progress({"trial": trial.name, **row})
 
     def should_stop() -> bool:
@@ -202,9 +210,6 @@ def _train(worker: Worker, trial: study.Place, check: Callable[[], None]) -> dic
     return study.result(trial.folder, study.DIVERGED if diverged else study.COMPLETED, diverged or "", ended.step)
 
 
-FIGURES = ("step", "tokens", "loss", "grad_norm")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Figures:
     """Figures of a trial's steps so far, for the early stop."""
@@ -219,8 +224,9 @@ class _Figures:
 
     def read(self, folder: pathlib.Path) -> None:
         """Take the rows that a run's folder has."""
-        for name, values in vars(study.read_rows(folder)).items():
-            self.columns[name].frombytes(values.tobytes())
+        rows = study.read_rows(folder)
+        for name, column in self.columns.items():
+            column.frombytes(getattr(rows, name).tobytes())
 
     def add(self, **figures: float) -> None:
         """Take the row of a step; the rows from that step on, which a run that resumes or rewinds repeats, are dropped."""
@@ -230,15 +236,9 @@ class _Figures:
         for name, value in figures.items():
             self.columns[name].append(value)
 
-    def reason(self, search: SearchConfig) -> str | None:
+    def reason(self) -> str | None:
         """Return why the trial should end here, or None."""
-        tokens, loss, grad_norm = (np.array(self.columns[name]) for name in FIGURES[1:])
-        return _reason(tokens, loss, grad_norm, search)
-
-
-def _reason(tokens: np.ndarray, loss: np.ndarray, grad_norm: np.ndarray, search: SearchConfig) -> str | None:
-    del tokens, grad_norm, search
-    return None if np.isfinite(loss).all() else "the loss is not finite"
+        return early_stop.reason_to_stop(np.array(self.columns["loss"]), np.array(self.columns["grad_norm"]))
 
 
 def _summary(folder: pathlib.Path, trained: int) -> Summary:

@@ -8,7 +8,7 @@ import pytest
 from teleflm_jax import config as gin
 from teleflm_jax.errors import UserError
 from teleflm_jax.runs.config import RunConfig
-from teleflm_jax.search import space
+from teleflm_jax.search import ranking, space
 from teleflm_jax.search.config import SECTIONS, SearchConfig
 
 RATE, MATRIX, WARMUP = "mup.learning_rate", "mup.matrix_learning_rate", "optimizer.warmup_steps"
@@ -118,6 +118,10 @@ def test_a_wrong_space_is_one_line(ranges, message):
 def test_wrong_settings_of_a_search_are_one_line(fields, message):
     with pytest.raises(UserError, match=message):
         SearchConfig(**fields)
+
+
+def test_the_default_order_of_criteria_is_the_ranking_s():
+    assert SearchConfig().rank_by == ranking.RANK_BY
 
 
 def test_more_grid_points_than_the_limit_are_refused():

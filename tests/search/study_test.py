@@ -14,7 +14,7 @@ from tests.search.conftest import other
 def written(base, search, tmp_path):
     """A study in which nothing is trained."""
     place = tmp_path / "study"
-    study.write(place, search, base, space.read(search).grid())
+    study.write(place, other(search, rank_by=("loss",)), base, space.read(search).grid())
     return place
 
 
@@ -24,7 +24,7 @@ def files(folder) -> dict:
 
 def test_a_study_is_read_back_and_written_once(written, base, search):
     found, before = study.load(written), files(written)
-    assert found.search == search and found.config == base and found.folder == written
+    assert found.search == other(search, rank_by=("loss",)) and found.config == base and found.folder == written
     assert [(trial.point, trial.values) for trial in found.trials] == list(enumerate(space.read(search).grid()))
     assert {(trial.seed, trial.outcome, trial.loss, trial.heldout, len(trial.rows.step)) for trial in found.trials} == {
         (0, "waiting", None, None, 0)
@@ -108,6 +108,6 @@ def test_results_are_read_from_the_logs(written):
     assert study.result(place, study.COMPLETED, "", 40) == completed
     diverged = {"outcome": "diverged", "reason": "spiked", "step": 40, "loss": None, "heldout": None, "seconds": 10.0}
     assert study.result(place, study.DIVERGED, "spiked", 40) == diverged
-    study.write_once(place / study.RESULT, completed)
+    study.write_once(place / study.RESULT, json.dumps(completed))
     (trial, *_) = study.load(written).trials
     assert (trial.outcome, trial.loss, trial.heldout, trial.rows.tokens[-1], len(trial.rows.loss)) == ("completed", 0.5, 2.5, 2560, 40)

@@ -1,6 +1,7 @@
 """Points by Optuna: as many as asked for, from the results so far, the same when its journal is lost."""
 
 import dataclasses
+import json
 import math
 import sys
 
@@ -29,7 +30,8 @@ def finish(folder, best: float = 1e-2):
         rate = trial.values[RATE]
         outcome = "diverged" if rate > 0.5 else "completed"
         loss = None if rate > 0.5 else abs(math.log10(rate / best)) + 0.01 * trial.seed
-        study.write_once(trial.folder / study.RESULT, {"outcome": outcome, "heldout": None, "loss": loss})
+        result = {"outcome": outcome, "heldout": None, "loss": loss}
+        study.write_once(trial.folder / study.RESULT, json.dumps(result))
 
 
 def test_a_search_has_its_points_once_and_does_not_need_its_journal(base, tmp_path):

@@ -15,7 +15,7 @@ from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
 from teleflm_jax.runs import folder
-from teleflm_jax.search import claims, study, worker
+from teleflm_jax.search import claims, early_stop, study, worker
 from teleflm_jax.search.config import SearchConfig
 from tests.runs.conftest import changed
 from tests.search.conftest import other
@@ -126,9 +126,9 @@ def test_a_trial_in_whose_folder_a_process_still_trains_comes_last(base, tmp_pat
     study.write(tmp_path / "study", search, base, worker.planned(base, search))
     first, second = (trial.folder for trial in study.places(tmp_path / "study"))
     with folder.locked(first):
-        begun = lambda: (second / checkpoint.FOLDER).exists()  # noqa: E731
-        assert worker.work(base, search, tmp_path / "study", log=messages.append, should_stop=begun).left == 2
-    assert "p00000-s0: its former worker" in messages[0] and not (first / checkpoint.FOLDER).exists()
+        worker.work(base, search, tmp_path / "study", log=messages.append, should_stop=(second / checkpoint.FOLDER).exists)
+    assert (second / checkpoint.FOLDER).exists() and not (first / checkpoint.FOLDER).exists()
+    assert "p00000-s0: its former worker" in messages[0]
     assert not claims.is_held(first, claims.this_process(), search.lease_seconds)
 
 
@@ -149,6 +149,43 @@ def test_a_trial_that_diverges_is_ended_alone(base, tmp_path):
     diverged, completed = study.load(tmp_path / "study").trials
     assert (diverged.outcome, diverged.loss, diverged.heldout, len(diverged.rows.loss)) == ("diverged", None, None, 1)
     assert "no finite loss or gradient" in diverged.reason and completed.outcome == "completed"
+
+
+def test_a_trial_that_is_stopped_early_has_diverged_also_if_its_worker_dies_before_the_result(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(early_stop, "reason_to_stop", lambda loss, grad_norm: "loss was high" if len(loss) == len(grad_norm) >= 2 else None)
+    expected = worker.Summary(trained=1, completed=0, diverged=1, left=0)
+    assert worker.work(base, ONE, tmp_path / "study") == expected
+    (trial,) = study.load(tmp_path / "study").trials
+    assert (trial.outcome, trial.reason, trial.loss, trial.heldout) == ("diverged", "loss was high", None, None)
+    assert 2 <= len(trial.rows.loss) < 4
+    (trial.folder / study.RESULT).unlink()
+    assert worker.work(base, ONE, tmp_path / "study", progress=lambda row: pytest.fail("trained again")) == expected
+    assert study.load(tmp_path / "study").trials[0].reason == "loss was high"
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_many_workers_at_once_train_each_trial_once(base, tmp_path, monkeypatch, sampler):
+    if sampler == "tpe":
+        pytest.importorskip("optuna", reason="requirements-search.txt is not installed")
+    trained = []
+
+    def stand_in(worker, trial, check):
+        trained.append(trial.name)
+        threading.Event().wait(0.01)
+        return {"outcome": "completed", "reason": "", "step": 4, "loss": 1.0 + trial.values[RATE], "heldout": None, "seconds": 1.0}
+
+    monkeypatch.setattr(worker, "_train", stand_in)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
+    space = {RATE: {"log": (1e-3, 1e-1, 12)}}
+    search, summaries = SearchConfig(space=space, sampler=sampler, points=12 if sampler == "tpe" else None, seeds=2), []
+    threads = [threading.Thread(target=lambda: summaries.append(worker.work(base, search, tmp_path / "study"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(trained) == [f"p{point:05d}-s{seed}" for point in range(12) for seed in range(2)]
+    assert sum(summary.trained for summary in summaries) == 24 and {summary.completed for summary in summaries} == {24}
+    assert not list((tmp_path / "study").rglob("claim-*"))
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,9 @@ def remarks(scores: Mapping[str, TaskScore]) -> list[str]:
     ]
 
 
-def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None, pause: Callable[[], None]) -> dict[str, TaskScore]:
+def _ask(
+    suite: Suite, model: Model, watch: Callable[[Sequence], Iterable], keep: dict[str, list] | None, pause: Callable[[], None]
+) -> dict[str, TaskScore]:
     with _harness() as lm_eval:
         from teleflm_jax.evaluate.harness import Harness
 

@@ -17,7 +17,7 @@ ALL = "all"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name several checkpoints."""
-    parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument("--steps", metavar="all|N,N,…", help="several checkpoints of the run, one row each")
     parser.add_argument(
         "--beside",

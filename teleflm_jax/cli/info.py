@@ -15,7 +15,7 @@ from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim import schedule
 from teleflm_jax.runs.config import RunConfig
 
-HELP = "show what a configuration amounts to: parameters, FLOPs, tokens per step, µP's values, learning rates"
+HELP = "show the consequences of a configuration: parameters, FLOPs, tokens per step, µP's values, learning rates"
 
 PRINTED_SIZES = {
     (64, 4, 512, 1_344): "283 M",

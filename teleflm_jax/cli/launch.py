@@ -41,14 +41,14 @@ def arguments(parser: argparse.ArgumentParser):
     )
     parser.add_argument("-n", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")
     parser.add_argument(
-        "--devices_per_process", type=int, metavar="K", help="use the CPU, as so many devices a process; default: whatever jax finds"
+        "--devices_per_process", type=int, metavar="K", help="use the CPU, with this many devices per process; default: jax's devices"
     )
     parser.add_argument(
         "--preflight", action="store_true", help="first measure every process, and start nothing if one is slow; COMMAND may be left out"
     )
     preflight.add_tolerance(parser)
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a script and its arguments, or `-m teleflm_jax train` and its"
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a script, or `-m teleflm_jax train`, and its arguments"
     )
 
 

@@ -76,16 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--gin_param", action="append", default=[], metavar="'SECTION.FIELD = VALUE'", help="override one value; repeatable"
     )
-    parser.add_argument(
-        "--workdir", type=path, metavar="FOLDER", help="the run's folder; its config.gin is read where no --gin_file is given"
-    )
+    parser.add_argument("--workdir", type=path, metavar="FOLDER", help="the run's folder; its config.gin is read if no --gin_file is given")
 
 
 def add_process_arguments(parser: argparse.ArgumentParser):
     """Add the options that number this process among those of a run; `launch` and cluster schedulers set the environment instead."""
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where none of the known starters is used")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="of the run")
-    parser.add_argument("--process_id", type=int, metavar="I", help="of this process, from 0")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, if none of the known launchers is used")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="number of processes of the run")
+    parser.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
 
 
 def load(args: argparse.Namespace, optional: Collection[str] = (), before: Sequence[str] = ()) -> RunConfig:
@@ -217,7 +215,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
         if not variables.finds_no_device(error):
             raise
         message = (
-            f"got JAX_PLATFORMS={os.environ['JAX_PLATFORMS']!r}, of which jax has no device here; allowed: cpu, or cuda where its plugin "
+            f"got JAX_PLATFORMS={os.environ['JAX_PLATFORMS']!r}, for which jax finds no device; allowed: cpu, or cuda if its plugin "
             "and a GPU are; change or unset it"
         )
     except KeyboardInterrupt:

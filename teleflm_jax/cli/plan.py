@@ -16,7 +16,7 @@ from teleflm_jax.plan.config import CLUSTERS, JSON, PICTURE, ClusterConfig
 from teleflm_jax.plan.config import SECTIONS as PLANNING
 from teleflm_jax.runs.config import SECTIONS, RunConfig
 
-HELP = "compile a run for a cluster that is not here: memory, traffic, time, and better layouts"
+HELP = "compile a run for a cluster that this machine does not have: memory, traffic, time, and better layouts"
 
 SHOWN = 12
 """Number of layouts of a search that are printed and drawn."""
@@ -26,13 +26,13 @@ def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     parser.epilog = f"example: {parser.prog} --gin_file configs/runs/pretrain_52b.gin --cluster a800x896"
     options.add_arguments(parser)
-    parser.add_argument("--cluster", type=options.path, metavar="NAME", help="of configs/clusters/NAME.gin, or a gin file of your own")
-    parser.add_argument("--gpus", type=_count, metavar="N", help="to use; default: those of the run's mesh, or the whole cluster")
+    parser.add_argument("--cluster", type=options.path, metavar="NAME", help="name of configs/clusters/NAME.gin, or a gin file of your own")
+    parser.add_argument("--gpus", type=_count, metavar="N", help="number of GPUs; default: those of the run's mesh, or the whole cluster")
     parser.add_argument(
-        "--backend", choices=target_devices.BACKENDS, help="the compiler; default: gpu where jax's CUDA wheels are installed"
+        "--backend", choices=target_devices.BACKENDS, help="the compiler; default: gpu if jax's CUDA wheels are installed, otherwise cpu"
     )
     parser.add_argument("--search", action="store_true", help="rank all layouts by predicted time; the best are compiled")
-    parser.add_argument("--compile", type=_count, default=3, metavar="N", help="of a search, how many of the best to compile (default 3)")
+    parser.add_argument("--compile", type=_count, default=3, metavar="N", help="number of the search's best layouts to compile (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--out", type=options.path, metavar="FOLDER", help="write plan.json and plan.png there; a search's default is plans/RUN-CLUSTER"

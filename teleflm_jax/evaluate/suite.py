@@ -226,7 +226,7 @@ def _load_tasks(config: SuiteConfig, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _draw(config: SuiteConfig, loaded: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return the items of each task of which only a share is measured, the same for the same seed."""
+    """Return the drawn items of each task that is measured on a share of its items, the same for the same seed."""
     drawn = {}
     for name, share in config.fractions.items():
         if name == humaneval.NAME or share == 1:

@@ -20,7 +20,7 @@ TEMPLATES, DEFAULT = "additional_chat_templates", "default"
 """Folder of further chat templates, and the name of the template that is used."""
 PROBE = "a"
 LARGEST_SETTINGS = 16 << 20
-"""Bytes; those of models have some hundred kB, of which most list tokens."""
+"""Maximum bytes; models' files have some hundred kB, mostly lists of tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

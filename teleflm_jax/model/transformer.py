@@ -112,7 +112,7 @@ class Transformer(nnx.Module):
         return self.scale_embedded(self.embedding[...][rows_BT].astype(self.config.compute_dtype), here_BT, group)
 
     def scale_embedded(self, x_BTD: jax.Array, here_BT: jax.Array, group: Group = ALONE) -> jax.Array:
-        """Combine looked-up rows over the `group`, each of which one device has (`here_BT`), times the input multiplier; linear in x."""
+        """Sum looked-up rows over the `group`, where one device has each row (`here_BT`), times the input multiplier; linear in x."""
         return group.reduce_partials(jnp.where(here_BT[..., None], x_BTD, 0)) * self.input_multiplier
 
     def final(self, x_BTD: jax.Array, group: Group = ALONE) -> jax.Array:

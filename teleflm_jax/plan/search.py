@@ -81,7 +81,7 @@ def ranked(
     if not fitting:
         least = min(candidate.memory.total for candidate in every) + plan.allowance_bytes
         raise UserError(
-            f"got {gpus} GPUs of {cluster.memory_bytes / 1e9:.1f} GB, of which the leanest of {len(every):,} layouts takes "
+            f"got {gpus} GPUs of {cluster.memory_bytes / 1e9:.1f} GB, where the leanest of {len(every):,} layouts takes "
             f"{least / 1e9:.1f} GB; allowed: what leaves {plan.spare:.0%} free (plan.spare); change --gpus, train.batch_size or --cluster"
         )
     return sorted(fitting, key=lambda candidate: candidate.times.step), len(every)

@@ -120,7 +120,7 @@ def pack(
         progress: called with bytes done and bytes in all.
 
     Raises:
-        UserError: a domain has no documents, too many of them are malformed, or the data that is there was packed from other inputs.
+        UserError: a domain has no documents, too many of them are malformed, or the existing data was packed from other inputs.
     """
     refuse_incomplete(config, "data", "model")
     sources = config.data.sources

@@ -271,7 +271,7 @@ def test_a_platform_without_devices_is_a_line(platform):
     environment = {**job.BARE, "JAX_PLATFORMS": platform}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert f"error: got JAX_PLATFORMS='{platform}', of which jax has no device here" in done.stderr
+    assert f"error: got JAX_PLATFORMS='{platform}', for which jax finds no device" in done.stderr
     assert "Traceback" not in done.stderr
 
 

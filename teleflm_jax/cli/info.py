@@ -141,7 +141,7 @@ def _tokens(text: str) -> int:
             raise ValueError(text)
         return int(value)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count of tokens such as 2000000 or 2.5e12") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a token count such as 2000000 or 2.5e12") from None
 
 
 def _print(facts: dict):

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         _refuse_no_script(command)
     if args.preflight and any(word.startswith("--coordinator") for word in command):
         raise UserError(
-            f"got --preflight and --coordinator; allowed: places that the environment tells; change --coordinator to {processes.ADDRESS}, "
+            f"got --preflight and --coordinator; allowed: settings from the environment; change --coordinator to {processes.ADDRESS}, "
             f"{processes.COUNT} and {processes.INDEX}"
         )
     if args.n < 1 or (args.devices_per_process is not None and args.devices_per_process < 1):
@@ -88,7 +88,7 @@ def _refuse_no_script(command: list[str]) -> None:
         raise UserError("got no command; allowed: -- and a script with its arguments; add, for instance, -- train.py --help")
     if command[0] != "-m" and not pathlib.Path(command[0]).is_file():
         raise UserError(
-            f"got the script {command[0]!r}, which is not there; allowed: train.py, eval.py, another script, or -m teleflm_jax train; "
+            f"got the script {command[0]!r}, which does not exist; allowed: train.py, eval.py, another script, or -m teleflm_jax train; "
             "change it"
         )
 

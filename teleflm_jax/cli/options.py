@@ -203,7 +203,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
     for variable in variables.settle(os.environ):
-        print(f"{foreign.printable(variable)} is set; this computes as without it", file=sys.stderr)
+        print(f"{foreign.printable(variable)} is set and has no effect on this command", file=sys.stderr)
     open_files.raise_limit()
     try:
         code = main() or 0
@@ -219,7 +219,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
             "and a GPU are; change or unset it"
         )
     except KeyboardInterrupt:
-        print("interrupted; nothing half-written stands in place of a result", file=sys.stderr)
+        print("interrupted; no half-written result remains", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         if not _stdout_is_closed():

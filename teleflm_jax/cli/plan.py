@@ -105,5 +105,5 @@ def _gpus(args: argparse.Namespace, mesh: MeshConfig, cluster: ClusterConfig) ->
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

@@ -278,7 +278,7 @@ def _not_there(asked: str, candidates: Sequence[pathlib.Path]) -> UserError:
     near = next((path.parent / n for path in candidates if (n := nearest(path.name, _gin_files(path.parent)))), None)
     looked = ", ".join(dict.fromkeys(str(path.absolute()) for path in candidates))
     change = f"change the path{f' to {near}' if near else ''}"
-    return UserError(f"got {asked}, which is not there; allowed: an existing gin file (looked for: {looked}); {change}")
+    return UserError(f"got {asked}, which does not exist; allowed: an existing gin file (looked for: {looked}); {change}")
 
 
 def _gin_files(folder: pathlib.Path) -> list[str]:

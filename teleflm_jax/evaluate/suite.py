@@ -118,7 +118,7 @@ def measure(
     if suite.problems:
         result = humaneval.measure(model, suite.problems, suite.config.code_samples, pause)
         for what in result.left_open:
-            log(f"humaneval: this machine could not shut off {what}")
+            log(f"humaneval: this machine cannot block {what}")
         figures = {f"pass@{k},none": value for k, value in result.passed.items()}
         scores[humaneval.NAME] = TaskScore(
             metric="pass@5,none",

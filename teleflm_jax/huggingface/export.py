@@ -134,7 +134,7 @@ def export(
         OSError: the disk is full or fails; the folder does not exist then.
     """
     if folder.exists():
-        raise UserError(f"got --out {folder}, which is there already; allowed: a name that is free; remove it or change --out")
+        raise UserError(f"got --out {folder}, which exists already; allowed: an unused name; remove it or change --out")
     partial = folder.with_name(f"{folder.name}.partial")
     todo = files(job)
     state = _begun(partial, job)

@@ -181,7 +181,7 @@ def _tokenizer(path: pathlib.Path, content: Mapping[str, Any]) -> tokenizers.Tok
     try:
         return load.parse(_text(content))
     except ValueError as error:
-        raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one; change --tokenizer") from error
+        raise UserError(f"got {path}, which is not a tokenizer.json ({error}); allowed: one; change --tokenizer") from error
 
 
 def _probed(path: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> list[int]:
@@ -233,9 +233,9 @@ def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
     try:
         found = foreign.parse_json(foreign.read(path, most))
     except ValueError as error:
-        raise UserError(f"got {path}, which is no {path.name} ({error}); allowed: one in JSON; fetch it again") from error
+        raise UserError(f"got {path}, which is not a {path.name} ({error}); allowed: one in JSON; fetch it again") from error
     if not isinstance(found, dict):
-        raise UserError(f"got {path}, which is no {path.name}; allowed: a JSON object; fetch it again")
+        raise UserError(f"got {path}, which is not a {path.name}; allowed: a JSON object; fetch it again")
     return found
 
 

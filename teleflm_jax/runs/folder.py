@@ -119,7 +119,7 @@ def refuse_changes(folder: pathlib.Path, run: RunConfig) -> None:
     given = pathlib.Path(run.data.tokenizer)
     if given.is_file() and given.read_bytes() != (folder / TOKENIZER).read_bytes():
         raise UserError(
-            f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
+            f"got data.tokenizer={run.data.tokenizer!r}, where the run in {folder} was trained with another; allowed: the same; "
             "change it back, or start a new run in another folder"
         )
 

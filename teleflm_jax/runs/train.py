@@ -208,6 +208,6 @@ def _refuse_other_tokenizer(run: RunConfig) -> None:
     other = restore.other_run(run.train.init_from)[0] / folder.TOKENIZER
     if other.read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
         raise UserError(
-            f"got data.tokenizer={run.data.tokenizer!r}, another than {other} of train.init_from; allowed: the same; "
+            f"got data.tokenizer={run.data.tokenizer!r}, which differs from {other} of train.init_from; allowed: the same; "
             f"change data.tokenizer to {str(other)!r} and pack with it, or change train.init_from"
         )

@@ -203,7 +203,7 @@ def test_an_override_leaves_a_macro_of_the_file_used(write):
         ("model.domains = ['en', @a/train()]", ("reference @a/train",)),
         ("import os", ("'import os' (run.gin:3)",)),
         ("from os import path", ("'from os import path'",)),
-        ("include 'nothing.gin'", ("include 'nothing.gin' (run.gin:3)", "not there")),
+        ("include 'nothing.gin'", ("include 'nothing.gin' (run.gin:3)", "does not exist")),
         ("include 'ran.gin'", ("change the path to run.gin",)),
         ("include 'configs/mesh/singel.gin'", ("include 'configs/mesh/singel.gin' (run.gin:3)", "configs/mesh/single.gin")),
         ("include '.'", ("not a plain file",)),

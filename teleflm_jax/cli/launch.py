@@ -1,4 +1,4 @@
-"""`launch`: start a command's processes on this machine, with the XLA settings that GPUs want."""
+"""`launch`: start a command's processes on this machine, with the XLA settings for GPUs."""
 
 import argparse
 import contextlib
@@ -196,7 +196,7 @@ def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> Non
             continue
         for line in (line.decode(errors="replace") for line in lines if line or not ended):
             if "[Gloo]" not in line and "peer ranks" not in line:
-                with contextlib.suppress(OSError):  # the reader of our output is gone; the run continues
+                with contextlib.suppress(OSError):  # the reader of our output has closed it; the run continues
                     print(f"{own}{line}", file=stream, flush=True)
 
 

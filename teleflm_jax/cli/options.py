@@ -28,7 +28,7 @@ STDOUT = 1
 INTERRUPTED = 128 + 2
 """Exit code: Ctrl-C before or outside the training loop, as a shell reports it."""
 PIPE_CLOSED = 128 + 13
-"""Exit code: the reader of our output is gone, as a shell reports a death by SIGPIPE."""
+"""Exit code if the reader of our output has closed it, as a shell reports a death by SIGPIPE."""
 
 _REMEDIES = {
     errno.ENOENT: ("something that exists", "correct the path or make it first"),

@@ -1,4 +1,4 @@
-"""`plan`: compile a run for a cluster that is not here; show whether it fits, how long it takes, and which layouts are better."""
+"""`plan`: compile a run for a cluster that this machine does not have; show whether it fits, its time, and better layouts."""
 
 import argparse
 import difflib
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace):
     backend = target_devices.choose(args.backend, cluster)
     count = _gpus(args, found["mesh"], cluster)
     target_devices.prepare(backend, count, os.environ)
-    from teleflm_jax.cli import planning  # after the environment is set, as they import jax
+    from teleflm_jax.cli import planning  # after the environment is set, because they import jax
     from teleflm_jax.plan import estimate
 
     run = RunConfig(**{name: found[name] for name in SECTIONS if name in found})
@@ -82,7 +82,7 @@ def _cluster_file(name: str | None) -> str:
     if name and (CLUSTERS / f"{name}.gin").is_file():
         return str(CLUSTERS / f"{name}.gin")
     if name and pathlib.Path(name).exists():
-        return name  # what is wrong with it, the reader says
+        return name  # the reader reports the mistake in it
     near = difflib.get_close_matches(name or "", known, n=1)
     got = f"the unknown cluster {name!r}" if name else "no cluster"
     change = f"change it to --cluster {near[0]}" if near else "name one with --cluster"

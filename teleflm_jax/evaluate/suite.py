@@ -133,7 +133,7 @@ def measure(
 
 
 def remarks(scores: Mapping[str, TaskScore]) -> list[str]:
-    """Return remarks on scores of truncated texts, a line each."""
+    """Return remarks on scores of truncated texts, one per line."""
     return [
         f"{name}: of {score.shortened:,} text(s) only the end was read, as they are longer than the model's context"
         for name, score in scores.items()

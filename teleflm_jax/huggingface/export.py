@@ -78,7 +78,7 @@ class ExportJob:
         return {"record": digest, "format": self.form, "dtype": self.dtype, "shard_bytes": self.shard_bytes}
 
     def notes(self) -> Iterator[str]:
-        """Yield remarks for the user, a line each."""
+        """Yield remarks for the user, one per line."""
         rounded = [f"{name} times {by:g}" for name, by in self.factors.items() if not settings.is_power_of_two(by)]
         if rounded and self.dtype == "bfloat16":
             yield (

@@ -62,7 +62,7 @@ class GGUFVocabulary:
     types: tuple[int, ...]
     merges: tuple[str, ...]
     notes: tuple[str, ...]
-    """Texts for which llama.cpp's ids differ, a line each."""
+    """Texts for which llama.cpp's ids differ, one per line."""
 
 
 def read(content: Mapping[str, Any], size: int) -> GGUFVocabulary:

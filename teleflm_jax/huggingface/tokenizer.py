@@ -36,7 +36,7 @@ class TokenizerSettings:
     template: str | None
     """Chat template."""
     notes: tuple[str, ...]
-    """Remarks for the user, a line each."""
+    """Remarks for the user, one per line."""
 
 
 def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dict[str, str]:
@@ -65,7 +65,7 @@ def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dic
 def imported(path: pathlib.Path, settings: TokenizerSettings, ids: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
     """Return the content of the tokenizer.json for a run's folder.
 
-    It holds what all of the model's files say of special tokens; a tokenizer that we exported comes back byte for byte.
+    It records the special tokens of all the model's files; a tokenizer that we exported comes back byte for byte.
 
     Args:
         path: the model's tokenizer.json.
@@ -73,10 +73,10 @@ def imported(path: pathlib.Path, settings: TokenizerSettings, ids: Mapping[str, 
         ids: special ids of config.json and generation_config.json (`config.Description.ids`).
 
     Returns:
-        The content, and remarks for the user, a line each.
+        The content, and remarks for the user, one per line.
 
     Raises:
-        UserError: the file is not a tokenizer, no id ends a text, or a piece stands for no bytes.
+        UserError: the file is not a tokenizer, no id ends a text, or a piece has no bytes.
     """
     original = _content(path)
     content = original | {"truncation": None, "padding": None}

@@ -196,7 +196,7 @@ def _logged(texts: Iterable[str], log: Log) -> Iterator[str]:
 
 
 def _is_trained(target: pathlib.Path, provenance: Mapping[str, Any], *, force: bool) -> bool:
-    """Return whether the tokenizer is there; refuse to replace another one, because packed data and checkpoints depend on it."""
+    """Return whether the tokenizer exists; refuse to replace another one, because packed data and checkpoints depend on it."""
     if not target.exists():
         return False
     try:

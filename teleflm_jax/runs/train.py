@@ -131,7 +131,7 @@ def resumes(place: pathlib.Path) -> bool:
 
 
 def with_own_tokenizer(run: RunConfig, place: pathlib.Path) -> RunConfig:
-    """Return the configuration with the folder's copy of the tokenizer if the file that the run started with is gone."""
+    """Return the configuration with the folder's copy of the tokenizer if the file with which the run started is missing."""
     saved = saved_config(place).data
     if not pathlib.Path(run.data.tokenizer).is_file() and not (saved and saved.tokenizer == run.data.tokenizer):
         return run

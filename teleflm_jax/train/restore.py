@@ -22,7 +22,7 @@ from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
 
 NONE = -1
-"""Step that stands for no checkpoint."""
+"""Step number that means no checkpoint."""
 DATA = "data/"
 """Prefix of the names of packed data in a checkpoint's identity."""
 COMPUTE = "model.compute_dtype"

@@ -111,7 +111,7 @@ def test_what_llama_cpp_cannot_put_around_a_text_is_refused(export, qwen2_tokeni
     loaded.post_processor = processors.TemplateProcessing(single="<s> </s> $A", special_tokens=[("<s>", 1), ("</s>", 2)])
     run = with_ids(tmp_path, loaded.to_str(), bos_token_id=(1,), eos_token_id=(2,))
     code, said = export(workdir=run)
-    assert code == 2 and "puts the ids [1, 2] before" in said and not (tmp_path / "model.gguf").exists()
+    assert code == 2 and "adds the ids [1, 2] before" in said and not (tmp_path / "model.gguf").exists()
 
 
 def test_every_row_of_the_embedding_has_a_token_of_its_kind(export, run, tmp_path):

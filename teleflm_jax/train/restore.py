@@ -22,7 +22,7 @@ from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
 
 NONE = -1
-"""Step that stands for no checkpoint."""
+"""Step number that means no checkpoint."""
 DATA = "data/"
 """Prefix of the names of packed data in a checkpoint's identity."""
 COMPUTE = "model.compute_dtype"
@@ -93,7 +93,7 @@ def restore(
     if damaged:
         raise UserError(
             f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; "
-            "allowed: one that is whole; restore one from a copy, or start a new run in another --workdir; nothing was changed"
+            "allowed: one that is whole; restore one from a copy, or start a new run in another folder; nothing was changed"
         )
     if train.init_optimizer:
         return _branch(folder, model, train, layout, canonical, identity)
@@ -224,5 +224,5 @@ def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, mup: Mup, optimi
     if from_first_process(free < state_bytes):
         raise UserError(
             f"got {free / 1e9:.1f} GB of free disk for {folder}; allowed: at least one checkpoint, {state_bytes / 1e9:.1f} GB; "
-            "free some space or choose another --workdir"
+            "free some space or use another folder"
         )

@@ -14,6 +14,7 @@ from sharding.rules import Layout
 from teleflm_jax import checksum, passes
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.transformer import Transformer
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.train.config import TrainConfig
@@ -38,6 +39,12 @@ class StepInputs(NamedTuple):
     """float32 [devices, HOST_SIGNALS], from `Layout.place_per_device`; every process receives all of it."""
     check_copies: Any
     """bool: compute the checksums of the weights' copies."""
+
+
+Step = Callable[[TrainState, passes.Batch, StepInputs], tuple[TrainState, dict[str, Any]]]
+"""(state, batch, inputs) -> (state, outputs); `make` names the outputs."""
+Fingerprint = Callable[[Transformer, passes.Batch], tuple[jax.Array, jax.Array]]
+"""(model, batch) -> (loss, uint32 [devices])."""
 
 
 def step_inputs(
@@ -78,8 +85,8 @@ def make(
     microbatch_size: int,
     accumulation_dtype: str = "float32",
     objective: Objective = cross_entropy.loss_and_gradients,
-) -> Callable:
-    """Return the jitted `step(state, batch, inputs) -> (state, outputs)`, which reuses the old state's memory.
+) -> Step:
+    """Return the jitted training step, which reuses the old state's memory.
 
     If the loss or the gradient's norm is not finite, or no target counts, the devices return the state unchanged.
     Outputs: `loss`, `grad_norm`; `targets`, the sum of their weights; `host_signals` of all processes; `copies`, a checksum of each device
@@ -101,7 +108,9 @@ def make(
         good = jnp.isfinite(loss) & jnp.isfinite(norm) & (targets != 0)
         index = optax.tree.get(state.optimizer, "count") - inputs.updates
         rates = {role: jnp.take(values, index, mode="clip") for role, values in inputs.rates.items()}
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, typing.cast(optax.Params, state.model), rates=rates)
+        updates, optimizer_state = optimizer.update(
+            typing.cast(optax.Updates, gradient), state.optimizer, typing.cast(optax.Params, state.model), rates=rates
+        )
         new = TrainState(model=jax.tree.map(jnp.add, state.model, updates), optimizer=optimizer_state)
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
         none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: not_finite(gradient)))
@@ -129,8 +138,8 @@ def fingerprint(
     microbatch_size: int,
     accumulation_dtype: str = "float32",
     objective: Objective = cross_entropy.loss_and_gradients,
-) -> Callable:
-    """Return the jitted `(model, batch) -> (loss, uint32 [devices])`: checksums of each device's gradients, equal in every call."""
+) -> Fingerprint:
+    """Return the jitted function that computes checksums of each device's gradients, equal in every call."""
     gradients = passes.gradients(layout, microbatch_size, accumulation_dtype, objective)
 
     def one(gradient):

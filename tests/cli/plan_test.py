@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_one_line_with_what_helps(run, folder):
         ([*LARGE[:2], "--cluster", "gone.gin"], "got the unknown cluster 'gone.gin'"),
         ([*LARGE, "--gpus", "1000"], "got --gpus 1000 on a800x896, which has 112 x 8 = 896"),
         ([*LARGE[:2], "--cluster", "h100x64"], "a mesh of 112 x 2 x 4 = 896 GPUs on h100x64"),
-        ([*LARGE, "--gpus", "0"], "'0' is no whole number from 1"),
+        ([*LARGE, "--gpus", "0"], "'0' is not a whole number of 1 or more"),
         ([*LARGE, "--gin_param", "plan.spair = 0.2"], "change it to plan.spare"),
         ([*LARGE, "--gin_param", "plan.goodput = 0.0"], "got plan.goodput=0.0; allowed: 0.001 to 1"),
         ([*LARGE, "--gin_param", "cluster.link_rate = -1"], "got cluster.link_rate=-1.0; allowed: 1 or more"),

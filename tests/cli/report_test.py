@@ -220,7 +220,7 @@ def test_wrong_input_is_one_line(report, tmp_path):
     folder.unlink(), folder.mkdir()
     write(tmp_path / "run")
     for argv, part in {
-        ("nowhere",): "got nowhere, which is not there",
+        ("nowhere",): "got nowhere, which does not exist",
         ("none",): "got none without config.gin",
         ("file",): "got file without config.gin",
         ("quiet",): "got quiet without metrics.jsonl and events.jsonl",
@@ -229,7 +229,7 @@ def test_wrong_input_is_one_line(report, tmp_path):
         ("shapeless",): "without model.* and train.*",
         ("folder",): "events.jsonl, which is not a plain file",
         ("run", "--out", "run/metrics.jsonl"): "got --out 'run/metrics.jsonl'",
-        ("run", "--out", "gone/page.html"): "got --out 'gone/page.html', in a folder that is not there",
+        ("run", "--out", "gone/page.html"): "got --out 'gone/page.html', in a folder that does not exist",
         (): "arguments are required: RUN",
     }.items():
         code, _, err = report(*argv)

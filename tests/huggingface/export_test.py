@@ -127,7 +127,7 @@ def test_what_cannot_be_exported_is_one_line(export):
     assert "got step 3; allowed: 8" in export("--step", "3")[1]
     assert export()[0] == 0
     code, told = export()
-    assert code == 2 and "is there already" in told
+    assert code == 2 and "exists already" in told
 
 
 def test_rounding_that_folding_causes_is_told(export, tmp_path):

@@ -76,5 +76,5 @@ def test_weights_that_do_not_fit_leave_nothing_behind(config, weights, tmp_path,
 
 
 def test_a_folder_that_is_there_is_not_replaced(config, made):
-    with pytest.raises(UserError, match="which is there already"):
+    with pytest.raises(UserError, match="which exists already"):
         create.from_weights(made, config, lambda shapes: {}, tokenizer="")

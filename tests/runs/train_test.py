@@ -115,7 +115,7 @@ def test_another_objective_is_minimised(config, alone, tmp_path):
 
 
 def test_one_folder_takes_one_run_at_a_time(config, tmp_path):
-    with folder.locked(tmp_path / "run"), pytest.raises(UserError, match="into which another process trains"):
+    with folder.locked(tmp_path / "run"), pytest.raises(UserError, match="which another process is using"):
         train.train(config, tmp_path / "run")
 
 
@@ -123,7 +123,7 @@ def test_one_folder_takes_one_run_at_a_time(config, tmp_path):
     "given, place, message",
     [
         (RunConfig(), "run", "got a configuration without model, data, train"),
-        (None, "gs://bucket/run", "got --workdir gs://bucket/run; allowed: a folder on a local or shared disk"),
+        (None, "gs://bucket/run", "got the run folder gs://bucket/run; allowed: one on a local or shared disk"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(config, tmp_path, monkeypatch, given, place, message):

@@ -4,9 +4,13 @@ import os
 import pathlib
 import sysconfig
 
+from tests import compiler
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BARE = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
-"""The environment of a command that a test starts: without what tests/conftest.py sets for its own process."""
+AS_USERS = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
+"""The environment of a command that a test starts as users do: without the settings of tests/conftest.py for its own process."""
+BARE = AS_USERS | {"XLA_FLAGS": compiler.FAST_COMPILE}
+"""The same for a command whose programs need not be fast."""
 
 GIN = """
 model.num_layers = {layers}

@@ -144,6 +144,17 @@ def copy(packed, tmp_path):
     return dataclasses.replace(packed, packed=str(tmp_path / "packed"))
 
 
+def test_domains_of_the_same_records_are_read_in_different_orders(copy):
+    shutil.rmtree(f"{copy.packed}/code")
+    shutil.copytree(f"{copy.packed}/web", f"{copy.packed}/code")
+    count = manifest.load(copy.packed, "web", tokenizer_sha256=load.sha256(copy.tokenizer), vocab_size=400).train.records
+    rows = {}
+    for domain in ("web", "code"):
+        run = open_run(dataclasses.replace(copy, proportions={domain: 1.0}), batch_size=1, steps=count)
+        rows[domain] = [run.batch(step)["tokens"].tobytes() for step in range(count)]
+    assert rows["web"] != rows["code"] and sorted(rows["web"]) == sorted(rows["code"])
+
+
 def test_data_that_do_not_fit_the_run_are_refused(copy, tmp_path):
     (tmp_path / "other.json").write_text(pathlib.Path(copy.tokenizer).read_text() + "\n")
     for data, changes, message in (

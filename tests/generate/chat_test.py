@@ -163,6 +163,16 @@ def test_a_full_context_forgets_whole_turns_from_the_oldest(ours):
         chat.fit(ours, messages, 5)
 
 
+def test_a_full_context_keeps_system_messages_of_the_turns_that_it_forgets(with_template):
+    format = with_template("{% for message in messages %}{{ message.content }}{% endfor %}")
+    first, last = said("a", "b"), said("c", "d", "e")
+    system = Message(role="system", content="s")
+    messages = [*first, system, *last]
+    length = len(chat.encode(format, messages))
+    assert chat.fit(format, messages, length - 1) == ((system, *last), 1)
+    assert chat.fit(format, messages, length - 3) == ((system, last[-1]), 2)
+
+
 @pytest.mark.parametrize(
     "messages, message",
     [

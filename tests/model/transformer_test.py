@@ -168,6 +168,17 @@ def test_multipliers_scale_embedding_and_logits():
     chex.assert_trees_all_close(tiny.logits(build(halved), tokens), 0.25 * tiny.logits(build(plain), tokens), **EXACT)
 
 
+def test_the_output_multiplier_is_not_rounded_to_the_compute_dtype():
+    config = tiny.config(compute_dtype="bfloat16")
+    rules = dataclasses.replace(mup.at_width(tiny.WIDE, 32), output_multiplier=0.0251)  # 0.025146… in bfloat16
+    model = jax.jit(lambda: Transformer(config, rules, rngs=nnx.Rngs(params=0)))()
+    x_BTD = jax.random.normal(jax.random.key(0), (1, 64, 32), jnp.bfloat16)
+    normed = model.final_norm(x_BTD)
+    assert normed.dtype == jnp.bfloat16
+    exact = np.float32(normed) * np.float32(0.0251)
+    np.testing.assert_array_equal(np.float32(model.final(x_BTD)), np.float32(exact.astype(jnp.bfloat16)))
+
+
 @pytest.mark.parametrize(
     "layers, width, heads, ffn, total",
     [

@@ -148,6 +148,12 @@ def test_boilerplate_lines_go_when_they_are_short(line, rule):
     assert text_of(long) == [long]
 
 
+def test_the_longest_line_that_may_be_boilerplate_has_phrase_line_characters():
+    line = "Skip to main content"
+    assert text_of(f"{ENGLISH}\n{line}", phrase_line=len(line)) == [ENGLISH]
+    assert text_of(f"{ENGLISH}\n{line}", phrase_line=len(line) - 1) == [f"{ENGLISH}\n{line}"]
+
+
 def test_what_boilerplate_leaves_is_uniform():
     assert text_of(f"Skip to content\n\n{ENGLISH}\n\nShare this:\n\n{ENGLISH}\n\n返回顶部\n") == [f"{ENGLISH}\n\n{ENGLISH}"]
 

@@ -8,8 +8,9 @@ import pytest
 
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import main, options, training
-from teleflm_jax.observability import run_log
+from teleflm_jax.observability import curves, run_log
 from teleflm_jax.runs.config import SAVED_CONFIG, saved_config
+from tests.train import sharing
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 
@@ -27,6 +28,14 @@ def exact_rows(folder):
 
 def sums(folder, step):
     return {name: array["checksum"] for name, array in checkpoint.read(folder / checkpoint.FOLDER, step).arrays.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_traces():
+    """Trace each shape once, and draw no curves."""
+    with sharing.shared_traces(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw", lambda logs: None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def failing(*_):
     return evaluate
 
 
-def test_a_run_after_failed_ones_equals_the_same_run_alone(config, alone, tmp_path, monkeypatch):
+def test_a_run_after_failed_ones_equals_the_same_run_alone(config, alone, no_curves, tmp_path, monkeypatch):
     before = held()
     with pytest.raises(UserError, match="got model.context_length=16|of 32 tokens"):
         train.train(changed(config, model={"context_length": 16}), tmp_path / "refused")
@@ -89,7 +89,7 @@ def test_a_run_after_failed_ones_equals_the_same_run_alone(config, alone, tmp_pa
     assert train.train(config, tmp_path / "raised") == COMPLETED and numbers(tmp_path / "raised") == numbers(alone)
 
 
-def test_a_run_in_another_thread_stops_when_asked_and_resumes(config, alone, tmp_path):
+def test_a_run_in_another_thread_stops_when_asked_and_resumes(config, alone, no_curves, tmp_path):
     longer, results, rows = changed(config, train={"steps": 7}), [], []
 
     def call():
@@ -105,7 +105,7 @@ def test_a_run_in_another_thread_stops_when_asked_and_resumes(config, alone, tmp
     assert numbers(tmp_path / "run")[0][:4] == numbers(alone)[0]
 
 
-def test_another_objective_is_minimised(config, alone, tmp_path):
+def test_another_objective_is_minimised(config, alone, no_curves, tmp_path):
     def doubled(z_BTD, head, batch, gradient_DV):
         return cross_entropy.loss_and_gradients(z_BTD, head, {**batch, "weights": 2 * batch["weights"]}, gradient_DV)
 

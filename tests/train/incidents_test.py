@@ -13,7 +13,7 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
-from teleflm_jax.observability import progress, run_log
+from teleflm_jax.observability import curves, progress, run_log
 from teleflm_jax.train import guard, loop
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import GuardConfig
@@ -54,7 +54,9 @@ def poisoned(*steps: int):
 def clean(tmp_path_factory):
     """The folder of a run without any incident."""
     folder = tmp_path_factory.mktemp("clean") / "run"
-    assert loop.train(plan(folder)).outcome == "completed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw", lambda logs: None)
+        assert loop.train(plan(folder)).outcome == "completed"
     return folder
 
 

@@ -6,11 +6,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Python compiles modules when it imports them; compiling all installed packages takes longer than copying them.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
-# Tests that CI runs on the other Pythons: the numerics on another JAX, and everything that depends on the interpreter and its standard library
+# Tests that CI runs on another Python: the step on another JAX, and everything that depends on the interpreter and its standard library
 # (processes, signals, argparse, compression, annotations, expressions).
-CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py mup_test.py passes_test.py cli/options_test.py \
-	data documents evaluate/bpb_test.py evaluate/windows_test.py generate/sampling_test.py generate/template_test.py model objectives optim \
-	packing runs/train_test.py tokenizer train/guard_test.py train/loop_test.py train/step_test.py)
+CORE := $(addprefix tests/,checkpoint_test.py config_test.py configs_test.py passes_test.py workers_test.py cli/launch_test.py \
+	cli/options_test.py data documents observability/watchdog_test.py packing train/loop_test.py train/step_test.py)
+# The interpreters that `test-pythons` runs; CI names one.
+PYTHONS ?= $$(.ci/pythons $(PYTHON))
 # Duration of fuzzing and of the soak.
 SECONDS ?= 3600
 # Time limit of a test in the slow targets; pyproject.toml has that of the others.
@@ -19,9 +20,10 @@ LONG := -o faulthandler_timeout=3600
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&-)
 TORCH := $(if $(filter 3.11,$(VERSION)),requirements-parity.txt)
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-parity test-large-mesh test-all test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
+.PHONY: setup setup-test setup-dev setup-pythons quickstart corpus-demo test test-parity test-large-mesh test-all test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
 
 setup: $(VENV)/runtime
+setup-test: $(VENV)/test
 setup-dev: $(VENV)/dev
 
 $(VENV)/bin/python:
@@ -33,8 +35,12 @@ $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt --editable .
 	@touch $@
 
+$(VENV)/test: requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-text.txt $(VENV)/runtime
+	$(PIP) -r requirements-test.txt
+	@touch $@
+
 # PyTorch's wheel may bring gigabytes of CUDA if there is no CPU build, so the parity tests are installed on Python 3.11 only.
-$(VENV)/dev: requirements-dev.txt requirements-gguf.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
+$(VENV)/dev: requirements-dev.txt requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
 	$(PIP) -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
@@ -64,12 +70,14 @@ test-large-mesh: setup-dev
 test-all: setup-dev
 	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest $(LONG) -n 2 --dist worksteal -q -m 'not corpus and not llama_cpp and not plan_gpu' $(TESTS)
 
-test-core: setup-dev
+test-core: setup-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q $(CORE)
 
-# Every installed supported Python, except the one of `make test`.
-test-pythons:
-	@for python in $$(.ci/pythons $(PYTHON)); do $(MAKE) PYTHON=$$python VENV=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') test-core || exit; done
+# Every installed supported Python, except the one of `make test`, each in an environment without PyTorch and linters.
+test-pythons setup-pythons:
+	@for python in $(PYTHONS); do \
+	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  $(MAKE) PYTHON=$$python VENV=.venv-$$version $(if $(filter test-%,$@),test-core,setup-test) || exit; done
 
 # The newest versions of all dependencies that the requirements allow, on the newest Python; then the oldest, on the oldest Python, without
 # the packages of the parity tests, whose versions pip would search for hours.
@@ -101,9 +109,9 @@ $(VENV)/llama-cpp: requirements-llama-cpp.txt $(VENV)/dev
 test-gguf: $(VENV)/llama-cpp
 	$(BIN)/python -m pytest $(LONG) -q -m llama_cpp $(or $(TESTS),tests/huggingface)
 
-.venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
+.venv-gpu/ready: requirements.txt requirements-test.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt -r requirements-dev.txt --editable .
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt -r requirements-test.txt --editable .
 	@touch $@
 
 test-plan-gpu: .venv-gpu/ready

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -148,6 +148,14 @@ def refuse_unfit_parent(record: checkpoint.Record, train: TrainConfig, model: Mo
         )
 
 
+def initializer(
+    model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, seed: int, layout: Layout, canonical: TrainState
+) -> Callable[[], TrainState]:
+    """Return a compiled function that makes a new state in the runtime layout; `canonical` gives its shapes and shardings."""
+    build = lambda: layout.to_runtime(new_state(model, mup, optimizer, seed))  # noqa: E731
+    return jax.jit(build, out_shardings=layout.shardings(canonical))
+
+
 def _fresh(
     model: ModelConfig,
     mup: Mup,
@@ -157,8 +165,7 @@ def _fresh(
     canonical: TrainState,
     identity: Mapping[str, Any],
 ) -> TrainState:
-    build = lambda: layout.to_runtime(new_state(model, mup, optimizer, train.seed))  # noqa: E731
-    fresh = jax.jit(build, out_shardings=layout.shardings(canonical))()
+    fresh = initializer(model, mup, optimizer, train.seed, layout, canonical)()
     if train.init_from is None:
         return fresh
     other, step = other_run(train.init_from)

@@ -1,27 +1,29 @@
 # make quickstart · corpus-demo · test · test-parity · test-large-mesh · test-all · test-core · test-pythons · test-versions · test-slow ·
-# test-distributed · test-faults · test-corpus · test-gguf · test-plan-gpu · fuzz · fuzz-server · soak · audit · lint · bench · bench-inference; everything happens in .venv, made from the project's own files; test-pythons and
-# test-versions in .venv-VERSION; test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
+# test-distributed · test-faults · test-corpus · test-gguf · test-plan-gpu · fuzz · fuzz-server · soak · audit · lint · bench · bench-inference; targets run in .venv, made from the project's own files; test-pythons and
+# test-versions run in .venv-VERSION, and test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Python compiles what it imports; compiling all that is installed takes longer than copying it.
+# Python compiles modules when it imports them; compiling all installed packages takes longer than copying them.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
-# Tests that CI runs on the other Pythons: the numerics on another JAX, and what depends on the interpreter and its standard library
+# Tests that CI runs on another Python: the step on another JAX, and everything that depends on the interpreter and its standard library
 # (processes, signals, argparse, compression, annotations, expressions).
-CORE := $(addprefix tests/,checkpoint_test.py checksum_test.py config_test.py configs_test.py mup_test.py passes_test.py cli/options_test.py \
-	data documents evaluate/bpb_test.py evaluate/windows_test.py generate/sampling_test.py generate/template_test.py model objectives optim \
-	packing runs/train_test.py tokenizer train/guard_test.py train/loop_test.py train/step_test.py)
-# Of fuzzing and of the soak.
+CORE := $(addprefix tests/,checkpoint_test.py config_test.py configs_test.py passes_test.py workers_test.py cli/launch_test.py \
+	cli/options_test.py data documents observability/watchdog_test.py packing train/loop_test.py train/step_test.py)
+# The interpreters that `test-pythons` runs; CI names one.
+PYTHONS ?= $$(.ci/pythons $(PYTHON))
+# Duration of fuzzing and of the soak.
 SECONDS ?= 3600
-# A test of these may last so many seconds; in the rest of the suite it is what pyproject.toml says.
+# Time limit of a test in the slow targets; pyproject.toml has that of the others.
 LONG := -o faulthandler_timeout=3600
-# Of the chosen interpreter, such as 3.11; empty if it does not run.
+# Version of the chosen interpreter, such as 3.11; empty if it does not run.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&-)
 TORCH := $(if $(filter 3.11,$(VERSION)),requirements-parity.txt)
 
-.PHONY: setup setup-dev quickstart corpus-demo test test-parity test-large-mesh test-all test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
+.PHONY: setup setup-test setup-dev setup-pythons quickstart corpus-demo test test-parity test-large-mesh test-all test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
 
 setup: $(VENV)/runtime
+setup-test: $(VENV)/test
 setup-dev: $(VENV)/dev
 
 $(VENV)/bin/python:
@@ -33,8 +35,12 @@ $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt --editable .
 	@touch $@
 
-# PyTorch's wheel may bring gigabytes of CUDA where no CPU build is at hand, so the parity tests are installed on Python 3.11 only.
-$(VENV)/dev: requirements-dev.txt requirements-gguf.txt requirements-search.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
+$(VENV)/test: requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-search.txt requirements-text.txt $(VENV)/runtime
+	$(PIP) -r requirements-test.txt
+	@touch $@
+
+# PyTorch's wheel may bring gigabytes of CUDA if there is no CPU build, so the parity tests are installed on Python 3.11 only.
+$(VENV)/dev: requirements-dev.txt requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-search.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
 	$(PIP) -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
@@ -48,11 +54,11 @@ $(VENV)/corpus: requirements-text.txt requirements-spark.txt requirements-corpus
 corpus-demo: $(VENV)/corpus
 	$(BIN)/python examples/corpus_demo.py $(DEMO)
 
-# Tests that cost much beside what they prove have markers (pyproject.toml) and targets of their own.
+# Tests that are expensive for what they prove have markers (pyproject.toml) and targets of their own.
 test: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q $(TESTS)
 
-# Against PyTorch, transformers and lm-evaluation-harness, where those are installed.
+# Comparisons with PyTorch, transformers and lm-evaluation-harness, if they are installed.
 test-parity: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m 'parity and not slow' $(TESTS)
 
@@ -60,19 +66,21 @@ test-parity: setup-dev
 test-large-mesh: setup-dev
 	$(BIN)/python -m pytest -q -m large_mesh $(or $(TESTS),tests/cli/plan_test.py)
 
-# Every test that needs nothing beside setup-dev, properties on as many examples as a night allows.
+# Every test that needs nothing beside setup-dev, with the full number of examples for properties.
 test-all: setup-dev
 	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest $(LONG) -n 2 --dist worksteal -q -m 'not corpus and not llama_cpp and not plan_gpu' $(TESTS)
 
-test-core: setup-dev
+test-core: setup-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q $(CORE)
 
-# Every supported Python that is there, except the one that `make test` has.
-test-pythons:
-	@for python in $$(.ci/pythons $(PYTHON)); do $(MAKE) PYTHON=$$python VENV=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') test-core || exit; done
+# Every installed supported Python, except the one of `make test`, each in an environment without PyTorch and linters.
+test-pythons setup-pythons:
+	@for python in $(PYTHONS); do \
+	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  $(MAKE) PYTHON=$$python VENV=.venv-$$version $(if $(filter test-%,$@),test-core,setup-test) || exit; done
 
 # The newest versions of all dependencies that the requirements allow, on the newest Python; then the oldest, on the oldest Python, without
-# the peers of parity tests, for which pip would look for hours.
+# the packages of the parity tests, whose versions pip would search for hours.
 test-versions:
 	$(MAKE) PYTHON=$$(.ci/pythons | tail -n 1) VENV=.venv-newest test
 	$(MAKE) PYTHON=$$(.ci/pythons | head -n 1) VENV=.venv-oldest .venv-oldest/oldest.txt
@@ -101,9 +109,9 @@ $(VENV)/llama-cpp: requirements-llama-cpp.txt $(VENV)/dev
 test-gguf: $(VENV)/llama-cpp
 	$(BIN)/python -m pytest $(LONG) -q -m llama_cpp $(or $(TESTS),tests/huggingface)
 
-.venv-gpu/ready: requirements.txt requirements-dev.txt requirements-gpu.txt
+.venv-gpu/ready: requirements.txt requirements-test.txt requirements-gpu.txt
 	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt -r requirements-dev.txt --editable .
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -r requirements-gpu.txt -r requirements-test.txt --editable .
 	@touch $@
 
 test-plan-gpu: .venv-gpu/ready
@@ -113,19 +121,19 @@ $(VENV)/fuzz: requirements-fuzz.txt $(VENV)/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
 	@touch $@
 
-# Hostile input, guided by coverage, for so many seconds in all; ENTRIES names some of the entries in tests/fuzz/.
+# Hostile input, guided by coverage, for SECONDS in total; ENTRIES selects entries of tests/fuzz/.
 fuzz: $(VENV)/fuzz
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ENTRIES)
 
-# What the server's own description allows and forbids, sent to it.
+# Sends the server requests that its own description allows and forbids.
 fuzz-server: $(VENV)/fuzz
 	$(BIN)/python tests/fuzz/server.py --seconds $(SECONDS)
 
-# Good, bad, slow and vanishing clients at once, for an hour: make soak SECONDS=3600
+# Good, bad, slow and disconnecting clients at once, for an hour: make soak SECONDS=3600
 soak: setup-dev
 	$(BIN)/python tests/soak/server.py --seconds $(SECONDS)
 
-# Advisories against the oldest versions that the requirements allow, and against those that are installed; asks the package index.
+# Advisories against the oldest versions that the requirements allow, and against the installed ones; queries the package index.
 .venv-audit/ready: requirements-audit.txt
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check -r requirements-audit.txt
@@ -151,7 +159,7 @@ format: setup-dev
 bench: setup-dev
 	$(BIN)/python benchmarks/train_step.py
 
-# The second part wants 20 GB of disk and 12 GB of memory.
+# The second part needs 20 GB of disk and 12 GB of memory.
 bench-inference: setup-dev
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/loading.py

@@ -1,4 +1,4 @@
-"""What is measured beside transformers' Llama: shapes, the same weights on both sides, and text that every machine has."""
+"""Inputs of the comparisons with transformers' Llama: shapes, the same weights on both sides, and text that every machine has."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from teleflm_jax.tokenizer import train
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 try:
-    import lm_eval  # noqa: F401  (measured by those that import this module)
+    import lm_eval  # noqa: F401  (importers of this module measure it)
     import torch
     import transformers
 except ImportError:
@@ -42,25 +42,25 @@ MEDIUM = dataclasses.replace(SMALL, num_layers=16, d_model=1024, num_heads=16, n
 
 
 def describe(shape: ModelConfig) -> str:
-    """A shape in words."""
+    """Describe a shape in words."""
     return f"{shape.num_layers} layers, width {shape.d_model}, vocabulary {shape.vocab_size:,}"
 
 
 def llama(shape: ModelConfig) -> transformers.LlamaForCausalLM:
-    """Transformers' Llama of that shape with random weights, float32."""
+    """Return transformers' Llama of that shape with random weights, float32."""
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     said = exported(shape, mup.MupConfig(), LLAMA, "float32", ids)
     return transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(said, attn_implementation="sdpa")).eval()
 
 
 def texts(count: int) -> list[str]:
-    """Modules of Python's own library, in order of name."""
+    """Return modules of Python's own library, in order of name."""
     files = sorted(pathlib.Path(os.__file__).parent.glob("*.py"))
     return [file.read_text(encoding="utf-8") for file in itertools.islice(files, count)]
 
 
 def folders(shape: ModelConfig, root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """One model twice, with one tokenizer: a folder as transformers saves it, and a run's folder that `import` made of it."""
+    """Make one model twice, with one tokenizer: a folder as transformers saves it, and a run's folder that `import` made from it."""
     theirs, ours = root / "theirs", root / "ours"
     torch.manual_seed(0)
     llama(shape).save_pretrained(theirs)
@@ -74,7 +74,7 @@ def folders(shape: ModelConfig, root: pathlib.Path) -> tuple[pathlib.Path, pathl
 
 
 def command(*arguments: object) -> None:
-    """Run a command of `python -m teleflm_jax`, or leave with its exit code; what it prints goes to stderr, away from the figures."""
+    """Run a command of `python -m teleflm_jax`, or exit with its exit code; its output goes to stderr, apart from the figures."""
     with contextlib.redirect_stdout(sys.stderr):
         code = options.run_command(lambda: commands.main([*map(str, arguments)]))
     if code:
@@ -82,6 +82,6 @@ def command(*arguments: object) -> None:
 
 
 def opened(folder: pathlib.Path) -> tuple[RunConfig, tokenizers.Tokenizer]:
-    """The configuration and the tokenizer of a run's folder."""
+    """Return the configuration and the tokenizer of a run's folder."""
     run = saved_config(folder)
     return run, load_tokenizer(folder, run.model.vocab_size)

@@ -1,12 +1,12 @@
-"""MB/s of one core for each stage of the corpus pipeline, beside datatrove's blocks on the same documents in the same run; prints JSON.
+"""MB/s of one core for each stage of the corpus pipeline, compared with datatrove's blocks on the same documents in one run; prints JSON.
 
     python benchmarks/corpus.py [--debs data/debs] [--peer /tmp/datatrove/bin/python]
     /tmp/datatrove/bin/pip install datatrove==0.10.1 trafilatura lxml_html_clean nltk spacy "xxhash<3.6" regex tokenizers
 
-The second line installs the peer into a venv of its own, which without datatrove's extras takes 0.5 GB; without --peer we are measured
-alone. Documents are HTML pages of Debian packages: manuals in English, LibreOffice's help in English, German, French, Russian and Chinese,
-and a handbook in 26 languages. Both sides work on one thread, ours on Arrow batches as between the pipeline's stages, theirs on its own
-documents; seconds are of processor time.
+The second line installs datatrove into a venv of its own, which takes 0.5 GB without datatrove's extras; without --peer, only our stages
+are measured. Documents are HTML pages of Debian packages: manuals in English, LibreOffice's help in English, German, French, Russian and
+Chinese, and a handbook in 26 languages. Both sides run on one thread, ours on Arrow batches as between the pipeline's
+stages, datatrove on its own documents; seconds are CPU time.
 """
 
 import argparse
@@ -36,17 +36,17 @@ PACKAGES = (
     *((f"libreoffice-help-{language}", "", HELP) for language in ("en-us", "de", "fr", "ru", "zh-cn")),
     ("debian-handbook", "", "/html/"),
 )
-"""Package, the dependency that has the files, and what their paths hold."""
+"""Package, pattern of the dependency that has the files, and part of their paths."""
 UNSPACED = ("libreoffice-help-zh-cn", "debian-handbook")
-"""Whose pages, or some, have no blanks between words."""
+"""Packages with pages that have no blanks between words."""
 QUIZ = 1000
-"""Sentences of the documents that play benchmark items."""
+"""Number of the documents' sentences that serve as benchmark items."""
 AS_ONE = 4
-"""Batches of pages, which make about one of text."""
+"""Batches of pages that yield about one batch of text."""
 
 
 def pages(debs: str, step: int, without: Collection[str] = ()) -> dict[str, list[tuple[str, bytes]]]:
-    """Package -> every step-th of its HTML pages, with its path."""
+    """Return package -> every step-th of its HTML pages, with the path."""
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
     import debian_packages
 
@@ -63,19 +63,19 @@ def pages(debs: str, step: int, without: Collection[str] = ()) -> dict[str, list
 
 
 def found(read: Iterable[tuple[str, bytes]]) -> list[pa.RecordBatch]:
-    """Pages as readers find them."""
+    """Return pages as a reader yields them."""
     return list(rows.batches(((i, "html", path, path, "", "", page) for i, (path, page) in enumerate(read)), rows.RAW_DOCUMENT))
 
 
 def documents(batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Pages' text."""
+    """Return the text of pages."""
     return list(extract.extract(batches, Statistics(), domain="web", source="packages", config=ExtractConfig()))
 
 
 def best(steps: Mapping[str, tuple[Callable, Sequence]], rounds: int) -> dict[str, float]:
-    """Seconds of processor time of each step's work on all its parts, each in its quickest round.
+    """Return the CPU seconds of each step on all its parts, each part in its fastest round.
 
-    Other users of the machine change its pace from second to second, so parts are small and all take turns.
+    Other users of the machine change its speed from second to second, so parts are small and all steps alternate.
     """
     quickest = {name: np.full(len(parts), np.inf) for name, (_, parts) in steps.items()}
     for number in range(rounds + 1):
@@ -83,13 +83,13 @@ def best(steps: Mapping[str, tuple[Callable, Sequence]], rounds: int) -> dict[st
             for i, part in enumerate(parts):
                 began = time.process_time()
                 work(part)
-                if number:  # in the first, tables are made
+                if number:  # the first round builds tables
                     quickest[name][i] = min(quickest[name][i], time.process_time() - began)
     return {name: float(seconds.sum()) for name, seconds in quickest.items()}
 
 
 def ours(packages: Mapping[str, Sequence[tuple[str, bytes]]], rounds: int) -> tuple[dict[str, float], list[str]]:
-    """MB/s by stage, and the documents' texts."""
+    """Return MB/s by stage, and the documents' texts."""
     cleaning, exact = CleanConfig(), DuplicateConfig()
     pages_ = {package: found(read) for package, read in packages.items()}
     every = [batch for batches in pages_.values() for batch in batches]
@@ -140,7 +140,7 @@ def ours(packages: Mapping[str, Sequence[tuple[str, bytes]]], rounds: int) -> tu
 
 
 def theirs(python: str, read: list[tuple[str, bytes]], texts: list[str], rounds: int) -> dict[str, float]:
-    """MB/s of the peer's blocks, by its own interpreter."""
+    """Return MB/s of datatrove's blocks, measured by its own interpreter."""
     with tempfile.TemporaryDirectory() as folder:
         for name, rows_ in (("pages", (page.decode("utf-8", "replace") for _, page in read)), ("texts", texts)):
             pathlib.Path(folder, f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_), encoding="utf-8")
@@ -160,7 +160,7 @@ def _megabytes(parts: Iterable[bytes]) -> float:
 
 
 def _index(texts: list[str]) -> contamination.NgramIndex:
-    """An index of sentences from the texts."""
+    """Build an index of sentences from the texts."""
     items = [" ".join(text.split()[:40]) for text in texts[:: max(1, len(texts) // QUIZ)]]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "quiz.jsonl")
@@ -169,12 +169,12 @@ def _index(texts: list[str]) -> contamination.NgramIndex:
 
 
 def main() -> None:
-    """Print both sides' figures."""
+    """Print the figures of both sides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--debs", default="data/debs", help="downloaded packages")
-    parser.add_argument("--peer", help="the Python that has datatrove")
-    parser.add_argument("--step", type=int, default=8, help="take every so-manieth page")
-    parser.add_argument("--rounds", type=int, default=3, help="of ours; the quickest counts. Theirs run once")
+    parser.add_argument("--peer", help="a Python interpreter that has datatrove")
+    parser.add_argument("--step", type=int, default=8, help="use one page out of this many")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of our stages, of which the fastest counts; datatrove runs once")
     args = parser.parse_args()
     packages = pages(args.debs, args.step)
     figures, texts = ours(packages, args.rounds)

@@ -1,6 +1,6 @@
-"""Datatrove's side of benchmarks/corpus.py, run by the Python that has it: MB/s by block, as JSON.
+"""Datatrove's side of benchmarks/corpus.py, run by an interpreter that has datatrove; prints MB/s by block as JSON.
 
-Its language identification is left out: its model is a download.
+Its language identification is left out, because its model must be downloaded.
 """
 
 import json
@@ -31,7 +31,7 @@ def main() -> None:
             "FineWeb's quality": FineWebQualityFilter(),
         }
         for block in filters.values():
-            block.filter(documents(texts)[0])  # what is loaded once
+            block.filter(documents(texts)[0])  # loads what is loaded once
         extractor.extract(pages[0])
         figures = {"extraction": html / seconds(lambda: [extractor.extract(page) for page in pages])}
         spent = {}

@@ -1,10 +1,10 @@
-"""Runs the whole corpus pipeline on 0.1, 1 and 4 GB, and prints seconds by stage and peak memory by kind of process.
+"""Run the whole corpus pipeline on 0.1, 1 and 4 GB, and print seconds by stage and peak memory by kind of process.
 
     python benchmarks/corpus_scale.py [--gigabytes 0.1 1 4] [--folder /tmp]        (4 GB need 20 GB of disk and half an hour)
 
 The input is half pages, as WARC files of 100 MB, and half text, as one JSONL file. Packages do not hold 4 GB of prose, so pages and texts
-are used many times over, each time with a quarter of their words changed for other words of theirs: no near-copies, but their short lines
-repeat, as those of real pages do. The run ends where tokenisation would begin.
+are used many times, each time with a quarter of their words replaced by other words of the same packages. This makes no near-copies, but
+short lines repeat, as in real pages. The run ends before tokenisation.
 """
 
 import argparse
@@ -32,7 +32,7 @@ STAGES = ("1-read", "2-clean", "3-paragraphs", "5-duplicates", "6-decontaminate"
 
 
 def variants(texts: list[str], generator: np.random.Generator) -> Iterator[str]:
-    """The texts over and over, in each a share of the words, which stand between blanks, changed for others."""
+    """Yield the texts again and again, in each a share of the words between blanks replaced by others."""
     split = [text.split(" ") for text in texts]
     names = list(dict.fromkeys(itertools.chain.from_iterable(split)))
     numbers = {name: i for i, name in enumerate(names)}
@@ -73,7 +73,7 @@ def _record(page: bytes, address: str) -> bytes:
 
 
 def run(source: pathlib.Path, workdir: pathlib.Path, cores: int, unit_bytes: int) -> dict:
-    """Run the command up to tokenisation; seconds by stage, and the largest memory of each kind of process."""
+    """Run the command up to tokenisation; return seconds by stage, and the peak memory of each kind of process."""
     bindings = {
         "corpus.sources": {name: str(source / name) for name in ("pages", "text")},
         "corpus.domains": {"pages": "web", "text": "web"},
@@ -124,10 +124,10 @@ def run(source: pathlib.Path, workdir: pathlib.Path, cores: int, unit_bytes: int
 
 
 def _processes(root: int) -> Iterator[tuple[int, str, int, float]]:
-    """Every process below the command's, and itself: number, kind, resident bytes now, processor seconds so far."""
+    """Yield the command's process and all below it: number, kind, resident bytes now, CPU seconds so far."""
     parents, found = {}, {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it may have ended
+        with contextlib.suppress(OSError):  # the process may have ended
             fields = pathlib.Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
             command = pathlib.Path("/proc", entry, "cmdline").read_bytes()
             parents[int(entry)] = int(fields[1])
@@ -146,7 +146,7 @@ def main() -> None:
     """Print a row for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.1, 1, 4])
-    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the files go for the while")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="folder for temporary files")
     parser.add_argument("--debs", default="data/debs", help="downloaded packages")
     parser.add_argument("--unit_bytes", type=int, default=64_000_000)
     args = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Plants test items in real text and looks for them, beside 10,000 documents that have none, and prints what was found as JSON.
+"""Plant test items in real text, search for them among 10,000 documents without items, and print the findings as JSON.
 
     python -m benchmarks.decontamination
 
 Items are made from one half of each source, documents from the other: WordNet's explanations (English), manual pages and LibreOffice's help
-(Chinese), the standard library (code), Metamath's theorems (maths). Each item is planted in five disguises. Which documents are clean is
-said by sets of token tuples, made here in plain Python by a tokenizer of its own.
+(Chinese), the standard library (code), Metamath's theorems (maths). Each item is planted in five disguises. Sets of token
+tuples, made here in plain Python by a separate tokenizer, decide which documents are clean.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from teleflm_jax.documents.statistics import Statistics
 
 DOMAINS = ("english", "chinese", "code", "maths")
 DOCUMENTS, ITEMS = 2500, 400
-"""Of each domain."""
+"""Documents and items of each domain."""
 WORDS, CHARACTERS, SHORTEST = 13, 20, 8
-"""What the documentation says of the rule."""
+"""Numbers of the rule as the documentation states them."""
 _OTHERS = frozenset(("test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3"))
-"""Folders of the standard library's that are not its code."""
+"""Folders of the standard library that do not hold its code."""
 _HAN = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_HAN}]|(?:(?![{_HAN}])[^\W_])+")
 
 
 def sources(cache: debian_packages.Cache) -> dict[str, tuple[list[str], list[str]]]:
-    """Domain -> texts for items, and documents, of different files or of different halves of one.
+    """Return domain -> (texts for items, documents), from different files or from different halves of one.
 
     Raises:
-        debian_packages.PackageError: a package cannot be had.
+        debian_packages.PackageError: a package is not available.
     """
     manuals = dict(debian_packages.files(cache.get("manpages-zh"), re.compile(r"usr/share/man/zh_CN/.+\.gz").fullmatch))
     pages = {path: plain_text.from_man(gzip.decompress(content).decode(errors="replace")) for path, content in manuals.items()}
@@ -76,7 +76,7 @@ def _groups(lines: list[str], count: int) -> Iterator[list[str]]:
 
 
 def _definitions(path: pathlib.Path) -> Iterator[str]:
-    """A module's functions and classes, as they stand."""
+    """Yield the source of a module's functions and classes."""
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         body = ast.parse(text).body
@@ -88,24 +88,24 @@ def _definitions(path: pathlib.Path) -> Iterator[str]:
 
 
 def words(text: str) -> list[str]:
-    """Tokens by the documentation: no case, spaces, punctuation or full-width forms; single characters of scripts without spaces."""
+    """Return tokens as documented: no case, spaces, punctuation or full-width forms; single characters of scripts without spaces."""
     return _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def size(tokens: list[str]) -> int:
-    """The n of an item's n-grams; 0 for one that is too short to be looked for."""
+    """Return the n of an item's n-grams; 0 if the item is too short to be searched for."""
     unspaced = sum(bool(re.fullmatch(f"[{_HAN}]", token)) for token in tokens)
     n = min(len(tokens), CHARACTERS if 2 * unspaced > len(tokens) else WORDS)
     return n if n >= SHORTEST else 0
 
 
 def grams(tokens: list[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Every n consecutive tokens."""
+    """Return all n-grams of tokens."""
     return zip(*(tokens[i:] for i in range(n)), strict=False)
 
 
 def is_clean(text: str, wanted: dict[int, set[tuple[str, ...]]]) -> bool:
-    """Say whether no n-gram of an item stands in a text."""
+    """Return whether a text contains no n-gram of an item."""
     tokens = words(text)
     return not any(gram in found for n, found in wanted.items() for gram in grams(tokens, n))
 
@@ -128,29 +128,29 @@ DISGUISES: dict[str, Callable[[str], str]] = {
 
 
 def planted(items: list[str], hosts: Iterable[str], generator: random.Random) -> Iterator[tuple[str, str]]:
-    """(disguise, document with the item in it), an item in every disguise."""
+    """Yield (disguise, document that contains the item) for every disguise of an item."""
     for (item, (name, disguise)), host in zip(itertools.product(items, DISGUISES.items()), itertools.cycle(hosts), strict=False):
         place = generator.choice([i for i, one in enumerate(host) if one.isspace()] or [len(host)])
         yield name, host[:place] + disguise(item) + host[place:]
 
 
 def left(texts: Iterable[str], index: contamination.NgramIndex, config: DecontaminateConfig) -> set[int]:
-    """Numbers of the documents that decontamination keeps."""
+    """Return the numbers of the documents that decontamination keeps."""
     documents = ((i, "", "", "", "", "", "", None, clean.normalize(text)) for i, text in enumerate(texts))
     kept = contamination.decontaminate(rows.batches(documents, rows.DOCUMENT), index, Statistics(), [], config=config)
     return {number for batch in kept for number in batch["id"].to_pylist()}
 
 
 def measure(name: str, texts: list[str], documents: list[str], folder: pathlib.Path, num_items: int, num_documents: int) -> dict:
-    """Plant a domain's items, and count what is found.
+    """Plant a domain's items, and count how many are found.
 
     Args:
-        name: of the domain.
-        texts: items are drawn from these.
-        documents: of other files.
-        folder: takes the benchmark's file.
-        num_items: to be planted.
-        num_documents: without an item, to be kept.
+        name: name of the domain.
+        texts: texts from which items are drawn.
+        documents: documents from other files.
+        folder: folder for the benchmark's file.
+        num_items: number of items to plant.
+        num_documents: number of documents without an item, which should be kept.
     """
     generator = random.Random(0)
     long_enough = sorted({text.strip() for text in texts if size(words(text))})

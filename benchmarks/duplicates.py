@@ -1,12 +1,12 @@
-"""How well near-duplicates are found: recall and precision over pairs, what components do to documents, and datasketch on the same text.
+"""Measure near-duplicate detection: recall and precision over pairs, effect of components on documents, and datasketch on the same text.
 
     python examples/debian_text.py --out data/text-large --set large
     for what in seconds ours datasketch; do
         python -m benchmarks.duplicates --text data/text-large --workdir runs/planted --what $what
     done
 
-50,000 passages, two fifths of them planted near-copies; the truth is every pair's exact similarity (`near_copies`). Prints JSON. Wants
-requirements-corpus.txt, Java and datasketch (requirements-parity.txt); 4 GB of memory.
+The text is 50,000 passages, two fifths of them planted near-copies; the truth is the exact similarity of every pair (`near_copies`). Prints
+JSON. Needs requirements-corpus.txt, Java, datasketch (requirements-parity.txt) and 4 GB of memory.
 """
 
 import argparse
@@ -36,7 +36,7 @@ DOCUMENTS, ORIGINALS = 50_000, 30_000
 PART_DOCUMENTS = 2500
 TRUTH = "truth.json"
 SIGNED = 10
-"""Of so many documents one, to time signatures."""
+"""Signatures are timed on one document out of this many."""
 BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 Pairs = Iterable[tuple[int, int]]
 
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def stage(arguments: argparse.Namespace, documents: Sequence[near_copies.Passage], config: DuplicateConfig) -> float:
-    """Run the stage in a session of its own; returns its seconds."""
+    """Run the stage in a session of its own, and return its seconds."""
     session = spark.session(arguments.master, arguments.workdir / "spark")
     try:
         clock = time.monotonic()
@@ -75,16 +75,16 @@ def stage(arguments: argparse.Namespace, documents: Sequence[near_copies.Passage
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What the stage answered."""
+    """Result of the stage."""
 
     links: set[tuple[int, int]]
-    """Pairs that it names duplicates, exact copies of each counted as that one."""
+    """Pairs that the stage calls duplicates; exact copies of a document count as that document."""
     kept_for: dict[int, int]
-    """Document that went -> the one that stays."""
+    """Removed document -> the document that is kept."""
 
 
 def deduplicated(session, folder: pathlib.Path, documents: Sequence[near_copies.Passage], config: DuplicateConfig) -> None:
-    """Run the pipeline's stage on the documents, or go on with it."""
+    """Run the pipeline's stage on the documents, or resume it."""
     source, count = folder / partitions.PARAGRAPHS, -(-len(documents) // PART_DOCUMENTS)
     for place in (source, folder / partitions.DUPLICATES):
         place.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def deduplicated(session, folder: pathlib.Path, documents: Sequence[near_copies.
 
 
 def answer(folder: pathlib.Path) -> Result:
-    """What the stage found."""
+    """Return the result of the stage."""
     found = folder / partitions.DUPLICATES
     links = {(_place(row["a"]), _place(row["b"])) for row in _rows(found / "links")}
     signed = collections.defaultdict(list)
@@ -127,14 +127,14 @@ def _rows(folder: pathlib.Path) -> list[dict]:
 
 
 def _with_copies(links: Pairs, copies: Iterable[list[int]]) -> set[tuple[int, int]]:
-    """Let every exact copy stand for the first of them, which alone is compared with others."""
+    """Replace exact copies by the first of them, the only one that is compared with others."""
     of = {min(group): group for group in copies}
     alike = {(a, b) for group in of.values() for a in group for b in group if a < b}
     return alike | {(min(a, b), max(a, b)) for one, other in links for a in of.get(one, (one,)) for b in of.get(other, (other,)) if a != b}
 
 
 def judged(documents: Sequence[near_copies.Passage], truth: dict, links: set[tuple[int, int]]) -> dict:
-    """Hold named pairs against all true ones, and the planted alone."""
+    """Compare the reported pairs with all true ones, and with the planted ones alone."""
     own = {(i, document.of) for i, document in enumerate(documents) if document.of >= 0}
     set_up = {(min(pair), max(pair)) for pair in own} & truth.keys()
     members = {i: number for number, group in enumerate(near_copies.groups(len(documents), links)) for i in group}
@@ -158,7 +158,7 @@ def _by_bin(similarities: dict[tuple[int, int], float], links: set[tuple[int, in
 
 
 def chaining(exact: near_copies.Exact, kept_for: dict[int, int]) -> dict:
-    """Say how many documents of a component, and went for one, to which they are less alike than the threshold."""
+    """Count the documents of components, and those removed for a document to which they are less similar than the threshold."""
     threshold, groups = DuplicateConfig().similarity, collections.defaultdict(list)
     for gone, kept in kept_for.items():
         groups[kept].append(gone)
@@ -176,7 +176,7 @@ def chaining(exact: near_copies.Exact, kept_for: dict[int, int]) -> dict:
 
 
 def signing(documents: Sequence[near_copies.Passage], config: DuplicateConfig) -> dict:
-    """Time signatures on one core, of all texts and of Chinese ones, with both scripts as one and apart; and datasketch's."""
+    """Time signatures on one core, ours and datasketch's, for all texts and for Chinese ones, with both scripts as one and separate."""
     found = {}
     chosen = documents[: len(documents) // SIGNED]
     for name, languages in (("all", ("en", "zh", "code")), ("Chinese", ("zh",))):
@@ -195,7 +195,7 @@ def signing(documents: Sequence[near_copies.Passage], config: DuplicateConfig) -
 
 
 def _seconds(make: Callable[[], Iterable]) -> float:
-    """Of a core, the best of three."""
+    """Return MB/s of one core, the best of three."""
     found = []
     for _ in range(3):
         clock = time.process_time()
@@ -211,7 +211,7 @@ def _planted(documents: Sequence[near_copies.Passage], exact: near_copies.Exact)
 
 
 def _beside(documents: Sequence[near_copies.Passage], truth: dict, config: DuplicateConfig, ours: Result) -> dict:
-    """Ask datasketch: with its own choice of bands for the threshold, and with ours."""
+    """Run datasketch, with its own choice of bands for the threshold and with ours."""
     found = {}
     for name, settings in (
         ("threshold=0.8, num_perm=128", {"threshold": config.similarity, "num_perm": 128}),
@@ -228,7 +228,7 @@ def _beside(documents: Sequence[near_copies.Passage], truth: dict, config: Dupli
 
 
 def peer(documents: Sequence[near_copies.Passage], settings: dict) -> set[tuple[int, int]]:
-    """Pairs that datasketch's MinHashLSH names, without verification, as it is used."""
+    """Return the pairs that datasketch's MinHashLSH reports, without verification, as it is usually used."""
     import datasketch
 
     found, tables = set(), {language: datasketch.MinHashLSH(**settings) for language in {document.language for document in documents}}
@@ -240,7 +240,7 @@ def peer(documents: Sequence[near_copies.Passage], settings: dict) -> set[tuple[
 
 
 def shingled(document: near_copies.Passage) -> list[bytes]:
-    """A document's shingles as datasketch takes them."""
+    """Return a document's shingles in the form that datasketch takes."""
     return [shingle.encode() for shingle in near_copies.shingles(document.text, document.language)]
 
 
@@ -262,14 +262,14 @@ def _rounded(value):
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--text", type=pathlib.Path, required=True, help="folder that examples/debian_text.py made")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"in all (default: {DOCUMENTS})")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and of the copies (default: 0)")
-    parser.add_argument("--master", default=f"local[{len(os.sched_getaffinity(0))}]", help="Spark's (default: all cores)")
+    parser.add_argument("--text", type=pathlib.Path, required=True, help="folder made by examples/debian_text.py")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"number of documents (default: {DOCUMENTS})")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the choice of passages and for the copies (default: 0)")
+    parser.add_argument("--master", default=f"local[{len(os.sched_getaffinity(0))}]", help="Spark master (default: all local cores)")
     parser.add_argument(
-        "--what", choices=("seconds", "ours", "datasketch"), required=True, help="`seconds` runs the stage, and comes first"
+        "--what", choices=("seconds", "ours", "datasketch"), required=True, help="part to run; `seconds` runs the stage and must come first"
     )
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for the stage's results, which are used again")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for the stage's results, which later parts reuse")
     return parser.parse_args()
 
 

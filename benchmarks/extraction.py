@@ -1,15 +1,15 @@
-"""Holds text extracted from HTML against the text it was made from, resiliparse beside trafilatura, and prints the figures as JSON.
+"""Compare text extracted from HTML with the text the pages were made from, by resiliparse and trafilatura; prints JSON.
 
     python -m benchmarks.extraction
 
-Python's and the kernel's documentation, from Debian's packages, come as Sphinx's pages and as their reStructuredText. Both sides are cut
-into the tokens that all of the corpus counts in, and compared as multisets: precision is the share of what was extracted that stands in the
-source, recall the share of the source that was extracted. Left out and counted: pages that have no source (indices, search).
-The bar: F1 over all of Python's pages at least 0.95.
+Debian's packages have Python's and the kernel's documentation as Sphinx's pages and as their reStructuredText. Both are split into the
+tokens that the corpus counts, and compared as multisets: precision is the share of the extracted text that is in the source, recall the
+share of the source that was extracted. Pages that have no source (indices, search) are left out and counted.
+Target: an F1 of at least 0.95 over all of Python's pages.
 
-Pages of many makers have no source in their packages; what of them is content is said by the elements of each maker's template
-(benchmarks/makers.py). Recall is of what is no table of contents; precision is the share of the extracted tokens that is content. Of list
-items, definitions, cells and so on without a link it is counted how many stand in the extracted text.
+Pages of many makers have no source in their packages; for these, elements of each maker's template mark the content
+(benchmarks/makers.py). Recall leaves out tables of contents; precision is the share of the extracted tokens that is content. List items,
+definitions, cells and other items without a link are counted as found or missing in the extracted text.
 """
 
 import argparse
@@ -38,13 +38,13 @@ _HTML, _SOURCES = "/html/", "_sources/"
 
 @dataclasses.dataclass(frozen=True)
 class Documentation:
-    """What was made into pages, and by what name its package goes."""
+    """A documentation that Sphinx made into pages, and its package."""
 
     package: str
     through: str
-    """Pattern of the package that carries a version in its name."""
+    """Pattern of the package with a version in its name."""
     said: Mapping[str, str]
-    """Substitutions of its configuration."""
+    """Substitutions that its configuration defines."""
 
 
 DOCUMENTATION = {
@@ -55,18 +55,18 @@ DOCUMENTATION = {
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """A page, and the text that it should give."""
+    """A page, and the text that should be extracted from it."""
 
     path: str
     html: bytes
     text: str
     brings_in: bool
-    """It shows text that is not in its source."""
+    """Whether the page shows text that is not in its source."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Of one page, in tokens."""
+    """Token counts of one page."""
 
     common: int
     extracted: int
@@ -74,15 +74,15 @@ class Score:
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of precision and recall; of nothing that should be nothing, 1."""
+        """Harmonic mean of precision and recall; 1 if nothing was wanted and nothing extracted."""
         return 2 * self.common / (self.extracted + self.wanted) if self.extracted + self.wanted else 1.0
 
 
 def pages(name: str, cache: debian_packages.Cache) -> tuple[list[Page], int]:
-    """Pages with their truth, in order, and how many others there are.
+    """Return pages with their truth, in order, and the number of other pages.
 
     Raises:
-        debian_packages.PackageError: the package cannot be had.
+        debian_packages.PackageError: the package is not available.
     """
     own = DOCUMENTATION[name]
     html, sources = {}, {}
@@ -103,7 +103,7 @@ def pages(name: str, cache: debian_packages.Cache) -> tuple[list[Page], int]:
 
 
 def extracted(found: Iterable[Page | makers.Page], extractor: str) -> Iterator[str]:
-    """The text of each page, empty for those without."""
+    """Return the text of each page, empty for pages without text."""
     texts = {}
     numbered = list(found)
     records = ((i, "html", page.path, "", "", "", page.html) for i, page in enumerate(numbered))
@@ -122,7 +122,7 @@ def score(text: str, truth: str) -> Score:
 
 
 def figures(scores: list[Score]) -> dict[str, float]:
-    """F1, precision and recall over all tokens, and F1 by page."""
+    """Return F1, precision and recall over all tokens, and F1 by page."""
     common, out, wanted = (sum(getattr(one, name) for one in scores) for name in ("common", "extracted", "wanted"))
     by_page = sorted(one.f1 for one in scores)
     return {
@@ -137,7 +137,7 @@ def figures(scores: list[Score]) -> dict[str, float]:
 
 
 def of_makers(found: Mapping[str, list[makers.Page]], extractor: str) -> dict[str, dict]:
-    """Precision, recall and their harmonic mean of each maker's pages, the mean of all makers, and the share of items found by kind."""
+    """Return precision, recall and F1 of each maker's pages, the mean of all makers, and the share of items found by kind."""
     by_maker, kinds = {}, collections.Counter()
     for name, own in found.items():
         texts = [unicodedata.normalize("NFKC", text) for text in extracted(own, extractor)]
@@ -157,9 +157,9 @@ def of_makers(found: Mapping[str, list[makers.Page]], extractor: str) -> dict[st
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--debs", type=pathlib.Path, default=pathlib.Path("data/debs"), help="folder of packages (default: data/debs)")
-    parser.add_argument("--every", type=int, default=1, help="take one page of so many (default: 1)")
-    parser.add_argument("--of_maker", type=int, default=30, help="pages of each maker, 0 for none (default: 30)")
-    parser.add_argument("--worst", type=int, default=0, help="also print the paths of so many pages that score lowest")
+    parser.add_argument("--every", type=int, default=1, help="use one page out of this many (default: 1)")
+    parser.add_argument("--of_maker", type=int, default=30, help="number of pages of each maker (default: 30)")
+    parser.add_argument("--worst", type=int, default=0, help="also print the paths of this many pages with the lowest scores")
     args = parser.parse_args()
     said = {"bar": BAR}
     for name in DOCUMENTATION:

@@ -1,16 +1,16 @@
-"""Scoring and decoding beside transformers on the same CPU: same weights, same texts, float32, taken in turn in one run.
+"""Compare scoring and decoding with transformers on the same CPU: same weights, same texts, float32, alternating in one run.
 
     python benchmarks/inference.py [--shape tiny|small|medium] [--rounds 3]
 
-Prints JSON, tokens/s of both and their ratio (medians), with what both found, which has to agree:
+Prints JSON: tokens/s of both sides and their ratio (medians), and the results of both, which must agree:
 
 - bits per byte: ten modules of Python's library, at most 6,000 characters of each; ours `bpb.measure`, theirs lm-evaluation-harness's
   rolling log-likelihood.
-- log-likelihood: four endings, by turns one and several tokens long, of each of 50 contexts; and one of each of 100. Tokens are those of
-  the texts as asked, each context counted with every ending, whoever reads it how often.
+- log-likelihood: four endings for each of 50 contexts, alternately one and several tokens long; and one ending for each of 100 contexts.
+  Tokens are those of the requests: a context counts once for every ending, however often a side reads it.
 - decoding: greedy, 1 and 16 prompts, 64 tokens in and 128 out.
 
-Of several batch sizes each side's fastest counts.
+Each side is measured at several batch sizes, and its fastest counts.
 """
 
 import argparse
@@ -45,13 +45,13 @@ from teleflm_jax.runs.load import load_decoder, load_model
 SHAPES = {"tiny": beside.TINY, "small": beside.SMALL, "medium": beside.MEDIUM}
 BATCH_SIZES = (1, 8)
 CHARACTERS = 6_000
-"""Of a module of the library."""
+"""Characters of each module of the library."""
 WORDS = 60
-"""Of a context; of an ending 1 or 6."""
+"""Words of a context; an ending has 1 or 6."""
 
 
 def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, object]]:
-    """Median seconds of each, and what each returned; the first round warms up."""
+    """Return the median seconds and the result of each side; the first round warms up."""
     seconds, found = {name: [] for name in sides}, {}
     for turn in range(rounds + 1):
         for name, side in sides.items():
@@ -63,24 +63,24 @@ def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> tuple[dic
 
 
 def row(seconds: Mapping[str, float], tokens: int, **more: object) -> dict:
-    """Tokens/s of the fastest of ours and of theirs."""
+    """Return tokens/s of each side at its fastest batch size."""
     ours, theirs = (min((one for one in seconds if one.startswith("ours") == own), key=lambda one: seconds[one]) for own in (True, False))
     speeds = {f"{name} tokens/s": round(tokens / seconds[name]) for name in (ours, theirs)}
     return speeds | {"ratio": round(seconds[theirs] / seconds[ours], 2)} | more
 
 
 def apart(ours: list[float], theirs: list[float]) -> float:
-    """Largest relative difference."""
+    """Return the largest relative difference."""
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def asked(kind: str, arguments: list[tuple]) -> list[Instance]:
-    """Requests of the harness."""
+    """Make requests of the harness."""
     return [Instance(request_type=kind, doc={}, arguments=each, idx=i) for i, each in enumerate(arguments)]
 
 
 def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
-    """Bits per byte and log-likelihoods."""
+    """Compare bits per byte and log-likelihoods."""
     run, tokenizer = beside.opened(folder)
     peers = {
         f"harness, batches of {size}": HFLM(pretrained=str(theirs), device="cpu", dtype="float32", batch_size=size) for size in BATCH_SIZES
@@ -118,7 +118,7 @@ def scoring(folder: pathlib.Path, theirs: pathlib.Path, rounds: int) -> dict:
 
 
 def decoding(folder: pathlib.Path, theirs: pathlib.Path, rounds: int, *, prompt: int = 64, new: int = 128) -> dict:
-    """Greedy continuation of 1 and of 16 prompts."""
+    """Compare greedy continuations of 1 and of 16 prompts."""
     run, tokenizer = beside.opened(folder)
     decoder = load_decoder(folder, run, 0)
     model = transformers.AutoModelForCausalLM.from_pretrained(theirs, dtype=torch.float32).eval()
@@ -148,7 +148,7 @@ def main() -> None:
     """Print the comparison of every shape."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, action="append", help="repeatable; default: tiny and small")
-    parser.add_argument("--rounds", type=int, default=3, help="of each side, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each side, alternating")
     args = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     versions = {module.__name__: module.__version__ for module in (jax, torch, transformers, lm_eval)}

@@ -1,4 +1,4 @@
-"""Measure the loader: milliseconds from one batch to the next, of one process, for shapes from a laptop's to a cluster node's; prints JSON.
+"""Measure the loader: milliseconds from one batch to the next in one process, for shapes from a laptop's to a cluster node's; prints JSON.
 
 python benchmarks/loader.py
 """

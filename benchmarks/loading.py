@@ -1,10 +1,10 @@
-"""Seconds and memory of taking a model out, in, and loading it, beside transformers' loading: 1.2B parameters, float32.
+"""Seconds and memory of exporting, importing and loading a model, compared with loading by transformers: 1.2B parameters, float32.
 
     python benchmarks/loading.py [--folder /tmp] [--rounds 3]        (needs 20 GB there and 12 GB of memory)
 
-Each thing is done by a process of its own, in turn; files are in the page cache for all alike. `seconds` begin after the imports and end
-when one token's logits are known, so that weights that are only mapped are read as well; `GB` is how far the process's largest
-resident size, pages of mapped files included, goes beyond that after the imports. Prints JSON, medians.
+Each measurement runs in a process of its own, alternating; files are in the page cache for all of them. `seconds` begin after the imports
+and end when one token's logits are known, so that memory-mapped weights are read too. `GB` is the process's peak resident size, pages of
+mapped files included, minus its resident size after the imports. Prints JSON with medians.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from teleflm_jax.generate import loglikelihood
 from teleflm_jax.runs.load import load_decoder
 
 SHAPE = dataclasses.replace(beside.MEDIUM, num_layers=20, d_model=2048, d_ff=5632)
-"""Tele-FLM's shape in small: 16 heads of 128, d_ff about 8/3 of the width."""
+"""Tele-FLM's shape, smaller: 16 heads of 128, d_ff about 8/3 of the width."""
 
 
 def make(root: pathlib.Path) -> None:
-    """A run's folder with random weights."""
+    """Make a run's folder with random weights."""
     beside.folders(SHAPE, root)
 
 
@@ -43,7 +43,7 @@ def import_(root: pathlib.Path) -> None:
 
 
 def load(root: pathlib.Path) -> None:
-    """What `generate`, `serve` and `eval.py` do."""
+    """Load a model as `generate`, `serve` and `eval.py` do."""
     run, _ = beside.opened(root / "ours")
     decoder = load_decoder(root / "ours", run, 0)
     assert math.isfinite(loglikelihood.loglikelihoods(decoder, [((1,), (2,))], batch_size=1)[0][0])
@@ -59,9 +59,9 @@ MEASURED = {"export": export, "transformers' loading of the export": transformer
 
 
 def main() -> None:
-    """Print what each took."""
+    """Print the seconds and memory of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the files go for the while")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="folder for temporary files")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--do", help=argparse.SUPPRESS)
     args = parser.parse_args()

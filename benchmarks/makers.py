@@ -1,4 +1,4 @@
-"""Pages of many makers, from Debian's packages, and what of each page is its content, said by elements of the maker's own template."""
+"""Pages of many makers from Debian's packages, with their content as marked by elements of each maker's template."""
 
 import collections
 import dataclasses
@@ -13,9 +13,9 @@ from examples import debian_packages
 from teleflm_jax.corpus.extraction import extract
 
 LONGEST = 400_000
-"""Bytes; longer pages are indices of whole libraries."""
+"""Bytes of the longest page that is used; longer pages are indices of whole libraries."""
 OPTIONAL = 0.8
-"""A list or table of which more than this share is links is a table of contents: it may be extracted or not."""
+"""Share of links above which a list or table is a table of contents, which may be extracted or not."""
 _HIDDEN = "script, style, template, noscript, iframe, nav, button, select, textarea, input, [hidden], [aria-hidden='true'], .headerlink"
 _BLOCKS = frozenset(
     "address article aside blockquote body br caption center dd details dir div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 "
@@ -36,15 +36,15 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-    """A program that makes pages, and one package of its pages."""
+    """A program that generates pages, and one package of its pages."""
 
     package: str
     pages: str = ""
-    """Part of the pages' paths."""
+    """Substring of the pages' paths."""
     main: str = "body"
     """Selector of the content."""
     without: str = ""
-    """Selector of what in it is navigation."""
+    """Selector of the navigation inside the content."""
 
 
 _DOCBOOK = ".navheader, .navfooter, div.toc, .spirit-nav, table.navigation, .footer, body > hr, p#title, ul.docnav, #banner"
@@ -97,12 +97,12 @@ MAKERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """A page, and what of it is content."""
+    """A page and its content."""
 
     path: str
     html: bytes
     content: str
-    """All of the text that may be extracted."""
+    """All text that may be extracted."""
     wanted: str
     """The text that should be extracted."""
     items: tuple[tuple[str, str], ...]
@@ -110,10 +110,10 @@ class Page:
 
 
 def pages(maker: Maker, cache: debian_packages.Cache, count: int) -> list[Page]:
-    """Some of a maker's pages, evenly spread over those of its package that have content.
+    """Return some of a maker's pages, evenly spread over the pages of its package that have content.
 
     Raises:
-        debian_packages.PackageError: the package cannot be had.
+        debian_packages.PackageError: the package is not available.
     """
     deb = cache.get(maker.package)
     names = [name for name, _ in debian_packages.files(deb, lambda path: _is_page(path, maker))]
@@ -131,7 +131,7 @@ def _is_page(path: str, maker: Maker) -> bool:
 
 
 def page(path: str, html: bytes, maker: Maker) -> Page | None:
-    """Read one page of a maker's; None if it has no content to speak of."""
+    """Read one page of a maker; return None if it has hardly any content."""
     tree = HTMLTree.parse(extract.decode(html, ""))
     for node in tree.body.query_selector_all(_HIDDEN + (f", {maker.without}" if maker.without else "")).values():
         node.remove()
@@ -160,7 +160,7 @@ def _items(root: ElementNode) -> Iterator[tuple[str, str]]:
 
 
 def visible(root: ElementNode) -> str:
-    """The text under an element, blocks on lines of their own, in compatibility forms, as 10⁶ and 10<sup>6</sup> are the same."""
+    """Return the text under an element, one block per line, in compatibility forms, so that 10⁶ and 10<sup>6</sup> are equal."""
     parts = []
 
     def border(context: DOMContext) -> None:
@@ -177,7 +177,7 @@ def visible(root: ElementNode) -> str:
 
 
 def found(page: Page, text: str) -> collections.Counter:
-    """Count the items that stand word by word in an extracted text of the same form, as (kind, True), and those that do not."""
+    """Count the items that an extracted text of the same form contains word for word, as (kind, True), and those that it does not."""
     words = f" {' '.join(_WORD.findall(text))} "
     counts = collections.Counter()
     for kind, item in page.items:

@@ -1,7 +1,7 @@
-"""Near-duplicates whose truth is known: passages of real text with near-copies planted among them, and exact similarities by plain Python.
+"""Near-duplicates with known truth: passages of real text with planted near-copies, and exact similarities in plain Python.
 
-Nothing here uses the corpus's hashes: shingles are tuples of tokens, numbered by a dictionary, and all pairs at the threshold are found by
-prefix filtering (Bayardo et al., 2007), which misses none. Natural duplicates of the passages are found as the planted ones are.
+This module does not use the corpus's hashes: shingles are tuples of tokens, numbered by a dictionary, and prefix filtering (Bayardo et al.,
+2007), which misses none, finds all pairs at the threshold. It finds natural duplicates of the passages as well as planted ones.
 """
 
 import collections
@@ -19,7 +19,7 @@ OTHER_PASSAGE_CHARACTERS = 1600
 MIN_TOKENS = 60
 SHINGLE = 5
 LANGUAGES = {"chinese": "zh", "classical": "zh", "code": "code"}
-"""Domain of the text -> language; all others stand as one, so that untranslated pages meet."""
+"""Domain of the text -> language; all other domains count as one language, so that untranslated pages are compared."""
 CHAINED = 0.25
 """Share of the copies that are copies of copies."""
 
@@ -31,7 +31,7 @@ class Passage:
     language: str
     text: str
     of: int = -1
-    """The document that it was copied from, or none."""
+    """Number of the document that it was copied from; -1 for none."""
 
 
 def passages(folder: pathlib.Path) -> list[Passage]:
@@ -60,7 +60,7 @@ def cut(text: str, language: str) -> Iterator[str]:
 
 
 class _Kinds(dict):
-    """Code point -> what stands for it where tokens are parted by spaces."""
+    """Code point -> its replacement in a text whose tokens are separated by spaces."""
 
     def __init__(self, *, simplified: bool):
         self._forms = tokens.simplified_forms() if simplified else None
@@ -80,7 +80,7 @@ def words(text: str, language: str) -> list[str]:
 
 
 def add_near_copies(originals: Sequence[Passage], count: int, seed: int) -> list[Passage]:
-    """Add near-copies with similarities of 0.5 to 1, in an order that is shuffled but keeps copies behind what they were copied from."""
+    """Add near-copies with similarities of 0.5 to 1, shuffled, but with each copy after its original."""
     generator = random.Random(seed)
     found = list(originals)
     while len(found) < count:
@@ -94,16 +94,16 @@ def add_near_copies(originals: Sequence[Passage], count: int, seed: int) -> list
 
 
 def edit(document: Passage, other: Passage, similarity: float, generator: random.Random) -> str:
-    """Change a text in one of five ways, so that about the wanted similarity remains."""
+    """Change a text in one of five ways, so that about the requested similarity remains."""
     text, kind = document.text, generator.randrange(5)
     size = len(text)
-    if kind == 0:  # what does not count
+    if kind == 0:  # changes that do not count
         return text.upper().replace(" ", "  ")
-    if kind == 1:  # the end is gone
+    if kind == 1:  # the end is cut off
         return text[: int(size * similarity)]
-    if kind == 2:  # the beginning is gone
+    if kind == 2:  # the beginning is cut off
         return text[int(size * (1 - similarity)) :]
-    if kind == 3:  # something else stands before it
+    if kind == 3:  # other text precedes it
         return other.text[: int(size * (1 / similarity - 1))] + "\n" + text
     units = list(text) if document.language == "zh" else text.split(" ")
     changed = int(len(units) * (1 - similarity) / (1 + similarity) / SHINGLE)
@@ -113,7 +113,7 @@ def edit(document: Passage, other: Passage, similarity: float, generator: random
 
 
 class Exact:
-    """Sets of shingles of all documents, as numbers that stand for tuples of tokens."""
+    """Sets of shingles of all documents; each shingle is the number of a tuple of tokens."""
 
     def __init__(self, documents: Iterable[Passage]):
         """Number the shingles of each language."""
@@ -125,12 +125,12 @@ class Exact:
         ]
 
     def similarity(self, a: int, b: int) -> float:
-        """Jaccard's, exactly."""
+        """Return the exact Jaccard similarity."""
         common = len(self.sets[a] & self.sets[b])
         return common / (len(self.sets[a]) + len(self.sets[b]) - common)
 
     def pairs(self, threshold: float) -> dict[tuple[int, int], float]:
-        """All pairs of a language at the threshold and above: (lower, higher) -> similarity."""
+        """Return all pairs of a language at or above the threshold: (lower, higher) -> similarity."""
         frequencies = collections.Counter(shingle for one in self.sets for shingle in one)
         index: Mapping[tuple[str, int], list[int]] = collections.defaultdict(list)
         found = {}
@@ -148,13 +148,13 @@ class Exact:
 
 
 def shingles(text: str, language: str) -> set[str]:
-    """A text's shingles, each its tokens in a row; a text of fewer tokens is one."""
+    """Return a text's shingles, tuples of consecutive tokens; a text with fewer tokens is one shingle."""
     own = words(text, language)
     return {" ".join(own[i : i + SHINGLE]) for i in range(max(1, len(own) - SHINGLE + 1))}
 
 
 def groups(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Components of two documents and more, in order."""
+    """Return the components of at least two documents, in order."""
     names = list(range(count))
 
     def name(i: int) -> int:

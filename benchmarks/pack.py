@@ -1,9 +1,9 @@
-"""Hold `pack` against the tokenizer's own rate: both on the same text and cores, in turn, in one run; prints JSON.
+"""Compare `pack` with the tokenizer's own rate, on the same text and cores, alternating in one run; prints JSON.
 
     python benchmarks/pack.py [--source FOLDER] [--tokenizer tokenizer.json] [--megabytes 40] [--repeats 3]
 
-`encode_batch_fast` gets all texts in memory at once and as many threads as there are cores, and its ids are thrown away; `pack` reads
-files, starts its processes, looks for held-out text and writes shards, all of which is in its time.
+`encode_batch_fast` gets all texts in memory at once and one thread per core, and its ids are discarded. The time of `pack` includes reading
+files, starting its processes, searching for held-out text and writing shards.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""A plan beside what happens: memory and step time that `plan` predicts for a run, and those of real steps on the devices that are here.
+"""Compare the memory and step time that `plan` predicts for a run with those of real steps on this machine's devices.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python benchmarks/plan_measured.py --gin_file F      on a CPU, 8 devices
     python benchmarks/plan_measured.py --gin_file configs/runs/pretrain_1b.gin                              on a GPU
 
-Prints JSON. Memory of the state is the sum of live buffers; its peak is the allocator's on a GPU, and on a CPU, where all devices share
-one process, the growth of the process's peak resident memory during a step; a GPU's counts from the start. Tokens are random.
+Prints JSON. The memory of the state is the sum of live buffers. The peak is the allocator's on a GPU, counted from the start; on a CPU,
+where all devices share one process, it is the growth of the process's peak resident memory during a step. Tokens are random.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
     inputs = train_step.step_inputs(layout, run.optimizer, width, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
     microbatch = train_step.microbatch(run.model, run.train, layout)
     step = train_step.make(run.optimizer, layout, microbatch, run.train.accumulation_dtype)
-    step = step.lower(state, batch, inputs).compile()  # so that what compiling takes is not counted
+    step = step.lower(state, batch, inputs).compile()  # so that compilation is not counted
     before = _resident_after_reset()
     seconds = []
     for _ in range(STEPS):
@@ -82,7 +82,7 @@ def _batch(run: RunConfig) -> dict[str, np.ndarray]:
 
 
 def _resident_after_reset() -> int:
-    """Set the process's peak resident memory back to what it is now, and say how much that is."""
+    """Reset the process's peak resident memory to its present size, and return that."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     return _peak_resident()
 

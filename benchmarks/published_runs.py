@@ -1,9 +1,9 @@
-"""What the planner's time model says of runs that others published, beside what they measured.
+"""Compare the planner's time model with measurements of published runs.
 
-    python benchmarks/published_runs.py             prints a table, and the efficiencies that the two fitted rows ask for
+    python benchmarks/published_runs.py             prints a table, and the efficiencies that fit the two fitted rows
     python benchmarks/published_runs.py --json      the same as one JSON object
 
-A run's shape, mesh and speed stand in published_runs.json with their source and with what had to be assumed.
+published_runs.json has the shape, mesh and speed of each run, with their source and assumptions.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def judged(run: dict, shapes: dict) -> dict:
-    """A published run and its prediction; `fitted` is the efficiency that would make them equal, for a row that was fitted."""
+    """Return a published run with its prediction; for a fitted row, `fitted` is the efficiency that makes them equal."""
     job, cluster = setup(run, shapes)
     times = roofline.predict(job, cluster, PlanConfig())
     found = roofline.forecast(job, times, cluster, PlanConfig(), tokens=1e12)
@@ -61,17 +61,17 @@ def judged(run: dict, shapes: dict) -> dict:
 
 
 def setup(run: dict, shapes: dict) -> tuple[Job, ClusterConfig]:
-    """A run as a job on a cluster."""
+    """Return a run as a job on a cluster."""
     cluster = config.parse([str(CLUSTERS / f"{run['cluster']}.gin")], [], {"cluster": ClusterConfig})["cluster"]
     length = run["context_length"]
-    # others do not take their loss in chunks
+    # others do not compute their loss in chunks
     model = ModelConfig(**shapes[run["shape"]], context_length=length, loss_chunk_tokens=length, attention="cudnn", remat=run["remat"])
     settings = {name: run[name] for name in ("batch_size", "microbatch_size", "accumulation_dtype")}
     return Job(model=model, mesh=MeshConfig(**run["mesh"]), **settings), dataclasses.replace(cluster, **run.get("changes", {}))
 
 
 def fitted(run: dict, shapes: dict) -> float:
-    """The efficiency of products at which the prediction is what was measured, by bisection."""
+    """Return the efficiency of products at which the prediction equals the measurement, by bisection."""
     job, cluster = setup(run, shapes)
     low, high = 0.1, 1.0
     for _ in range(40):

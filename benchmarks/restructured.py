@@ -1,8 +1,8 @@
-"""What a reader sees of a page that Sphinx makes, from its reStructuredText: the truth that extraction from HTML is held against.
+"""The text that readers see on a page made by Sphinx, from its reStructuredText: the truth for extraction from HTML.
 
-Markup goes; the words that Sphinx itself puts in stay where the source alone decides them: titles of notes, "Changed in version", `PEP`
-before its number, a module's name before its functions', the title of what a reference names. What it takes from other files
-(included code, comments of C files, tables of contents, indices) is not here; `brings_in` tells the pages that have such.
+Markup is removed. Words that Sphinx inserts are included if the source alone determines them: titles of notes, "Changed in version", `PEP`
+before its number, a module's name before the names of its functions, the title that a reference names. Text from other files (included
+code, comments of C files, tables of contents, indices) is missing; `brings_in` recognises pages that have such text.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ _ELSEWHERE = (
     "toctree literalinclude include kernel-doc kernel-include kernel-feat kernel-abi maintainers-include audit-event-table miscnews "
     "limited-api-list"
 ).split()
-"""Directives that show what is not in the source."""
+"""Directives that show text from outside the source."""
 _HIDDEN = frozenset(
     "index sectionauthor moduleauthor highlight tabularcolumns testsetup testcleanup raw contents program cssclass image kernel-figure "
     "kernel-render c:namespace c:namespace-push c:namespace-pop sectnum meta default-domain math ifconfig title role".split()
     + _ELSEWHERE
 )
-"""Directives whose text is not taken."""
+"""Directives whose text is left out."""
 _BRINGING = re.compile(rf"^\s*\.\.\s+(?:{'|'.join(_ELSEWHERE)})::", re.MULTILINE)
 _SAID = {
     "note": "Note", "warning": "Warning", "seealso": "See also", "important": "Important", "caution": "Caution", "tip": "Tip",
@@ -49,7 +49,7 @@ _WITHOUT_ARGUMENT = frozenset(
     "code-block sourcecode code doctest testcode testoutput parsed-literal productionlist only list-table flat-table module currentmodule "
     "figure".split()
 )
-"""What stands behind these is no text."""
+"""Directives whose arguments are not text."""
 _VERSIONS = {"versionadded": "New in version", "versionchanged": "Changed in version", "deprecated": "Deprecated since version"}
 _KINDS = {
     "class": "class", "exception": "exception", "classmethod": "classmethod", "staticmethod": "static", "abstractmethod": "abstractmethod",
@@ -70,7 +70,7 @@ _ROLE_PREFIX = {"pep": "PEP ", "PEP": "PEP ", "rfc": "RFC ", "RFC": "RFC ", "iss
 
 @dataclasses.dataclass(frozen=True)
 class Titles:
-    """What references can name, of a whole documentation."""
+    """Targets of references in a whole documentation."""
 
     documents: Mapping[str, str]
     """Path without ending -> first heading."""
@@ -103,17 +103,17 @@ def titles(sources: Mapping[str, str]) -> Titles:
 
 
 def brings_in(source: str) -> bool:
-    """Say whether a page shows text that is not in its source."""
+    """Return whether a page shows text that is not in its source."""
     return bool(_BRINGING.search(source))
 
 
 def visible(source: str, path: str, known: Titles, said: Mapping[str, str]) -> str:
-    """Take the markup out.
+    """Remove the markup.
 
     Args:
         source: reStructuredText.
-        path: of the page, without ending; what relative references start from.
-        known: what references show.
+        path: path of the page without its ending; relative references start from it.
+        known: titles that references show.
         said: substitution -> text that the documentation's configuration defines.
     """
     said = dict(said) | {match[1]: match[2] for match in map(_REPLACED.match, source.split("\n")) if match}
@@ -121,7 +121,7 @@ def visible(source: str, path: str, known: Titles, said: Mapping[str, str]) -> s
 
 
 def _lines(lines: list[str]) -> Iterator[str]:
-    """The lines that show, directives written out."""
+    """Yield the visible lines, with directives expanded."""
     at, module, notes = 0, "", 0
     while at < len(lines):
         line = lines[at]
@@ -160,14 +160,14 @@ def _depth(line: str) -> int:
 
 
 def _end(lines: list[str], at: int, depth: int) -> int:
-    """Where what belongs to a directive ends."""
+    """Return the line where the content of a directive ends."""
     while at < len(lines) and (not lines[at].strip() or _depth(lines[at]) > depth):
         at += 1
     return at
 
 
 def _joined(arguments: list[str]) -> list[str]:
-    """Signatures, of which one may go over several lines."""
+    """Return signatures, each of which may span several lines."""
     found: list[str] = []
     for argument in arguments:
         if found and (found[-1].endswith("\\") or found[-1].count("(") > found[-1].count(")")):
@@ -195,7 +195,7 @@ def _announced(name: str, argument: str) -> str:
 
 
 def _event(argument: str) -> str:
-    """The sentence that CPython's documentation makes of an audit event."""
+    """Return the sentence that CPython's documentation generates for an audit event."""
     name, *arguments = argument.split()
     arguments = [one.strip('",') for one in arguments if one.strip('",') and not one.startswith("#")]
     if not arguments:
@@ -204,7 +204,7 @@ def _event(argument: str) -> str:
 
 
 def _inline(text: str, path: str, known: Titles, said: Mapping[str, str]) -> str:
-    """Take roles, references and substitutions out of running text."""
+    """Replace roles, references and substitutions in running text by their visible text."""
     notes = 0
 
     def shown(match: re.Match) -> str:

@@ -1,4 +1,4 @@
-"""Host memory that saving a checkpoint takes beyond the arrays themselves, as a multiple of them, and how long it holds up its caller."""
+"""Measure the host memory of a save beyond the arrays, as a multiple of their size, and the time for which it blocks its caller."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from teleflm_jax import checkpoint, checksum
 def main():
     """Print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=1_000, help="of arrays (%(default)s)")
+    parser.add_argument("--megabytes", type=int, default=1_000, help="size of the arrays (%(default)s)")
     args = parser.parse_args()
     rows = args.megabytes * 1_000_000 // 4 // 10 // 1024
     arrays = {"model": {f"x{i}": jax.random.normal(jax.random.key(i), (rows, 1024)) for i in range(10)}}
@@ -25,7 +25,7 @@ def main():
             sums, _ = checksum.of_tree(arrays)
             for step in (1, 2):
                 jax.block_until_ready(arrays)
-                pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+                pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
                 before, began = _kilobytes("VmRSS"), time.perf_counter()
                 writer.save(step, arrays, checkpoint.Record(counters={}), sums)
                 blocked = time.perf_counter() - began

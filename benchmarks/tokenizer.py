@@ -1,9 +1,9 @@
-"""Trains the 80k tokenizer on 120 MB of real text as a user would, and prints seconds, peak memory and tokens per byte as JSON.
+"""Train the 80k tokenizer on 120 MB of real text as a user would, and print seconds, peak memory and tokens per byte as JSON.
 
     python examples/debian_text.py --out data/text-large --set large
     python benchmarks/tokenizer.py --text data/text-large
 
-The bars: under 120 s and 3 GB on two cores; at most 0.25 (English), 0.24 (Chinese) and 0.24 (code) on families that training never saw.
+Targets: less than 120 s and 3 GB on two cores; at most 0.25 (English), 0.24 (Chinese) and 0.24 (code) tokens per byte on unseen families.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from teleflm_jax.tokenizer import load, report
 
 BARS = {"seconds": 120, "peak_gb": 3, "english": 0.25, "chinese": 0.24, "code": 0.24}
 PROPORTIONS = {"english": 48, "code": 31, "multilingual": 22, "chinese": 12, "math": 7}
-"""About what the large set has of each domain, in MB, cut down to 120 MB in all; a domain that is not there is left out."""
+"""MB of each domain, about as in the large set, reduced to 120 MB in total; a missing domain is left out."""
 HELDOUT_FRACTION = 0.02
 
 
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def train(domains: dict[str, pathlib.Path], target: str, vocab_size: int, megabytes: float) -> dict[str, float]:
-    """Run `tokenizer train` in a process of its own, whose peak memory is then known."""
+    """Run `tokenizer train` in a process of its own, to measure its peak memory."""
     bindings = {
         "data.sources": {name: str(path) for name, path in domains.items()},
         "data.proportions": {name: float(PROPORTIONS[name]) for name in domains},
@@ -68,7 +68,7 @@ def train(domains: dict[str, pathlib.Path], target: str, vocab_size: int, megaby
 
 
 def held_out(source: pathlib.Path) -> Iterator[str]:
-    """The documents that `tokenizer train` leaves out for evaluation."""
+    """Yield the documents that `tokenizer train` holds out for evaluation."""
     for unit in work_units.split_source(str(source), PackConfig().unit_bytes):
         for document in work_units.read(unit, Statistics()):
             if heldout.may_be_held_out(document.family, HELDOUT_FRACTION, PackConfig().seed):
@@ -78,7 +78,7 @@ def held_out(source: pathlib.Path) -> Iterator[str]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--text", type=pathlib.Path, default=pathlib.Path("data/text-large"), help="folder with a folder for each domain")
-    parser.add_argument("--megabytes", type=float, default=120, help="to train on (default: 120)")
+    parser.add_argument("--megabytes", type=float, default=120, help="size of the training text (default: 120)")
     parser.add_argument("--vocab_size", type=int, default=80_000)
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""Our training step beside transformers' Llama in PyTorch: same shapes, same batch, float32, same machine, taken in turn in one run.
+"""Compare our training step with transformers' Llama in PyTorch: same shapes, same batch, float32, same machine, alternating in one run.
 
     python benchmarks/train_step.py [--rounds 5]        (make bench)
 
-A step is forward, backward, clipping to norm 1 and AdamW, on both sides. Prints JSON: for each shape the median tokens/s of both and
+On both sides, a step is forward, backward, clipping to norm 1 and AdamW. Prints JSON: for each shape the median tokens/s of both and
 their ratio.
 """
 
@@ -28,13 +28,13 @@ from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
 
 SHAPES = ((beside.TINY, 8), (beside.SMALL, 4), (dataclasses.replace(beside.TINY, context_length=2048), 2))
-"""With the sequences of a batch."""
+"""Shapes, each with the sequences of a batch."""
 MICROBATCH = 2
-"""Ours accumulates over microbatches of two sequences, whose activations stay in the cache; a setting that any run has."""
+"""Our step accumulates over microbatches of two sequences, whose activations stay in the cache; every run can set this."""
 
 
 def ours(config: ModelConfig, rows: np.ndarray):
-    """A function that takes one training step and waits for it."""
+    """Return a function that runs one training step and waits for it."""
     rule = mup.at_width(mup.MupConfig(), config.d_model)
     layout = rules.layout(MeshConfig(), config.d_model, jax.devices()[:1])
     state = jax.jit(lambda: new_state(config, rule, 0), out_shardings=layout.replicated())()
@@ -53,7 +53,7 @@ def ours(config: ModelConfig, rows: np.ndarray):
 
 
 def theirs(config: ModelConfig, rows: np.ndarray):
-    """The same in PyTorch."""
+    """Return the same function for PyTorch."""
     model = beside.llama(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     tokens = torch.tensor(rows[:, :-1]).long()
@@ -68,7 +68,7 @@ def theirs(config: ModelConfig, rows: np.ndarray):
 
 
 def compare(config: ModelConfig, batch_size: int, rounds: int) -> dict:
-    """Median seconds of both, taken in turn."""
+    """Return the median seconds of both, alternating."""
     rows = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, config.context_length + 1)).astype(np.int32)
     steps = {"ours": ours(config, rows), "transformers": theirs(config, rows)}
     seconds = {name: [] for name in steps}
@@ -85,7 +85,7 @@ def compare(config: ModelConfig, batch_size: int, rounds: int) -> dict:
 def main() -> None:
     """Print the comparison of every shape."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each, in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each side, alternating")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     versions = {

@@ -1,10 +1,10 @@
-"""The yardstick of a language model: bits per byte of general compressors on the same held-out text.
+"""Bits per byte of general compressors on the held-out text of a run, to compare a model with.
 
     python examples/compressors.py --workdir runs/quickstart
 
-The text is what `eval.py` measures. `whole`: all documents of a domain, joined by line feeds, in one file; the compressor then learns from
-the text itself, up to 32 kB (gzip) or everything (xz) back. `pieces`: the same text cut into pieces as long as the model's context, each
-compressed apart, headers included.
+The text is the one that `eval.py` measures. `whole`: all documents of a domain, joined by line feeds, as one file; the compressor then
+learns from the text itself, up to 32 kB (gzip) or everything (xz) back. `pieces`: the same text cut into pieces as long as the model's
+context, each compressed separately, headers included.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from teleflm_jax.tokenizer import load
 from teleflm_jax.tokenizer.pieces import piece_bytes
 
 SMALLEST_DICTIONARY = 4096
-"""Of LZMA, in bytes."""
+"""Smallest dictionary of LZMA, in bytes."""
 
 
 def gzip_size(data: bytes) -> int:
-    """Bytes of `gzip -9 < data`."""
+    """Return the bytes of `gzip -9 < data`."""
     return len(gzip.compress(data, 9, mtime=0))
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes of `xz -9e < data`.
+    """Return the bytes of `xz -9e < data`.
 
-    The dictionary is as large as the data instead of 64 MiB, which finds the same matches and spares clearing some 600 MB for each piece.
+    The dictionary is as large as the data instead of 64 MiB: it finds the same matches and avoids clearing about 600 MB for each piece.
     """
     dictionary = max(SMALLEST_DICTIONARY, 1 << (len(data) - 1).bit_length()) if data else SMALLEST_DICTIONARY
     chain = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": min(dictionary, 1 << 26)}]
@@ -60,10 +60,10 @@ def cut(text: str, piece_bytes: int) -> Iterator[bytes]:
 
 
 def compare(text: str, piece_bytes: int) -> dict[str, dict[str, float]]:
-    """Bits per UTF-8 byte of a text under each compressor: compressor -> {"whole": …, "pieces": …}.
+    """Return bits per UTF-8 byte of a text under each compressor: compressor -> {"whole": …, "pieces": …}.
 
     Args:
-        text: not empty.
+        text: a text that is not empty.
         piece_bytes: UTF-8 bytes of a piece.
     """
     data, pieces = text.encode(), list(cut(text, piece_bytes))
@@ -73,7 +73,7 @@ def compare(text: str, piece_bytes: int) -> dict[str, dict[str, float]]:
 
 
 def heldout(run: RunConfig) -> Iterator[tuple[str, str, int]]:
-    """Each domain's held-out text, documents joined by line feeds, and the bytes of a piece: the model's context × mean bytes per token."""
+    """Yield each domain's held-out text, joined by line feeds, and the bytes of a piece: the model's context × mean bytes per token."""
     pieces, evaluation = piece_bytes(load.load(run.data.tokenizer)), run.evaluation
     measured = documents.heldout(
         run.data, evaluation.domains, vocab_size=run.model.vocab_size, max_bytes=evaluation.max_bytes, pieces=pieces
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def _continues(byte: int) -> bool:
-    """Whether a byte of UTF-8 stands inside a character."""
+    """Return whether a byte of UTF-8 continues a character."""
     return byte & 0xC0 == 0x80
 
 

@@ -2,8 +2,8 @@
 
     python examples/corpus_demo.py [--workdir runs/corpus]
 
-HTML pages and source code come out of Debian's packages, without root, as they are; then the corpus pipeline, a short training run and
-bits per byte, command by command. What is there already is used again.
+It takes HTML pages and source code unchanged from Debian's packages, without root; then it runs the corpus pipeline, a short training and
+an evaluation in bits per byte, command by command. Existing results are reused.
 """
 
 import json
@@ -26,19 +26,19 @@ PACKAGES = {
     "help-zh": ("libreoffice-help-zh-cn", "", HELP),
     "help-de": ("libreoffice-help-de", "", HELP),
 }
-"""Source -> package, the dependency that has the files, and what their paths hold."""
+"""Source -> package, pattern of the dependency that has the files, and part of their paths."""
 STEPS = 160
-"""Of training: to see that it learns, a quarter of the quickstart's."""
+"""Steps of training: a quarter of the quickstart's, enough to see that the model learns."""
 QUIZ = 5
-"""Sentences of the pages that play a benchmark's items, so that there is something to find."""
+"""Number of the pages' sentences that serve as benchmark items, so that there is something to find."""
 LIBRARY = ("asyncio", "concurrent", "email", "html", "http", "importlib", "json", "logging", "multiprocessing", "unittest", "urllib", "xml")
-"""Packages of the standard library that are the code."""
+"""Packages of the standard library that serve as source code."""
 
 
 def main() -> int:
-    """Run every step; the first that fails ends it with its exit code."""
+    """Run every step; exit with the code of the first that fails."""
     parser = options.make_parser("python examples/corpus_demo.py", __doc__.splitlines()[0], "--workdir runs/corpus")
-    parser.add_argument("--workdir", default="runs/corpus", help="the corpus's folder; the model's is beside it (default: runs/corpus)")
+    parser.add_argument("--workdir", default="runs/corpus", help="the corpus's folder, beside the model's (default: runs/corpus)")
     args = parser.parse_args()
     missing = pages(TEXT)
     corpus = ["--gin_file", "configs/runs/corpus.gin", "--workdir", args.workdir]
@@ -64,7 +64,7 @@ def step(name: str, *arguments: str) -> None:
 
 
 def pages(folder: pathlib.Path) -> list[str]:
-    """Lay out the sources; returns those whose package cannot be had."""
+    """Lay out the sources; return those whose package is not available."""
     cache, missing = debian_packages.Cache("data/debs"), []
     for source, (package, through, inside) in PACKAGES.items():
         if (folder / source).exists():
@@ -91,7 +91,7 @@ def pages(folder: pathlib.Path) -> list[str]:
 
 
 def quiz(folder: pathlib.Path) -> None:
-    """Write sentences that stand in the library's own explanations as a benchmark's items."""
+    """Write sentences of the library's docstrings as a benchmark's items."""
     import ast
 
     found = []
@@ -103,7 +103,7 @@ def quiz(folder: pathlib.Path) -> None:
 
 
 def without(missing: list[str]) -> list[str]:
-    """Bindings that leave sources out."""
+    """Return bindings that leave sources out."""
     from teleflm_jax import config
     from teleflm_jax.cli import corpus
 

@@ -1,4 +1,4 @@
-"""Debian packages as a source of files: downloaded by name into a folder, and read without root, dpkg or unpacking to disk."""
+"""Files from Debian packages, which are downloaded by name into a folder and read without root, dpkg or unpacking to disk."""
 
 import contextlib
 import glob
@@ -20,11 +20,11 @@ NETWORK_TIMEOUT_SECONDS = 30
 
 
 class PackageError(Exception):
-    """One package cannot be had or read; the message says why in one line."""
+    """Error of a package that is not available or cannot be read; the message is one line."""
 
 
 class Cache:
-    """A folder of .deb files, and of apt's package lists where the system has none."""
+    """A folder of .deb files, and of apt's package lists if the system has none."""
 
     def __init__(self, folder: str | os.PathLike) -> None:
         """Open the folder, which need not exist."""
@@ -33,11 +33,11 @@ class Cache:
         self._failure = "" if shutil.which("apt-get") else "there is no apt-get on this machine"
 
     def get(self, package: str, through: str = "") -> pathlib.Path:
-        """The package's file, downloaded unless it is there.
+        """Return the package's file, after downloading it unless it exists.
 
         Args:
             package: Name as apt knows it.
-            through: Pattern of the dependency that is wanted in its place, for names that carry a version: `python3-doc` needs
+            through: Pattern of the dependency to use instead, for names with a version: `python3-doc` needs
                 `python3.11-doc` on one release and `python3.12-doc` on another.
 
         Raises:
@@ -54,7 +54,7 @@ class Cache:
         except PackageError:
             if self._options:
                 raise
-        # The system's lists are empty or older than what the mirror still has: fetch lists of our own, which needs no root.
+        # The system's lists are empty or older than the mirror: fetch lists of our own, which needs no root.
         self._update()
         return self._download(self._dependency(package, through) if through else package)
 
@@ -89,10 +89,10 @@ class Cache:
         timeout = str(NETWORK_TIMEOUT_SECONDS)
         options = [*self._options, "-o", f"Acquire::http::Timeout={timeout}", "-o", f"Acquire::https::Timeout={timeout}"]
         if os.geteuid() == 0:
-            options += ["-o", "APT::Sandbox::User=root"]  # else apt warns that its own user may not write here
+            options += ["-o", "APT::Sandbox::User=root"]  # otherwise apt warns that its own user may not write here
         environment = dict(os.environ, LC_ALL="C")
         done = subprocess.run([program, *options, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        # `apt-get update` ends with 0 when it could not reach a single mirror.
+        # `apt-get update` exits with 0 even if it could reach no mirror.
         if done.returncode or "Failed to fetch" in done.stderr:
             lines = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W: Failed"))] or done.stderr.splitlines()
             raise PackageError(lines[0][3:] if lines else f"{program} ended with {done.returncode}")
@@ -100,10 +100,10 @@ class Cache:
 
 
 def files(deb: str | os.PathLike, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes]]:
-    """The regular files of a package whose path (`usr/share/...`) is wanted, as (path, content), in the order of their paths.
+    """Yield the regular files of a package whose path (`usr/share/...`) is wanted, as (path, content), sorted by path.
 
     Raises:
-        PackageError: The file is no whole Debian package.
+        PackageError: The file is not a complete Debian package.
     """
     with open(deb, "rb") as archive, _reported(deb):
         with _data(archive) as data, tarfile.open(fileobj=data, mode="r|", bufsize=1 << 20) as tar:
@@ -120,11 +120,11 @@ def _reported(deb: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
-        raise PackageError(f"{os.path.basename(deb)} is no whole package ({error}); delete it and run this again") from error
+        raise PackageError(f"{os.path.basename(deb)} is not a complete package ({error}); delete it and run this again") from error
 
 
 def _data(archive: BinaryIO) -> BinaryIO:
-    """The decompressed data.tar of a package: an `ar` archive of three members (deb(5))."""
+    """Return the decompressed data.tar of a package, an `ar` archive of three members (deb(5))."""
     if archive.read(8) != b"!<arch>\n":
         raise ValueError("not an ar archive")
     while len(header := archive.read(60)) == 60:

@@ -1,4 +1,4 @@
-"""Which files of which packages make up the quickstart's text: chosen for clean prose, size, and a licence that lets anyone use them."""
+"""The packages and files of the quickstart's text, chosen for clean prose, size, and a licence that lets anyone use them."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,23 +8,23 @@ import plain_text
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Some files of one package and what to make of them."""
+    """Some files of one package, and their conversion to text."""
 
     package: str
     domain: str
     files: str
     """Pattern of the paths; its group `page` is the page's name, which is the same in every language."""
     text: Callable[[str], str | Iterator[str]] = str
-    """From a file's content to its text, or to several documents."""
+    """Function from a file's content to its text, or to several documents."""
     family: str = ""
-    """What the pages are pages of; the package's name where empty."""
+    """Name of the collection of pages; the package's name if empty."""
     language: str = "en"
     through: str = ""
-    """Pattern of the dependency that has the files, where `package` only names the current version of it."""
+    """Pattern of the dependency that has the files, if `package` only names its current version."""
     pages: bool = False
-    """A line is a paragraph, so untranslated and often repeated ones can be left out."""
+    """Whether each line is a paragraph, so that untranslated and often repeated ones can be left out."""
     large: bool = False
-    """Only in the large set."""
+    """Whether the source is only in the large set."""
 
 
 def _office(language: str, domain: str, *, large: bool = False) -> Source:
@@ -63,7 +63,7 @@ def _manual(folder: str, *, large: bool = False) -> Source:
     )
 
 
-# English comes before its translations, which lose the paragraphs that are English still.
+# English comes before its translations, from which untranslated paragraphs are removed.
 SOURCES = (
     _office("en-us", "english"),
     _desktop("C", "english"),
@@ -77,7 +77,7 @@ SOURCES = (
     Source(
         package="perl-doc",
         domain="english",
-        # Without the lists of changes, the table of contents and what is written in other languages.
+        # Without lists of changes, the table of contents and pages in other languages.
         files=r"usr/share/perl/.+/pod/(?P<page>perl(?!toc|cn|jp|ko|tw|\d+delta).*)\.pod",
         text=plain_text.from_pod,
     ),

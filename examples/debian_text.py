@@ -1,11 +1,11 @@
-"""Gets real text for the quickstart out of Debian's or Ubuntu's packages, without root and without installing anything.
+"""Extract real text for the quickstart from Debian's or Ubuntu's packages, without root and without installing anything.
 
     python examples/debian_text.py --out data/text [--set quickstart|large] [--folder DOMAIN=DIR ...]
 
 Packages are downloaded by name with `apt-get download` into a cache, read without unpacking them to disk, and written as JSONL:
-OUT/<domain>/<package>.jsonl with one `{"text", "family", "source"}` a line. `family` is the page's name without its language, so that
-translations of one page stay on one side of the held-out split. Where apt-get is absent or a package cannot be had, a line says so,
-and the interpreter's own standard library and the user's folders remain. Nothing is written outside OUT and the cache.
+OUT/<domain>/<package>.jsonl with one `{"text", "family", "source"}` per line. `family` is the page's name without its language, so that
+all translations of a page are on one side of the held-out split. If apt-get or a package is missing, a line says so, and the
+interpreter's own standard library and the user's folders remain. Nothing is written outside OUT and the cache.
 """
 
 import argparse
@@ -31,18 +31,18 @@ import plain_text
 from debian_sources import SOURCES, Source
 
 VERSION = 1
-"""Of the text that this program makes: the result of another version is made anew."""
+"""Version of the text that this program makes; text of another version is made again."""
 MARKER = "debian_text.json"
 MIN_BYTES = 200
-"""Of UTF-8: shorter pages are a heading and a link."""
+"""Minimum UTF-8 bytes of a page; shorter pages are a heading and a link."""
 MAX_CODE_CHARACTERS = 200_000
-"""Longer source files are generated tables."""
+"""Maximum characters of a source file; longer files are generated tables."""
 MIN_PARAGRAPH = 20
-"""Shorter paragraphs, such as a button's name, may repeat and may stay English."""
+"""Characters below which a paragraph, such as a button's name, may repeat and may be untranslated."""
 MAX_REPEATS = 3
-"""A paragraph that stands in more documents of its domain is a licence, a footer or a standard phrase."""
+"""Documents of a domain that may share a paragraph; a paragraph in more is a licence, a footer or a standard phrase."""
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
-"""Folders of the standard library that are no code worth reading: what others installed, and tables."""
+"""Folders of the standard library that are left out: installed packages, tests and tables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Document:
 
 
 class Writer:
-    """Writes documents; drops and counts the short, the repeated and the generated ones."""
+    """Writer of documents that drops and counts short, repeated and generated ones."""
 
     def __init__(self, out: pathlib.Path) -> None:
-        """Start with nothing written."""
+        """Start without documents."""
         self.paths: list[pathlib.Path] = []
         self.table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-        """Domain -> `documents`, `bytes`, and the reasons for dropping documents."""
+        """Return domain -> `documents`, `bytes`, and the reasons for dropped documents."""
         self._out = out
         self._open: dict[pathlib.Path, TextIO] = {}
         self._stack = contextlib.ExitStack()
@@ -74,8 +74,8 @@ class Writer:
         """Write one document, unless there is a reason to drop it.
 
         Args:
-            document: What to write.
-            pages: Its lines are paragraphs, of which those that stand in many documents are left out.
+            document: The document.
+            pages: Whether its lines are paragraphs; those that are in many documents are left out.
         """
         text = (self._without_repeats(document) if pages else document.text).strip()
         if reason := self._objection(document.domain, text):
@@ -90,7 +90,7 @@ class Writer:
         self.table[domain][reason] += 1
 
     def close(self) -> None:
-        """Give the files their names; until then what was there before is unharmed."""
+        """Give the files their names; until then, earlier files are unchanged."""
         self._stack.close()
         for path in self.paths:
             os.replace(_partial(path), path)
@@ -130,9 +130,9 @@ def add_package(deb: pathlib.Path, sources: list[Source], originals: set[str], w
 
     Args:
         deb: The package's file.
-        sources: What to take from it.
-        originals: English paragraphs: those of English pages are added, translated pages lose theirs that are among them.
-        writer: Where to write.
+        sources: Files to take from it.
+        originals: English paragraphs. Those of English pages are added; translated pages lose those that are among them.
+        writer: Writer of the documents.
     """
     package = deb.name.partition("_")[0]
     patterns = [(source, re.compile(source.files)) for source in sources]
@@ -185,7 +185,7 @@ def add_folder(domain: str, folder: pathlib.Path, writer: Writer) -> None:
 
 
 def add_standard_library(writer: Writer, *, english: bool) -> None:
-    """Write the interpreter's own modules as code and, where no package gave any, their explanations as English."""
+    """Write the interpreter's own modules as code and, if no package gave any English, their docstrings as English."""
     root = pathlib.Path(sysconfig.get_paths()["stdlib"])
     for path in _walk(root, _NOT_LIBRARY):
         name = path.relative_to(root).as_posix()
@@ -203,7 +203,7 @@ def add_standard_library(writer: Writer, *, english: bool) -> None:
 
 
 def docstrings(module: str) -> str:
-    """The explanations in a module's source, from its own to those of its functions."""
+    """Return the docstrings in a module's source, from its own to those of its functions."""
     try:
         tree = ast.parse(module)
     except (SyntaxError, ValueError):
@@ -220,7 +220,7 @@ def _walk(folder: pathlib.Path, skipped: set[str]) -> Iterator[pathlib.Path]:
 
 
 def make(out: pathlib.Path, cache: debian_packages.Cache, *, large: bool, folders: dict[str, pathlib.Path]) -> dict:
-    """Write all domains; return what the marker says."""
+    """Write all domains; return the content of the marker."""
     writer = Writer(out)
     originals: set[str] = set()
     missing: dict[str, str] = {}
@@ -244,7 +244,7 @@ def make(out: pathlib.Path, cache: debian_packages.Cache, *, large: bool, folder
 
 
 def print_table(table: dict[str, dict[str, int]]) -> None:
-    """Print documents and bytes by domain, and what was dropped and why."""
+    """Print documents and bytes by domain, and dropped documents with reasons."""
     print(f"{'domain':<14}{'documents':>10}{'MB':>8}   dropped")
     for domain, counts in table.items():
         dropped = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason not in ("documents", "bytes"))
@@ -252,31 +252,31 @@ def print_table(table: dict[str, dict[str, int]]) -> None:
 
 
 def main() -> int:
-    """Make the text, or say that it is there already."""
+    """Make the text, or report that it exists already."""
     arguments = _parse()
     folders = dict(map(_named, arguments.folder))
     wrong = [f"{domain}={path}" for domain, path in folders.items() if not path.is_dir() or "/" in domain or domain.startswith(".")]
     if wrong:
-        print(f"error: got --folder {', '.join(wrong)}; allowed: [DOMAIN=]DIR, a folder that is there; change --folder", file=sys.stderr)
+        print(f"error: got --folder {', '.join(wrong)}; allowed: [DOMAIN=]DIR, an existing folder; change --folder", file=sys.stderr)
         return 2
     marker = arguments.out / MARKER
     asked = {"version": VERSION, "set": arguments.set, "folders": {domain: str(path.resolve()) for domain, path in folders.items()}}
     before = json.loads(marker.read_text()) if marker.exists() else {}
     if before.get("asked") == asked and not arguments.again and all((arguments.out / name).exists() for name in before["files"]):
-        print(f"{arguments.out} is there already; --again makes it anew")
+        print(f"{arguments.out} exists already; --again makes it again")
         print_table(before["table"])
         return 0
     start = time.monotonic()
     made = make(arguments.out, debian_packages.Cache(arguments.debs), large=arguments.set == "large", folders=folders)
     if not made["table"]:
-        print("error: got no text from packages, standard library or folders; name a folder of text by --folder", file=sys.stderr)
+        print("error: got no text from packages, standard library or folders; name a folder of text with --folder", file=sys.stderr)
         return 2
     for name in set(before.get("files", ())) - set(made["files"]):
         (arguments.out / name).unlink(missing_ok=True)
     marker.write_text(json.dumps({"asked": asked, **made}, indent=1))
     print_table(made["table"])
     if made["missing"]:
-        print(f"without {', '.join(made['missing'])} (see above); --again tries again")
+        print(f"without {', '.join(made['missing'])} (see above); run with --again to retry")
     print(f"{arguments.out}: {sum(row['bytes'] for row in made['table'].values()) / 1e6:.0f} MB in {time.monotonic() - start:.0f} s")
     return 0
 
@@ -290,9 +290,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("data/text"), help="folder to write to (default: data/text)")
     parser.add_argument("--debs", type=pathlib.Path, default=pathlib.Path("data/debs"), help="cache of packages (default: data/debs)")
-    parser.add_argument("--set", choices=("quickstart", "large"), default="quickstart", help="how much (default: quickstart)")
+    parser.add_argument("--set", choices=("quickstart", "large"), default="quickstart", help="amount of text (default: quickstart)")
     parser.add_argument("--folder", action="append", default=[], metavar="[DOMAIN=]DIR", help="your own text files as a domain; repeatable")
-    parser.add_argument("--again", action="store_true", help="make the text anew though it is there")
+    parser.add_argument("--again", action="store_true", help="make the text again even if it exists")
     return parser.parse_args()
 
 

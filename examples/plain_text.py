@@ -1,6 +1,6 @@
-"""Turns the formats of Debian's documentation packages into plain text, by the standard library alone.
+"""Convert the formats of Debian's documentation packages to plain text, with the standard library alone.
 
-Not a general extractor: each function knows the one format it is named for, and leaves out what is no prose:
+This is not a general extractor: each function knows the one format that it is named after, and leaves out everything but prose:
 navigation, credits, long tables.
 """
 
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator
 from xml.etree import ElementTree
 
 MAX_TABLE_ROWS = 40
-"""Longer tables are lists of codes and symbols rather than prose; their other rows are left out."""
+"""Rows of a table that are kept; longer tables are lists of codes and symbols rather than prose."""
 
 _HAN = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
 _SCRIPTS = {"zh": "\u3400-\u9fff", "ja": "\u3040-\u30ff\u3400-\u9fff", "ru": "\u0400-\u04ff"}
 
 
 class _Prose(html.parser.HTMLParser):
-    """Collects the blocks of a page's text."""
+    """Parser that collects the blocks of a page's text."""
 
     SKIPPED = frozenset("head header nav aside footer script style noscript button svg".split())
     SKIPPED_CLASSES = frozenset(("howtogetheader", "relatedtopics", "MAC", "headerlink", "sphinxsidebar", "navheader", "navfooter"))
@@ -82,11 +82,11 @@ _UNREAD = re.compile(
     r"<(head|header|script|style|noscript|aside|nav|footer)\b.*?</\1\s*>|<a(?! class)[^>]*>|</?(?:b|i|em|strong|img|font)\b[^>]*>|</a>",
     re.DOTALL,
 )
-"""What the parser would pass over or take no notice of; cut out first because the parser is the slow part."""
+"""Markup that the parser would ignore; it is removed first, because the parser is the slow part."""
 
 
 def from_html(markup: str) -> str:
-    """A page's prose: a block to a line, the cells of a table's row joined by bars."""
+    """Return a page's prose: one block per line, the cells of a table's row joined by bars."""
     page = _Prose()
     page.feed(_UNREAD.sub("", markup))
     page.close()
@@ -101,12 +101,12 @@ _RST_GRID = re.compile(r"(?:^[ \t]*(?:\+[-=+]{3,}\+|\|.*\|)[ \t]*\n){3,}", re.MU
 
 
 def from_rst(source: str) -> str:
-    """A page's source as it stands, without its tables."""
+    """Return a page's source unchanged, but without its tables."""
     return _RST_GRID.sub("", _RST_TABLE.sub("", source + "\n"))
 
 
 def from_mallard(markup: str) -> str:
-    """A GNOME help page (Mallard XML): title, description and text, without the credits."""
+    """Return the title, description and text of a GNOME help page (Mallard XML), without the credits."""
     tag = "{http://projectmallard.org/1.0/}"
     root = ElementTree.fromstring(markup)
     blocks = []
@@ -117,7 +117,7 @@ def from_mallard(markup: str) -> str:
 
 
 def from_man(source: str) -> str:
-    """A manual page: roff requests and escapes taken out, filled text joined to one line a paragraph."""
+    """Return a manual page without roff requests and escapes, with filled text joined to one line per paragraph."""
     paragraphs: list[str] = []
     line, verbatim, skipping = "", False, ""
 
@@ -155,17 +155,17 @@ def from_man(source: str) -> str:
 
 
 _MAN_SKIPPED = {"TS": "TE", "EQ": "EN", "de": ".", "ig": "."}
-"""Requests that open what is no text, and the request that ends it."""
+"""Requests that open a part without text -> the request that ends it."""
 _MAN_BREAKS = frozenset("PP LP P IP TP TQ HP sp br RS RE Pp It Bl El".split())
 _MAN_HEADINGS = frozenset("SH SS Sh Ss".split())
 _MAN_FONTS = {"B": " ", "I": " ", "SM": " ", "SB": " ", "BR": "", "RB": "", "IR": "", "RI": "", "BI": "", "IB": ""} | dict.fromkeys(
     "Nm Nd Xr Fl Ar Op Cm Pa Dq Sq Em Va Li Ql Ev Dv Er Fn Ft Fa".split(), " "
 )
-"""Requests whose arguments are text, and what stands between those."""
+"""Requests whose arguments are text -> the separator of the arguments."""
 
 
 def _arguments(rest: str) -> list[str]:
-    """A request's arguments: words, or what stands between double quotes."""
+    """Return a request's arguments: words, or text in double quotes."""
     return [quoted.replace('""', '"') or word for quoted, word in re.findall(r'"((?:[^"]|"")*)"?|(\S+)', rest)]
 
 
@@ -192,7 +192,7 @@ def _unescape(text: str) -> str:
 
 
 def _join(left: str, right: str) -> str:
-    """Two source lines as one: Chinese and Japanese take no space where a line was broken."""
+    """Join two source lines; Chinese and Japanese have no space at a line break."""
     tight = re.search(f"[{_HAN}]$", left) and re.match(f"[{_HAN}]", right)
     return left + right.lstrip() if tight else f"{left.rstrip()} {right.lstrip()}"
 
@@ -202,7 +202,7 @@ _POD_ENTITIES = {"lt": "<", "gt": ">", "verbar": "|", "sol": "/"}
 
 
 def from_pod(source: str) -> str:
-    """Perl's documentation: formatting codes and commands taken out, text and code kept."""
+    """Return the text and code of Perl's documentation, without formatting codes and commands."""
     paragraphs = []
     for paragraph in re.split(r"\n[ \t]*\n", source):
         command, _, rest = paragraph.strip().partition(" ")
@@ -231,18 +231,18 @@ def _pod_content(match: re.Match) -> str:
 
 
 def from_fortunes(source: str) -> Iterator[str]:
-    """The sayings and poems of a fortune file, without the terminal's colours, put together to documents of some 2,000 characters."""
+    """Return the sayings and poems of a fortune file without terminal colours, joined to documents of about 2,000 characters."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", source)
     return _grouped((part.strip() for part in re.split(r"^%\s*$", plain, flags=re.MULTILINE)), between="\n\n")
 
 
 def from_wordnet(source: str) -> Iterator[str]:
-    """WordNet's synsets as `word, word: explanation`, neighbours in the hierarchy put together to one document."""
+    """Return WordNet's synsets as `word, word: explanation`, with neighbours in the hierarchy joined to one document."""
     return _grouped((_synset(line) for line in source.split("\n") if " | " in line[:20_000] and line[:1].isdigit()), between="\n")
 
 
 def from_metamath(source: str) -> Iterator[str]:
-    """A Metamath database: its axioms, theorems and proofs as they stand, neighbours put together to one document."""
+    """Return the axioms, theorems and proofs of a Metamath database unchanged, with neighbours joined to one document."""
     return _grouped(re.split(r"\n\s*\n", source), between="\n\n")
 
 
@@ -267,9 +267,9 @@ def _grouped(texts: Iterable[str], *, between: str, num_characters: int = 2_000)
 
 
 def is_in_language(text: str, language: str, *, share: float = 0.3) -> bool:
-    """Whether at least this share of the letters is of the language's script; true for a language in Latin letters.
+    """Return whether at least this share of the letters is in the language's script; true for a language in Latin letters.
 
-    Pages that nobody translated, and lists of codes, stand among the translated ones.
+    This recognises untranslated pages and lists of codes among the translated pages.
     """
     if language not in _SCRIPTS:
         return True
@@ -278,5 +278,5 @@ def is_in_language(text: str, language: str, *, share: float = 0.3) -> bool:
 
 
 def without_lines(text: str, originals: set[str]) -> str:
-    """The text without the sentences of the English original, that is without what nobody translated."""
+    """Return the text without the sentences of the English original, which nobody translated."""
     return "\n".join(line for line in text.split("\n") if line not in originals)

@@ -1,9 +1,9 @@
-"""The whole job on real text, as a user would do it, command by command: `make quickstart`.
+"""From real text to a trained, evaluated and sampled model, command by command: `make quickstart`.
 
     python examples/quickstart.py [--workdir runs/quickstart] [--folder [DOMAIN=]DIR ...]
 
-Text, tokenizer, packing, training, evaluation, samples, and a summary that holds the model against general compressors. What is there
-already is used again.
+It makes text, tokenizer, packed data, a trained model, evaluation, samples, and a summary that compares the model with general compressors.
+Existing results are reused.
 """
 
 import argparse
@@ -32,18 +32,18 @@ COMPRESSORS = ("gzip -9", "xz -9e")
 
 
 def main() -> int:
-    """Run every step; the first that fails ends the run with its exit code."""
+    """Run every step; exit with the code of the first that fails."""
     parser = options.make_parser("python examples/quickstart.py", __doc__.splitlines()[0], "--workdir runs/quickstart")
     parser.add_argument("--workdir", default=WORKDIR, help="the run's folder (default: runs/quickstart)")
     parser.add_argument(
-        "--folder", action="append", default=[], metavar="[DOMAIN=]DIR", help="text of yours to train on as well; repeatable"
+        "--folder", action="append", default=[], metavar="[DOMAIN=]DIR", help="your own text, to train on in addition; repeatable"
     )
     args = parser.parse_args()
     began = time.monotonic()
     try:
         step("Real text", "examples/debian_text.py", "--out", str(TEXT), *flags("--folder", args.folder))
         own = domains(TEXT)
-        if own and args.workdir == WORKDIR:  # other domains are another tokenizer and another run; neither may take the usual one's place
+        if own and args.workdir == WORKDIR:  # other domains need another tokenizer and another run; neither may replace the default ones
             args.workdir = f"{WORKDIR}-{name_of(TEXT)}"
         config = ["--gin_file", GIN_FILE, *flags("--gin_param", own)]
         step("Tokenizer", "-m", "teleflm_jax", "tokenizer", "train", *config)
@@ -61,12 +61,12 @@ def main() -> int:
 
 
 def flags(flag: str, values) -> list[str]:
-    """The flag before each of its values."""
+    """Return the flag before each of its values."""
     return list(itertools.chain.from_iterable((flag, value) for value in values))
 
 
 def domains(text: pathlib.Path) -> list[str]:
-    """Bindings for the domains that there are, where those are not the configuration's own (no apt-get, or folders of the user's)."""
+    """Return bindings for the existing domains, if they differ from the configuration's own (no apt-get, or the user's folders)."""
     run = options.load(argparse.Namespace(run=None, gin_file=[GIN_FILE], gin_param=[], workdir=None))
     found = {path.name: str(path) for path in sorted(text.iterdir()) if path.is_dir() and any(path.iterdir())}
     if found == run.data.sources:
@@ -77,18 +77,18 @@ def domains(text: pathlib.Path) -> list[str]:
 
 
 def name_of(text: pathlib.Path) -> str:
-    """The domains that there are, as part of a folder's name."""
+    """Return the existing domains as part of a folder's name."""
     return "-".join(path.name for path in sorted(text.iterdir()) if path.is_dir() and any(path.iterdir()))
 
 
 def step(title: str, *command: str, captured: bool = False) -> str:
-    """Run one command of the project's and show it, so that it can be repeated by hand; returns what it printed, if captured."""
+    """Run and show one command, so that it can be repeated by hand; return its output if captured."""
     rich.console.Console().rule(f"[bold]{title}", align="left")
     print("$ python", shlex.join(command), flush=True)
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE if captured else None, text=True) as process:
         try:
             out, _ = process.communicate()
-        except KeyboardInterrupt:  # the terminal sent it to the command as well, which saves and leaves; give it the time
+        except KeyboardInterrupt:  # the terminal sent it to the command as well, which saves and exits; wait for it
             out, _ = process.communicate()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
@@ -96,7 +96,7 @@ def step(title: str, *command: str, captured: bool = False) -> str:
 
 
 def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -> None:
-    """Print what came out, and what to try next."""
+    """Print the results, and commands to try next."""
     rows = list(run_log.rows(pathlib.Path(workdir) / run_log.METRICS))
     speeds, last = [row["tokens_per_second"] for row in rows], mean(row["loss"] for row in rows[-20:])
     waiting = sum(row["data_wait_seconds"] for row in rows[1:]) / sum(row["step_seconds"] for row in rows[1:])
@@ -118,7 +118,7 @@ def summarise(workdir: str, evaluation: dict, yardstick: dict, seconds: float) -
         f"tokens            {rows[-1]['tokens']:,} at {median(speeds):,.0f} tokens/s; {waiting:.2%} of the time waiting for data\n"
         f"all of this took  {seconds / 60:.1f} minutes\n"
     )
-    # not through rich, which would break the lines that are meant to be copied
+    # without rich, which would break the lines that users copy
     print(
         "To try next, in the project's folder, with its Python (. .venv/bin/activate):\n"
         f"  python -m teleflm_jax generate --workdir {workdir} --prompt 'To install the package' --temperature 0.5\n"

@@ -1,4 +1,4 @@
-"""From a text file to a trained model and a sample of it, as library calls: `python examples/train_in_python.py TEXT FOLDER`."""
+"""From a text file to a trained model and a sample, as library calls: `python examples/train_in_python.py TEXT FOLDER`."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ SHAPE = {"num_layers": 2, "d_model": 64, "num_heads": 2, "num_kv_heads": 2, "d_f
 
 
 def main(text: Path, work: Path, steps: int = 300) -> str:
-    """Train a small model on one text file; return what it writes."""
+    """Train a small model on one text file; return a sample."""
     config = RunConfig(
         model=ModelConfig(**SHAPE, compute_dtype="float32"),
         mup=MupConfig(base_width=64, learning_rate=1e-2, matrix_learning_rate=1e-2),

@@ -98,7 +98,13 @@ class PipelineSchedule:
         return chunk if forward else self.chunks - 1 - chunk
 
 
-def run(schedule: PipelineSchedule, forward: Callable, backward: Callable, carry: Any, x: jax.Array) -> Any:
+Forward = Callable[[Any, Unit, jax.Array], tuple[Any, jax.Array]]
+"""(carry, unit, input) -> (carry, output)."""
+Backward = Callable[[Any, Unit, jax.Array, jax.Array], tuple[Any, jax.Array]]
+"""(carry, unit, output of the forward unit, gradient of the unit's output) -> (carry, gradient of its input)."""
+
+
+def run(schedule: PipelineSchedule, forward: Forward, backward: Backward, carry: Any, x: jax.Array) -> Any:
     """Run all units.
 
     Args:
@@ -119,7 +125,7 @@ def run(schedule: PipelineSchedule, forward: Callable, backward: Callable, carry
     return jax.lax.fori_loop(0, schedule.ticks, tick, (carry, x, x))[0]
 
 
-def run_forward(schedule: PipelineSchedule, forward: Callable, carry: Any, x: jax.Array) -> Any:
+def run_forward(schedule: PipelineSchedule, forward: Forward, carry: Any, x: jax.Array) -> Any:
     """Run all forward units, without a backward pass."""
 
     def tick(t, state):
@@ -130,7 +136,7 @@ def run_forward(schedule: PipelineSchedule, forward: Callable, carry: Any, x: ja
     return jax.lax.fori_loop(0, schedule.forward_ticks, tick, (carry, x))[0]
 
 
-def run_if(on: Any, function: Callable, carry: Any) -> Any:
+def run_if(on: Any, function: Callable[[Any], Any], carry: Any) -> Any:
     """Return `function(carry)` if `on`, else `carry`: a loop of one or zero iterations, since `cond` would copy arrays it leaves alone."""
     if on is True:
         return function(carry)

@@ -16,7 +16,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yield the path of a temporary file beside `path`, which replaces it when the block ends without an error.
 
     The content is on the disk before it gets the name, and the name before the context returns. After an error the temporary file is
-    removed and what stood under `path` is unchanged; a killed process may leave `.<name>.<process id>.tmp` behind.
+    removed and the old file at `path` is unchanged; a killed process may leave `.<name>.<process id>.tmp`.
     """
     target = pathlib.Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -40,7 +40,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what killed writers of `path` have left beside it; call it where no other process can be writing that file."""
+    """Remove files that killed writers of `path` left beside it; call it only if no other process can be writing that file."""
     target = pathlib.Path(path)
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ def test_a_folder_whose_name_is_a_pattern_takes_nothing_from_those_that_match_it
 
 def test_where_the_system_cannot_name_such_a_folder_it_is_refused_before_anything_is_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DESCRIPTORS", tmp_path / "none")
-    with pytest.raises(UserError, match=r"got .*lr=\[0\.1\].*; allowed on this system: .*; change --workdir"):
+    with pytest.raises(UserError, match=r"got .*lr=\[0\.1\].*; allowed on this system: .*; use another folder"):
         (tmp_path / "lr=[0.1]").mkdir()
         save(tmp_path / "lr=[0.1]", 3)
     assert list((tmp_path / "lr=[0.1]").iterdir()) == []
@@ -124,7 +124,7 @@ def test_where_the_system_cannot_name_such_a_folder_it_is_refused_before_anythin
 def test_a_save_that_cannot_be_read_back_is_not_silent(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "MISREAD", re.compile("(?!)"))  # as if nobody had foreseen it: Orbax merges nothing and reports no error
     (tmp_path / "lr=[0.1]").mkdir()
-    with pytest.raises(UserError, match=r"got the checkpoint of step 3 in .* cannot be read back \(.*\); allowed: .*change --workdir"):
+    with pytest.raises(UserError, match=r"got the checkpoint of step 3 in .* cannot be read back \(.*\); allowed: .*use another folder"):
         save(tmp_path / "lr=[0.1]", 3)
 
 

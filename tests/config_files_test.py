@@ -61,7 +61,7 @@ def test_what_is_here_and_cannot_be_read_is_not_replaced_by_the_packages(here):
     (here / "optim").mkdir()
     place = here / "optim/teleflm.gin"
     place.symlink_to("gone.gin")
-    with pytest.raises(UserError, match="got --gin_file optim/teleflm.gin, which is not there"):
+    with pytest.raises(UserError, match="got --gin_file optim/teleflm.gin, which does not exist"):
         parse("optim/teleflm.gin")
     place.unlink()
     os.mkfifo(place)

@@ -203,7 +203,7 @@ def test_an_override_leaves_a_macro_of_the_file_used(write):
         ("model.domains = ['en', @a/train()]", ("reference @a/train",)),
         ("import os", ("'import os' (run.gin:3)",)),
         ("from os import path", ("'from os import path'",)),
-        ("include 'nothing.gin'", ("include 'nothing.gin' (run.gin:3)", "not there")),
+        ("include 'nothing.gin'", ("include 'nothing.gin' (run.gin:3)", "does not exist")),
         ("include 'ran.gin'", ("change the path to run.gin",)),
         ("include 'configs/mesh/singel.gin'", ("include 'configs/mesh/singel.gin' (run.gin:3)", "configs/mesh/single.gin")),
         ("include '.'", ("not a plain file",)),
@@ -234,9 +234,11 @@ def test_an_include_cycle_over_two_files_is_refused(write):
 
 def test_files_that_cannot_be_read(write, tmp_path):
     write("quickstart.gin", "")
-    refused("--gin_file quikstart.gin, which is not there", "change the path to quickstart.gin", files=["quikstart.gin"])
+    refused("--gin_file quikstart.gin, which does not exist", "change the path to quickstart.gin", files=["quikstart.gin"])
     refused(
-        "no/such/folder/run.gin, which is not there", f"(looked for: {tmp_path}/no/such/folder/run.gin, ", files=["no/such/folder/run.gin"]
+        "no/such/folder/run.gin, which does not exist",
+        f"(looked for: {tmp_path}/no/such/folder/run.gin, ",
+        files=["no/such/folder/run.gin"],
     )
     write("deep/a.gin", "include 'b.gin'")
     refused("include 'b.gin'", f"(looked for: {tmp_path}/deep/b.gin, {tmp_path}/b.gin, ", files=["deep/a.gin"])

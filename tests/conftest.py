@@ -12,13 +12,10 @@ import shutil
 import hypothesis
 import pytest
 
-from tests import workers
+from tests import compiler, workers
 
-DEVICES = "--xla_force_host_platform_device_count=8"
-QUICKLY = "--xla_backend_optimization_level=0"
-"""LLVM's, which only makes programs faster: compiling takes a third less time. Commands that tests start compile as they do for users."""
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{DEVICES} {QUICKLY}"
+os.environ["XLA_FLAGS"] = f"{compiler.DEVICES} {compiler.FAST_COMPILE}"
 
 FAULT_COLUMNS = ("fault", "what the user sees", "exit code", "checkpoints")
 CACHE = "JAX_COMPILATION_CACHE_DIR"

@@ -4,9 +4,14 @@ import os
 import pathlib
 import sysconfig
 
+from tests import compiler
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BARE = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
-"""The environment of a command that a test starts: without what tests/conftest.py sets for its own process."""
+AS_USERS = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")} | {"PYTHONPATH": str(ROOT)}
+"""The environment of a command that a test starts as users do: without the settings of tests/conftest.py for its own process."""
+WITHOUT_TORCH = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "without_torch")])
+BARE = AS_USERS | {"XLA_FLAGS": compiler.FAST_COMPILE, "PYTHONPATH": WITHOUT_TORCH}
+"""The same for a command whose programs need not be fast and that has nothing to do with PyTorch."""
 
 GIN = """
 model.num_layers = {layers}

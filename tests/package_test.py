@@ -69,7 +69,7 @@ def test_an_installation_outside_the_checkout_is_whole(tmp_path):
         shutil.copy(path, source)
     venv.create(environment, with_pip=True)
 
-    bare = {name: value for name, value in job.BARE.items() if name != "PYTHONPATH"}
+    bare = {name: value for name, value in job.AS_USERS.items() if name != "PYTHONPATH"}
 
     def run(program: str, *arguments: str, code: int = 0) -> str:
         done = subprocess.run([environment / "bin" / program, *arguments], cwd=home, env=bare, capture_output=True, text=True)

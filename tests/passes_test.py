@@ -16,7 +16,7 @@ from teleflm_jax.model import transformer
 from teleflm_jax.objectives import cross_entropy
 from tests import tiny
 
-ROWS, VOCABULARY = 24, 60
+ROWS, VOCABULARY, SEED = 24, 60, 1
 CONFIG = tiny.config(num_layers=4, vocab_size=VOCABULARY)
 
 
@@ -38,13 +38,13 @@ def expected(config):
         nll = -jax.nn.log_softmax(model(batch()["tokens"], batch()["segments"]))
         return (jnp.take_along_axis(nll, batch()["targets"][..., None], -1)[..., 0] * batch()["weights"]).sum() / batch()["weights"].sum()
 
-    return jax.jit(jax.value_and_grad(loss))(tiny.model(config))
+    return jax.jit(jax.value_and_grad(loss))(tiny.model(config, SEED))
 
 
 def on_mesh(config, devices, microbatch_size, rows=None, objective=cross_entropy.loss_and_gradients, **mesh):
     rows = rows or batch()
     layout = rules.layout(MeshConfig(**mesh), config.d_model, jax.devices()[:devices])
-    canonical = tiny.model(config)
+    canonical = tiny.model(config, SEED)
     like = layout.stored(jax.eval_shape(lambda: canonical))
     model = jax.jit(layout.to_runtime, out_shardings=layout.shardings(like))(canonical)
     loss, gradient, *_ = jax.jit(passes.gradients(layout, microbatch_size, objective=objective))(model, layout.place_batch(rows, ROWS))
@@ -152,7 +152,7 @@ def expected_distilled():
         distances = DISTILLATION / 2 * jnp.square(z - rows["teacher"]).sum(axis=-1)
         return ((smoothed + distances) * rows["weights"]).sum() / rows["weights"].sum()
 
-    return jax.jit(jax.value_and_grad(loss))(tiny.model(CONFIG))
+    return jax.jit(jax.value_and_grad(loss))(tiny.model(CONFIG, SEED))
 
 
 OBJECTIVE_IN_CI = ("all three, zero 3", "tensor without sequence parallelism, zero 0")
@@ -169,10 +169,10 @@ def test_another_objective_with_arrays_of_its_own_has_its_gradients_on_every_mes
 @pytest.mark.parametrize("mesh", [{}, {"tensor": 2, "pipe": 2}, {"pipe": 4, "zero": 3}])
 def test_losses_of_tokens_are_the_same_on_every_mesh(mesh):
     layout = rules.layout(MeshConfig(**mesh), 32)
-    model = jax.jit(layout.to_runtime, out_shardings=layout.shardings(tiny.model(CONFIG)))(tiny.model(CONFIG))
+    model = jax.jit(layout.to_runtime, out_shardings=layout.shardings(tiny.model(CONFIG, SEED)))(tiny.model(CONFIG, SEED))
     tokens, targets = batch()["tokens"], batch()["targets"]
     found = passes.token_losses(layout)(model, *layout.place_batch((tokens, targets), ROWS))
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.logits(tiny.model(CONFIG), tokens)), targets[..., None], -1)[..., 0]
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(tiny.logits(tiny.model(CONFIG, SEED), tokens)), targets[..., None], -1)[..., 0]
     np.testing.assert_allclose(found, nll, rtol=1e-5, atol=1e-5)
 
 
@@ -180,7 +180,7 @@ def test_losses_of_tokens_are_the_same_on_every_mesh(mesh):
 def test_the_runtime_layout_gives_the_canonical_one_back(mesh):
     count = 3 if mesh.get("data") == 3 else 8
     layout = rules.layout(MeshConfig(**mesh), 32, jax.devices()[:count])
-    model = tiny.model(CONFIG)
+    model = tiny.model(CONFIG, SEED)
     like = layout.stored(jax.eval_shape(lambda: model))
     runtime = layout.to_runtime(jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), model, like))
     back = layout.to_canonical(like)(runtime)

@@ -25,9 +25,15 @@ EXIT_CODE = 3
 class Watch:
     """A plugin of the process that starts the workers."""
 
-    def __init__(self, test_seconds: float, spare_seconds: float = SPARE_SECONDS, grace_seconds: float = GRACE_SECONDS):
+    def __init__(
+        self,
+        test_seconds: float,
+        spare_seconds: float = SPARE_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+        closing_seconds: float = CLOSING_SECONDS,
+    ):
         self._silence = test_seconds + spare_seconds if test_seconds else float("inf")
-        self._grace = grace_seconds
+        self._grace, self._closing = grace_seconds, closing_seconds
         self._pids: dict[str, int] = {}
         self._heard = time.monotonic()
         self._finished = threading.Event()
@@ -74,17 +80,17 @@ class Watch:
                 return self._end(f"no worker has reported anything for {self._silence:.0f} s")
 
     def _end(self, why: str):
-        self._say(f"{why}: the run ends within {self._grace + CLOSING_SECONDS:.0f} s")
+        self._say(f"{why}: the run ends within {self._grace + self._closing:.0f} s")
         if self._finished.wait(self._grace):
             return
         for pid in self._pids.values():
             if _is_running(pid):
                 os.kill(pid, signal.SIGABRT)  # pytest's handler prints the stacks
-        if self._finished.wait(CLOSING_SECONDS / 3):
+        if self._finished.wait(self._closing / 3):
             return
         for pid in self._pids.values():
             _kill(pid, signal.SIGKILL)
-        if not self._finished.wait(CLOSING_SECONDS * 2 / 3):
+        if not self._finished.wait(self._closing * 2 / 3):
             self._say(f"{why}, and the summary cannot be had")
             os._exit(EXIT_CODE)
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests import workers
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFTEST = """
 import pytest
@@ -15,7 +17,8 @@ from tests import workers
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     if config.pluginmanager.hasplugin("dsession"):
-        config.pluginmanager.register(workers.Watch(float(config.getini("faulthandler_timeout")), spare_seconds=9.0, grace_seconds=1.0))
+        limit = float(config.getini("faulthandler_timeout"))
+        config.pluginmanager.register(workers.Watch(limit, spare_seconds=5.0, grace_seconds=1.0, closing_seconds={closing}))
 """
 SETTINGS = """
 [pytest]
@@ -27,8 +30,8 @@ LONG_SECONDS = 300
 """Longer than a run may last here: what sleeps so long is taken for something that never ends."""
 
 
-def run(folder, body, limit):
-    (folder / "conftest.py").write_text(CONFTEST)
+def run(folder, body, limit, closing=workers.CLOSING_SECONDS):
+    (folder / "conftest.py").write_text(CONFTEST.format(closing=closing))
     (folder / "pytest.ini").write_text(SETTINGS.format(limit=limit))
     (folder / "test_one.py").write_text(f"import os, signal, threading, time\ndef test_first(): pass\ndef test_it():\n    {body}\n")
     command = [sys.executable, "-m", "pytest", "-n", "1", "-q", "-p", "no:cacheprovider", "test_one.py"]
@@ -55,6 +58,6 @@ def test_a_test_that_hangs_is_ended_with_the_stacks_of_its_threads(tmp_path):
 
 
 def test_silence_of_all_workers_fails_the_run(tmp_path):
-    done = run(tmp_path, "os.kill(os.getpid(), signal.SIGSTOP)", limit=1)
+    done = run(tmp_path, "os.kill(os.getpid(), signal.SIGSTOP)", limit=1, closing=4.5)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "no worker has reported anything for 10 s" in done.stderr and "1 failed, 1 passed" in done.stdout
+    assert "no worker has reported anything for 6 s" in done.stderr and "1 failed, 1 passed" in done.stdout

@@ -162,7 +162,7 @@ class Writer:
         reason = failure.reason if isinstance(failure, Damaged) else why(failure)
         raise UserError(
             f"got the checkpoint of step {self.first} in {self.folder}, which cannot be read back ({reason}); allowed: a folder that "
-            "keeps what is written; look at its disk, or change --workdir to another one with a plain name"
+            "keeps what is written; check its disk, or use another folder with a plain name"
         ) from failure
 
 
@@ -252,7 +252,7 @@ def choose(folder: pathlib.Path, step: int | None = None) -> int:
     found = steps(folder)
     if not found:
         raise UserError(
-            f"got {folder} without a finished checkpoint; allowed: the folder of a run that has saved one; train first or change --workdir"
+            f"got {folder} without a finished checkpoint; allowed: a folder whose run has saved one; train first or use another folder"
         )
     if step is not None and step not in found:
         raise UserError(f"got step {step}; allowed: {', '.join(map(str, found))}; change the step")

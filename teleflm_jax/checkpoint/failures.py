@@ -31,7 +31,7 @@ def attempted(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether the files cause an error, and not a disk, a mount, or a lack of memory."""
+    """Return whether an error is caused by the files, and not by a disk, a mount, or a lack of memory."""
     if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or (
         isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     ):

@@ -33,7 +33,7 @@ def plain(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     if not DESCRIPTORS.is_dir():
         raise UserError(
             f"got {path}, which the checkpoint library would misread; allowed on this system: valid UTF-8 without * ? [ ] \\ and "
-            f"without folders that end in a colon, up to {LONGEST:,} bytes; change --workdir"
+            f"without folders that end in a colon, up to {LONGEST:,} bytes; use another folder"
         )
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

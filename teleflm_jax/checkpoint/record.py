@@ -134,7 +134,7 @@ def signature(tree: Any) -> dict[str, str]:
 
 
 def why(error: Exception) -> str:
-    """Return the first line of an error; of TensorStore's long lines the code, the file named last, and what is said about it."""
+    """Return the first line of an error; of TensorStore's long lines, the code, the file named last, and the reason."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     text = re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", text)
     if inner := re.match(r'([A-Z_]+): .*local file "(?:[^"]*/)?([^"/]+/[^"/]+)/?"(.*)', text):

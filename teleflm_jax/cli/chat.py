@@ -19,7 +19,7 @@ from teleflm_jax.generate.engine import Engine
 from teleflm_jax.generate.request import Request
 from teleflm_jax.runs.load import choose_step, load_decoder, load_tokenizer
 
-HELP = "chat with a trained model; it remembers the conversation as far as its context reaches"
+HELP = "chat with a trained model, which reads the conversation as far back as its context allows"
 PROMPT = "> "
 COMMANDS = {"/clear": "forget the conversation", "/exit": "leave"}
 
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument("--system", metavar="TEXT", help="system message before the conversation")
     parser.add_argument("--template_kwargs", metavar="JSON", help="variables for the chat template, such as '{\"enable_thinking\": false}'")
-    parser.add_argument("--max_tokens", type=int, default=512, help="most tokens of an answer (%(default)s)")
+    parser.add_argument("--max_tokens", type=int, default=512, help="maximum tokens of an answer (%(default)s)")
     generate.add_sampling_arguments(parser)
 
 

@@ -17,7 +17,7 @@ ALL = "all"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name several checkpoints."""
-    parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument("--steps", metavar="all|N,N,…", help="several checkpoints of the run, one row each")
     parser.add_argument(
         "--beside",
@@ -76,7 +76,7 @@ def table(title: str, rows: Sequence[Mapping], columns: Sequence[str], cell: Cal
 
 
 def _names(rows: Sequence[Mapping]) -> list[str]:
-    """Return run and step of each row, with as much of the run's path as tells the runs apart, so that cells stay short."""
+    """Return run and step of each row, with only as much of the run's path as distinguishes the runs, so that cells stay short."""
     paths = {row["run"]: pathlib.Path(row["run"]).parts for row in rows}
     depths = range(1, max(map(len, paths.values())) + 1)
     depth = next((depth for depth in depths if len({parts[-depth:] for parts in paths.values()}) == len(paths)), depths[-1])

@@ -9,7 +9,7 @@ from teleflm_jax.errors import UserError
 from teleflm_jax.observability.page import Table
 from teleflm_jax.observability.run_log import bits_per_byte
 
-HELP = "list a run's checkpoints with step, tokens, size and soundness; --verify reads all of them"
+HELP = "list a run's checkpoints with step, tokens, size and state; --verify reads all of them"
 
 UNSOUND = 1
 """Exit code: a checkpoint is damaged."""
@@ -18,9 +18,7 @@ UNSOUND = 1
 def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     parser.add_argument("run", type=options.path, metavar="RUN", help="a run's folder")
-    parser.add_argument(
-        "--verify", action="store_true", help="read every array and compare it with the checksum that was taken when it was saved"
-    )
+    parser.add_argument("--verify", action="store_true", help="read every array and compare it with the checksum from when it was saved")
     parser.epilog = f"example: {parser.prog} runs/quickstart --verify"
 
 

@@ -18,7 +18,7 @@ from teleflm_jax.observability.page import Table
 from teleflm_jax.runs import evaluate
 from teleflm_jax.runs.config import SAVED_CONFIG, refuse_withheld
 
-HELP = "measure trained models in bits per byte, by domain, on a run's held-out sets or on any UTF-8 text; or on benchmark tasks"
+HELP = "evaluate trained models in bits per byte, by domain, on a run's held-out sets or on any UTF-8 text; or on benchmark tasks"
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser):
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --text readme=README.md"
     checkpoint_arguments.add_arguments(parser)
     parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="measure a file as one document; repeatable")
-    parser.add_argument("--packed", action="store_true", help="measure the packed held-out sets, also where --text or suite.tasks is given")
+    parser.add_argument("--packed", action="store_true", help="measure the packed held-out sets, even if --text or suite.tasks is given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

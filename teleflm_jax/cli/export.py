@@ -29,12 +29,12 @@ def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     options.add_arguments(parser)
     parser.epilog = f"example: {parser.prog} --workdir runs/quickstart --format llama --out exports/quickstart"
-    parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument(
         "--format",
         choices=config.FORMATS,
         default=config.LLAMA,
-        help="llama: multipliers are multiplied into embedding and head, so that any Llama code serves it; teleflm: they stay apart, as in "
+        help="llama: multipliers are multiplied into embedding and head, so that any Llama code runs it; teleflm: they are separate, as in "
         "the released models; gguf: one file for llama.cpp, multiplied as llama's (%(default)s)",
     )
     parser.add_argument(
@@ -42,9 +42,11 @@ def arguments(parser: argparse.ArgumentParser):
         required=True,
         type=options.path,
         metavar="PATH",
-        help="a folder that is not there yet; with --format gguf a file, FILE.gguf",
+        help="a folder that does not exist yet; with --format gguf, a file FILE.gguf",
     )
-    parser.add_argument("--dtype", default="bfloat16", choices=exports.DTYPES, help="of the weights; float16 with gguf only (%(default)s)")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=exports.DTYPES, help="dtype of weights; float16 only with gguf (%(default)s)"
+    )
     parser.add_argument("--shard_bytes", type=int, help=f"largest file of a folder ({SHARD_BYTES})")
 
 

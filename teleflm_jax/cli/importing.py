@@ -15,7 +15,7 @@ from teleflm_jax.huggingface import importing, tokenizer
 from teleflm_jax.runs import create
 from teleflm_jax.runs.config import SAVED_CONFIG, RunConfig
 
-HELP = "take over a model in safetensors (TeleFLM, Llama, TeleChat 7B or 12B) as a run's folder"
+HELP = "import a model in safetensors (TeleFLM, Llama, TeleChat 7B or 12B) as a run's folder"
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--from", dest="source", required=True, type=options.path, metavar="FOLDER", help="config.json, safetensors, tokenizer.json"
     )
-    parser.add_argument("--workdir", required=True, type=options.path, metavar="FOLDER", help="a folder that is not there yet")
+    parser.add_argument("--workdir", required=True, type=options.path, metavar="FOLDER", help="a folder that does not exist yet")
     parser.add_argument("--tokenizer", type=options.path, metavar="FILE", help="a tokenizer.json, if the folder has none")
     options.add_process_arguments(parser)
 

@@ -15,7 +15,7 @@ from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim import schedule
 from teleflm_jax.runs.config import RunConfig
 
-HELP = "show what a configuration amounts to: parameters, FLOPs, tokens per step, µP's values, learning rates"
+HELP = "show the consequences of a configuration: parameters, FLOPs, tokens per step, µP's values, learning rates"
 
 PRINTED_SIZES = {
     (64, 4, 512, 1_344): "283 M",
@@ -141,7 +141,7 @@ def _tokens(text: str) -> int:
             raise ValueError(text)
         return int(value)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count of tokens such as 2000000 or 2.5e12") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a token count such as 2000000 or 2.5e12") from None
 
 
 def _print(facts: dict):

@@ -1,4 +1,4 @@
-"""`launch`: start a command's processes on this machine, with the XLA settings that GPUs want."""
+"""`launch`: start a command's processes on this machine, with the XLA settings for GPUs."""
 
 import argparse
 import contextlib
@@ -41,14 +41,14 @@ def arguments(parser: argparse.ArgumentParser):
     )
     parser.add_argument("-n", type=int, default=1, metavar="N", help="processes on this machine (%(default)s)")
     parser.add_argument(
-        "--devices_per_process", type=int, metavar="K", help="use the CPU, as so many devices a process; default: whatever jax finds"
+        "--devices_per_process", type=int, metavar="K", help="use the CPU, with this many devices per process; default: jax's devices"
     )
     parser.add_argument(
         "--preflight", action="store_true", help="first measure every process, and start nothing if one is slow; COMMAND may be left out"
     )
     preflight.add_tolerance(parser)
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a script and its arguments, or `-m teleflm_jax train` and its"
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a script, or `-m teleflm_jax train`, and its arguments"
     )
 
 
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         _refuse_no_script(command)
     if args.preflight and any(word.startswith("--coordinator") for word in command):
         raise UserError(
-            f"got --preflight and --coordinator; allowed: places that the environment tells; change --coordinator to {processes.ADDRESS}, "
+            f"got --preflight and --coordinator; allowed: settings from the environment; change --coordinator to {processes.ADDRESS}, "
             f"{processes.COUNT} and {processes.INDEX}"
         )
     if args.n < 1 or (args.devices_per_process is not None and args.devices_per_process < 1):
@@ -88,7 +88,7 @@ def _refuse_no_script(command: list[str]) -> None:
         raise UserError("got no command; allowed: -- and a script with its arguments; add, for instance, -- train.py --help")
     if command[0] != "-m" and not pathlib.Path(command[0]).is_file():
         raise UserError(
-            f"got the script {command[0]!r}, which is not there; allowed: train.py, eval.py, another script, or -m teleflm_jax train; "
+            f"got the script {command[0]!r}, which does not exist; allowed: train.py, eval.py, another script, or -m teleflm_jax train; "
             "change it"
         )
 
@@ -196,7 +196,7 @@ def _echo(index: int, process: subprocess.Popen, failed: threading.Event) -> Non
             continue
         for line in (line.decode(errors="replace") for line in lines if line or not ended):
             if "[Gloo]" not in line and "peer ranks" not in line:
-                with contextlib.suppress(OSError):  # the reader of our output is gone; the run continues
+                with contextlib.suppress(OSError):  # the reader of our output has closed it; the run continues
                     print(f"{own}{line}", file=stream, flush=True)
 
 

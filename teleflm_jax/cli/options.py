@@ -28,7 +28,7 @@ STDOUT = 1
 INTERRUPTED = 128 + 2
 """Exit code: Ctrl-C before or outside the training loop, as a shell reports it."""
 PIPE_CLOSED = 128 + 13
-"""Exit code: the reader of our output is gone, as a shell reports a death by SIGPIPE."""
+"""Exit code if the reader of our output has closed it, as a shell reports a death by SIGPIPE."""
 
 _REMEDIES = {
     errno.ENOENT: ("something that exists", "correct the path or make it first"),
@@ -76,16 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--gin_param", action="append", default=[], metavar="'SECTION.FIELD = VALUE'", help="override one value; repeatable"
     )
-    parser.add_argument(
-        "--workdir", type=path, metavar="FOLDER", help="the run's folder; its config.gin is read where no --gin_file is given"
-    )
+    parser.add_argument("--workdir", type=path, metavar="FOLDER", help="the run's folder; its config.gin is read if no --gin_file is given")
 
 
 def add_process_arguments(parser: argparse.ArgumentParser):
     """Add the options that number this process among those of a run; `launch` and cluster schedulers set the environment instead."""
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where none of the known starters is used")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="of the run")
-    parser.add_argument("--process_id", type=int, metavar="I", help="of this process, from 0")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, if none of the known launchers is used")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="number of processes of the run")
+    parser.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
 
 
 def load(args: argparse.Namespace, optional: Collection[str] = (), before: Sequence[str] = ()) -> RunConfig:
@@ -205,7 +203,7 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
     for variable in variables.settle(os.environ):
-        print(f"{foreign.printable(variable)} is set; this computes as without it", file=sys.stderr)
+        print(f"{foreign.printable(variable)} is set and has no effect on this command", file=sys.stderr)
     open_files.raise_limit()
     try:
         code = main() or 0
@@ -217,11 +215,11 @@ def run_command(main: Callable[[], int | None], hesitate: float = 0.0) -> int:
         if not variables.finds_no_device(error):
             raise
         message = (
-            f"got JAX_PLATFORMS={os.environ['JAX_PLATFORMS']!r}, of which jax has no device here; allowed: cpu, or cuda where its plugin "
+            f"got JAX_PLATFORMS={os.environ['JAX_PLATFORMS']!r}, for which jax finds no device; allowed: cpu, or cuda if its plugin "
             "and a GPU are; change or unset it"
         )
     except KeyboardInterrupt:
-        print("interrupted; nothing half-written stands in place of a result", file=sys.stderr)
+        print("interrupted; no half-written result remains", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         if not _stdout_is_closed():

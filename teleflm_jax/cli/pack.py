@@ -47,10 +47,10 @@ def main(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def progress_display(unit: str = "bytes") -> Iterator[Progress]:
-    """Show progress while the context is open: bars on a terminal, otherwise a line now and then.
+    """Show progress while the context is open: bars on a terminal, otherwise occasional lines.
 
     Args:
-        unit: `bytes`, or the name of what is counted.
+        unit: `bytes`, or the name of the unit that is counted.
 
     Yields:
         A function of the step, the amount done and the total.

@@ -1,4 +1,4 @@
-"""`plan`: compile a run for a cluster that is not here; show whether it fits, how long it takes, and which layouts are better."""
+"""`plan`: compile a run for a cluster that this machine does not have; show whether it fits, its time, and better layouts."""
 
 import argparse
 import difflib
@@ -16,7 +16,7 @@ from teleflm_jax.plan.config import CLUSTERS, JSON, PICTURE, ClusterConfig
 from teleflm_jax.plan.config import SECTIONS as PLANNING
 from teleflm_jax.runs.config import SECTIONS, RunConfig
 
-HELP = "compile a run for a cluster that is not here: memory, traffic, time, and better layouts"
+HELP = "compile a run for a cluster that this machine does not have: memory, traffic, time, and better layouts"
 
 SHOWN = 12
 """Number of layouts of a search that are printed and drawn."""
@@ -26,13 +26,13 @@ def arguments(parser: argparse.ArgumentParser):
     """Add the command's options."""
     parser.epilog = f"example: {parser.prog} --gin_file configs/runs/pretrain_52b.gin --cluster a800x896"
     options.add_arguments(parser)
-    parser.add_argument("--cluster", type=options.path, metavar="NAME", help="of configs/clusters/NAME.gin, or a gin file of your own")
-    parser.add_argument("--gpus", type=_count, metavar="N", help="to use; default: those of the run's mesh, or the whole cluster")
+    parser.add_argument("--cluster", type=options.path, metavar="NAME", help="name of configs/clusters/NAME.gin, or a gin file of your own")
+    parser.add_argument("--gpus", type=_count, metavar="N", help="number of GPUs; default: those of the run's mesh, or the whole cluster")
     parser.add_argument(
-        "--backend", choices=target_devices.BACKENDS, help="the compiler; default: gpu where jax's CUDA wheels are installed"
+        "--backend", choices=target_devices.BACKENDS, help="the compiler; default: gpu if jax's CUDA wheels are installed, otherwise cpu"
     )
     parser.add_argument("--search", action="store_true", help="rank all layouts by predicted time; the best are compiled")
-    parser.add_argument("--compile", type=_count, default=3, metavar="N", help="of a search, how many of the best to compile (default 3)")
+    parser.add_argument("--compile", type=_count, default=3, metavar="N", help="number of the search's best layouts to compile (default 3)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--out", type=options.path, metavar="FOLDER", help="write plan.json and plan.png there; a search's default is plans/RUN-CLUSTER"
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace):
     backend = target_devices.choose(args.backend, cluster)
     count = _gpus(args, found["mesh"], cluster)
     target_devices.prepare(backend, count, os.environ)
-    from teleflm_jax.cli import planning  # after the environment is set, as they import jax
+    from teleflm_jax.cli import planning  # after the environment is set, because they import jax
     from teleflm_jax.plan import estimate
 
     run = RunConfig(**{name: found[name] for name in SECTIONS if name in found})
@@ -82,7 +82,7 @@ def _cluster_file(name: str | None) -> str:
     if name and (CLUSTERS / f"{name}.gin").is_file():
         return str(CLUSTERS / f"{name}.gin")
     if name and pathlib.Path(name).exists():
-        return name  # what is wrong with it, the reader says
+        return name  # the reader reports the mistake in it
     near = difflib.get_close_matches(name or "", known, n=1)
     got = f"the unknown cluster {name!r}" if name else "no cluster"
     change = f"change it to --cluster {near[0]}" if near else "name one with --cluster"
@@ -105,5 +105,5 @@ def _gpus(args: argparse.Namespace, mesh: MeshConfig, cluster: ClusterConfig) ->
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

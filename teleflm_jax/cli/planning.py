@@ -138,4 +138,4 @@ def _show_assumptions(console: rich.console.Console, facts: dict) -> None:
     console.print("Assumed (override with --gin_param; sources in docs/plan.md):", style="bold")
     console.print("; ".join(words), markup=False)
     if facts["assumptions"]["plan.goodput"] == 1:
-        console.print("Checkpoints, evaluation and failures are not in it: plan.goodput says what share of the time trains.")
+        console.print("Checkpoints, evaluation and failures are not included: plan.goodput is the share of time spent training.")

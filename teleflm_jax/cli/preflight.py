@@ -36,7 +36,7 @@ def add_tolerance(parser: argparse.ArgumentParser):
         TOLERANCE,
         type=float,
         metavar="PART",
-        help="of the median over all: what is slower stops the run; default: 0.85 on GPUs, 0.3 on CPUs",
+        help="share of the median rate below which a process stops the run; default: 0.85 on GPUs, 0.3 on CPUs",
     )
 
 

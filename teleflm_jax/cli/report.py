@@ -60,7 +60,7 @@ def main(args: argparse.Namespace):
     if page.suffix != SUFFIX:
         raise UserError(f"got --out {args.out!r}; allowed: a file whose name ends in {SUFFIX}; change --out")
     if args.out is not None and not page.parent.is_dir():
-        raise UserError(f"got --out {args.out!r}, in a folder that is not there; allowed: one that is; make it, or change --out")
+        raise UserError(f"got --out {args.out!r}, in a folder that does not exist; allowed: an existing one; create it, or change --out")
     runs = [read(name) for name in args.runs]
     tables = describe(runs, time.time())
     console = make_console()

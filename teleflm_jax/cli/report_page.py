@@ -34,8 +34,8 @@ def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequ
     Args:
         path: of the page.
         title: plain text.
-        tables: in their order; those with `text` come after the pictures, as they are long.
-        figures: with what each shows.
+        tables: tables in order; those with `text` come after the pictures, because they are long.
+        figures: pictures with their captions.
     """
     parts = [page.table(content) for content in tables if not content.text]
     parts += [page.picture(caption, figure) for caption, figure in figures]
@@ -46,7 +46,7 @@ def write(path: pathlib.Path, title: str, tables: Sequence[Table], figures: Sequ
 def timeline(runs: Sequence[tuple[str, Sequence[SessionSeconds]]]) -> Figure:
     """Draw where the seconds went: one bar for each run, session after session with the pauses between them.
 
-    Inside a session the categories stand in their order, not in that of the events.
+    Inside a session the categories are in their own order, not in that of the events.
     """
     with matplotlib.rc_context({**curves.STYLE, "axes.grid.axis": "x", "axes.axisbelow": True}):
         figure = Figure(figsize=(15, 1.6 + 0.5 * len(runs)), layout="constrained")
@@ -68,7 +68,7 @@ def timeline(runs: Sequence[tuple[str, Sequence[SessionSeconds]]]) -> Figure:
 
 
 def _together(sessions: Sequence[SessionSeconds]) -> list[dict[str, float]]:
-    """Return seconds by category of each session; neighboring sessions are summed if there are too many to tell apart."""
+    """Return seconds by category of each session; neighboring sessions are summed if there are too many to distinguish."""
     size = max(1, -(-len(sessions) // SHOWN))
     groups = [sessions[i : i + size] for i in range(0, len(sessions), size)]
     return [{category: sum(session.seconds[category] for session in group) for category in CATEGORIES} for group in groups]

@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cache_gb", type=float, help="memory for sequences on each device; default: most of what is free")
     parser.add_argument(
-        "--warm", action="store_true", help="compile the programs of every size first; takes minutes once, and they are kept"
+        "--warm", action="store_true", help="compile and keep the programs of every size first; takes minutes the first time"
     )
 
 

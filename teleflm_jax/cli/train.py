@@ -1,11 +1,11 @@
-"""`train`, which is also `train.py`: train a model, or go on with a run that was stopped."""
+"""`train`, also `train.py`: train a model, or resume a run that was stopped."""
 
 import argparse
 import time
 
 from teleflm_jax.cli import options
 
-HELP = "train a model, or go on with a run that was stopped"
+HELP = "train a model, or resume a run that was stopped"
 
 
 def arguments(parser: argparse.ArgumentParser):
@@ -13,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser):
     parser.epilog = f"example: {parser.prog} --gin_file configs/runs/quickstart.gin --workdir runs/quickstart"
     options.add_arguments(parser)
     options.add_process_arguments(parser)
-    parser.add_argument("--dry_run", action="store_true", help="print what `plan` says for the devices that are here, then stop")
+    parser.add_argument("--dry_run", action="store_true", help="print what `plan` prints, for this machine's devices, and stop")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 gin-config's own parser reads the files, so syntax, macros and includes are gin's. Everything after parsing is ours, because gin itself is
 silent about an unused definition, a wrong type and a value bound twice, and keeps what it read in globals: here every mistake is one
-`UserError` that says where it stands, and two parses share nothing. What a flat set of sections cannot read (scopes, `@references`,
+`UserError` with its place, and two parses share nothing. What a flat set of sections cannot read (scopes, `@references`,
 imports) is refused.
 
 `read.py` turns files into bindings, `values.py` bindings into typed values; this file puts them together.
@@ -161,7 +161,7 @@ def _build(section: str, cls: type, bound: Mapping[str, Binding]) -> object:
 
 
 def _substitute(value: object, bound: Mapping[str, Binding]) -> object:
-    """The value with every macro replaced by what it stands for."""
+    """Return the value with every macro replaced by its value."""
     if isinstance(value, Macro) and value.name != REQUIRED:
         return _substitute(bound[value.name].value, bound)
     if isinstance(value, dict):

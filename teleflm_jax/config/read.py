@@ -19,7 +19,7 @@ from teleflm_jax.config.values import short
 from teleflm_jax.errors import UserError
 
 REQUIRED = "gin.REQUIRED"
-"""The macro that stands for a value which an including file or `--gin_param` has to give."""
+"""The macro for a value that an including file or `--gin_param` must give."""
 
 LARGEST = 1 << 19
 """Bytes of a file, and characters of all files that one file includes; the configuration of a thousand domains has a third of it."""
@@ -150,7 +150,7 @@ class Reader:
 
         Args:
             path: of the file.
-            chain: the files that include this one. What an error shows of an included file is where the mistake stands and never the
+            chain: the files that include this one. For a mistake in an included file, an error shows the place and never the
                 text: a file may include what its author cannot read.
             alone: whether the file may include nothing.
         """
@@ -240,7 +240,7 @@ def _add(own: dict[str, Binding], new: Binding):
 
 
 def _include(own: dict[str, Binding], included: Mapping[str, Binding], place: Place):
-    """Take in what an include binds, which must be new: a file overrides after its includes, not before, and never its sibling."""
+    """Add the bindings of an include, which must be new: a file overrides after its includes, not before, and never its sibling."""
     for name, new in included.items():
         old = own.get(name)
         if old and old.place not in {new.place, *new.overrides}:
@@ -278,7 +278,7 @@ def _not_there(asked: str, candidates: Sequence[pathlib.Path]) -> UserError:
     near = next((path.parent / n for path in candidates if (n := nearest(path.name, _gin_files(path.parent)))), None)
     looked = ", ".join(dict.fromkeys(str(path.absolute()) for path in candidates))
     change = f"change the path{f' to {near}' if near else ''}"
-    return UserError(f"got {asked}, which is not there; allowed: an existing gin file (looked for: {looked}); {change}")
+    return UserError(f"got {asked}, which does not exist; allowed: an existing gin file (looked for: {looked}); {change}")
 
 
 def _gin_files(folder: pathlib.Path) -> list[str]:
@@ -350,7 +350,7 @@ def nearest(wrong: str, names: Iterable[str]) -> str | None:
 
 
 def advice(right: str | None) -> str:
-    """Return what to change, given the name that was probably meant."""
+    """Return the change to advise, given the name that was probably meant."""
     return f"change it to {right}" if right else "change or remove it"
 
 

@@ -87,6 +87,6 @@ def literal(value: object) -> str:
 
 
 def short(value: object) -> str:
-    """A value as one piece of a line."""
+    """Return a value as text on one line."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -75,7 +75,7 @@ def load(
         tokenizer_sha256: Hash of the run's tokenizer.
         vocab_size: Rows of the model's embedding.
         sequence_length: Tokens of one training sequence; None if only held-out documents are read, which have no fixed length.
-        verify: Splits of which every shard is checked.
+        verify: Splits whose shards are all checked.
 
     Raises:
         UserError: The data are not packed or not finished, were packed with another tokenizer or length, or have files that are missing

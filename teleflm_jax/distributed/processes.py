@@ -105,7 +105,7 @@ def find(
 
 
 def join(process: ProcessInfo | None) -> None:
-    """Connect to the other processes: wait until all are there, or end this process with `HUNG` after `TELEFLM_START_TIMEOUT`.
+    """Connect to the other processes: wait until all have connected, or end this process with `HUNG` after `TELEFLM_START_TIMEOUT`.
 
     A run of one process needs no connection.
     """

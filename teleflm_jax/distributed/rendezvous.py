@@ -208,7 +208,7 @@ def _coordinate(bind: tuple[str, int], count: int, seconds: float, log: Callable
                 return problem
             if waited > reports * REPORT_SECONDS:
                 others = _describe_refused(coordinator.refused)
-                log(f"waiting for {len(missing)} of {count} processes since {waited:.0f} s: {names(missing)}{others}")
+                log(f"waiting for {len(missing)} of {count} processes for {waited:.0f} s now: {names(missing)}{others}")
                 reports += 1
             for key, _ in selector.select(timeout=max(0.0, min(seconds, reports * REPORT_SECONDS, waited + 1) - waited) + 0.01):
                 ready = typing.cast(socket.socket, key.fileobj)
@@ -243,7 +243,7 @@ def _connect(address: tuple[str, int], count: int, index: int, seconds: float, l
         except OSError as error:
             reason = error.strerror or str(error)
         if waited > reports * REPORT_SECONDS:
-            log(f"process {index} waits for process 0 at {address[0]}:{address[1]} since {waited:.0f} s: {reason}")
+            log(f"process {index} has waited {waited:.0f} s for process 0 at {address[0]}:{address[1]}: {reason}")
             reports += 1
         time.sleep(RETRY_SECONDS)
     return (

@@ -74,7 +74,7 @@ def keep_programs(environment: Mapping[str, str]) -> pathlib.Path | None:
         raise UserError(f"got {folder} for compiled programs ({error}); allowed: a folder of your own; set {CACHE_DIR}") from error
     if status.st_uid not in (os.geteuid(), ROOT) or status.st_mode & 0o022 or not os.access(folder, os.W_OK):
         raise UserError(
-            f"got {folder} for compiled programs, which others may write to or you may not; allowed: a folder of your own (chmod 700); "
+            f"got {folder} for compiled programs, to which others may write or you may not; allowed: a folder of your own (chmod 700); "
             f"change that, or set {CACHE_DIR} to another (empty: none)"
         )
     import jax  # here, since the launcher does not need jax

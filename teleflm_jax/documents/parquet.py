@@ -199,7 +199,7 @@ def _dictionary_bytes(raw: BinaryIO, column: _Column) -> int:
     Source: Parquet's `PageHeader`.
 
     Raises:
-        ValueError: The header has numbers of more than 32 bits, of which the library would read the last 32.
+        ValueError: The header has numbers of more than 32 bits; the library would read only their last 32 bits.
     """
     is_before = 0 < column.dictionary_page < column.data_page  # the library looks for a dictionary only there
     raw.seek(column.dictionary_page if is_before else column.data_page)

@@ -8,7 +8,7 @@ Source: report, section 4; the windows (`windows.py`) are our choice, since the 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -118,7 +118,13 @@ def prepare(documents: Documents, context_length: int, batch_size: int, layout: 
     return windows.batches(cut, context_length, batch_size, multiple=layout.data * layout.pipe, length_multiple=layout.sequence_shards)
 
 
-def _sum(token_losses: Callable, model: Transformer, batches: Iterable[windows.Batch], layout: Layout, num_domains: int) -> np.ndarray:
+def _sum(
+    token_losses: Callable[[Transformer, Any, Any], Any],
+    model: Transformer,
+    batches: Iterable[windows.Batch],
+    layout: Layout,
+    num_domains: int,
+) -> np.ndarray:
     """Return the summed losses of each domain in float64: float32 would lose digits after some 10 million tokens."""
     nats, (part, parts) = np.zeros(num_domains), device_mesh.data_share(layout.mesh)
     for batch in batches:

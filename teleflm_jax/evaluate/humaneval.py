@@ -108,5 +108,5 @@ def measure(model: Model, problems: Sequence[Problem], samples: int, pause: Call
 
 
 def pass_at(k: int, samples: int, correct: int) -> float:
-    """Return the probability that at least one of k programs is correct, drawn from `samples` of which `correct` are."""
+    """Return the probability that at least one of k programs is correct, drawn from `samples` programs with `correct` correct ones."""
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)

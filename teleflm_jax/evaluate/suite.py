@@ -118,7 +118,7 @@ def measure(
     if suite.problems:
         result = humaneval.measure(model, suite.problems, suite.config.code_samples, pause)
         for what in result.left_open:
-            log(f"humaneval: this machine could not shut off {what}")
+            log(f"humaneval: this machine cannot block {what}")
         figures = {f"pass@{k},none": value for k, value in result.passed.items()}
         scores[humaneval.NAME] = TaskScore(
             metric="pass@5,none",
@@ -133,7 +133,7 @@ def measure(
 
 
 def remarks(scores: Mapping[str, TaskScore]) -> list[str]:
-    """Return remarks on scores of truncated texts, a line each."""
+    """Return remarks on scores of truncated texts, one per line."""
     return [
         f"{name}: of {score.shortened:,} text(s) only the end was read, as they are longer than the model's context"
         for name, score in scores.items()
@@ -141,7 +141,9 @@ def remarks(scores: Mapping[str, TaskScore]) -> list[str]:
     ]
 
 
-def _ask(suite: Suite, model: Model, watch: Callable, keep: dict[str, list] | None, pause: Callable[[], None]) -> dict[str, TaskScore]:
+def _ask(
+    suite: Suite, model: Model, watch: Callable[[Sequence], Iterable], keep: dict[str, list] | None, pause: Callable[[], None]
+) -> dict[str, TaskScore]:
     with _harness() as lm_eval:
         from teleflm_jax.evaluate.harness import Harness
 
@@ -224,7 +226,7 @@ def _load_tasks(config: SuiteConfig, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _draw(config: SuiteConfig, loaded: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return the items of each task of which only a share is measured, the same for the same seed."""
+    """Return the drawn items of each task that is measured on a share of its items, the same for the same seed."""
     drawn = {}
     for name, share in config.fractions.items():
         if name == humaneval.NAME or share == 1:

@@ -72,7 +72,7 @@ def batches(windows: Sequence[Window], context: int, batch_size: int, multiple: 
 
 
 def _stack(windows: Sequence[Window], num_rows: int, length: int) -> Batch:
-    tokens_BT = np.zeros((num_rows, length + 1), np.int32)  # any id may stand where nothing is scored
+    tokens_BT = np.zeros((num_rows, length + 1), np.int32)  # where nothing is scored, any id will do
     counts_BT = np.zeros((num_rows, length), bool)
     owners_B = np.zeros(num_rows, np.int32)
     for i, window in enumerate(windows):

@@ -132,7 +132,7 @@ def load(folder: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> ChatFormat:
     except (Refused, Failed) as error:
         reason = foreign.printable(str(error), MAX_REASON_CHARACTERS)
         raise UserError(
-            f"got {path}, which is no template ({reason}); allowed: a Jinja chat template; put the model's own there"
+            f"got {path}, which is not a template ({reason}); allowed: a Jinja chat template; put the model's own there"
         ) from error
     if "question" not in question or "answer" not in probe:
         raise UserError(f"got {path}, which drops messages; allowed: a Jinja chat template; put the model's own there")

@@ -43,7 +43,7 @@ def loglikelihoods(
     """Return the log-probability of each continuation in nats, and whether greedy decoding would give it.
 
     Only the end of a context too long for the model is read (`is_truncated`), as in lm-evaluation-harness: the last context_length + 1 ids
-    of context and continuation, of which the last is not an input.
+    of context and continuation; the last token is not an input.
 
     Args:
         decoder: the model.

@@ -22,7 +22,7 @@ WAIT_SECONDS = 0.05
 
 
 def decode(count: int, length: int, alternatives: int | None) -> Program:
-    """Return the program that decodes a batch of so many rows of this length."""
+    """Return the program that decodes a batch with this number of rows and this length."""
     return ("decode", count, length, alternatives)
 
 
@@ -74,7 +74,7 @@ class Programs:
         self._urgent: set[Program] = set()
         """Programs being compiled that were requested with it."""
         self._pools = {urgent: concurrent.futures.ThreadPoolExecutor(1, "compile") for urgent in (False, True)} if background else {}
-        """One thread for new sequences and one for running ones, so that these never wait behind the programs of a new one."""
+        """One thread for new sequences and one for running ones, so that running ones never wait for the programs of a new one."""
 
     @property
     def compiling(self) -> bool:

@@ -53,7 +53,7 @@ def main() -> None:
     _send({"ready": True})
     template = None
     while (message := _receive()) is not None:
-        signal.setitimer(signal.ITIMER_REAL, 2 * message["seconds"])  # ends this process if the parent, which would do so, has gone
+        signal.setitimer(signal.ITIMER_REAL, 2 * message["seconds"])  # ends this process if the parent, which would do so, has died
         try:
             if template is None:
                 template = environment.from_string(message["source"])
@@ -131,7 +131,7 @@ def _receive() -> Any:
 
 
 def _read(size: int) -> bytes:
-    """Read so many bytes, or fewer if the other side has gone."""
+    """Read this many bytes, or fewer if the other side has closed."""
     received = bytearray()
     while len(received) < size and (part := os.read(0, size - len(received))):
         received += part

@@ -65,14 +65,14 @@ def initial_state(requests: Sequence[Request], limits: Sequence[int], count: int
 
 
 def cache_shape(decoder: Decoder, count: int, length: int) -> jax.ShapeDtypeStruct:
-    """Return the shape, type and sharding of one array of a cache with so many rows of this length."""
+    """Return the shape, type and sharding of one array of a cache with this number of rows and this length."""
     config = decoder.model.config
     sharding = decoding.cache_placement(decoder.layout, count, config.num_kv_heads)
     return jax.ShapeDtypeStruct((count, config.num_kv_heads, length, config.head_size), config.compute_dtype, sharding=sharding)
 
 
 def state_shapes(vocab_size: int, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes and types of the state of so many rows, by name."""
+    """Return the shapes and types of the state of this many rows, by name."""
     shapes = {name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype) for name, x in initial_state([NO_REQUEST], [0], 1).items()}
     per_row = {"token": np.int32, "position": np.int32, "done": bool}
     per_id = {"seen": bool, "counts": np.int32}

@@ -135,7 +135,7 @@ class _Process:
         """Send a message and return the answer.
 
         Raises:
-            OSError: the process does not answer; TimeoutError: not within so many seconds.
+            OSError: the process does not answer; TimeoutError: not in the given time.
             ValueError: the answer is invalid.
         """
         body = json.dumps({**message, "seconds": seconds}, ensure_ascii=False).encode()

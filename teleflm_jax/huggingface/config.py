@@ -53,7 +53,7 @@ class Description:
     ids: Mapping[str, tuple[int, ...]]
     """`config.bos_token_id` and the like of both files; absent keys are left out."""
     notes: tuple[str, ...]
-    """Remarks for the user, a line each."""
+    """Remarks for the user, one per line."""
     names_dtype: bool
     """True if the file names the compute dtype."""
 

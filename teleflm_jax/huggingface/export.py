@@ -78,7 +78,7 @@ class ExportJob:
         return {"record": digest, "format": self.form, "dtype": self.dtype, "shard_bytes": self.shard_bytes}
 
     def notes(self) -> Iterator[str]:
-        """Yield remarks for the user, a line each."""
+        """Yield remarks for the user, one per line."""
         rounded = [f"{name} times {by:g}" for name, by in self.factors.items() if not settings.is_power_of_two(by)]
         if rounded and self.dtype == "bfloat16":
             yield (
@@ -134,7 +134,7 @@ def export(
         OSError: the disk is full or fails; the folder does not exist then.
     """
     if folder.exists():
-        raise UserError(f"got --out {folder}, which is there already; allowed: a name that is free; remove it or change --out")
+        raise UserError(f"got --out {folder}, which exists already; allowed: an unused name; remove it or change --out")
     partial = folder.with_name(f"{folder.name}.partial")
     todo = files(job)
     state = _begun(partial, job)

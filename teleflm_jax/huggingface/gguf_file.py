@@ -78,7 +78,7 @@ def write(
     gguf = library()
     if path.suffix != SUFFIX or path.exists():
         raise UserError(
-            f"got --out {path}{', which is there already' * path.exists()}; allowed: a free name that ends in {SUFFIX}; change --out"
+            f"got --out {path}{', which exists already' * path.exists()}; allowed: an unused name that ends in {SUFFIX}; change --out"
         )
     named = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, job.model.num_layers)
 
@@ -171,7 +171,7 @@ def refuse_wrapping(ids: Specials) -> None:
     """Raise a `UserError` if the tokenizer adds more around a text than llama.cpp can: one id before it and one after it."""
     if ids.before not in ((), (ids.bos,)) or ids.after not in ((), (ids.eos,)):
         raise UserError(
-            f"got a tokenizer that puts the ids {list(ids.before)} before and {list(ids.after)} behind a text; allowed for GGUF: at most "
+            f"got a tokenizer that adds the ids {list(ids.before)} before and {list(ids.after)} after a text; allowed for GGUF: at most "
             f"{ids.bos}, its beginning, and {ids.eos}, its end; choose another --format"
         )
 
@@ -190,7 +190,7 @@ def _write_tensor(file, job: export.ExportJob, place: GGUFTensor, sums: dict[str
                 file.write(block.view(np.uint8).data)
         except FloatingPointError as error:
             raise UserError(
-                f"got {place.row.theirs} with a weight beyond what float16 holds; allowed: at most 65,504; change --dtype"
+                f"got {place.row.theirs} with a weight beyond float16's range; allowed: at most 65,504; change --dtype"
             ) from error
 
 

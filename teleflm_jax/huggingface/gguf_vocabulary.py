@@ -62,7 +62,7 @@ class GGUFVocabulary:
     types: tuple[int, ...]
     merges: tuple[str, ...]
     notes: tuple[str, ...]
-    """Texts for which llama.cpp's ids differ, a line each."""
+    """Texts for which llama.cpp's ids differ, one per line."""
 
 
 def read(content: Mapping[str, Any], size: int) -> GGUFVocabulary:
@@ -119,6 +119,6 @@ def _notes(normalizer: Any, known: Known) -> Iterator[str]:
 def _refused(reason: str) -> UserError:
     return UserError(
         f"got --format gguf for a tokenizer that {reason}, so that llama.cpp would give other ids; allowed: one trained with "
-        "tokenizer.pattern = 'qwen2', or an imported one that cuts text as those of Qwen2, Llama 3, GPT-2 or SmolLM; change --format to "
+        "tokenizer.pattern = 'qwen2', or an imported one that cuts text like those of Qwen2, Llama 3, GPT-2 or SmolLM; change --format to "
         "llama, or train with such a tokenizer"
     )

@@ -32,7 +32,7 @@ class ModelFolder:
     tensors: Mapping[str, tensors.Tensor]
     """Tensors by their names in the table."""
     notes: tuple[str, ...]
-    """Remarks for the user, a line each."""
+    """Remarks for the user, one per line."""
 
 
 def read(folder: pathlib.Path) -> ModelFolder:

@@ -28,7 +28,7 @@ class Row:
     axes: str
     """Our dimensions, without the layer dimension."""
     theirs: str
-    """Name of the tensor; {} stands for the layer's number."""
+    """Name of the tensor; {} is replaced by the layer's number."""
     form: tuple[str, ...]
     """Dimensions of the tensor; P counts weights that are fused in it."""
     part: int = 0

@@ -67,7 +67,7 @@ def read_folder(folder: pathlib.Path) -> dict[str, Tensor]:
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
     if pickles:
         raise UserError(
-            f"got {folder} with {pickles[0]} and no {SINGLE}; allowed: safetensors, since reading a pickle runs whatever code it holds; "
+            f"got {folder} with {pickles[0]} and no {SINGLE}; allowed: safetensors, because reading a pickle runs the code in it; "
             "convert it on a machine that may run it: load it with transformers and call save_pretrained"
         )
     raise UserError(f"got {folder} without {SINGLE} or {INDEX}; allowed: the folder of a model in safetensors; change the folder")
@@ -146,7 +146,7 @@ def _json(path: pathlib.Path, content: bytes) -> dict:
 
 
 def _wrong(path: pathlib.Path, reason: str) -> UserError:
-    return UserError(f"got {path}, which is not as its format says ({reason[:300]}); allowed: whole safetensors; fetch the file again")
+    return UserError(f"got {path}, which does not follow its format ({reason[:300]}); allowed: whole safetensors; fetch the file again")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

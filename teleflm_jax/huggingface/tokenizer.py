@@ -20,7 +20,7 @@ TEMPLATES, DEFAULT = "additional_chat_templates", "default"
 """Folder of further chat templates, and the name of the template that is used."""
 PROBE = "a"
 LARGEST_SETTINGS = 16 << 20
-"""Bytes; those of models have some hundred kB, of which most list tokens."""
+"""Maximum bytes; models' files have some hundred kB, mostly lists of tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class TokenizerSettings:
     template: str | None
     """Chat template."""
     notes: tuple[str, ...]
-    """Remarks for the user, a line each."""
+    """Remarks for the user, one per line."""
 
 
 def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dict[str, str]:
@@ -65,7 +65,7 @@ def exported(folder: pathlib.Path, around: Specials, context_length: int) -> dic
 def imported(path: pathlib.Path, settings: TokenizerSettings, ids: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
     """Return the content of the tokenizer.json for a run's folder.
 
-    It holds what all of the model's files say of special tokens; a tokenizer that we exported comes back byte for byte.
+    It records the special tokens of all the model's files; a tokenizer that we exported comes back byte for byte.
 
     Args:
         path: the model's tokenizer.json.
@@ -73,10 +73,10 @@ def imported(path: pathlib.Path, settings: TokenizerSettings, ids: Mapping[str, 
         ids: special ids of config.json and generation_config.json (`config.Description.ids`).
 
     Returns:
-        The content, and remarks for the user, a line each.
+        The content, and remarks for the user, one per line.
 
     Raises:
-        UserError: the file is not a tokenizer, no id ends a text, or a piece stands for no bytes.
+        UserError: the file is not a tokenizer, no id ends a text, or a piece has no bytes.
     """
     original = _content(path)
     content = original | {"truncation": None, "padding": None}
@@ -181,7 +181,7 @@ def _tokenizer(path: pathlib.Path, content: Mapping[str, Any]) -> tokenizers.Tok
     try:
         return load.parse(_text(content))
     except ValueError as error:
-        raise UserError(f"got {path}, which is no tokenizer.json ({error}); allowed: one; change --tokenizer") from error
+        raise UserError(f"got {path}, which is not a tokenizer.json ({error}); allowed: one; change --tokenizer") from error
 
 
 def _probed(path: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> list[int]:
@@ -233,9 +233,9 @@ def _object(path: pathlib.Path, most: int) -> dict[str, Any]:
     try:
         found = foreign.parse_json(foreign.read(path, most))
     except ValueError as error:
-        raise UserError(f"got {path}, which is no {path.name} ({error}); allowed: one in JSON; fetch it again") from error
+        raise UserError(f"got {path}, which is not a {path.name} ({error}); allowed: one in JSON; fetch it again") from error
     if not isinstance(found, dict):
-        raise UserError(f"got {path}, which is no {path.name}; allowed: a JSON object; fetch it again")
+        raise UserError(f"got {path}, which is not a {path.name}; allowed: a JSON object; fetch it again")
     return found
 
 

@@ -35,7 +35,11 @@ class Cache:
         return self.keys[0].shape[2]
 
 
-def unstack_layers(model: Transformer, move: Callable = lambda function, x, *numbers: function(x, *numbers)) -> Transformer:
+Attend = Callable[[int, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+"""(layer, queries, keys, values) -> (output of attention, keys and values of the layer for the cache)."""
+
+
+def unstack_layers(model: Transformer, move: Callable[..., Any] = lambda function, x, *numbers: function(x, *numbers)) -> Transformer:
     """Return the model with a list of layers instead of stacked weights; matrices in the compute dtype, vectors float32.
 
     Args:
@@ -96,8 +100,8 @@ def extend(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, ca
     return _run(model, tokens_BT, positions_BT, attend)
 
 
-def _run(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, attend: Callable) -> tuple[jax.Array, Cache]:
-    """Run a model with unstacked layers; `attend(layer, q, k, v)` returns attention's output and the layer's keys and values."""
+def _run(model: Transformer, tokens_BT: jax.Array, positions_BT: jax.Array, attend: Attend) -> tuple[jax.Array, Cache]:
+    """Run a model with unstacked layers."""
     rope = rope_tables(positions_BT, model.config)
 
     def layer(blocks, index, x_BTD, kept):

@@ -72,11 +72,11 @@ class Traversal:
     """Layers to run: an integer, or a traced scalar."""
     kept: Any = None
     """Initial value of `kept`."""
-    loop: Callable = jax.lax.fori_loop
+    loop: Callable[[Any, Any, Callable[[Any, Any], Any], Any], Any] = jax.lax.fori_loop
     """(start, end, body, carry) -> carry."""
-    embed: Callable[[Callable], jax.Array] = lambda embed: embed()
+    embed: Callable[[Callable[[], jax.Array]], jax.Array] = lambda embed: embed()
     """Calls the embedding, except on a pipeline stage whose input comes from the stage before it."""
-    final: Callable[[Callable, jax.Array], Any] = lambda final, x_BTD: final(x_BTD)
+    final: Callable[[Callable[[jax.Array], jax.Array], jax.Array], Any] = lambda final, x_BTD: final(x_BTD)
     """Calls the final norm on the output of the last layer, except on a pipeline stage that has a successor."""
     group: Group = ALONE
     """Communication among the devices that share the layers."""
@@ -129,7 +129,7 @@ class Transformer(nnx.Module):
     def scale_embedded(
         self, x_BTD: jax.Array, here_BT: jax.Array, group: Group = ALONE, multipliers: Multipliers | None = None
     ) -> jax.Array:
-        """Combine looked-up rows over the `group`, each of which one device has (`here_BT`), times the input multiplier; linear in x."""
+        """Sum looked-up rows over the `group`, where one device has each row (`here_BT`), times the input multiplier; linear in x."""
         scale = jnp.asarray((multipliers or self.multipliers).input, x_BTD.dtype)
         return group.reduce_partials(jnp.where(here_BT[..., None], x_BTD, 0)) * scale
 
@@ -159,7 +159,7 @@ def plain(config: ModelConfig, length: int, segments_BT: jax.Array | None = None
     return Traversal(layer=layer, num_layers=config.num_layers)
 
 
-def rematerialised(layer: Callable, policy: str) -> Callable:
+def rematerialised(layer: Callable[..., jax.Array], policy: str) -> Callable[..., jax.Array]:
     """Wrap a layer so that it keeps only the values that a policy names (`ModelConfig.remat`)."""
     if policy == "none":
         return layer

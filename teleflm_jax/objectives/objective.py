@@ -1,4 +1,4 @@
-"""The interface between objectives and passes: what an objective is given, and what it returns."""
+"""The interface between objectives and passes: inputs and outputs of an objective."""
 
 import dataclasses
 from collections.abc import Mapping

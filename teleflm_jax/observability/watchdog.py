@@ -26,7 +26,7 @@ STOPPED_SECONDS = 5.0
 
 
 class Watchdog:
-    """Watches what the process waits for and how long that takes; from `watching`."""
+    """Watchdog of the operation that the process waits for and of its duration; from `watching`."""
 
     def __init__(self, report: Callable[[str, float], None]):
         self._report = report

@@ -110,7 +110,7 @@ def find_watched_lines(text: str, watched: frozenset[str]) -> frozenset[str]:
 
 
 def without_near_duplicates(texts: list[str], seen: set[str]) -> list[str]:
-    """Keep the held-out texts of which at most half of the identifying lines occur in training text.
+    """Keep the held-out texts with at most half of their identifying lines in training text.
 
     The others are left out of both sets: held out they would be evaluated on trained text, and in training they would bring the rest of
     their family with them.

@@ -6,17 +6,20 @@ import jax
 
 from teleflm_jax.model.transformer import Block
 
+ForwardLayer = Callable[[Block, jax.Array, tuple], tuple[jax.Array, list[jax.Array]]]
+"""(block, input, constants) -> (output, residuals)."""
+BackwardLayer = Callable[[Block, list[jax.Array], tuple, jax.Array], tuple[Block, jax.Array]]
+"""(block, residuals, constants, gradient of the output) -> (gradient of the block, gradient of the input)."""
 
-def split_vjp(run: Callable) -> tuple[Callable, Callable]:
+
+def split_vjp(run: Callable[..., jax.Array]) -> tuple[ForwardLayer, BackwardLayer]:
     """Split `jax.vjp` of a layer in two, with a list of residuals in between that holds neither weights nor constants.
 
     Args:
         run: (block, input, *constants) -> output; differentiated by the first two.
 
     Returns:
-        `forward(block, input, constants) -> (output, residuals)` and
-        `backward(block, residuals, constants, gradient of the output) -> (gradient of the block, gradient of the input)`. Trace forward
-        first: it records the structure of the residuals.
+        The forward and the backward function. Trace forward first: it records the structure of the residuals.
     """
     form = {}
 

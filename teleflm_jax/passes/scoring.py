@@ -17,7 +17,7 @@ from teleflm_jax.passes.stage import Batch, stage
 
 
 @functools.lru_cache(maxsize=8)
-def token_losses(layout: Layout) -> Callable:
+def token_losses(layout: Layout) -> Callable[[Transformer, jax.Array, jax.Array], jax.Array]:
     """Return `(model, tokens [B, T], targets [B, T]) -> float32 [B, T]` in nats. Each row is one document; every process gets all losses.
 
     B is a multiple of data x pipe. The cache by layout spares compiling again for the next checkpoint of a run, and for models that differ
@@ -41,7 +41,7 @@ def token_losses(layout: Layout) -> Callable:
     return apart
 
 
-def health(layout: Layout, microbatch_size: int) -> Callable:
+def health(layout: Layout, microbatch_size: int) -> Callable[[Transformer, Batch, Multipliers], tuple[jax.Array, jax.Array]]:
     """Return `(model, batch, multipliers) -> (bool [layers], float32 [B, T])`: layers whose output is not finite, and each token's loss.
 
     Diagnoses a batch whose training step was not finite. Layers are in runtime order. Every process gets all values.

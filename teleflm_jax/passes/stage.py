@@ -59,7 +59,7 @@ class Stage:
         masked = self.weights.config.document_attention
         return self.rope, at(self.batch["segments"], unit.microbatch) if masked else None
 
-    def input(self, unit: pipeline.Unit, x_BTD: jax.Array) -> Callable[[Callable], jax.Array]:
+    def input(self, unit: pipeline.Unit, x_BTD: jax.Array) -> Callable[[Callable[[], jax.Array]], jax.Array]:
         """Return a `Traversal.embed`: the embedding on the first stage's first chunk, else the output of the stage before."""
         return lambda embed: embed() if unit.first is True else jax.lax.cond(unit.first, embed, lambda: x_BTD)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from teleflm_jax.model.transformer import Block, Multipliers, Transformer, Trave
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.passes.indexing import at, length, put, replace
-from teleflm_jax.passes.layer_vjp import split_vjp
+from teleflm_jax.passes.layer_vjp import BackwardLayer, ForwardLayer, split_vjp
 from teleflm_jax.passes.stage import Batch, Stage, stage
 
 
@@ -50,9 +50,24 @@ class _Task:
     objective: Objective
     dtype: str
     """Dtype of the accumulators."""
-    forward_layer: Callable
-    backward_layer: Callable
+    forward_layer: ForwardLayer
+    backward_layer: BackwardLayer
     """From `split_vjp`."""
+
+
+class Gradients(Protocol):
+    """A function of global arrays that returns the loss of a batch, its gradient and checksums; from `gradients`."""
+
+    def __call__(
+        self, model: Transformer, batch: Batch, check: jax.Array | bool = False, multipliers: Multipliers | None = None
+    ) -> tuple[jax.Array, Transformer, jax.Array, jax.Array]:
+        """Return `(loss, gradient, copies, targets)`.
+
+        The loss is the mean over targets, by weight. `copies`, uint32 of each device, are checksums of the working weights that other
+        data-parallel groups hold too; 0 if `check` is false. `targets` is the sum of the weights of the whole update. If it is 0, loss
+        and gradient are 0. `multipliers` are by default the model's own.
+        """
+        ...
 
 
 def gradients(
@@ -60,13 +75,10 @@ def gradients(
     microbatch_size: int,
     accumulation_dtype: str = "float32",
     objective: Objective = cross_entropy.loss_and_gradients,
-) -> Callable:
-    """Return `(model, batch, check, multipliers) -> (loss, gradient, copies, targets)` on global arrays: mean loss per weighted target.
+) -> Gradients:
+    """Return the function that computes loss and gradient of a whole update.
 
-    `copies`, uint32 of each device, are checksums of the working weights that other data-parallel groups hold too; 0 where `check` is
-    false. `targets` is the sum of the weights of the whole update. `multipliers` are by default the model's own. Sums are divided by the
-    targets only at the end, so that every split into microbatches and groups gives what one large batch gives. If there are none, loss
-    and gradient are 0.
+    Sums are divided by the targets only at the end, so that every split into microbatches and groups gives what one large batch gives.
 
     Args:
         layout: the mesh and its use; model and gradient are in the runtime layout.
@@ -176,7 +188,7 @@ def _accumulate(task: _Task, blocks: Block, pending: Any, index: Any, dblock: An
     return put(blocks, zero.add_layer(layout, at(blocks, index), dblock), index), pending
 
 
-def _objective(task: _Task, unit: pipeline.Unit, y_BTD: jax.Array) -> Callable:
+def _objective(task: _Task, unit: pipeline.Unit, y_BTD: jax.Array) -> Callable[[Any], Any]:
     """Return a function that adds the loss, and the gradients of final norm and head, and replaces dy by the gradient of y."""
     here = task.stage
 
@@ -194,7 +206,7 @@ def _objective(task: _Task, unit: pipeline.Unit, y_BTD: jax.Array) -> Callable:
     return function
 
 
-def _embedding(task: _Task, unit: pipeline.Unit, dx_BTD: jax.Array) -> Callable:
+def _embedding(task: _Task, unit: pipeline.Unit, dx_BTD: jax.Array) -> Callable[[Any], Any]:
     """Return a function that adds the embedding's gradient: the transpose of `Transformer.embed`.
 
     The rows that are looked up are added in place, since `jax.vjp` of the lookup would make a second table, in the compute dtype.

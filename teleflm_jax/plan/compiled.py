@@ -32,7 +32,7 @@ class Compiled:
     """Compilation time."""
     memory: Memory
     sent: dict[tuple[str, str], float]
-    """(mesh axes, kind of collective) -> bytes a step."""
+    """(mesh axes, kind of collective) -> bytes per step."""
     product_flops: float
     """FLOPs of all matrix products of a step."""
     beside: list[hlo.Overlap]
@@ -100,7 +100,9 @@ def _by_kind(program: hlo.Program, job: Job, of_weights: dict[str, list[hlo.Shap
 
     Residuals have the leading dimensions (slots, layers of a chunk); accumulators and working weights are recognised by their shapes.
     """
-    loops = program.loops() or [collections.Counter()]  # the compiler unrolls loops of one turn; what they carried counts as temporary
+    loops = program.loops() or [
+        collections.Counter()
+    ]  # the compiler unrolls loops of one iteration; the arrays that they carried count as temporary
     kept = (job.schedule.slots, job.layers // job.mesh.interleave)
     activations = sum(hlo.nbytes(shape) * count for shape, count in loops[0].items() if shape[1][:2] == kept and len(shape[1]) > 3)
     there = functools.reduce(operator.or_, loops)  # of a single microbatch no one loop has all weights

@@ -87,8 +87,8 @@ def search(request: PlanRequest, compiling: int, shown: int) -> dict:
             refused += 1
     if not kept:
         raise UserError(
-            f"got {refused} layouts that the compiler lets leave less than {request.plan.spare:.0%} of the memory free (plan.spare); "
-            "allowed: what leaves it; change --gpus, train.batch_size or plan.spare"
+            f"got {refused} layouts that leave less than {request.plan.spare:.0%} of the memory free by the compiler (plan.spare); "
+            "allowed: layouts that leave it; change --gpus, train.batch_size or plan.spare"
         )
     kept.sort(key=lambda layout: layout["seconds"]["step"])
     kept += [_describe(candidate, request, compiling=False) for candidate in itertools.islice(ahead, max(0, shown - len(kept)))]
@@ -149,7 +149,7 @@ def refuse_what_does_not_fit(facts: dict) -> None:
     change = "; or ".join(ways) if ways else "more than one setting (plan --search ranks all), the number of GPUs, or train.batch_size"
     allowance = f", with {report.gigabytes(first['allowance'])} GB for CUDA and NCCL" if first["allowance"] else ""
     raise UserError(
-        f"got {report.gigabytes(first['needed'])} GB a GPU, {report.gigabytes(first['needed'] - first['capacity'])} GB too much; allowed: "
+        f"got {report.gigabytes(first['needed'])} GB/GPU, {report.gigabytes(first['needed'] - first['capacity'])} GB too much; allowed: "
         f"{report.gigabytes(first['capacity'])} GB{allowance}; change {change}"
     )
 

@@ -22,7 +22,7 @@ class Job:
     """Mesh with a resolved `data`."""
     batch_size: int
     microbatch_size: float
-    """Sequences of a data-parallel group per microbatch. A fraction stands for context parallelism in a published run."""
+    """Sequences of a data-parallel group per microbatch. A fraction represents context parallelism in a published run."""
     accumulation_dtype: str = "float32"
 
     @property

@@ -137,5 +137,5 @@ def gigabytes(number: float, digits: int = 1) -> str:
 
 
 def rounded(value: float, digits: int) -> str:
-    """Return a number with so many decimal places, or with three significant digits if that would leave little of it."""
+    """Return a number with this many decimal places, or with three significant digits if those would show little of it."""
     return f"{value:,.{digits}f}" if abs(value) >= 10**-digits * 10 or not value else f"{value:.3g}"

@@ -98,7 +98,7 @@ def _layer(job: Job, cluster: ClusterConfig, plan: PlanConfig) -> dict[str, floa
     """Return the seconds of one layer for one microbatch, forward and backward."""
     model, t = job.model, job.mesh.tensor
     products, kernel = cluster.bf16_flops * cluster.product_efficiency, cluster.bf16_flops * cluster.attention_efficiency
-    # queries times keys and weights times values, of which a causal mask leaves half; a backward pass does five such products
+    # queries times keys and weights times values, halved by a causal mask; a backward pass does five such products
     scores = 2 * job.positions * model.context_length * model.d_model / t
     again = scores / kernel if model.remat != "none" else 0.0
     return {

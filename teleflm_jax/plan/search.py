@@ -75,14 +75,14 @@ def ranked(
     if not every:
         raise UserError(
             f"got {gpus} GPUs for {model.num_layers} layers, {model.num_heads} heads and train.batch_size={train.batch_size}; "
-            "allowed: a count that some mesh divides all of them over; change --gpus or train.batch_size"
+            "allowed: a number over which some mesh divides all three; change --gpus or train.batch_size"
         )
     fitting = [candidate for candidate in every if fits(candidate.memory, cluster, plan, plan.spare)]
     if not fitting:
         least = min(candidate.memory.total for candidate in every) + plan.allowance_bytes
         raise UserError(
-            f"got {gpus} GPUs of {cluster.memory_bytes / 1e9:.1f} GB, of which the leanest of {len(every):,} layouts takes "
-            f"{least / 1e9:.1f} GB; allowed: what leaves {plan.spare:.0%} free (plan.spare); change --gpus, train.batch_size or --cluster"
+            f"got {gpus} GPUs of {cluster.memory_bytes / 1e9:.1f} GB, where the leanest of {len(every):,} layouts takes "
+            f"{least / 1e9:.1f} GB; allowed: layouts with {plan.spare:.0%} free (plan.spare); change --gpus, train.batch_size or --cluster"
         )
     return sorted(fitting, key=lambda candidate: candidate.times.step), len(every)
 

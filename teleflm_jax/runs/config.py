@@ -141,7 +141,7 @@ def refuse_no_run(folder: pathlib.Path) -> None:
     """Raise a `UserError` unless the folder is a run's."""
     if (folder / SAVED_CONFIG).is_file():
         return
-    what = f" without {SAVED_CONFIG}" if folder.exists() else ", which is not there"
+    what = f" without {SAVED_CONFIG}" if folder.exists() else ", which does not exist"
     change = "change the folder"
     if (folder / "config.json").is_file():
         change = f"import it first, if it is a model in safetensors: {invocation.command('import')} --from {folder} --workdir runs/NAME"

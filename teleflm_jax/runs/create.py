@@ -89,12 +89,12 @@ def from_weights(
 
 
 def refuse_taken(folder: pathlib.Path) -> pathlib.Path:
-    """Return where a folder is made before it gets its name; raise a `UserError` if one of the two is taken."""
+    """Return the temporary name under which a folder is made; raise a `UserError` if that name or the folder's own is taken."""
     partial = folder.with_name(f"{folder.name}.partial")
     if folder.exists():
-        raise UserError(f"got --workdir {folder}, which is there already; allowed: a name that is free; remove it or change --workdir")
+        raise UserError(f"got the folder {folder}, which exists already; allowed: an unused name; remove it or use another folder")
     if partial.exists() and not (partial / MARK).is_file():
-        raise UserError(f"got {partial}, which no import has left behind; allowed: a name that is free; remove it or change --workdir")
+        raise UserError(f"got {partial}, which no import left behind; allowed: an unused name; remove it or use another folder")
     return partial
 
 
@@ -102,7 +102,7 @@ def refuse_taken(folder: pathlib.Path) -> pathlib.Path:
 def _removed_on_failure(partial: pathlib.Path, first: bool) -> Iterator[None]:
     try:
         yield
-    except BaseException:  # the next attempt starts anew, so the remains are of no use
+    except BaseException:  # the next attempt starts over, so the remains are useless
         if first:
             shutil.rmtree(partial, ignore_errors=True)
         raise

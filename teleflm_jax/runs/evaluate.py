@@ -57,7 +57,7 @@ def compare(
     tokenizer = first.tokenizer()
     held_out = packed_documents(first, tokenizer) if use_packed else {}
     if both := sorted(held_out.keys() & texts.keys()):
-        raise UserError(f"got --text {both[0]}=…, which is also a packed domain; allowed: another name; change --text")
+        raise UserError(f"got the text {both[0]}, whose name is also a packed domain; allowed: another name; rename the text")
     return [_measure(checkpoint, held_out, texts, tokenizer, watch) for checkpoint in checkpoints]
 
 

@@ -47,7 +47,7 @@ def bits_per_byte(run: RunConfig, layout: rules.Layout, log: Log) -> Evaluator |
         has_text = {d: any(True for _ in loader.heldout(run.data, d, vocab_size=run.model.vocab_size)) for d in run.data.proportions}
         domains = tuple(domain for domain, found in has_text.items() if found)
         if without := [domain for domain, found in has_text.items() if not found]:
-            log(f"not evaluated, for want of held-out text (pack.heldout_fraction): {printable(', '.join(without))}")
+            log(f"not evaluated, because they have no held-out text (pack.heldout_fraction): {printable(', '.join(without))}")
         if not domains:
             return None
     chosen = documents.heldout(

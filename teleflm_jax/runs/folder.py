@@ -36,8 +36,8 @@ BRANCH_FREE = {
 }
 """Fields in which a branch (`train.init_optimizer`) may differ from its parent; the seed made the parent's initial weights."""
 NEW_RUN = (
-    "start a new run in another --workdir (train.init_from takes over the weights; with train.init_optimizer = True it is a branch, "
-    "which may have other optimizer.* settings)"
+    "start a new run in another folder (train.init_from takes over the weights; with train.init_optimizer = True it is a branch, which "
+    "may have other optimizer.* settings)"
 )
 """Remedy for a setting that may not change in a run's own folder."""
 NO_BRANCH = "remove train.init_optimizer to start with a new optimizer"
@@ -47,7 +47,7 @@ NO_BRANCH = "remove train.init_optimizer to start with a new optimizer"
 def local(place: str | os.PathLike[str]) -> pathlib.Path:
     """Return the folder as a path; raise a `UserError` if it is not on a disk, since object stores cannot append to logs."""
     if "://" in os.fspath(place):
-        raise UserError(f"got --workdir {place}; allowed: a folder on a local or shared disk; mount the store or change --workdir")
+        raise UserError(f"got the run folder {place}; allowed: one on a local or shared disk; mount the store or use another folder")
     return pathlib.Path(place)
 
 
@@ -69,14 +69,15 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"got {folder}, into which another process trains; allowed: one at a time; wait for it, or change --workdir"
+                f"got the run folder {folder}, which another process is using; allowed: one process at a time; wait for it, or use another "
+                "folder"
             ) from error
         yield
 
 
 @contextlib.contextmanager
 def naming(folder: pathlib.Path) -> Iterator[None]:
-    """Add the folder's name to an error of the disk that names no file, as when an open file cannot be written."""
+    """Add the folder's name to a disk error that names no file, such as a failed write to an open file."""
     try:
         yield
     except OSError as error:
@@ -95,7 +96,7 @@ def write_shared(folder: pathlib.Path, run: RunConfig, tokenizer: bytes) -> None
     """Write the folder on process 0 and check on every process that it is there.
 
     Raises:
-        UserError: a process sees another folder than process 0, which is on another disk.
+        UserError: a process sees a different folder from process 0, because it is on another disk.
     """
     if jax.process_index() == 0:
         write(folder, run, tokenizer)
@@ -103,13 +104,13 @@ def write_shared(folder: pathlib.Path, run: RunConfig, tokenizer: bytes) -> None
     saved = folder / SAVED_CONFIG
     if not saved.is_file() or without_paths(config.parse([str(saved)], [], SECTIONS)) != without_paths(run.sections()):
         raise UserError(
-            f"got {folder} on process {jax.process_index()} without what process 0 wrote there; allowed: a folder that all processes "
-            "share; change --workdir to one on a shared disk"
+            f"got the run folder {folder}, in which process {jax.process_index()} does not see the files of process 0; allowed: a folder "
+            "that all processes share; use one on a shared disk"
         )
 
 
 def refuse_changes(folder: pathlib.Path, run: RunConfig) -> None:
-    """Raise a `UserError` if the run has checkpoints and this configuration would give other numbers, or they are an imported model's."""
+    """Raise a `UserError` if the folder has checkpoints of an imported model, or of a run whose numbers this configuration would change."""
     numbered = checkpoint.numbered(folder / checkpoint.FOLDER)
     if not numbered:
         return
@@ -118,8 +119,8 @@ def refuse_changes(folder: pathlib.Path, run: RunConfig) -> None:
     given = pathlib.Path(run.data.tokenizer)
     if given.is_file() and given.read_bytes() != (folder / TOKENIZER).read_bytes():
         raise UserError(
-            f"got data.tokenizer={run.data.tokenizer!r}, another than the run in {folder} was trained with; allowed: the same; "
-            "change it back, or start a new run in another --workdir"
+            f"got data.tokenizer={run.data.tokenizer!r}, where the run in {folder} was trained with another; allowed: the same; "
+            "change it back, or start a new run in another folder"
         )
 
 
@@ -162,6 +163,6 @@ def _refuse_imported(folder: pathlib.Path, newest: int) -> None:
         record = checkpoint.read(folder / checkpoint.FOLDER, newest)
         if not any(name.startswith("optimizer/") for name in record.arrays):
             raise UserError(
-                f"got --workdir {folder}, which holds an imported model; allowed: a folder of the run's own; change --workdir, and begin "
-                f"from the model with train.init_from = '{folder}@{newest}'"
+                f"got the run folder {folder}, which holds an imported model; allowed: a folder of the run's own; use another folder, and "
+                f"start from the model with train.init_from = '{folder}@{newest}'"
             )

@@ -129,7 +129,7 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenize
     """Load the tokenizer of a run's folder.
 
     Raises:
-        UserError: the file is missing or no tokenizer of ours, or has ids that the model has no rows for.
+        UserError: the file is missing, was not made by `tokenizer train` or `import`, or has ids for which the model has no rows.
     """
     tokenizer = load.load(folder / TOKENIZER)
     around = specials.of(tokenizer)

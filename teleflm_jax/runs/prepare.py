@@ -120,7 +120,7 @@ def pack(
         progress: called with bytes done and bytes in all.
 
     Raises:
-        UserError: a domain has no documents, too many of them are malformed, or the data that is there was packed from other inputs.
+        UserError: a domain has no documents, too many of them are malformed, or the existing data was packed from other inputs.
     """
     refuse_incomplete(config, "data", "model")
     sources = config.data.sources
@@ -196,7 +196,7 @@ def _logged(texts: Iterable[str], log: Log) -> Iterator[str]:
 
 
 def _is_trained(target: pathlib.Path, provenance: Mapping[str, Any], *, force: bool) -> bool:
-    """Return whether the tokenizer is there; refuse to replace another one, because packed data and checkpoints depend on it."""
+    """Return whether the tokenizer exists; refuse to replace another one, because packed data and checkpoints depend on it."""
     if not target.exists():
         return False
     try:

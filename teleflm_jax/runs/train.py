@@ -131,7 +131,7 @@ def resumes(place: pathlib.Path) -> bool:
 
 
 def with_own_tokenizer(run: RunConfig, place: pathlib.Path) -> RunConfig:
-    """Return the configuration with the folder's copy of the tokenizer if the file that the run started with is gone."""
+    """Return the configuration with the folder's copy of the tokenizer if the file with which the run started is missing."""
     saved = saved_config(place).data
     if not pathlib.Path(run.data.tokenizer).is_file() and not (saved and saved.tokenizer == run.data.tokenizer):
         return run
@@ -208,6 +208,6 @@ def _refuse_other_tokenizer(run: RunConfig) -> None:
     other = restore.other_run(run.train.init_from)[0] / folder.TOKENIZER
     if other.read_bytes() != pathlib.Path(run.data.tokenizer).read_bytes():
         raise UserError(
-            f"got data.tokenizer={run.data.tokenizer!r}, another than {other} of train.init_from; allowed: the same; "
+            f"got data.tokenizer={run.data.tokenizer!r}, which differs from {other} of train.init_from; allowed: the same; "
             f"change data.tokenizer to {str(other)!r} and pack with it, or change train.init_from"
         )

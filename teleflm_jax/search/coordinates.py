@@ -56,7 +56,7 @@ def exponents(found: Sequence[CoordinateRow]) -> dict[tuple[str, str, int], floa
 def _sizes(config: RunConfig, steps: int) -> Iterator[dict[str, float]]:
     """Yield the mean absolute value of each activation before the first update and after each one."""
     width, layout = mup.at_width(config.mup, config.model.d_model), rules.layout(MeshConfig(), config.model.d_model, jax.devices()[:1])
-    state = restore.initialise(config.model, layout)(factors(width), jax.random.key(config.train.seed))
+    state = restore.initializer(config.model, layout)(factors(width), jax.random.key(config.train.seed))
     microbatch = train_step.microbatch(config.model, config.train, layout)
     step = train_step.make(config.optimizer, layout, microbatch, config.train.accumulation_dtype)
     rates = {role: (rule.learning_rate,) * train_step.RATE_CANDIDATES for role, rule in width.rules.items()}

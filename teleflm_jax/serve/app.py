@@ -165,7 +165,7 @@ class Answer:
     """`id`, `created` and `model`."""
 
     async def __call__(self, scope, receive, send) -> None:
-        """Send the response, or stop when the client has gone."""
+        """Send the response, or stop when the client has disconnected."""
         async with self.stack:
             if self.body.stream:
                 response = StreamingResponse(self._stream(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -259,7 +259,7 @@ def _admit(service: Service, request: Request) -> None:
 
 
 async def _unless_gone(work: Awaitable[Response], receive: Receive) -> Response | None:
-    """Return a response, or None if the client goes first; the work is cancelled then."""
+    """Return a response, or None if the client disconnects first; the work is cancelled then."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -17,7 +17,7 @@ UNCOUNTED_BYTES = 64 << 10
 PARSERS = 2
 """Bodies that are parsed and encoded at one time; a parsed body may take 25 times its bytes."""
 MAX_DELIMITERS = 1 << 18
-"""Most brackets, braces and colons in a body. Parsing holds the interpreter's lock: 0.4 s for so many, 2 s for a body full of them."""
+"""Maximum brackets, braces and colons in a body. Parsing holds the interpreter's lock: 0.4 s for this many, 2 s for a body full of them."""
 
 
 @dataclasses.dataclass(kw_only=True)

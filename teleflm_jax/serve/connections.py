@@ -117,7 +117,7 @@ class Connection:
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Forward the end of input; a client that closes during its answer is treated as gone, however much is left to send."""
+        """Forward the end of input; a client that closes during its answer counts as disconnected, however much is left to send."""
         if self.requests:
             self.transport.abort()
         return self.inner.eof_received()

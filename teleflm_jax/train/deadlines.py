@@ -1,4 +1,4 @@
-"""Deadlines of what a run waits for, learnt from the durations of what it has done."""
+"""Deadlines for everything that a run waits for, learnt from past durations."""
 
 import dataclasses
 import math

@@ -58,7 +58,7 @@ class GuardState:
         return not (self.skipped or self.empty)
 
     def after_save(self) -> "GuardState":
-        """Return the state once a checkpoint is saved: rewinds are counted anew."""
+        """Return the state after a checkpoint is saved: the count of rewinds starts over."""
         return dataclasses.replace(self, rewinds=0)
 
 

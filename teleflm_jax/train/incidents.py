@@ -46,7 +46,7 @@ def report_no_target(context: Context, counters: Counters, empty: int, targets: 
     """Report a batch none of whose targets counts, which leaves the state unchanged and is no sign of broken numbers.
 
     Raises:
-        UserError: there were so many of them in a row that the run would never end.
+        UserError: there were too many in a row for the run ever to end.
     """
     why = f"none of the batch's {targets:,} targets counts (all weights are 0)"
     records = _report_skip(context, counters, {"why": why}, why, {"seconds": seconds, "why": why})

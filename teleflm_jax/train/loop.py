@@ -74,7 +74,7 @@ def train(plan: Plan) -> TrainResult:
                 rewound = True
                 setup.deadlines.durations.clear()
             except GaveUp as error:
-                plan.log(f"stopped: {error}; every checkpoint is from before it; docs/reliability.md says what to try")
+                plan.log(f"stopped: {error}; all checkpoints are from before it; docs/reliability.md lists remedies")
                 return TrainResult(outcome=Outcome.DIVERGED, step=session.counters.updates, reason=str(error))
 
 

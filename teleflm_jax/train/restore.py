@@ -23,7 +23,7 @@ from teleflm_jax.train.state import Counters, TrainState, factors, from_arrays, 
 PROGRAMS = 8
 """Compiled functions that a process keeps, for further runs of the same shape."""
 NONE = -1
-"""Step that stands for no checkpoint."""
+"""Step number that means no checkpoint."""
 DATA = "data/"
 """Prefix of the names of packed data in a checkpoint's identity."""
 COMPUTE = "model.compute_dtype"
@@ -95,7 +95,7 @@ def restore(
     if damaged:
         raise UserError(
             f"got no sound checkpoint in {checkpoints}: {'; '.join(f'{step} ({reason})' for step, reason in damaged)}; "
-            "allowed: one that is whole; restore one from a copy, or start a new run in another --workdir; nothing was changed"
+            "allowed: one that is whole; restore one from a copy, or start a new run in another folder; nothing was changed"
         )
     if train.init_optimizer:
         return _branch(folder, model, train, layout, canonical, identity)
@@ -158,7 +158,7 @@ def _fresh(
     canonical: TrainState,
     identity: Mapping[str, Any],
 ) -> TrainState:
-    fresh = initialise(model, layout)(factors(width), jax.random.key(train.seed))
+    fresh = initializer(model, layout)(factors(width), jax.random.key(train.seed))
     if train.init_from is None:
         return fresh
     other, step = other_run(train.init_from)
@@ -168,7 +168,7 @@ def _fresh(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def initialise(model: ModelConfig, layout: Layout) -> Callable[[Mapping[str, Any], jax.Array], TrainState]:
+def initializer(model: ModelConfig, layout: Layout) -> Callable[[Mapping[str, Any], jax.Array], TrainState]:
     """Return the jitted function that makes a new state in the runtime layout."""
     build = lambda factors, key: layout.to_runtime(scaled_state(model, factors, key))  # noqa: E731
     return jax.jit(build, out_shardings=layout.shardings(shapes(model, layout)))
@@ -231,5 +231,5 @@ def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, layout: Layout) 
     if from_first_process(free < state_bytes):
         raise UserError(
             f"got {free / 1e9:.1f} GB of free disk for {folder}; allowed: at least one checkpoint, {state_bytes / 1e9:.1f} GB; "
-            "free some space or choose another --workdir"
+            "free some space or use another folder"
         )

@@ -25,6 +25,7 @@ from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.train.config import GuardConfig, TrainConfig
 from teleflm_jax.train.deadlines import Deadlines
 from teleflm_jax.train.state import TrainState
+from teleflm_jax.train.step import Fingerprint, Step
 
 Evaluator = Callable[[int, Transformer, Callable[[], None]], dict[str, float]]
 """(step, model, pause) -> values by name; the weighted bits per byte under `bpb`.
@@ -112,13 +113,13 @@ class Plan:
 class Setup:
     """Functions and connections that are built once and outlive a rewind."""
 
-    step: Callable
+    step: Step
     """Training step, from `step.make`."""
     to_canonical: Callable[[TrainState], TrainState]
     """Converts the state from the layout of steps to that of checkpoints."""
-    fingerprint: Callable
+    fingerprint: Fingerprint
     """Checksums of gradients, from `step.fingerprint`."""
-    diagnose: Callable
+    diagnose: Callable[[TrainState, Any, Any], dict]
     """Search for the cause of a skipped update, from `diagnose.make`."""
     peak: throughput.Peak
     hosts: list[str]

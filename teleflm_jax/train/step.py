@@ -15,7 +15,7 @@ from sharding.rules import Layout
 from teleflm_jax import checksum, passes
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.model.transformer import Multipliers
+from teleflm_jax.model.transformer import Multipliers, Transformer
 from teleflm_jax.mup import Mup
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
@@ -51,6 +51,12 @@ class StepInputs(NamedTuple):
     """float32 [devices, HOST_SIGNALS], from `Layout.place_per_device`; every process receives all of it."""
     check_copies: Any
     """bool: compute the checksums of the weights' copies."""
+
+
+Step = Callable[[TrainState, passes.Batch, StepInputs], tuple[TrainState, dict[str, Any]]]
+"""(state, batch, inputs) -> (state, outputs); `make` names the outputs."""
+Fingerprint = Callable[[Transformer, passes.Batch, Multipliers], tuple[jax.Array, jax.Array]]
+"""(model, batch, multipliers) -> (loss, uint32 [devices])."""
 
 
 def step_inputs(

@@ -8,7 +8,7 @@ import numpy as np
 from teleflm_jax.train.config import GuardConfig
 
 STARVED = 0.1
-"""Share of a step that a process waits for its data, from which on it is late."""
+"""Minimum share of a step for which a late process waits for its data."""
 PROBES = 3
 """Probes in a row at which a process is late before it is named."""
 
@@ -24,7 +24,7 @@ class StragglerState:
     """Process -> probes in a row at which it was late."""
 
     def with_step(self, waited: np.ndarray) -> "StragglerState":
-        """Return the state after a step for whose batch each device's process has waited so many seconds."""
+        """Return the state after a step, given the seconds for which each device's process waited for the batch."""
         return dataclasses.replace(self, waited=self.waited + waited, steps=self.steps + 1)
 
 
@@ -52,7 +52,7 @@ def late(config: GuardConfig, probes: np.ndarray, waits: np.ndarray, step_second
     Args:
         config: its ratio.
         probes: [processes], seconds of the same small computation on the devices of each.
-        waits: [processes], mean seconds a step that each waits for its data.
+        waits: [processes], mean seconds per step for which each waits for its data.
         step_seconds: usual seconds of a step.
     """
     usual = float(np.median(probes))

@@ -93,7 +93,7 @@ def test_settings_can_be_changed_and_the_folder_is_left_as_it_was(call, trained)
         (["--text", "a={tmp}/latin.txt"], "which is not UTF-8 (byte 1)"),
         (["--text", "a={tmp}/empty.txt"], "which is empty"),
         (["--text", "a={tmp}/good.txt", "--text", "a={tmp}/good.txt"], "got --text a=… twice"),
-        (["--text", "web={tmp}/good.txt", "--packed"], "which is also a packed domain"),
+        (["--text", "web={tmp}/good.txt", "--packed"], "whose name is also a packed domain"),
         (["--text", "good.txt"], "allowed: NAME=FILE"),
         (["--step", "7"], "got step 7; allowed: 5, 10"),
         (["--step", "x"], "invalid int value: 'x'"),

@@ -108,8 +108,8 @@ def test_a_trained_run_is_its_folder_whatever_gin_files_say(here):
     (here / "theirs").mkdir()
     (here / "theirs/config.json").touch()
     for argv, message in (
-        (["new"], "got new, which is not there; allowed: the folder of a run that was trained or imported; change the folder"),
-        (["--gin_file", "shape.gin", "--workdir", "new"], "got new, which is not there"),
+        (["new"], "got new, which does not exist; allowed: the folder of a run that was trained or imported; change the folder"),
+        (["--gin_file", "shape.gin", "--workdir", "new"], "got new, which does not exist"),
         (["theirs"], "got theirs without config.gin; .*; import it first, .*: python -m teleflm_jax import --from theirs"),
     ):
         with pytest.raises(UserError, match=message):
@@ -121,7 +121,7 @@ def test_a_trained_run_is_its_folder_whatever_gin_files_say(here):
     [
         ([], "got no configuration"),
         (["--workdir", "new"], "got new without config.gin"),
-        (["nothing.gin"], "nothing.gin, which is not there"),
+        (["nothing.gin"], "nothing.gin, which does not exist"),
         (["run", "--workdir", "new"], "got two folders, run and --workdir new"),
         (
             ["--gin_fiel", "shape.gin"],
@@ -261,7 +261,7 @@ def test_jax_s_variables_change_nothing(tmp_path):
         found.append((done.stdout, done.stderr))
     assert found[0][0].startswith("float32 ") and found[0][0].endswith(" float32\n")
     assert {out for out, _ in found} == {found[0][0]}
-    told = "".join(f"{name}={value} is set; this computes as without it\n" for name, value in wrong.items())
+    told = "".join(f"{name}={value} is set and has no effect on this command\n" for name, value in wrong.items())
     assert [err for _, err in found] == ["", told, told]
 
 
@@ -271,7 +271,7 @@ def test_a_platform_without_devices_is_a_line(platform):
     environment = {**job.BARE, "JAX_PLATFORMS": platform}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert f"error: got JAX_PLATFORMS='{platform}', of which jax has no device here" in done.stderr
+    assert f"error: got JAX_PLATFORMS='{platform}', for which jax finds no device" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from matplotlib import figure
 
 from teleflm_jax import config
 from teleflm_jax.cli import main, options, report_page
@@ -54,11 +55,18 @@ def report(capsys, monkeypatch, tmp_path):
     return report
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the page's pictures empty: drawing takes longer than the rest of a report."""
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, file, **_: None)
+
+
 def cells(out):
     """Lines of the printed tables as lists of cells."""
     return [[cell for cell in line.strip().split("  ") if cell] for line in out.splitlines()]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_figures_of_a_run(report, tmp_path):
     code, out, err = report(write(tmp_path / "run"))
     assert (code, err) == (0, "")
@@ -91,6 +99,7 @@ def test_the_figures_of_a_run(report, tmp_path):
     assert max(map(len, out.splitlines())) <= 120
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tokens_in_the_loss_epochs_and_the_schedule_s_end(report, tmp_path):
     rows = [row | {"positions": 32, "targets": 30 - i} for i, row in enumerate(ROWS)]
     events = [EVENTS[0], *({**event, "epochs": {"en\x1b[2J": 0.5, "zh": i}} for i, event in enumerate(EVENTS[1:]))]
@@ -117,6 +126,7 @@ def test_a_folder_that_cannot_be_written_still_has_its_tables_shown(report, tmp_
     assert f"got {tmp_path / 'run'}, where the page report.html cannot be written (Read-only file system)" in err and "--out" in err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_stand_side_by_side_and_the_page_goes_to_the_first(report, tmp_path):
     write(tmp_path / "one"), write(tmp_path / "two", events=[*EVENTS, {"event": "done", "time": 1.7e9, "step": 5}], evals=None)
     code, out, _ = report("one", "two")
@@ -193,6 +203,7 @@ def test_the_bars_of_the_time_line_are_as_long_as_the_run(count):
     assert len(bars) <= (report_page.SHOWN + 1) * len(ledger.CATEGORIES)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_torn_last_line_is_no_error(report, tmp_path):
     folder = write(tmp_path / "run")
     _, before, _ = report(folder)
@@ -203,6 +214,7 @@ def test_a_torn_last_line_is_no_error(report, tmp_path):
     assert code == 0 and [line for line in after.splitlines() if "ago" not in line] == [x for x in before.splitlines() if "ago" not in x]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_kind_of_event_that_is_frequent_becomes_one_line(report, tmp_path):
     skips = [{"event": "skip", "time": 1.7e9 + i, "elapsed": 90.0 + i, "step": 4, "seconds": 0.5} for i in range(101)]
     _, out, _ = report(write(tmp_path / "run", events=[*EVENTS[:3], *skips]))
@@ -220,7 +232,7 @@ def test_wrong_input_is_one_line(report, tmp_path):
     folder.unlink(), folder.mkdir()
     write(tmp_path / "run")
     for argv, part in {
-        ("nowhere",): "got nowhere, which is not there",
+        ("nowhere",): "got nowhere, which does not exist",
         ("none",): "got none without config.gin",
         ("file",): "got file without config.gin",
         ("quiet",): "got quiet without metrics.jsonl and events.jsonl",
@@ -229,7 +241,7 @@ def test_wrong_input_is_one_line(report, tmp_path):
         ("shapeless",): "without model.* and train.*",
         ("folder",): "events.jsonl, which is not a plain file",
         ("run", "--out", "run/metrics.jsonl"): "got --out 'run/metrics.jsonl'",
-        ("run", "--out", "gone/page.html"): "got --out 'gone/page.html', in a folder that is not there",
+        ("run", "--out", "gone/page.html"): "got --out 'gone/page.html', in a folder that does not exist",
         (): "arguments are required: RUN",
     }.items():
         code, _, err = report(*argv)
@@ -245,6 +257,7 @@ def test_jax_is_not_imported(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_saved_configuration_of_a_real_run_is_read(report, tmp_path, trained):
     folder = write(tmp_path / "run")
     (folder / SAVED_CONFIG).write_text(config.dump({name: getattr(trained.run, name) for name in SECTIONS}))

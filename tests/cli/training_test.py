@@ -1,5 +1,6 @@
 """`train.py` in its own process: what a run's folder needs from elsewhere, and from where it may be called."""
 
+import functools
 import json
 import shutil
 import time
@@ -8,8 +9,9 @@ import pytest
 
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import main, options, training
-from teleflm_jax.observability import run_log
-from teleflm_jax.runs.config import saved_config
+from teleflm_jax.hardware import throughput
+from teleflm_jax.observability import curves, run_log
+from teleflm_jax.runs.config import SAVED_CONFIG, saved_config
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 
@@ -27,6 +29,15 @@ def exact_rows(folder):
 
 def sums(folder, step):
     return {name: array["checksum"] for name, array in checkpoint.read(folder / checkpoint.FOLDER, step).arrays.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_peak_and_no_curves():
+    """Measure the device once, and draw nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throughput, "peak", functools.cache(throughput.peak))
+        patch.setattr(curves, "draw", lambda logs: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +77,12 @@ def test_a_run_s_folder_is_enough_to_go_on_and_to_be_evaluated_from_anywhere(pro
     assert [row["step"] for row in run_log.rows(tmp_path / "moved" / run_log.EVENTS) if row["event"] == "resume"] == [2]
     assert exact_rows(tmp_path / "moved") == exact_rows(project / "runs/whole")
     assert sums(tmp_path / "moved", 4) == sums(project / "runs/whole", 4)
+
+
+def test_the_saved_configuration_repeats_the_run(project, tmp_path):
+    assert train("--gin_file", project / "runs/whole" / SAVED_CONFIG, "--workdir", tmp_path / "again") == 0
+    assert exact_rows(tmp_path / "again") == exact_rows(project / "runs/whole")
+    assert (tmp_path / "again" / SAVED_CONFIG).read_text() == (project / "runs/whole" / SAVED_CONFIG).read_text()
 
 
 def test_what_is_not_there_is_named_from_the_root(project, tmp_path, monkeypatch, capsys):

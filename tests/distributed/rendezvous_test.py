@@ -65,7 +65,7 @@ def test_process_0_names_who_is_missing_and_tells_those_who_came(monkeypatch, ca
         "got 2 of 4 processes after 1 s; missing: processes 1 and 3; allowed: all of them; start it, or look at its log and its host"
     )
     assert other == f"process 0 ended the start: {first}"
-    assert capsys.readouterr().out.splitlines()[-1] == "waiting for 2 of 4 processes since 1 s: processes 1 and 3"
+    assert capsys.readouterr().out.splitlines()[-1] == "waiting for 2 of 4 processes for 1 s now: processes 1 and 3"
 
 
 def test_a_process_that_leaves_again_is_missing_and_strangers_do_not_count():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pathlib
 import types
 
 import pytest
@@ -37,14 +38,15 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory):
-    """A folder for several tests, beside which the harness's own tasks, thousands of files, are read once."""
+    """A folder for several tests, beside which the harness's own tasks that they name, of thousands of files, are read once."""
     tasks, made = pytest.importorskip("lm_eval.tasks"), {}
     manager = tasks.TaskManager
 
     def copied(include_path, include_defaults=True):
         key = (*include_path, include_defaults)
         if key not in made:
-            made[key] = manager(include_path=include_path, include_defaults=include_defaults)
+            own = [pathlib.Path(tasks.__file__).parent / name for name in ("arc", "bbh", "hellaswag", "mmlu") if include_defaults]
+            made[key] = manager(include_path=[*include_path, *map(str, own)], include_defaults=False)
         return copy.deepcopy(made[key])  # `suite.load` writes into it
 
     with pytest.MonkeyPatch.context() as patch:
@@ -134,13 +136,13 @@ def test_what_is_missing_is_one_line_before_any_work(indexed, tasks, message):
 
 
 @NEEDED
-def test_without_network_and_folder_the_place_to_put_it_is_told(monkeypatch):
+def test_without_network_and_data_the_place_to_put_it_is_told(indexed, monkeypatch):
     import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True, raising=False)
     with pytest.raises(UserError, match="got no data set Rowan/hellaswag for the task hellaswag .*FOLDER/Rowan/hellaswag/.*jsonl"):
-        suite.load(SuiteConfig(tasks={"hellaswag": 10}))
+        suite.load(SuiteConfig(tasks={"hellaswag": 10}, include=(str(indexed / "tasks"),)))
 
 
 @NEEDED

@@ -47,14 +47,14 @@ def test_package_is_read_whatever_its_compression(tmp_path, suffix):
 def test_damaged_package_is_named(tmp_path, damage):
     path = deb(tmp_path / "a_1_all.deb", {"usr/a": LONG * 1000})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(debian_packages.PackageError, match="a_1_all.deb is no whole package.*delete it"):
+    with pytest.raises(debian_packages.PackageError, match="a_1_all.deb is not a complete package.*delete it"):
         list(debian_packages.files(path, bool))
 
 
 @pytest.mark.parametrize("name", ["../a", "usr/../../a", "/etc/a"])
 def test_package_whose_paths_lead_out_of_it_is_refused(tmp_path, name):
     path = deb(tmp_path / "a_1_all.deb", {name: LONG})
-    with pytest.raises(debian_packages.PackageError, match="a_1_all.deb is no whole package.*leads out of it"):
+    with pytest.raises(debian_packages.PackageError, match="a_1_all.deb is not a complete package.*leads out of it"):
         list(debian_packages.files(path, bool))
 
 
@@ -159,7 +159,7 @@ def test_standard_library_and_folders_remain_without_apt(tmp_path, monkeypatch, 
     assert rows(out / "code" / "python.jsonl")[0]["family"] == "python/module.py"
     assert rows(out / "english" / "python.jsonl")[0]["text"] == LONG.strip()
     assert [row["family"] for row in rows(out / "novels" / "folder.jsonl")] == ["novels/book.txt"]
-    assert debian_text.main() == 0 and "there already" in capsys.readouterr().out
+    assert debian_text.main() == 0 and "exists already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["none", "a/b=.", ".hidden=."])

@@ -217,7 +217,7 @@ def test_a_template_is_a_plain_file_of_its_folder(tmp_path, tokenizer, make, mes
 
 
 def test_what_a_template_says_steers_no_terminal(with_template):
-    with pytest.raises(UserError, match=r"is no template \(\\u001b\[31mred\\n( \.)+") as refused:
+    with pytest.raises(UserError, match=r"is not a template \(\\u001b\[31mred\\n( \.)+") as refused:
         with_template("{{ raise_exception('\x1b[31mred\\n' ~ ' .' * 9999) }}")
     assert len(str(refused.value)) < 600 and str(refused.value).isprintable()
 

@@ -134,12 +134,12 @@ WRONG = {
     "many": (edited(num_hidden_layers=4), "and 8 more"),
     "not finite": (rewritten(lambda a: a[NORM].fill(np.nan)), "not all finite"),
     "biases": (edited(attention_bias=True), "attention_bias=true"),
-    "a pickle": (pickled, "runs whatever code it holds"),
+    "a pickle": (pickled, "runs the code in it"),
     "one value that is not finite": (rewritten(lambda a: a["lm_head.weight"].__setitem__((-1, -1), np.nan)), "not all finite"),
     "a chat template that is no text": (lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"), "which is not UTF-8"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "without a config.json"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "add --tokenizer FILE"),
-    "a tokenizer that is none": (lambda folder: (folder / "tokenizer.json").write_text("{"), "which is no tokenizer.json"),
+    "a tokenizer that is none": (lambda folder: (folder / "tokenizer.json").write_text("{"), "which is not a tokenizer.json"),
     "a name that steers the terminal": (
         rewritten(lambda a: a.update({"\x1b]0;title\x07": a[NORM]})),
         "\\u001b]0;title\\u0007 is no weight of this model",
@@ -207,10 +207,10 @@ def test_an_import_that_was_stopped_leaves_nothing_and_is_begun_again(take, tmp_
 
 def test_folders_that_are_there_are_left_alone(take, tmp_path):
     (tmp_path / "run.partial").mkdir()
-    assert "which no import has left behind" in take()[1]
+    assert "which no import left behind" in take()[1]
     (tmp_path / "run.partial").rmdir()
     (tmp_path / "run").mkdir()
-    assert "is there already" in take()[1]
+    assert "exists already" in take()[1]
 
 
 def test_an_imported_model_is_measured_and_sampled_and_not_trained_on_in_place(take, theirs, tmp_path, capsys):

@@ -188,7 +188,7 @@ def test_a_model_without_an_end_and_a_post_processor_that_changes_texts_are_refu
 @pytest.mark.parametrize("content", ["{", "[1]", "[" * 99_999])
 def test_settings_that_are_none_are_refused_by_their_file(folder, name, content):
     put(folder, name, content)
-    with pytest.raises(UserError, match=f"{name}, which is no {name}"):
+    with pytest.raises(UserError, match=f"{name}, which is not a {name}"):
         tokenizer.settings(folder)
 
 

@@ -14,9 +14,10 @@ from tests.job import BARE
 HANG = """
 import pathlib, sys, time
 from teleflm_jax.observability import watchdog
-folder = pathlib.Path(sys.argv[1])
+folder, limit, watchdog.STOPPED_SECONDS = pathlib.Path(sys.argv[1]), float(sys.argv[3]), 1.0
 with watchdog.watching(folder, int(sys.argv[2]), time.monotonic()) as dog:
-    dog.expect("waiting for the collectives of step 7", 1.0)
+    dog.expect("waiting for the collectives of step 7", limit)
+    print("ready", flush=True)
     def deep_inside():
         time.sleep(600)
     deep_inside()
@@ -34,7 +35,7 @@ with signals.stop_requests() as asked:
 
 
 def test_a_hang_is_written_down_and_ended_with_70(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path, "0"], env=BARE, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path, "0", "0.5"], env=BARE, capture_output=True, text=True, timeout=120)
     assert ended.returncode == HUNG
     assert "process 0 hangs: waiting for the collectives of step 7" in ended.stderr and "the same command resumes" in ended.stderr
     (report,) = (tmp_path / watchdog.FOLDER).iterdir()
@@ -45,18 +46,19 @@ def test_a_hang_is_written_down_and_ended_with_70(tmp_path):
 
 def test_a_folder_that_cannot_be_written_does_not_keep_it(tmp_path):
     (tmp_path / watchdog.FOLDER).write_text("in the way")
-    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path, "1"], env=BARE, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", HANG, tmp_path, "1", "0.5"], env=BARE, capture_output=True, text=True, timeout=120)
     assert ended.returncode == HUNG
 
 
 def test_a_process_that_was_stopped_itself_is_not_blamed(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HANG.replace("1.0)", "4.0)"), tmp_path, "1"], env=BARE, stderr=subprocess.DEVNULL)
-    time.sleep(2)
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(watchdog.STOPPED_SECONDS + 2)
-    process.send_signal(signal.SIGCONT)
-    resumed = time.monotonic()
-    assert process.wait(120) == HUNG
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HANG, tmp_path, "1", "2.5"], env=BARE, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3.0)
+        process.send_signal(signal.SIGCONT)
+        resumed = time.monotonic()
+        assert process.wait(120) == HUNG
     assert time.monotonic() - resumed > 0.5  # what it was stopped for does not count
 
 
@@ -64,9 +66,9 @@ def test_nothing_happens_where_each_thing_takes_less_than_its_limit(tmp_path, mo
     left = []
     monkeypatch.setattr(watchdog.os, "_exit", left.append)
     with watchdog.watching(tmp_path, 0, 0.0) as dog:
-        for step in range(10):
-            dog.expect(f"step {step}", 5.0)
-            time.sleep(0.6)
+        for step in range(7):
+            dog.expect(f"step {step}", 2.0)
+            time.sleep(0.35)
     assert not left and list(tmp_path.iterdir()) == []
 
 

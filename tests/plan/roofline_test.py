@@ -41,7 +41,7 @@ def test_other_published_runs_are_predicted_as_the_docs_say():
     assert len(near) >= 9
     assert all(row in near for row in judged if row["cluster"].split()[1] in ("A100", "A800"))
     assert {"Megatron 3D, Llama-3.1-70B", "MaxText FSDP, Llama-3-70B"} <= {row["name"] for row in near}
-    # what docs/plan.md names and explains: on H100, all of it faster in prediction than in life
+    # docs/plan.md names and explains these: all on H100, all predicted faster than measured
     assert all(0 < row["error"] < 0.6 for row in judged if row not in near)
 
 

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from teleflm_jax.data.config import DataConfig
+from teleflm_jax.observability import curves
 from teleflm_jax.optim.config import OptimizerConfig
 from teleflm_jax.packing.config import PackConfig
 from teleflm_jax.runs import prepare
@@ -38,6 +39,12 @@ def config(tmp_path_factory) -> RunConfig:
     assert prepare.train_tokenizer(made) and not prepare.train_tokenizer(made)
     prepare.pack(made)
     return made
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Draw nothing, which takes half a second each time."""
+    monkeypatch.setattr(curves, "draw", lambda logs: None)
 
 
 def changed(config: RunConfig, **sections) -> RunConfig:

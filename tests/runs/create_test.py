@@ -48,7 +48,7 @@ def _replicated(like):
     return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
-def test_a_run_starts_from_another_run_s_weights_with_its_tokenizer(config, made, tmp_path):
+def test_a_run_starts_from_another_run_s_weights_with_its_tokenizer(config, made, no_curves, tmp_path):
     branch = create.from_run(changed(config, train={"steps": 1}, data={"tokenizer": "gone.json"}), made)
     assert (branch.train.init_from, branch.data.tokenizer) == (f"{made}@0", str(made / TOKENIZER))
     assert train.train(branch, tmp_path / "run").outcome == "completed"
@@ -76,5 +76,5 @@ def test_weights_that_do_not_fit_leave_nothing_behind(config, weights, tmp_path,
 
 
 def test_a_folder_that_is_there_is_not_replaced(config, made):
-    with pytest.raises(UserError, match="which is there already"):
+    with pytest.raises(UserError, match="which exists already"):
         create.from_weights(made, config, lambda shapes: {}, tokenizer="")

@@ -105,7 +105,7 @@ def test_a_rise_is_reported_once_in_rise_steps_and_rewinds_only_on_request(rewin
     state, decisions = observed(*seen, config=config)
     rises = [i for i, decision in enumerate(decisions) if decision.anomaly and decision.anomaly.event == guard.RISE]
     assert rises and state.last_rise == rises[-1] and (np.diff(rises) >= config.rise_steps).all()
-    assert [bool(decisions[i].rewind) for i in rises] == [rewinds] * len(rises)
+    assert ["sustained rise" in decisions[i].rewind for i in rises] == [rewinds] * len(rises)
     assert all(decision.rewind == "" for i, decision in enumerate(decisions) if i not in rises)
 
 

@@ -13,7 +13,7 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
-from teleflm_jax.observability import progress, run_log
+from teleflm_jax.observability import curves, progress, run_log
 from teleflm_jax.train import guard, loop
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import GuardConfig
@@ -50,15 +50,23 @@ def poisoned(*steps: int):
     return lambda step, batch: {**batch, "weights": batch["weights"] * np.nan} if step in steps else batch
 
 
-def test_a_batch_that_is_not_finite_is_skipped_and_its_records_are_named(tmp_path):
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """The folder of a run without any incident."""
+    folder = tmp_path_factory.mktemp("clean") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw", lambda logs: None)
+        assert loop.train(plan(folder)).outcome == "completed"
+    return folder
+
+
+def test_a_batch_that_is_not_finite_is_skipped_and_its_records_are_named(clean, tmp_path):
     folder = tmp_path / "run"
     assert loop.train(with_batches(plan(folder), poisoned(9))).outcome == "completed"
     rows = list(run_log.rows(folder / run_log.METRICS))
     assert [row["step"] for row in rows] == list(range(1, 21))
     # its tokens were drawn, and the rates go on as though it had not been there
     assert [row["tokens"] for row in rows] == [TOKENS * (step + (step > 9)) for step in range(1, 21)]
-    clean = tmp_path / "clean"
-    assert loop.train(plan(clean)).outcome == "completed"
     rates = [[row["learning_rate"] for row in run_log.rows(path / run_log.METRICS)] for path in (folder, clean)]
     assert rates[0] == rates[1] and exact_rows(folder)[:9] == exact_rows(clean)[:9]
     (skip,) = events(folder, "skip")
@@ -92,15 +100,6 @@ def test_batches_without_a_target_are_nothing_and_alarm_nobody(tmp_path):
         [(row["loss"], row["grad_norm"], row["learning_rate"]) for row in run_log.rows(f / run_log.METRICS)] for f in (folder, without)
     ]
     assert figures[0] == figures[1]
-
-
-def test_a_batch_without_a_target_neither_heals_nor_worsens_a_row_of_skips(tmp_path):
-    folder = tmp_path / "run"
-    mixed = lambda step, batch: poisoned(9, 11)(step, emptied(10)(step, batch))  # noqa: E731
-    assert loop.train(dataclasses.replace(with_batches(plan(folder), mixed), guard=GuardConfig(max_skips=1))).outcome == "completed"
-    assert [event["data_step"] for event in events(folder, "skip")] == [9, 10, 11]
-    (rewind,) = events(folder, "rewind")
-    assert rewind["reason"] == "2 updates in a row had no finite loss or gradient"
 
 
 def test_data_without_any_target_end_the_run_with_one_line(tmp_path, monkeypatch):
@@ -268,7 +267,7 @@ def test_gradients_that_differ_when_they_are_computed_twice_are_told(tmp_path, m
     assert "computed twice" in found["what"] and len(calls) >= 6
 
 
-def test_a_sustained_rise_is_told_and_can_go_back(tmp_path, monkeypatch, capfd):
+def test_a_sustained_rise_is_told_once(tmp_path, monkeypatch, capfd):
     figures = {"loss": 6.0, "usual_loss": 4.0, "grad_norm": 3.0, "usual_grad_norm": 1.0}
     judged, rising = [], {9, 10, 11}
 
@@ -277,20 +276,15 @@ def test_a_sustained_rise_is_told_and_can_go_back(tmp_path, monkeypatch, capfd):
         return guard.Anomaly(guard.RISE, figures) if len(judged) in rising else None
 
     monkeypatch.setattr(guard, "judge", judge)
-    folder, again = tmp_path / "run", tmp_path / "again"
+    folder = tmp_path / "run"
     assert loop.train(plan(folder)).outcome == "completed"
     (told,) = events(folder, "rise")  # once, not at every step of it
     assert told["step"] == 9 and told["usual_loss"] == 4.0 and not events(folder, "rewind")
     assert "sustained rise, loss 4.000 -> 6.000 and gradient norm 1.000 -> 3.000" in capfd.readouterr().err
-    judged.clear(), rising.intersection_update({9})
-    assert loop.train(dataclasses.replace(plan(again), guard=GuardConfig(rewind_on_rise=True))).outcome == "completed"
-    (rewind,) = events(again, "rewind")
-    assert "sustained rise" in rewind["reason"] and events(again, "rewound")[0]["step"] == 7
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(tmp_path, capfd):
-    clean, folder = tmp_path / "clean", tmp_path / "run"
-    assert loop.train(plan(clean)).outcome == "completed"
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(clean, tmp_path, capfd):
+    folder = tmp_path / "run"
     assert loop.train(plan(folder, steps=14)).outcome == "completed"
     data = max((folder / "checkpoints" / "14" / "model").rglob("d/*"), key=lambda file: file.stat().st_size)
     whole = bytearray(data.read_bytes())

@@ -111,7 +111,7 @@ def test_the_first_step_s_seconds_are_without_the_checksum_s_compilation(tmp_pat
 
 
 def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(uninterrupted, tmp_path):
-    folder = tmp_path / "run"
+    folder = tmp_path / os.fsdecode(b"lr=[0.1] \\ \n ** \xff")  # a folder may have any name
     with pytest.raises(Killed):
         loop.train(plan(folder, kill_at=11))
     with (folder / run_log.METRICS).open("a") as file:
@@ -122,15 +122,6 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(uninterrupted, 
     assert ("resume", 7) in events
     both = [saved_arrays(f, 20) for f in (folder, uninterrupted)]
     jax.tree.map(np.testing.assert_array_equal, *both)
-
-
-def test_a_run_in_a_folder_of_any_name_goes_on(uninterrupted, tmp_path):
-    folder = tmp_path / os.fsdecode(b"lr=[0.1] \\ \n ** \xff")
-    with pytest.raises(Killed):
-        loop.train(plan(folder, kill_at=11))
-    assert loop.train(plan(folder)).outcome == "completed"
-    assert exact_rows(folder) == exact_rows(uninterrupted)
-    assert ("resume", 7) in [(row["event"], row["step"]) for row in run_log.rows(folder / run_log.EVENTS)]
 
 
 def test_the_first_checkpoint_is_read_back_long_before_it_is_needed(tmp_path, monkeypatch):
@@ -154,11 +145,10 @@ def test_a_finished_run_stays_as_it_is(uninterrupted):
     assert (uninterrupted / run_log.METRICS).read_text() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves_with_75_and_the_run_goes_on(uninterrupted, tmp_path, number):
+def test_a_signal_saves_and_leaves_with_75_and_the_run_goes_on(uninterrupted, tmp_path):
     folder = tmp_path / "run"
     assert threading.current_thread() is threading.main_thread()
-    result = loop.train(plan(folder, before=lambda step: signal.raise_signal(number) if step == 9 else None))
+    result = loop.train(plan(folder, before=lambda step: signal.raise_signal(signal.SIGTERM) if step == 9 else None))
     assert result == loop.TrainResult(outcome=loop.Outcome.STOPPED, step=11)
     assert checkpoint.steps(folder / "checkpoints")[-1] == 11  # told along with step 10, learnt while step 11 runs
     assert [row["event"] for row in run_log.rows(folder / run_log.EVENTS)][-1] == "stop"
@@ -176,13 +166,12 @@ def test_evaluations_are_logged_and_the_best_checkpoint_stays(tmp_path):
     assert checkpoint.steps(folder / "checkpoints") == [8, 20]
 
 
-@pytest.mark.parametrize("keep_best, kept", [(0, [14, 20]), (1, [9, 14, 20]), (2, [9, 14, 15, 20])])
-def test_the_best_evaluation_saves_a_checkpoint_of_its_own(tmp_path, keep_best, kept):
+def test_the_best_evaluations_save_checkpoints_of_their_own(tmp_path):
     bpb = {3: 5.0, 6: 4.0, 9: 1.0, 12: 3.0, 15: 2.0, 18: 3.5, 20: 9.0}
     folder = tmp_path / "run"
     evaluate = lambda step, model, pause: {"bpb": bpb[step]}  # noqa: E731
-    assert loop.train(plan(folder, evaluate=evaluate, eval_every=3, keep_best=keep_best, keep_last=1, keep_every=14)).outcome == "completed"
-    assert checkpoint.steps(folder / "checkpoints") == kept
+    assert loop.train(plan(folder, evaluate=evaluate, eval_every=3, keep_best=2, keep_last=1, keep_every=14)).outcome == "completed"
+    assert checkpoint.steps(folder / "checkpoints") == [9, 14, 15, 20]
 
 
 def test_an_evaluation_that_a_signal_prevented_is_made_up_for(tmp_path):

@@ -87,7 +87,7 @@ def later(hashes: spark.DataFrame) -> spark.DataFrame:
 def without(
     batches: Iterable[pa.RecordBatch], later: Mapping[int, Sequence[int]], statistics: Statistics, *, config: ParagraphConfig
 ) -> Iterator[pa.RecordBatch]:
-    """Remove repeated paragraphs, and drop documents of which too little remains.
+    """Remove repeated paragraphs, and drop documents that keep too little text.
 
     Args:
         batches: Batches of `rows.DOCUMENT`.

@@ -44,7 +44,7 @@ def read(path: str, file_range: work_units.FileRange, statistics: Statistics) ->
 
 
 def _as_warc(record: bytes) -> bytes:
-    """Write an ARC record as one of WARC; what no web server answered, such as names' addresses, as one that is not wanted."""
+    """Write an ARC record as one of WARC; records that no web server answered, such as DNS records, become ones that readers skip."""
     line, _, content = record.partition(b"\n")
     address, _, date, *_ = line.split(b" ")
     moment = b"%s-%s-%sT%s:%s:%sZ" % (date[:4], date[4:6], date[6:8], *(date[i : i + 2] or b"00" for i in (8, 10, 12)))

@@ -43,7 +43,7 @@ def elements(
     """
     spans = _spans(_as_utf8(parts), name.encode(), too_long)
     head = next(spans)
-    assert isinstance(head, bytes)  # what stands before the first element, maybe nothing
+    assert isinstance(head, bytes)  # text before the first element, possibly empty
     yield head
     is_empty = True
     for span in spans:

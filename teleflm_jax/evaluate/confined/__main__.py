@@ -47,7 +47,7 @@ def main() -> None:
 
     def end(*_) -> None:
         for child in children:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            with contextlib.suppress(ProcessLookupError):  # the process has just ended
                 os.kill(child, signal.SIGKILL)
 
     signal.signal(signal.SIGALRM, lambda *_: (late.append(True), end()))

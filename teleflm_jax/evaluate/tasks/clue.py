@@ -1,6 +1,6 @@
-"""Items of C3, CHID and CSL as CLUE and FewCLUE publish them, brought to the columns that the task files beside this one name.
+"""Conversion of the items of C3, CHID and CSL, as CLUE and FewCLUE publish them, to the columns that the task files in this folder name.
 
-It is read by lm-evaluation-harness, with `datasets`. Source of the formats: the READMEs of github.com/nlpdata/c3 and of
+lm-evaluation-harness runs this file, with `datasets`. Source of the formats: the READMEs of github.com/nlpdata/c3 and of
 github.com/CLUEbenchmark/FewCLUE.
 """
 
@@ -12,7 +12,7 @@ BLANK = "#idiom#"
 
 
 def c3(rows: datasets.Dataset) -> datasets.Dataset:
-    """`[[paragraph, …], [{question, choice, answer}, …], id]` to one item a question, of two to four choices."""
+    """Convert `[[paragraph, …], [{question, choice, answer}, …], id]` to one item per question, with two to four choices."""
     items = []
     for row in rows:
         paragraphs, questions, *_ = json.loads(row["json"])
@@ -29,7 +29,7 @@ def c3(rows: datasets.Dataset) -> datasets.Dataset:
 
 
 def chid(rows: datasets.Dataset) -> datasets.Dataset:
-    """`{content, candidates, answer}` to the text before the blank, and how it may go on."""
+    """Convert `{content, candidates, answer}` to the text before the blank and its possible continuations."""
     items = []
     for row in rows:
         before, _, after = row["content"].partition(BLANK)
@@ -38,6 +38,6 @@ def chid(rows: datasets.Dataset) -> datasets.Dataset:
 
 
 def csl(rows: datasets.Dataset) -> datasets.Dataset:
-    """`{abst, keyword, label}` to an abstract with and without its keywords."""
+    """Convert `{abst, keyword, label}` to an abstract with and without its keywords."""
     items = [{"abstract": row["abst"], "keywords": "，".join(row["keyword"]), "answer": int(row["label"])} for row in rows]
     return datasets.Dataset.from_list(items)

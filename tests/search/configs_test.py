@@ -8,7 +8,7 @@ import pytest
 from teleflm_jax import config as gin
 from teleflm_jax import mup
 from teleflm_jax.runs.config import SECTIONS, RunConfig
-from teleflm_jax.search import space
+from teleflm_jax.search import space, widths
 from teleflm_jax.search.config import SECTIONS as SEARCHING
 
 RUNS = pathlib.Path(__file__).parents[2] / "configs/runs"
@@ -34,6 +34,21 @@ def test_nine_points_lie_around_the_values_of_the_file_and_schedules_end_with_th
         for role in ("", "matrix_"):
             ratio = getattr(trial.mup, f"{role}minimum_learning_rate") / getattr(trial.mup, f"{role}learning_rate")
             assert math.isclose(ratio, 0.1)
+
+
+@pytest.mark.parametrize("name", ["transfer_quickstart.gin", "widths_quickstart.gin"])
+def test_every_width_has_heads_and_feed_forward_in_proportion(name):
+    base, search = read(name)
+    for values in widths.points(base, search, space.read(search).grid()):
+        model = space.apply(base, values).model
+        assert model.head_size == 32 and model.d_ff == 2.5 * model.d_model and model.d_model in search.widths
+        assert values["mup.base_width"] in (base.mup.base_width, model.d_model)
+
+
+def test_the_seven_hyper_parameters_are_searched_together():
+    base, search = read("search_seven.gin")
+    points = space.read(search).random(search.sampler_seed, search.points)
+    assert len(points) == 32 and set(points[0]) == {f"mup.{field}" for field in vars(base.mup)} - {"mup.base_width"}
 
 
 def test_the_middle_of_the_report_s_search_is_its_table_4_at_width_512():

@@ -1,4 +1,4 @@
-"""Several narrow trials as one program: `vmap` of the training step over states and hyper-parameters, compared with the step of each trial alone.
+"""Several narrow trials as one program: `vmap` of the training step over states and hyper-parameters, compared with each trial's own step.
 
 Usage: python benchmarks/batched_trials.py [--width 128] [--trials 4] [--steps 20]
 

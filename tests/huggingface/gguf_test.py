@@ -158,7 +158,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(export, tokenize
     default = folders.write(tmp_path_factory.mktemp("default") / "run", SHAPE, folders.RATES, tokenizer, tiny.model(SHAPE))
     wrong = [
         (export(workdir=default), "cuts text into words by a pattern that llama.cpp does not have"),
-        (export(out="model.bin"), "allowed: a free name that ends in .gguf"),
+        (export(out="model.bin"), "allowed: an unused name that ends in .gguf"),
         (export("--shard_bytes", "5"), "got --shard_bytes 5 with --format gguf"),
         (export("--step", "3"), "got step 3; allowed: 5"),
     ]

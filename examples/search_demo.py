@@ -2,7 +2,7 @@
 
     python examples/search_demo.py [--workdir searches/demo]
 
-It makes text, tokenizer and packed data, trains nine points of a search, ranks them, and shows the chosen point at the width of the 52B model.
+It makes text, tokenizer and packed data, trains nine points of a search, ranks them, and shows the chosen point at width 8,192.
 Existing results are reused.
 """
 

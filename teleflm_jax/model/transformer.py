@@ -32,9 +32,9 @@ class Multipliers(NamedTuple):
     """µP's multipliers, numbers or traced scalars. A search varies them, so a training step takes them as inputs."""
 
     input: Any
-    """Of the embedded tokens."""
+    """Factor of the embedded tokens."""
     output: Any
-    """Of the final hidden states."""
+    """Factor of the final hidden states."""
 
     @classmethod
     def of(cls, mup: Mup) -> Self:

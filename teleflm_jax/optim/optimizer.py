@@ -4,6 +4,7 @@ Source: report, section 3.5 and table 4. The order is fixed so that decay is sca
 AdamW; it acts on matrix-like weights only.
 """
 
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ def _from_inputs(make: Callable[[Mapping[str, Any]], optax.GradientTransformatio
 
     def update(updates, state, params=None, **inputs):
         transformation = make(inputs)
-        return transformation.update(updates, transformation.init(params), params)[0], state
+        return transformation.update(updates, transformation.init(typing.cast(optax.Params, params)), params)[0], state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

@@ -27,7 +27,7 @@ class SearchConfig:
     widths: tuple[int, ...] = ()
     """Values of model.d_model at which every point is trained, with heads of the model's size; without any, the model as it is."""
     parametrisations: tuple[str, ...] = (MUP,)
-    """How points get to other widths: mup (transferred from mup.base_width), standard (as they are: every width is its own base)."""
+    """Ways to other widths: mup (values are transferred from mup.base_width), standard (values stay: every width is its own base)."""
     seeds: int = 1
     """Runs of each point, with train.seed and data.seed 0, 1, … above those of the base configuration."""
     sampler_seed: int = 0

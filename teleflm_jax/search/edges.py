@@ -63,7 +63,9 @@ def _end(searched: SearchedRange, value: float) -> str:
     """Return the end of the range that a value lies at; empty if it lies inside."""
     if len(searched.values) < 2:
         return ""
-    places, at = (np.log(x) if searched.log else x for x in (np.array(searched.values), value))
+    places, at = np.array(searched.values), value
+    if searched.log:
+        places, at = np.log(places), math.log(at)
     if at - places[0] < (places[1] - places[0]) / 2:
         return "low"
     return "high" if places[-1] - at < (places[-1] - places[-2]) / 2 else ""

@@ -95,7 +95,7 @@ def _resample(
     """Draw seeds of each point, and points too unless they are to be kept and have several seeds each."""
     keep = keep and min(len(point.losses) for point in points) > 1
     chosen = np.arange(len(points)) if keep else generator.integers(len(points), size=len(points))
-    return values[chosen], np.array([generator.choice(points[i].losses, len(points[i].losses)).mean() for i in chosen])
+    return values[chosen], np.array([generator.choice(points[i].losses, len(points[i].losses)).mean() for i in map(int, chosen)])
 
 
 def _is_grid(values: np.ndarray) -> bool:

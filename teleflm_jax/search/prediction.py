@@ -122,7 +122,7 @@ def fit(runs: Sequence[SizeRun], targets: Sequence[float], *, samples: int = SAM
     low, high = _interval(found, np.array(targets, np.float64))
     predicted = tuple(
         Predicted(size=target, loss=loss, low=min(loss, float(least)), high=max(loss, float(most)))
-        for target, loss, least, most in zip(targets, map(float, law(np.array(targets, np.float64))), low, high, strict=True)
+        for target, loss, least, most in zip(targets, (float(law(target)) for target in targets), low, high, strict=True)
     )
     fewer = [(count, power_law(sizes[:count], losses[:count])) for count in range(LEAST_WIDTHS, len(sizes) + 1)]
     largest = max(targets, default=sizes[-1])
@@ -148,7 +148,8 @@ def power_law(sizes: np.ndarray, losses: np.ndarray) -> PowerLaw:
     x = sizes / unit
     near = int(np.argmin(np.abs(EXPONENTS - _power_laws(x, losses[None])[0, 1])))
     ends = EXPONENTS[min(near + 1, len(EXPONENTS) - 1)], EXPONENTS[max(near - 1, 0)]
-    b = float(optimize.minimize_scalar(_error, bounds=ends, args=(x, losses), method="bounded", options={"xatol": 1e-10}).x)
+    best = optimize.minimize_scalar(_error, bounds=ends, args=(x, losses), method="bounded", options={"xatol": 1e-10})
+    b = float(getattr(best, "x"))  # noqa: B009  (scipy's stubs do not know the attribute)
     a, c = _linear(b, x, losses)
     return PowerLaw(a=float(a / unit**b), b=b, c=float(c))
 

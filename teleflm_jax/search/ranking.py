@@ -108,13 +108,14 @@ def measure(curve: Curve) -> dict[str, Estimate]:
             "allowed: at least 3; train longer, or warm up for fewer steps"
         )
     time, loss = blocks(np.log(curve.tokens[after]), curve.loss[after])
-    slope, intercept, low, high = stats.theilslopes(loss, time)
+    slope, intercept, low, high = map(float, stats.theilslopes(loss, time))
     residuals = loss - intercept - slope * time
     scale = SIGMA * float(np.median(np.abs(residuals - np.median(residuals))))
     norm = curve.grad_norm[after]
     variation = float(norm.std() / norm.mean())
     relative = 1 / math.sqrt(2 * len(loss))  # of a standard deviation that is estimated from so many values
-    trend, _, trend_low, trend_high = stats.theilslopes(*reversed(blocks(np.log(curve.tokens[after]), np.log(norm))))
+    time, log_norm = blocks(np.log(curve.tokens[after]), np.log(norm))
+    trend, _, trend_low, trend_high = map(float, stats.theilslopes(log_norm, time))
     final = float(np.mean(curve.loss[after][-max(1, after.sum() // 20) :]))
     found = {
         "loss": Estimate(mean=final, spread=scale),
@@ -137,7 +138,8 @@ def blocks(time: np.ndarray, values: np.ndarray, most: int = BLOCKS) -> tuple[np
     block = np.minimum(most * (time - time[0]) / (time[-1] - time[0]), most - 1).astype(int)
     count = np.bincount(block, minlength=most)
     known = count > 0
-    return tuple(np.bincount(block, weights=column, minlength=most)[known] / count[known] for column in (time, values))
+    means = lambda column: np.bincount(block, weights=column, minlength=most)[known] / count[known]  # noqa: E731
+    return means(time), means(values)
 
 
 def spikes(loss: np.ndarray) -> int | None:

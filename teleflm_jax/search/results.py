@@ -1,4 +1,4 @@
-"""What the trials of a study say, in the form that ranking, transfer and prediction take; and the file that a wide model's run includes."""
+"""Results of a study in the form that ranking, transfer and prediction take, and the file that a wide model's run includes."""
 
 import math
 import pathlib

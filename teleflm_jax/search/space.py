@@ -31,7 +31,7 @@ Values = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Axis:
+class SearchedAxis:
     """Range of one setting."""
 
     setting: str
@@ -55,7 +55,7 @@ class Axis:
 class Space:
     """Axes of a search, and settings tied to them. Build it with `read`."""
 
-    axes: tuple[Axis, ...]
+    axes: tuple[SearchedAxis, ...]
     ties: dict[str, tuple[str, float]]
     """Setting -> the setting of an axis, and the factor."""
 
@@ -171,13 +171,13 @@ def _refuse_setting(setting: str) -> None:
     raise UserError(f"got {got}; allowed: {allowed}; {change}")
 
 
-def _axis(setting: str, given: Range) -> Axis:
+def _axis(setting: str, given: Range) -> SearchedAxis:
     whole = _annotation(setting) is int
     if isinstance(given, tuple | list):
         values = tuple(_number(setting, value) for value in given)
         if not values or len(set(values)) < len(values):
             raise _wrong(setting, given, "different values, at least one")
-        return Axis(setting=setting, scale=LIST, values=values, whole=whole)
+        return SearchedAxis(setting=setting, scale=LIST, values=values, whole=whole)
     if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in (LOG, LINEAR):
         raise _wrong(setting, given, "a list, {'log': (low, high, n)}, {'linear': (low, high, n)} or {'times': (setting, factor)}")
     ((scale, limits),) = given.items()
@@ -188,7 +188,7 @@ def _axis(setting: str, given: Range) -> Axis:
         raise _wrong(setting, given, "a log range above 0, or a linear one")
     if low >= high:
         raise _wrong(setting, given, "low below high")
-    return Axis(setting=setting, scale=scale, values=_spaced(setting, given, scale, low, high, limits[2], whole), whole=whole)
+    return SearchedAxis(setting=setting, scale=scale, values=_spaced(setting, given, scale, low, high, limits[2], whole), whole=whole)
 
 
 def _spaced(setting: str, given: Range, scale: str, low: float, high: float, n: int, whole: bool) -> tuple[float, ...]:

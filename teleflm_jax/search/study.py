@@ -44,7 +44,7 @@ LARGEST = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
+class TrialRows:
     """Columns of a trial's metrics.jsonl, one number a step."""
 
     step: np.ndarray
@@ -66,7 +66,7 @@ class Trial:
     """completed, diverged, running or waiting."""
     reason: str
     """Finding that ended a diverged trial."""
-    rows: Rows
+    rows: TrialRows
     heldout: float | None
     """Weighted bits per byte of the last evaluation of a completed trial."""
     loss: float | None
@@ -85,8 +85,8 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-    """What a trial's folder says without its logs."""
+class TrialFolder:
+    """Content of a trial's folder without its logs."""
 
     point: int
     seed: int
@@ -129,7 +129,7 @@ def load(folder: str | os.PathLike[str]) -> Study:
     )
 
 
-def places(folder: pathlib.Path) -> list[Place]:
+def places(folder: pathlib.Path) -> list[TrialFolder]:
     """Return the trials of a study in the order of points and seeds."""
     return [_place(path.parent) for path in sorted((folder / TRIALS).glob(f"*/{TRIAL}"))]
 
@@ -174,10 +174,10 @@ def write_once(path: pathlib.Path, content: str) -> bool:
     return True
 
 
-def read_rows(folder: pathlib.Path) -> Rows:
+def read_rows(folder: pathlib.Path) -> TrialRows:
     """Return the figures of a run's steps so far."""
     columns = history.read(folder)
-    return Rows(**{field.name: columns[field.name] for field in dataclasses.fields(Rows)})
+    return TrialRows(**{field.name: columns[field.name] for field in dataclasses.fields(TrialRows)})
 
 
 def result(folder: pathlib.Path, outcome: str, reason: str, step: int) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _saved_search(folder: pathlib.Path) -> SearchConfig:
         raise _damaged(folder / STUDY) from error
 
 
-def _search_of(found: Sequence[Place]) -> SearchConfig:
+def _search_of(found: Sequence[TrialFolder]) -> SearchConfig:
     """Return a search that has these trials: every setting's range is the list of its values."""
     names = dict.fromkeys(name for place in found for name in place.values)
     return SearchConfig(
@@ -265,11 +265,11 @@ def _search_of(found: Sequence[Place]) -> SearchConfig:
     )
 
 
-def _place(folder: pathlib.Path) -> Place:
+def _place(folder: pathlib.Path) -> TrialFolder:
     saved = _json(folder / TRIAL)
     try:
         values = {str(name): float(value) if isinstance(value, float) else int(value) for name, value in saved["values"].items()}
-        place = Place(point=int(saved["point"]), seed=int(saved["seed"]), values=values, folder=folder)
+        place = TrialFolder(point=int(saved["point"]), seed=int(saved["seed"]), values=values, folder=folder)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder / TRIAL) from error
     if not re.fullmatch(rf"p0*{place.point}-s{place.seed}", folder.name):
@@ -277,7 +277,7 @@ def _place(folder: pathlib.Path) -> Place:
     return place
 
 
-def _trial(place: Place, owner: claims.Owner, lease_seconds: float) -> Trial:
+def _trial(place: TrialFolder, owner: claims.Owner, lease_seconds: float) -> Trial:
     ended = place.result()
     held = RUNNING if claims.is_held(place.folder, owner, lease_seconds) else WAITING
     return Trial(

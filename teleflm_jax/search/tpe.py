@@ -74,9 +74,9 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _points(folder: pathlib.Path) -> dict[int, list[study.Place]]:
+def _points(folder: pathlib.Path) -> dict[int, list[study.TrialFolder]]:
     """Return the trials of each point."""
-    found: dict[int, list[study.Place]] = {}
+    found: dict[int, list[study.TrialFolder]] = {}
     for trial in study.places(folder):
         found.setdefault(trial.point, []).append(trial)
     return found
@@ -114,7 +114,7 @@ def _journal(folder: pathlib.Path, search: SearchConfig, found: space.Space, poi
     return journal
 
 
-def _value(trials: list[study.Place]) -> float | None:
+def _value(trials: list[study.TrialFolder]) -> float | None:
     """Return what TPE minimises at a point; None while trials of it are not finished.
 
     It is the mean over seeds of the held-out bits per byte, or of the training loss where no text is held out; infinite if one diverged.
@@ -132,7 +132,7 @@ def _distributions(found: space.Space) -> dict[str, Any]:
     """Return the axes as Optuna's distributions; the values of a list have no order in them."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    def of(axis: space.Axis) -> Any:
+    def of(axis: space.SearchedAxis) -> Any:
         low, high, log = axis.values[0], axis.values[-1], axis.scale == space.LOG
         if axis.scale == space.LIST:
             return CategoricalDistribution(axis.values)

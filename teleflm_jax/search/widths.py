@@ -1,7 +1,7 @@
 """Points of a search at several widths: the same shape, wider, under µP and under standard parametrisation."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
@@ -46,7 +46,7 @@ def shape(model: ModelConfig, width: int) -> space.Values:
     return {f"model.{name}": int(size) for name, size in sizes.items()}
 
 
-def with_values(config: mup.MupConfig, values: space.Values) -> mup.MupConfig:
+def with_values(config: mup.MupConfig, values: Mapping[str, float]) -> mup.MupConfig:
     """Return the hyper-parameters with the values that a search found."""
     return dataclasses.replace(config, **{name.removeprefix("mup."): value for name, value in values.items() if name.startswith("mup.")})
 

@@ -28,7 +28,7 @@ POLL_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Worker:
-    """What a worker's parts share."""
+    """State that a worker's parts share."""
 
     config: RunConfig
     """Base configuration."""
@@ -131,11 +131,11 @@ def _refuse_untrainable(config: RunConfig) -> None:
     train.refuse_what_cannot_train(config, mup.at_width(config.mup, config.model.d_model), layout, going_on=False)
 
 
-def _unfinished(folder: pathlib.Path) -> list[study.Place]:
+def _unfinished(folder: pathlib.Path) -> list[study.TrialFolder]:
     return [trial for trial in study.places(folder) if not trial.finished]
 
 
-def _claim(worker: Worker, left: Sequence[study.Place]) -> tuple[study.Place, claims.Claim] | None:
+def _claim(worker: Worker, left: Sequence[study.TrialFolder]) -> tuple[study.TrialFolder, claims.Claim] | None:
     """Claim the first trial that can be claimed."""
     for trial in left:
         claim = claims.take(trial.folder, worker.owner, worker.search.lease_seconds)
@@ -146,7 +146,7 @@ def _claim(worker: Worker, left: Sequence[study.Place]) -> tuple[study.Place, cl
     return None
 
 
-def _train_claimed(worker: Worker, trial: study.Place, claim: claims.Claim) -> bool:
+def _train_claimed(worker: Worker, trial: study.TrialFolder, claim: claims.Claim) -> bool:
     """Train a claimed trial and write its result; return whether it is finished."""
     finished = False
     try:
@@ -178,7 +178,7 @@ def _is_locked(folder: pathlib.Path) -> bool:
         return True
 
 
-def _train(worker: Worker, trial: study.Place, check: Callable[[], None]) -> dict[str, Any] | None:
+def _train(worker: Worker, trial: study.TrialFolder, check: Callable[[], None]) -> dict[str, Any] | None:
     """Train a trial, from its last checkpoint if it has one; return its result, or None if the worker was asked to stop."""
     figures = _Figures()
     figures.read(trial.folder)

@@ -139,7 +139,9 @@ def _make(layout: Layout, microbatch_size: int, accumulation_dtype: str, objecti
         index = optax.tree.get(state.optimizer, "count") - inputs.updates
         rates = {role: jnp.take(values, index, mode="clip") for role, values in inputs.rates.items()}
         given = {"rates": rates, "clip_norm": inputs.clip_norm, "weight_decay": inputs.weight_decay}
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, typing.cast(optax.Params, state.model), **given)
+        updates, optimizer_state = optimizer.update(
+            typing.cast(optax.Updates, gradient), state.optimizer, typing.cast(optax.Params, state.model), **given
+        )
         new = TrainState(model=jax.tree.map(jnp.add, state.model, updates), optimizer=optimizer_state)
         new = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
         none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: not_finite(gradient)))

@@ -4,9 +4,9 @@ import pytest
 
 from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.search.config import SearchConfig
-from tests.runs.conftest import config
+from tests.runs.conftest import config, no_curves
 
-__all__ = ["base", "config", "search"]
+__all__ = ["base", "config", "no_curves", "search"]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-# make quickstart · corpus-demo · test · test-parity · test-large-mesh · test-all · test-core · test-pythons · test-versions · test-slow ·
+# make quickstart · search-demo · corpus-demo · test · test-parity · test-large-mesh · test-all · test-core · test-pythons · test-versions · test-slow ·
 # test-distributed · test-faults · test-corpus · test-gguf · test-plan-gpu · fuzz · fuzz-server · soak · audit · lint · bench · bench-inference; targets run in .venv, made from the project's own files; test-pythons and
 # test-versions run in .venv-VERSION, and test-plan-gpu in .venv-gpu, which has JAX's CUDA wheels (gigabytes) but needs no GPU.
 PYTHON ?= python3
@@ -20,7 +20,7 @@ LONG := -o faulthandler_timeout=3600
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&-)
 TORCH := $(if $(filter 3.11,$(VERSION)),requirements-parity.txt)
 
-.PHONY: setup setup-test setup-dev setup-pythons quickstart corpus-demo test test-parity test-large-mesh test-all test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
+.PHONY: setup setup-test setup-dev setup-pythons quickstart search-demo corpus-demo test test-parity test-large-mesh test-all test-core test-pythons test-versions test-slow test-distributed test-faults test-corpus test-gguf test-plan-gpu fuzz fuzz-server soak audit lint format bench bench-inference clean
 
 setup: $(VENV)/runtime
 setup-test: $(VENV)/test
@@ -35,17 +35,20 @@ $(VENV)/runtime: requirements.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt --editable .
 	@touch $@
 
-$(VENV)/test: requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-text.txt $(VENV)/runtime
+$(VENV)/test: requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-search.txt requirements-text.txt $(VENV)/runtime
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
 # PyTorch's wheel may bring gigabytes of CUDA if there is no CPU build, so the parity tests are installed on Python 3.11 only.
-$(VENV)/dev: requirements-dev.txt requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
+$(VENV)/dev: requirements-dev.txt requirements-test.txt requirements-serve.txt requirements-gguf.txt requirements-search.txt requirements-text.txt requirements-parity.txt $(VENV)/runtime
 	$(PIP) -r requirements-dev.txt $(if $(TORCH),-r $(TORCH))
 	@touch $@
 
 quickstart: setup
 	$(BIN)/python examples/quickstart.py $(QUICKSTART)
+
+search-demo: setup
+	$(BIN)/python examples/search_demo.py $(SEARCH)
 
 $(VENV)/corpus: requirements-text.txt requirements-spark.txt requirements-corpus.txt $(VENV)/runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-corpus.txt

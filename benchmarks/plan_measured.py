@@ -19,7 +19,6 @@ import numpy as np
 from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.cli import options
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import estimate
 from teleflm_jax.runs.config import RunConfig
 from teleflm_jax.train import step as train_step
@@ -36,15 +35,14 @@ def main() -> None:
     ask = estimate.PlanRequest(run=run, **estimate.this_machine(), gpus=jax.device_count(), backend=estimate.HERE)
     plan = estimate.own_layout(ask)["layouts"][0]
 
-    optimizer = make_optimizer(run.optimizer, width)
-    build = lambda: layout.to_runtime(new_state(run.model, width, optimizer, 0))  # noqa: E731
+    build = lambda: layout.to_runtime(new_state(run.model, width, 0))  # noqa: E731
     state = jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     batch = layout.place_batch(_batch(run), run.train.batch_size)
     rates = {role: (1e-4,) * train_step.RATE_CANDIDATES for role in width.rules}
-    inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
+    inputs = train_step.step_inputs(layout, run.optimizer, width, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
     microbatch = train_step.microbatch(run.model, run.train, layout)
-    step = train_step.make(optimizer, layout, microbatch, run.train.accumulation_dtype)
+    step = train_step.make(run.optimizer, layout, microbatch, run.train.accumulation_dtype)
     step = step.lower(state, batch, inputs).compile()  # so that compilation is not counted
     before = _resident_after_reset()
     seconds = []

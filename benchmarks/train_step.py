@@ -24,7 +24,6 @@ from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.model.config import ModelConfig
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import new_state
 
@@ -38,13 +37,12 @@ def ours(config: ModelConfig, rows: np.ndarray):
     """Return a function that runs one training step and waits for it."""
     rule = mup.at_width(mup.MupConfig(), config.d_model)
     layout = rules.layout(MeshConfig(), config.d_model, jax.devices()[:1])
-    optimizer = make_optimizer(OptimizerConfig(), rule)
-    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=layout.replicated())()
-    step = train_step.make(optimizer, layout, min(MICROBATCH, len(rows)))
+    state = jax.jit(lambda: new_state(config, rule, 0), out_shardings=layout.replicated())()
+    step = train_step.make(OptimizerConfig(), layout, min(MICROBATCH, len(rows)))
     batch = {"tokens": rows[:, :-1], "targets": rows[:, 1:]}
     batch |= {"segments": np.ones_like(batch["tokens"]), "weights": np.ones(batch["tokens"].shape, np.float32)}
     rates = {role: (1e-3,) * train_step.RATE_CANDIDATES for role in rule.rules}
-    inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
+    inputs = train_step.step_inputs(layout, OptimizerConfig(), rule, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
     held = {"state": state}
 
     def take() -> None:

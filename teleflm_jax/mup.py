@@ -17,6 +17,8 @@ GAIN = "gain"
 """Norm gains: the learning rate of vectors, and an initial value of one."""
 BIAS = "bias"
 """Output biases, in models that have them: the learning rate of vectors, and an initial value of zero."""
+DECAYED = (MATRIX,)
+"""Roles to which weight decay, when it is on, applies."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,6 @@ class Rule:
     """Standard deviation of the initial truncated normal; 0 for gains and biases, which start at one and at zero."""
     learning_rate: float
     minimum_learning_rate: float
-    decayed: bool
-    """True if weight decay, when it is on, applies to the role."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,11 @@ def at_width(config: MupConfig, d_model: int) -> Mup:
     With r = d_model / base_width: matrix-like rates and minima ÷ r, matrix-like std ÷ sqrt(r), output multiplier ÷ r, the rest unchanged.
     """
     r = d_model / config.base_width
-    vector = {"learning_rate": config.learning_rate, "minimum_learning_rate": config.minimum_learning_rate, "decayed": False}
+    vector = {"learning_rate": config.learning_rate, "minimum_learning_rate": config.minimum_learning_rate}
     matrix = Rule(
         std=config.matrix_std / math.sqrt(r),
         learning_rate=config.matrix_learning_rate / r,
         minimum_learning_rate=config.matrix_minimum_learning_rate / r,
-        decayed=True,
     )
     return Mup(
         rules={MATRIX: matrix, VECTOR: Rule(std=config.std, **vector), GAIN: Rule(std=0.0, **vector), BIAS: Rule(std=0.0, **vector)},

@@ -6,7 +6,7 @@ import rich.console
 import rich.progress
 
 from teleflm_jax.cli.checkpoint_arguments import table
-from teleflm_jax.cli.tables import Table
+from teleflm_jax.observability.page import Table
 
 
 def tables(rows: Sequence[dict]) -> list[Table]:

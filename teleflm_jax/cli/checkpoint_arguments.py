@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import options
-from teleflm_jax.cli.tables import Table
 from teleflm_jax.errors import UserError
+from teleflm_jax.observability.page import Table
 from teleflm_jax.runs import load
 from teleflm_jax.runs.config import RunConfig
 

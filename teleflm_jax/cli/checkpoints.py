@@ -4,8 +4,9 @@ import argparse
 import pathlib
 
 from teleflm_jax.cli import options
-from teleflm_jax.cli.tables import Table, make_console, show
+from teleflm_jax.cli.tables import make_console, show
 from teleflm_jax.errors import UserError
+from teleflm_jax.observability.page import Table
 from teleflm_jax.observability.run_log import bits_per_byte
 
 HELP = "list a run's checkpoints with step, tokens, size and state; --verify reads all of them"

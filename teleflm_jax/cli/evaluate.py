@@ -14,6 +14,7 @@ import rich.table
 from teleflm_jax import foreign
 from teleflm_jax.cli import benchmarks, checkpoint_arguments, options, tables
 from teleflm_jax.errors import UserError
+from teleflm_jax.observability.page import Table
 from teleflm_jax.runs import evaluate
 from teleflm_jax.runs.config import SAVED_CONFIG, refuse_withheld
 
@@ -55,7 +56,7 @@ def main(args: argparse.Namespace):
             tables.show(tables.make_console(), table)
 
 
-def _comparison(rows: list[dict]) -> list[tables.Table]:
+def _comparison(rows: list[dict]) -> list[Table]:
     """Return tables of bits per byte and loss: domains, then weighted means, as in tables 5 and 6 of the report."""
 
     def cell(figure):

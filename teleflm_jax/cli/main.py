@@ -18,6 +18,7 @@ COMMANDS = {
     "tokenizer": "teleflm_jax.cli.tokenizer",
     "pack": "teleflm_jax.cli.pack",
     "train": "teleflm_jax.cli.train",
+    "search": "teleflm_jax.cli.search",
     "eval": "teleflm_jax.cli.evaluate",
     "generate": "teleflm_jax.cli.generate",
     "chat": "teleflm_jax.cli.chat",

@@ -13,10 +13,11 @@ import numpy as np
 
 from teleflm_jax import config
 from teleflm_jax.cli import options, report_page
-from teleflm_jax.cli.tables import Table, make_console, show
+from teleflm_jax.cli.tables import make_console, show
 from teleflm_jax.errors import UserError
 from teleflm_jax.foreign import printable
 from teleflm_jax.observability import curves, ledger
+from teleflm_jax.observability.page import Table
 from teleflm_jax.observability.progress import duration
 from teleflm_jax.observability.run_log import EVALS, EVENTS, METRICS, rows
 from teleflm_jax.optim import schedule

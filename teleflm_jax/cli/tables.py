@@ -1,7 +1,7 @@
 """Tables on the terminal, as `info`, `plan` and `report` print them."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import rich.box
 import rich.console
@@ -9,21 +9,10 @@ import rich.markup
 import rich.table
 
 from teleflm_jax import foreign
+from teleflm_jax.observability.page import Table
 
 PIPED_WIDTH = 120
 """Width of the output in characters if it is not a terminal."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of plain text, for the terminal or a page."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-    text: bool = False
-    """Align all columns to the left, because they hold words and not numbers."""
 
 
 def make_console() -> rich.console.Console:

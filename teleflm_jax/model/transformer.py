@@ -9,7 +9,7 @@ per key/value head, H head size, F feed-forward, V vocabulary, L layers. `x_BTD`
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import chex
 import jax
@@ -26,6 +26,20 @@ from teleflm_jax.mup import VECTOR, Mup
 SAVED = {"qkv_gate_up": ("qkv", "middle", "gate_up"), "qkv": ("qkv", "middle"), "full": ()}
 """Rematerialisation policy -> named values that a layer keeps for its backward pass. `middle` is the residual stream after attention; it
 spares the first two policies a second attention output projection. With gate and up kept too, no matrix product runs twice."""
+
+
+class Multipliers(NamedTuple):
+    """µP's multipliers, numbers or traced scalars. A search varies them, so a training step takes them as inputs."""
+
+    input: Any
+    """Factor of the embedded tokens."""
+    output: Any
+    """Factor of the final hidden states."""
+
+    @classmethod
+    def of(cls, mup: Mup) -> Self:
+        """Return the multipliers of a model."""
+        return cls(input=mup.input_multiplier, output=mup.output_multiplier)
 
 
 class Block(nnx.Module):
@@ -66,6 +80,8 @@ class Traversal:
     """Calls the final norm on the output of the last layer, except on a pipeline stage that has a successor."""
     group: Group = ALONE
     """Communication among the devices that share the layers."""
+    multipliers: Multipliers | None = None
+    """Default: the model's own."""
 
 
 class Transformer(nnx.Module):
@@ -73,8 +89,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, mup: Mup, *, rngs: nnx.Rngs):
         self.config = config
-        self.input_multiplier = mup.input_multiplier
-        self.output_multiplier = mup.output_multiplier
+        self.multipliers = Multipliers.of(mup)
         self.embedding = weight(rngs, mup, VECTOR, ("vocab", "embed"), (config.vocab_size, config.d_model))
         keys = jax.random.split(rngs.params(), config.num_layers)
         self.blocks = jax.vmap(lambda key: Block(config, mup, rngs=nnx.Rngs(params=key)))(keys)
@@ -101,24 +116,28 @@ class Transformer(nnx.Module):
         def layer(index, carry):
             return traversal.layer(self.blocks, index, *carry)
 
-        x_BTD = traversal.embed(lambda: self.embed(tokens_BT, traversal.group))
+        x_BTD = traversal.embed(lambda: self.embed(tokens_BT, traversal.group, traversal.multipliers))
         x_BTD, kept = traversal.loop(0, traversal.num_layers, layer, (x_BTD, traversal.kept))
-        return traversal.final(lambda x_BTD: self.final(x_BTD, traversal.group), x_BTD), kept
+        return traversal.final(lambda x_BTD: self.final(x_BTD, traversal.group, traversal.multipliers), x_BTD), kept
 
     @jax.named_scope("embedding")
-    def embed(self, tokens_BT: jax.Array, group: Group = ALONE) -> jax.Array:
+    def embed(self, tokens_BT: jax.Array, group: Group = ALONE, multipliers: Multipliers | None = None) -> jax.Array:
         """Map token ids to the residual stream, [B, T, D] in the compute dtype; `group` holds the other rows of the vocabulary."""
         rows_BT, here_BT = group.local_rows(tokens_BT, self.embedding.shape[0])
-        return self.scale_embedded(self.embedding[...][rows_BT].astype(self.config.compute_dtype), here_BT, group)
+        return self.scale_embedded(self.embedding[...][rows_BT].astype(self.config.compute_dtype), here_BT, group, multipliers)
 
-    def scale_embedded(self, x_BTD: jax.Array, here_BT: jax.Array, group: Group = ALONE) -> jax.Array:
+    def scale_embedded(
+        self, x_BTD: jax.Array, here_BT: jax.Array, group: Group = ALONE, multipliers: Multipliers | None = None
+    ) -> jax.Array:
         """Sum looked-up rows over the `group`, where one device has each row (`here_BT`), times the input multiplier; linear in x."""
-        return group.reduce_partials(jnp.where(here_BT[..., None], x_BTD, 0)) * self.input_multiplier
+        scale = jnp.asarray((multipliers or self.multipliers).input, x_BTD.dtype)
+        return group.reduce_partials(jnp.where(here_BT[..., None], x_BTD, 0)) * scale
 
-    def final(self, x_BTD: jax.Array, group: Group = ALONE) -> jax.Array:
+    def final(self, x_BTD: jax.Array, group: Group = ALONE, multipliers: Multipliers | None = None) -> jax.Array:
         """Map the last layer's output to final hidden states of all positions: final norm times the output multiplier."""
         # in float32: 1T's 0.025 is 0.1 % off in bfloat16
-        return group.gather_sequence((self.final_norm(x_BTD).astype(jnp.float32) * self.output_multiplier).astype(x_BTD.dtype))
+        z_BTD = self.final_norm(x_BTD).astype(jnp.float32) * (multipliers or self.multipliers).output
+        return group.gather_sequence(z_BTD.astype(x_BTD.dtype))
 
     def logits(self, z_BTD: jax.Array) -> jax.Array:
         """Map final hidden states to float32 logits."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sharding import pipeline, zero
 from sharding.rules import Layout
 from teleflm_jax.model.layers import Rope, rope_tables
-from teleflm_jax.model.transformer import Block, Transformer
+from teleflm_jax.model.transformer import Block, Multipliers, Transformer
 from teleflm_jax.objectives.objective import Head
 from teleflm_jax.passes.indexing import at, length
 
@@ -30,6 +30,7 @@ class Stage:
     """This device's rows, [microbatches, B, …]."""
     schedule: pipeline.PipelineSchedule
     rope: Rope
+    multipliers: Multipliers
 
     @property
     def chunk_layers(self) -> int:
@@ -74,7 +75,7 @@ class Stage:
         return (ready, self.fetch(following)) if zero.gathers_layers(self.layout) else (self.fetch(index), ready)
 
 
-def stage(layout: Layout, model: Transformer, batch: Batch, microbatch_size: int) -> Stage:
+def stage(layout: Layout, model: Transformer, multipliers: Multipliers, batch: Batch, microbatch_size: int) -> Stage:
     """Gather working weights and split this device's rows into microbatches; runs inside the manual region."""
     batch = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), dict(batch))
     count, _, positions = batch["tokens"].shape
@@ -84,4 +85,5 @@ def stage(layout: Layout, model: Transformer, batch: Batch, microbatch_size: int
         batch=batch,
         schedule=pipeline.PipelineSchedule(stages=layout.pipe, chunks=layout.interleave, microbatches=count),
         rope=rope_tables(jnp.arange(positions)[None], model.config),
+        multipliers=multipliers,
     )

@@ -12,7 +12,7 @@ from sharding import pipeline, zero
 from sharding.rules import BATCH, PER_DEVICE, ROWS, STAGES, Layout
 from teleflm_jax import checksum
 from teleflm_jax.model.attention import kernel
-from teleflm_jax.model.transformer import Block, Transformer, Traversal, rematerialised
+from teleflm_jax.model.transformer import Block, Multipliers, Transformer, Traversal, rematerialised
 from teleflm_jax.objectives import cross_entropy
 from teleflm_jax.objectives.objective import Objective
 from teleflm_jax.passes.indexing import at, length, put, replace
@@ -59,13 +59,13 @@ class Gradients(Protocol):
     """A function of global arrays that returns the loss of a batch, its gradient and checksums; from `gradients`."""
 
     def __call__(
-        self, model: Transformer, batch: Batch, check: jax.Array | bool = False
+        self, model: Transformer, batch: Batch, check: jax.Array | bool = False, multipliers: Multipliers | None = None
     ) -> tuple[jax.Array, Transformer, jax.Array, jax.Array]:
         """Return `(loss, gradient, copies, targets)`.
 
         The loss is the mean over targets, by weight. `copies`, uint32 of each device, are checksums of the working weights that other
         data-parallel groups hold too; 0 if `check` is false. `targets` is the sum of the weights of the whole update. If it is 0, loss
-        and gradient are 0.
+        and gradient are 0. `multipliers` are by default the model's own.
         """
         ...
 
@@ -87,24 +87,23 @@ def gradients(
         objective: the function to minimise. It is given the microbatch with all keys that the batch has.
     """
 
-    def function(model: Transformer, batch: Batch, check: jax.Array | bool = False):
+    def function(model: Transformer, batch: Batch, check: jax.Array | bool = False, multipliers: Multipliers | None = None):
         specs = layout.specs(model)
 
-        def inner(model: Transformer, batch: Batch, check: jax.Array | bool) -> tuple:
-            return _device_gradients(model, batch, check, layout, microbatch_size, accumulation_dtype, objective)
+        def inner(model: Transformer, batch: Batch, check: jax.Array | bool, multipliers: Multipliers) -> tuple:
+            here = stage(layout, model, multipliers, batch, microbatch_size)
+            return _device_gradients(here, batch, check, accumulation_dtype, objective)
 
         out = (P(), specs, PER_DEVICE, P())
-        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P()), out_specs=out, check_vma=False)
-        return mapped(model, batch, check)
+        mapped = jax.shard_map(inner, mesh=layout.mesh, in_specs=(specs, BATCH, P(), P()), out_specs=out, check_vma=False)
+        return mapped(model, batch, check, multipliers or model.multipliers)
 
     return function
 
 
-def _device_gradients(
-    model: Transformer, batch: Batch, check: jax.Array | bool, layout: Layout, microbatch_size: int, dtype: str, objective: Objective
-):
+def _device_gradients(here: Stage, batch: Batch, check: jax.Array | bool, dtype: str, objective: Objective):
     """Run one device's part of the step."""
-    here, config = stage(layout, model, batch, microbatch_size), model.config
+    layout, config = here.layout, here.weights.config
     run = lambda block, x_BTD, rope, segments_BT: block(x_BTD, rope, kernel(config, segments_BT), layout.group)  # noqa: E731
     forward_layer, backward_layer = split_vjp(rematerialised(run, config.remat))
     task = _Task(stage=here, objective=objective, dtype=dtype, forward_layer=forward_layer, backward_layer=backward_layer)
@@ -152,6 +151,7 @@ def _forward(task: _Task, carry: _Carry, unit: pipeline.Unit, x_BTD: jax.Array) 
         embed=here.input(unit, x_BTD),
         final=lambda final, x_BTD: x_BTD,
         group=here.layout.group,
+        multipliers=here.multipliers,
     )
     y_BTD, (residuals, ready) = here.weights.forward(here.microbatch(unit)["tokens"], traversal)
     return carry._replace(residuals=residuals, transfers=carry.transfers._replace(forward=ready)), y_BTD
@@ -195,7 +195,7 @@ def _objective(task: _Task, unit: pipeline.Unit, y_BTD: jax.Array) -> Callable[[
     @jax.named_scope("head")
     def function(held):
         totals, loss, _ = held
-        final = lambda norm, y_BTD: replace(here.weights, final_norm=norm).final(y_BTD, here.layout.group)  # noqa: E731
+        final = lambda norm, y_BTD: replace(here.weights, final_norm=norm).final(y_BTD, here.layout.group, here.multipliers)  # noqa: E731
         z_BTD, pull = jax.vjp(final, here.weights.final_norm, y_BTD)
         value, dz_BTD, total_DV = task.objective(z_BTD, here.head, here.microbatch(unit), totals.head[...])
         dnorm, dy_BTD = pull(dz_BTD)
@@ -218,7 +218,7 @@ def _embedding(task: _Task, unit: pipeline.Unit, dx_BTD: jax.Array) -> Callable[
         group, weights, width = here.layout.group, here.weights, here.layout.width
         rows_BT, here_BT = group.local_rows(here.microbatch(unit)["tokens"], weights.embedding.shape[0])
         looked_up = jax.ShapeDtypeStruct((*rows_BT.shape, width), dx_BTD.dtype)
-        (dx,) = jax.linear_transpose(lambda x: weights.scale_embedded(x, here_BT, group), looked_up)(dx_BTD)
+        (dx,) = jax.linear_transpose(lambda x: weights.scale_embedded(x, here_BT, group, here.multipliers), looked_up)(dx_BTD)
         return replace(totals, embedding=jax.tree.map(lambda x: x.at[rows_BT, :width].add(dx.astype(x.dtype)), totals.embedding))
 
     return function

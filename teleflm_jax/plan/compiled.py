@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from sharding import rules
 from teleflm_jax import mup
 from teleflm_jax.model.config import ModelConfig
+from teleflm_jax.model.transformer import Multipliers
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.plan import hlo
 from teleflm_jax.plan.job import Job
 from teleflm_jax.plan.memory import Memory
@@ -46,22 +46,25 @@ def trace(
 ) -> jax.stages.Traced:
     """Trace the training step from shapes alone: the step of `train.step.make`, called as `train.loop` calls it."""
     width = mup.at_width(rule, model.d_model)
-    update = make_optimizer(optimizer, width)
-    state = jax.eval_shape(lambda: layout.to_runtime(new_state(model, width, update, 0)))
+    state = jax.eval_shape(lambda: layout.to_runtime(new_state(model, width, 0)))
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, layout.shardings(state))
     rows = jax.sharding.NamedSharding(layout.mesh, rules.BATCH)
     shape = (train.batch_size, model.context_length)
     kinds = {"tokens": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for name, kind in kinds.items()}
     every_device = jax.sharding.NamedSharding(layout.mesh, rules.PER_DEVICE)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
     inputs = train_step.StepInputs(
         rates={role: jax.ShapeDtypeStruct((train_step.RATE_CANDIDATES,), jnp.float32) for role in width.rules},
+        multipliers=Multipliers(input=scalar, output=scalar),
+        clip_norm=scalar,
+        weight_decay=scalar,
         updates=jax.ShapeDtypeStruct((), jnp.int32),
         host_signals=jax.ShapeDtypeStruct((layout.mesh.size, len(train_step.HOST_SIGNALS)), jnp.float32, sharding=every_device),
         check_copies=jax.ShapeDtypeStruct((), jnp.bool_),
     )
     microbatch = train_step.microbatch(model, train, layout)
-    return train_step.make(update, layout, microbatch, train.accumulation_dtype).trace(state, batch, inputs)
+    return train_step.make(optimizer, layout, microbatch, train.accumulation_dtype).trace(state, batch, inputs)
 
 
 def compile_step(traced: jax.stages.Traced, job: Job, layout: rules.Layout) -> Compiled:

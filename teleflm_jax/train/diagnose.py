@@ -11,6 +11,7 @@ import numpy as np
 
 from sharding.rules import Layout
 from teleflm_jax import atomic_write, checksum, passes
+from teleflm_jax.model.transformer import Multipliers
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.state import TrainState
 
@@ -20,7 +21,7 @@ LISTED = 6
 """Most names in a message; the file has all."""
 
 
-def make(layout: Layout, microbatch_size: int) -> Callable[[TrainState, Any, Any], dict]:
+def make(layout: Layout, microbatch_size: int, multipliers: Multipliers) -> Callable[[TrainState, Any, Any], dict]:
     """Return the function `(state, batch, flags) -> findings`, which all processes call together.
 
     `flags` come from the step, so that `gradients` is exact. The state may be one update later; `first_layer` and `rows` describe the batch
@@ -35,7 +36,7 @@ def make(layout: Layout, microbatch_size: int) -> Callable[[TrainState, Any, Any
 
     def findings(state: TrainState, batch: Any, flags: Any) -> dict:
         weights, moments = jax.device_get(weights_not_finite(state))
-        layers, losses = jax.device_get(forward(state.model, batch))
+        layers, losses = jax.device_get(forward(state.model, batch, multipliers))
         order = layout.layer_order(len(layers))
         bad_layers = sorted(int(order[index]) for index in np.flatnonzero(layers))
         return {

@@ -10,7 +10,7 @@ from teleflm_jax.train import restore, signals
 from teleflm_jax.train.context import Context
 from teleflm_jax.train.deadlines import EVALUATION, TASKS
 from teleflm_jax.train.setup import Plan
-from teleflm_jax.train.state import Counters
+from teleflm_jax.train.state import Counters, complete
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def evaluate(context: Context, counters: Counters, model: Transformer, draw: Cal
             raise signals.Interrupted
 
     try:
-        figures = plan.evaluate(step, model, pause)
+        figures = plan.evaluate(step, complete(model, plan.mup), pause)
     except signals.Interrupted:
         context.log.event("interrupted", step=step, seconds=time.monotonic() - began)
         context.setup.log(f"a signal ended the evaluation after step {step}; it is repeated when the run resumes")

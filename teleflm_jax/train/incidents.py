@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from teleflm_jax.errors import UserError
+from teleflm_jax.model.transformer import Multipliers
 from teleflm_jax.train import diagnose, guard
 from teleflm_jax.train.context import Context
 from teleflm_jax.train.setup import GaveUp, Rewind
@@ -102,7 +103,8 @@ def odd_copies(context: Context, copies: np.ndarray) -> list[int]:
 def odd_gradients(context: Context, state: TrainState, batch: Any) -> list[int] | None:
     """Compute a batch's gradients twice; return the processes whose bits differ, or None if everything is equal."""
     context.deadlines.expect("computing a step's gradients twice")
-    once, again = (jax.device_get(context.setup.fingerprint(state.model, batch)) for _ in range(2))
+    compute, multipliers = context.setup.fingerprint, Multipliers.of(context.plan.mup)
+    once, again = (jax.device_get(compute(state.model, batch, multipliers)) for _ in range(2))
     odd = sorted(set(map(int, context.plan.layout.processes()[once[1] != again[1]])))
     return odd if odd or not np.array_equal(once[0], again[0], equal_nan=True) else None
 

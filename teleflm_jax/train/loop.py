@@ -13,10 +13,10 @@ from jax.experimental import multihost_utils
 from teleflm_jax import checkpoint
 from teleflm_jax.data.mixture import History
 from teleflm_jax.hardware import throughput
+from teleflm_jax.model.transformer import Multipliers
 from teleflm_jax.observability import curves, profiler, run_log, sinks, watchdog
 from teleflm_jax.observability.history import Logs
 from teleflm_jax.optim import schedule
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import diagnose, guard, restore, signals
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.context import Context
@@ -36,19 +36,18 @@ def train(plan: Plan) -> TrainResult:
     """
     settings, quiet = plan.train, jax.process_index() > 0
     microbatch = train_step.microbatch(plan.model, settings, plan.layout)
-    optimizer = make_optimizer(plan.optimizer, plan.mup)
     with (
         sinks.opened(plan.telemetry, plan.folder, plan.log, quiet) as publish,
         profiler.on_request(plan.profile, plan.folder, plan.log, handle_signal=plan.handle_signals) as profiling,
         signals.stop_requests() if plan.handle_signals else contextlib.nullcontext(lambda: False) as signalled,
         watchdog.watching(plan.folder, jax.process_index(), plan.began) as dog,
     ):
-        restore.refuse_small_disk(plan.folder, plan.model, plan.mup, optimizer, plan.layout)
+        restore.refuse_small_disk(plan.folder, plan.model, plan.layout)
         setup = Setup(
-            step=train_step.make(optimizer, plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
-            to_canonical=plan.layout.to_canonical(restore.shapes(plan.model, plan.mup, optimizer, plan.layout)),
+            step=train_step.make(plan.optimizer, plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
+            to_canonical=plan.layout.to_canonical(restore.shapes(plan.model, plan.layout)),
             fingerprint=train_step.fingerprint(plan.layout, microbatch, settings.accumulation_dtype, plan.objective),
-            diagnose=diagnose.make(plan.layout, microbatch),
+            diagnose=diagnose.make(plan.layout, microbatch, Multipliers.of(plan.mup)),
             peak=throughput.peak(plan.model.compute_dtype),
             hosts=throughput.hosts(),
             progress=plan.progress,
@@ -65,7 +64,7 @@ def train(plan: Plan) -> TrainResult:
         while True:
             setup.deadlines.expect("restoring or initialising the state")
             began = time.monotonic()
-            restored = restore.restore(plan.folder, plan.model, plan.mup, optimizer, settings, plan.layout, plan.identity)
+            restored = restore.restore(plan.folder, plan.model, plan.mup, settings, plan.layout, plan.identity)
             plan.prepare()
             try:
                 with _session(plan, restored, setup, rewound, began) as (session, batches):

@@ -1,6 +1,7 @@
 """Restoring the state that a run starts from: its own newest sound checkpoint, another run's, or initial weights."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -9,18 +10,18 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 
 from sharding.rules import Layout
-from teleflm_jax import checkpoint
+from teleflm_jax import checkpoint, mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.mup import Mup
 from teleflm_jax.observability import run_log
 from teleflm_jax.train.config import TrainConfig
-from teleflm_jax.train.state import Counters, TrainState, from_arrays, new_state, to_arrays, with_weights
+from teleflm_jax.train.state import Counters, TrainState, factors, from_arrays, new_state, scaled_state, to_arrays, with_weights
 
+PROGRAMS = 8
+"""Compiled functions that a process keeps, for further runs of the same shape."""
 NONE = -1
 """Step number that means no checkpoint."""
 DATA = "data/"
@@ -46,16 +47,17 @@ class Restored:
     """`RUN@step` of the parent, where a branch has no checkpoint of its own yet."""
 
 
-def shapes(model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+@functools.lru_cache(maxsize=PROGRAMS)
+def shapes(model: ModelConfig, layout: Layout) -> TrainState:
     """Return the canonical shapes of the state, with the shardings that checkpoints are saved and loaded in."""
-    return layout.stored(jax.eval_shape(lambda: new_state(model, mup, optimizer, seed=0)))
+    any_mup = mup.at_width(mup.MupConfig(), model.d_model)  # no shape depends on it
+    return layout.stored(jax.eval_shape(lambda: new_state(model, any_mup, seed=0)))
 
 
 def restore(
     folder: pathlib.Path,
     model: ModelConfig,
-    mup: Mup,
-    optimizer: optax.GradientTransformation,
+    width: mup.Mup,
     train: TrainConfig,
     layout: Layout,
     identity: Mapping[str, Any],
@@ -68,7 +70,7 @@ def restore(
     Raises:
         UserError: a checkpoint, or the one that `train.init_from` names, is another model's or tokenizer's; no checkpoint is sound.
     """
-    canonical = shapes(model, mup, optimizer, layout)
+    canonical = shapes(model, layout)
     checkpoints, damaged = folder / checkpoint.FOLDER, []
     candidates = checkpoint.numbered(checkpoints)
     while (step := from_first_process(max(candidates, default=NONE))) != NONE:
@@ -98,7 +100,7 @@ def restore(
     if train.init_optimizer:
         return _branch(folder, model, train, layout, canonical, identity)
     rewound = _rewound(folder, 0)
-    fresh = _fresh(model, mup, optimizer, train, layout, canonical, identity)
+    fresh = _fresh(model, width, train, layout, canonical, identity)
     counters = _drawn(Counters(), rewound["data_step"], train, model)
     mixture = tuple((since, dict(weights)) for since, weights in rewound["mixture"])
     return Restored(state=fresh, counters=counters, mixture=mixture, rewinds=rewound["times"])
@@ -148,30 +150,28 @@ def refuse_unfit_parent(record: checkpoint.Record, train: TrainConfig, model: Mo
         )
 
 
-def initializer(
-    model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, seed: int, layout: Layout, canonical: TrainState
-) -> Callable[[], TrainState]:
-    """Return a compiled function that makes a new state in the runtime layout; `canonical` gives its shapes and shardings."""
-    build = lambda: layout.to_runtime(new_state(model, mup, optimizer, seed))  # noqa: E731
-    return jax.jit(build, out_shardings=layout.shardings(canonical))
-
-
 def _fresh(
     model: ModelConfig,
-    mup: Mup,
-    optimizer: optax.GradientTransformation,
+    width: mup.Mup,
     train: TrainConfig,
     layout: Layout,
     canonical: TrainState,
     identity: Mapping[str, Any],
 ) -> TrainState:
-    fresh = initializer(model, mup, optimizer, train.seed, layout, canonical)()
+    fresh = initializer(model, layout)(factors(width), jax.random.key(train.seed))
     if train.init_from is None:
         return fresh
     other, step = other_run(train.init_from)
     same = {name: value for name, value in identity.items() if not name.startswith(DATA) and name != COMPUTE}
     weights, _ = checkpoint.restore(other / checkpoint.FOLDER, step, {"model": to_arrays(canonical)["model"]}, same)
     return TrainState(model=layout.to_runtime(with_weights(canonical.model, weights["model"])), optimizer=fresh.optimizer)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def initializer(model: ModelConfig, layout: Layout) -> Callable[[Mapping[str, Any], jax.Array], TrainState]:
+    """Return the jitted function that makes a new state in the runtime layout."""
+    build = lambda factors, key: layout.to_runtime(scaled_state(model, factors, key))  # noqa: E731
+    return jax.jit(build, out_shardings=layout.shardings(shapes(model, layout)))
 
 
 def _drawn(counters: Counters, data_step: int, train: TrainConfig, model: ModelConfig) -> Counters:
@@ -224,9 +224,9 @@ def other_run(init_from: str) -> tuple[pathlib.Path, int]:
         raise UserError(f"{error} (train.init_from={init_from!r})") from error
 
 
-def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, layout: Layout) -> None:
+def refuse_small_disk(folder: pathlib.Path, model: ModelConfig, layout: Layout) -> None:
     """Raise a `UserError` if the first process's disk has no room for a checkpoint."""
-    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes(model, mup, optimizer, layout)))
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes(model, layout)))
     free = shutil.disk_usage(folder).free
     if from_first_process(free < state_bytes):
         raise UserError(

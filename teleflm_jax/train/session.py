@@ -148,6 +148,8 @@ class Session:
         )
         inputs = train_step.step_inputs(
             plan.layout,
+            plan.optimizer,
+            plan.mup,
             rates={role: tuple(candidate[role] for candidate in rates) for role in rates[0]},
             updates=known.updates,
             host_signals=(float(context.setup.stop_requested()), waited),

@@ -1,15 +1,20 @@
 """State that a run carries from step to step: weights, optimizer state, and three counters."""
 
 import dataclasses
-import typing
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
 from teleflm_jax.model.config import ModelConfig
-from teleflm_jax.model.transformer import Transformer
-from teleflm_jax.mup import Mup
+from teleflm_jax.model.layers import STD_OF_TRUNCATED
+from teleflm_jax.model.transformer import Multipliers, Transformer
+from teleflm_jax.mup import Mup, Rule
+from teleflm_jax.optim.optimizer import initial_state, roles
+from teleflm_jax.passes.indexing import replace
 
 
 @jax.tree_util.register_dataclass
@@ -18,6 +23,7 @@ class TrainState:
     """Arrays of the state."""
 
     model: Transformer
+    """Weights; without multipliers, which are inputs of each step."""
     optimizer: optax.OptState
 
 
@@ -33,15 +39,42 @@ class Counters:
     """Tokens drawn."""
 
 
-def new_model(config: ModelConfig, mup: Mup, seed: int) -> Transformer:
+def new_model(config: ModelConfig, mup: Mup, seed: int | jax.Array) -> Transformer:
     """Return a model with initial weights, which depend on the seed and the shape alone."""
     return Transformer(config, mup, rngs=nnx.Rngs(params=seed))
 
 
-def new_state(config: ModelConfig, mup: Mup, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def new_state(config: ModelConfig, mup: Mup, seed: int | jax.Array) -> TrainState:
     """Return initial weights and a new optimizer state; trace it under `jax.jit`, or under `jax.eval_shape` for shapes alone."""
-    model = new_model(config, mup, seed)
-    return TrainState(model=model, optimizer=optimizer.init(typing.cast(optax.Params, model)))
+    model = replace(new_model(config, mup, seed), multipliers=None)
+    return TrainState(model=model, optimizer=initial_state(model))
+
+
+def factors(mup: Mup) -> dict[str, np.float32]:
+    """Return the factors of `scaled_state`, one for each role that starts from random values."""
+    return {role: np.float32(rule.std / STD_OF_TRUNCATED) for role, rule in mup.rules.items() if rule.std}
+
+
+def scaled_state(config: ModelConfig, factors: Mapping[str, Any], key: jax.Array) -> TrainState:
+    """Return the same as `new_state`, of arrays, so that runs of one shape share the program that initialises them.
+
+    Args:
+        config: of the model.
+        factors: by role, what a unit normal, truncated at two standard deviations, is multiplied with.
+        key: `jax.random.key(seed)`.
+    """
+    unit = {role: Rule(std=STD_OF_TRUNCATED, learning_rate=0.0, minimum_learning_rate=0.0) for role in factors}
+    state = new_state(config, Mup(rules=unit, input_multiplier=1.0, output_multiplier=1.0), key)
+
+    def scale(role: str, weight: Any) -> Any:
+        return jax.tree.map(lambda x: x * factors[role], weight) if role in factors else weight
+
+    return TrainState(model=jax.tree.map(scale, roles(state.model), state.model), optimizer=state.optimizer)
+
+
+def complete(model: Transformer, mup: Mup) -> Transformer:
+    """Return the model of a state with its multipliers."""
+    return replace(model, multipliers=Multipliers.of(mup))
 
 
 def to_arrays(state: TrainState) -> dict:

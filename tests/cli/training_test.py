@@ -1,5 +1,6 @@
 """`train.py` in its own process: what a run's folder needs from elsewhere, and from where it may be called."""
 
+import functools
 import json
 import shutil
 import time
@@ -8,9 +9,9 @@ import pytest
 
 from teleflm_jax import checkpoint
 from teleflm_jax.cli import main, options, training
+from teleflm_jax.hardware import throughput
 from teleflm_jax.observability import curves, run_log
 from teleflm_jax.runs.config import SAVED_CONFIG, saved_config
-from tests.train import sharing
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
 
@@ -31,9 +32,10 @@ def sums(folder, step):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_traces():
-    """Trace each shape once, and draw no curves."""
-    with sharing.shared_traces(), pytest.MonkeyPatch.context() as patch:
+def one_peak_and_no_curves():
+    """Measure the device once, and draw nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throughput, "peak", functools.cache(throughput.peak))
         patch.setattr(curves, "draw", lambda logs: None)
         yield
 

@@ -11,7 +11,6 @@ from sharding.config import MeshConfig
 from teleflm_jax import checkpoint
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import loop, restore
 from tests import tiny
 from tests.faults import commands
@@ -44,8 +43,7 @@ def plan(folder: pathlib.Path, steps: int) -> loop.Plan:
 
 
 def begin(of: loop.Plan) -> restore.Restored:
-    rule = make_optimizer(of.optimizer, of.mup)
-    return restore.restore(of.folder, of.model, of.mup, rule, of.train, of.layout, of.identity)
+    return restore.restore(of.folder, of.model, of.mup, of.train, of.layout, of.identity)
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ def llama(model):
     def put(name, array):
         weights[name] = torch.tensor(np.asarray(array, np.float32))
 
-    put("model.embed_tokens.weight", model.embedding[...] * model.input_multiplier)
-    put("lm_head.weight", (model.head[...] * model.output_multiplier).T)
+    put("model.embed_tokens.weight", model.embedding[...] * model.multipliers.input)
+    put("lm_head.weight", (model.head[...] * model.multipliers.output).T)
     put("model.norm.weight", model.final_norm.gain[...])
     for layer in range(config.num_layers):
         block = jax.tree.map(lambda w: w[layer], model.blocks)  # noqa: B023

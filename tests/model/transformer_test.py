@@ -39,7 +39,7 @@ def by_hand(model: Transformer, tokens: np.ndarray) -> np.ndarray:
         a, b = x_TNH[..., :half], x_TNH[..., half:]
         return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], axis=-1)
 
-    x_TD = weights.embedding[...][tokens] * model.input_multiplier
+    x_TD = weights.embedding[...][tokens] * model.multipliers.input
     for layer in range(config.num_layers):
         block = jax.tree.map(lambda w: w[layer], weights.blocks)  # noqa: B023
         y_TD, own = norm(x_TD, block.attention_norm.gain[...]), block.attention
@@ -51,7 +51,7 @@ def by_hand(model: Transformer, tokens: np.ndarray) -> np.ndarray:
         y_TD, own = norm(x_TD, block.feed_forward_norm.gain[...]), block.feed_forward
         gate_TF = y_TD @ own.gate[...]
         x_TD = x_TD + (gate_TF / (1 + np.exp(-gate_TF)) * (y_TD @ own.up[...])) @ own.down[...]
-    return norm(x_TD, weights.final_norm.gain[...]) @ weights.head[...] * model.output_multiplier
+    return norm(x_TD, weights.final_norm.gain[...]) @ weights.head[...] * model.multipliers.output
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])

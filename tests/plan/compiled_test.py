@@ -9,9 +9,8 @@ import pytest
 
 from sharding import rules
 from sharding.config import MeshConfig
-from teleflm_jax import mup
 from teleflm_jax.model.attention import QUERY_BLOCK
-from teleflm_jax.optim.optimizer import make_optimizer, roles
+from teleflm_jax.optim.optimizer import roles
 from teleflm_jax.plan import compiled, hlo, memory, roofline
 from teleflm_jax.train import loop, restore
 from teleflm_jax.train import step as train_step
@@ -107,16 +106,15 @@ def test_products_are_the_closed_form_and_none_is_done_twice_unless_asked(number
 def test_arguments_are_the_live_buffers_of_a_run_to_the_byte():
     mesh, model = MESHES[IN_CI[-1]]  # whose step is compiled already
     job, layout = jobs.job(mesh, **model)
-    width = mup.at_width(tiny.WIDE, job.model.d_model)
-    update = make_optimizer(jobs.OPTIMIZER, width)
-    shapes = restore.shapes(job.model, width, update, layout)
+    shapes = restore.shapes(job.model, layout)
     state = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), jax.eval_shape(layout.to_runtime, shapes))
     state = jax.device_put(state, layout.shardings(state))
     stats = jobs.traced(job, layout).lower().compile().memory_analysis()
     live = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     rows = jobs.ROWS // layout.data * job.model.context_length
     known = set(jax.tree.leaves(roles(shapes.model)))  # a rate that no weight of this model has is dropped
-    inputs = train_step.RATE_CANDIDATES * 4 * len(known) + 4 + 4 * len(train_step.HOST_SIGNALS) + 1  # rates, count, words, a flag
+    inputs = train_step.RATE_CANDIDATES * 4 * len(known) + 4 + 4 * len(train_step.HOST_SIGNALS) + 1  # rates, count, signals, a flag
+    inputs += 4 * 4  # two multipliers, norm of clipping, weight decay
     # of the batch's four arrays the segments, which nothing reads without a document mask, may be dropped
     assert stats.argument_size_in_bytes in (live + 3 * 4 * rows + inputs, live + 4 * 4 * rows + inputs)
     assert stats.alias_size_in_bytes == live  # the old state's memory is the new one's

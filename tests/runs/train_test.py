@@ -19,6 +19,8 @@ from teleflm_jax.runs.config import RunConfig
 from tests.runs.conftest import changed
 
 EXACT = ("step", "tokens", "loss", "grad_norm", "learning_rate", "matrix_learning_rate")
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+"""Event that JAX records for each program that it compiles or reads from its cache."""
 COMPLETED = train.TrainResult(outcome=train.Outcome.COMPLETED, step=4)
 
 
@@ -87,6 +89,24 @@ def test_a_run_after_failed_ones_equals_the_same_run_alone(config, alone, no_cur
     assert numbers(tmp_path / "again") == numbers(alone)
     assert held() == before
     assert train.train(config, tmp_path / "raised") == COMPLETED and numbers(tmp_path / "raised") == numbers(alone)
+
+
+def test_runs_of_one_shape_share_their_compiled_programs(config, alone, tmp_path):
+    """What a search varies are inputs of compiled programs: a second run in a process compiles nothing, whatever its hyper-parameters."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(compiled_listener := lambda name, *_, **__: compiled.append(name))
+    try:
+        other = {"learning_rate": 1e-3, "matrix_learning_rate": 2e-3, "minimum_learning_rate": 1e-4, "matrix_minimum_learning_rate": 1e-4}
+        other |= {"std": 0.03, "matrix_std": 0.04, "input_multiplier": 3.0, "output_multiplier": 0.5}
+        optimizer = {"clip_norm": 0.5, "weight_decay": 0.1, "warmup_steps": 2}
+        varied = changed(config, mup=other, optimizer=optimizer, train={"seed": 5})
+        assert train.train(varied, tmp_path / "varied") == COMPLETED
+        by_runs = compiled.count(COMPILATION)
+        jax.jit(lambda x: x + 1)(1)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(compiled_listener)
+    assert numbers(tmp_path / "varied") != numbers(alone)
+    assert by_runs == 0 and compiled.count(COMPILATION) == 1  # the event is still called so
 
 
 def test_a_run_in_another_thread_stops_when_asked_and_resumes(config, alone, no_curves, tmp_path):

@@ -1,17 +1,19 @@
-"""Runs here share what is traced for one shape and draw no curves."""
+"""Runs here measure the device once and draw no curves: both cost more than the twenty steps of a run."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
 
+from teleflm_jax.hardware import throughput
 from teleflm_jax.observability import curves
-from tests.train import sharing
 
 
 @pytest.fixture(scope="package", autouse=True)
-def shared_traces() -> Iterator[None]:
-    """Trace each shape once."""
-    with sharing.shared_traces():
+def one_peak() -> Iterator[None]:
+    """Measure the device's peak rate once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throughput, "peak", functools.cache(throughput.peak))
         yield
 
 

@@ -10,9 +10,8 @@ from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.model import attention, layers
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import step as train_step
-from teleflm_jax.train.state import new_state
+from teleflm_jax.train.state import complete, new_state
 from tests import tiny
 
 WIDTHS = (128, 256, 512, 1024)
@@ -24,10 +23,9 @@ def scales(width: int, base_width: int) -> dict[str, float]:
     """Root mean squares at one width: of the last layer's output at the start, and of what three steps change in it and in the logits."""
     config = tiny.config(d_model=width, num_heads=width // 64, num_kv_heads=width // 64, d_ff=2 * width)
     rule = mup.at_width(mup.MupConfig(**(vars(SEARCHED) | {"base_width": base_width})), width)
-    optimizer = make_optimizer(OptimizerConfig(), rule)
     layout = rules.layout(MeshConfig(), width, jax.devices()[:1])
-    state = jax.jit(lambda: new_state(config, rule, optimizer, 0), out_shardings=layout.replicated())()
-    step = train_step.make(optimizer, layout, 8)
+    state = jax.jit(lambda: new_state(config, rule, 0), out_shardings=layout.replicated())()
+    step = train_step.make(OptimizerConfig(), layout, 8)
     tokens = np.asarray(tiny.tokens(8, 17))
     batch = {
         "tokens": tokens[:, :-1],
@@ -36,12 +34,12 @@ def scales(width: int, base_width: int) -> dict[str, float]:
         "weights": np.ones((8, 16), np.float32),
     }
     rates = {role: (r.learning_rate,) * train_step.RATE_CANDIDATES for role, r in rule.rules.items()}
-    inputs = train_step.step_inputs(layout, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
+    inputs = train_step.step_inputs(layout, OptimizerConfig(), rule, rates=rates, updates=0, host_signals=(0, 0), check_copies=False)
 
-    before = activations(state.model, batch["tokens"])
+    before = activations(complete(state.model, rule), batch["tokens"])
     for _ in range(STEPS):
         state, _ = step(state, layout.place_batch(batch, len(batch["tokens"])), inputs)
-    after = activations(state.model, batch["tokens"])
+    after = activations(complete(state.model, rule), batch["tokens"])
     rms = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x))))  # noqa: E731
     changes = {f"{name} change": rms(after[name] - before[name]) for name in before}
     return {"stream": rms(before["stream"])} | changes

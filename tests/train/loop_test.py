@@ -20,7 +20,6 @@ from teleflm_jax.checkpoint import paths
 from teleflm_jax.errors import UserError
 from teleflm_jax.observability import run_log
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import loop, restore, session, state
 from teleflm_jax.train.config import TrainConfig
 from tests import tiny
@@ -134,7 +133,7 @@ def test_the_first_checkpoint_is_read_back_long_before_it_is_needed(tmp_path, mo
 
 
 def saved_arrays(folder, step):
-    shapes = jax.eval_shape(lambda: state.new_state(tiny.CONFIG, plan(folder).mup, make_optimizer(OptimizerConfig(), plan(folder).mup), 0))
+    shapes = jax.eval_shape(lambda: state.new_state(tiny.CONFIG, plan(folder).mup, 0))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state.to_arrays(shapes))
     return checkpoint.restore(folder / "checkpoints", step, placed, {})[0]

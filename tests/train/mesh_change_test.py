@@ -8,8 +8,6 @@ from sharding import rules
 from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.observability import run_log
-from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.optim.optimizer import make_optimizer
 from teleflm_jax.train import loop, restore
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import to_arrays
@@ -36,9 +34,8 @@ def layout(name: str) -> rules.Layout:
 def saved(folder, chosen: rules.Layout) -> dict:
     """Return the content of the folder's newest checkpoint as this layout restores it, on the host and in the canonical layout."""
     rule = mup.at_width(tiny.WIDE, CONFIG.d_model)
-    optimizer = make_optimizer(OptimizerConfig(), rule)
-    found = restore.restore(folder, CONFIG, rule, optimizer, TrainConfig(steps=1, batch_size=24), chosen, {})
-    like = restore.shapes(CONFIG, rule, optimizer, chosen)
+    found = restore.restore(folder, CONFIG, rule, TrainConfig(steps=1, batch_size=24), chosen, {})
+    like = restore.shapes(CONFIG, chosen)
     return jax.tree.map(np.asarray, to_arrays(chosen.to_canonical(like)(found.state))) | {"counters": vars(found.counters)}
 
 

@@ -12,7 +12,7 @@ from sharding.config import MeshConfig
 from teleflm_jax import mup
 from teleflm_jax.errors import UserError
 from teleflm_jax.optim.config import OptimizerConfig
-from teleflm_jax.optim.optimizer import make_optimizer
+from teleflm_jax.optim.optimizer import adam, make_optimizer
 from teleflm_jax.train import step as train_step
 from teleflm_jax.train.config import TrainConfig
 from teleflm_jax.train.state import TrainState, from_arrays, new_state, to_arrays
@@ -22,7 +22,8 @@ RULES = mup.at_width(tiny.WIDE, 32)
 RATES = {mup.MATRIX: np.float32(1e-2), mup.VECTOR: np.float32(2e-2), mup.GAIN: np.float32(3e-2)}
 
 
-OPTIMIZER = make_optimizer(OptimizerConfig(), RULES)
+OPTIMIZER = make_optimizer(**adam(OptimizerConfig()))
+INPUTS = {"rates": RATES, "clip_norm": 1.0, "weight_decay": 0.0}
 
 
 def layout_of(devices: int, **mesh) -> rules.Layout:
@@ -40,18 +41,20 @@ def batch(seed: int = 0) -> dict[str, np.ndarray]:
 def step_inputs(layout: rules.Layout, updates: int, host_signals=(0, 0)) -> train_step.StepInputs:
     """The same rates whatever was skipped."""
     rates = {role: (rate, rate) for role, rate in RATES.items()}
-    return train_step.step_inputs(layout, rates=rates, updates=updates, host_signals=host_signals, check_copies=False)
+    return train_step.step_inputs(
+        layout, OptimizerConfig(), RULES, rates=rates, updates=updates, host_signals=host_signals, check_copies=False
+    )
 
 
 @functools.cache
 def initial(layout: rules.Layout, config):
     """A compiled function that makes a new state, which a step may consume."""
-    build = lambda: layout.to_runtime(new_state(config, RULES, OPTIMIZER, 0))  # noqa: E731
+    build = lambda: layout.to_runtime(new_state(config, RULES, 0))  # noqa: E731
     return jax.jit(build, out_shardings=layout.shardings(jax.eval_shape(build)))
 
 
 def begin(layout: rules.Layout, microbatch_size: int, config=tiny.CONFIG):
-    return initial(layout, config)(), train_step.make(OPTIMIZER, layout, microbatch_size)
+    return initial(layout, config)(), train_step.make(OptimizerConfig(), layout, microbatch_size)
 
 
 @functools.cache
@@ -85,22 +88,21 @@ def test_loss_is_the_mean_over_the_targets_that_count():
     np.testing.assert_allclose(figures["loss"], (nll * rows["weights"]).sum() / rows["weights"].sum(), rtol=1e-5)
 
 
-def first_update(optimizer, gradient, model):
+def first_update(optimizer, gradient, model, **inputs):
     """Return the first change of the weights, compiled as a whole."""
-    return jax.jit(lambda gradient, model: optimizer.update(gradient, optimizer.init(model), model, rates=RATES)[0])(gradient, model)
+    return jax.jit(lambda gradient, model: optimizer.update(gradient, optimizer.init(model), model, **INPUTS | inputs)[0])(gradient, model)
 
 
 def test_rates_are_applied_by_role_and_decay_to_matrices_alone():
-    rules_decayed, model = RULES, tiny.model()
-    rule = make_optimizer(OptimizerConfig(weight_decay=0.5), rules_decayed)
+    model = tiny.model()
     zero = jax.tree.map(jnp.zeros_like, model)
-    updates = first_update(rule, zero, model)
+    updates = first_update(OPTIMIZER, zero, model, weight_decay=0.5)
     # without a gradient only decay moves a weight: by rate of its role · decay · weight
     chex.assert_trees_all_close(updates.blocks.attention.query[...], -1e-2 * 0.5 * model.blocks.attention.query[...], rtol=1e-6)
     for untouched in (updates.embedding, updates.head, updates.final_norm.gain, updates.blocks.attention_norm.gain):
         assert (untouched[...] == 0).all()
     gradient = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), model)
-    plain = make_optimizer(OptimizerConfig(epsilon=1e-30), RULES)
+    plain = make_optimizer(**adam(OptimizerConfig(epsilon=1e-30)))
     updates = first_update(plain, gradient, model)
     # Adam's first step has size one
     for update, role in ((updates.blocks.feed_forward.down, mup.MATRIX), (updates.head, mup.VECTOR), (updates.final_norm.gain, mup.GAIN)):
@@ -111,7 +113,7 @@ def test_a_large_gradient_is_clipped_to_norm_one():
     model = tiny.model()
     rule = OPTIMIZER
     huge = jax.tree.map(lambda x: jnp.full_like(x, 100.0), model)
-    _, state = jax.jit(lambda gradient, model: rule.update(gradient, rule.init(model), model, rates=RATES))(huge, model)
+    _, state = jax.jit(lambda gradient, model: rule.update(gradient, rule.init(model), model, **INPUTS))(huge, model)
     # the first moment is (1 - beta1) times the clipped gradient
     np.testing.assert_allclose(optax.tree.norm(optax.tree.get(state, "mu")), 0.1, rtol=1e-4)
 
@@ -178,7 +180,7 @@ def test_the_rate_follows_the_updates_that_were_done():
     layout = layout_of(1)
     state, step = begin(layout, 8)
     rising = {role: (0.0, rate) for role, rate in RATES.items()}
-    given = train_step.step_inputs(layout, rates=rising, updates=0, host_signals=(0, 0), check_copies=False)
+    given = step_inputs(layout, 0)._replace(rates={role: np.array(pair, np.float32) for role, pair in rising.items()})
     start = [np.array(x) for x in jax.tree.leaves(state.model)]
     state, _ = step(state, layout.place_batch(batch(), 8), given)
     for old, new in zip(start, jax.tree.leaves(state.model), strict=True):

@@ -25,7 +25,7 @@ CORPORA = [CONFIGS / "runs/corpus.gin"]
 def sections_of(path):
     if path in CORPORA:
         return corpus.SECTIONS
-    return SECTIONS | SEARCHING if path.stem.startswith("search_") else SECTIONS
+    return SECTIONS | SEARCHING if "\nsearch." in path.read_text() else SECTIONS
 
 
 def load(path):

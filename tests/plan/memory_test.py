@@ -23,7 +23,7 @@ def kept(job, layout) -> int:
 
     def inner(model):
         tokens = jnp.zeros((job.microbatch_size, config.context_length), jnp.int32)
-        here = stage(layout, model, {"tokens": tokens}, job.microbatch_size)
+        here = stage(layout, model, model.multipliers, {"tokens": tokens}, job.microbatch_size)
         run = lambda block, x, rope: block(x, rope, kernel(config), layout.group)  # noqa: E731
         forward, _ = split_vjp(rematerialised(run, config.remat))
         found.extend(forward(here.fetch(0), here.handed_over, (here.rope,))[1])
